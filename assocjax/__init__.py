@@ -1,0 +1,24 @@
+"""assocjax: how semantic associations form while an attention-based language model trains.
+
+A theory (Im, Oh, Fang, Li, ICLR 2026, arXiv 2601.19208) says that early in training every weight
+matrix is a closed-form composition of three statistics of the text: what follows a token, which
+tokens are interchangeable, and what stands in a token's context. This package computes those
+statistics, trains the transformer, and compares the two. The data flows one way:
+
+    data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
+    stats = corpus_statistics(data.tokens, data.vocab_size)     -> statistics       statistics.py
+    theory = leading_weights(stats, num_layers=3, ...)          -> theory           closed_forms.py
+    weights, losses = train(init_params(...), gradient, ...)    -> training         training.py
+    compare_params(weights, theory)                             -> comparison       compare.py
+    dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
+    save(dataset, "sweep.nc"); save_sweep(dataset, ".")       -> files            figures.py
+
+A module imports only from those before it. Read them in this order: `params`, `corpora`,
+`statistics`, `model`, `gradients`, `closed_forms`, `training`, `compare`, `results`, `sweeps`,
+`associations`, `figures`, `cli`.
+"""
+
+import lazy_loader
+
+# Names live in __init__.pyi and are imported on first use: `assocjax --help` never waits for JAX.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,147 @@
+"""Reading token associations off a matrix, and scoring them against a known truth."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from assocjax import checks
+from assocjax.errors import InputError
+from assocjax.statistics import Statistics, attention_correlation, matmul
+
+MATRICES = {
+    "bigram": "tokens that follow it",
+    "interchangeability": "tokens that follow the same tokens as it",
+    "context": "tokens that stand anywhere before it",
+    "composed": "output tokens that it predicts from anywhere before (Phi^T Sigma)",
+    "value": "tokens whose followers it announces (Phi^T B^T)",
+    "query_key": "key tokens that it should attend to (Q)",
+}
+"""Matrices with associations in their rows, and what row i says of token i."""
+
+
+def frequency_corrected(
+    statistics: Statistics, tokens: ArrayLike, mask: ArrayLike | None = None
+) -> Statistics:
+    """The same statistics of a text from which token frequencies have been divided out.
+
+    The residual is centred on the unigram distribution instead of on chance, r = y - p(y), and
+    each entry is divided by what its two frequencies alone would give (Pearson residuals, as in
+    correspondence analysis):
+
+        B' = (joint(x,y) - p(x) p(y)) / sqrt(p(x) p(y))    Phi' likewise with the context frequency
+
+    The compositions are formed from B' and Phi'; `interchangeability` is scaled to cosines between
+    columns of B', and `query_key` divided by its two frequencies' root. `position` is Delta of the
+    corrected composed matrix. Entries of a token that does not occur are 0.
+
+    Args:
+      statistics: `corpus_statistics` of the corpus.
+      tokens, mask: the same corpus; `query_key` is read off it.
+
+    Cost: as `corpus_statistics`, without its counting.
+    """
+    B, Phi = statistics.bigram, statistics.context
+    V = B.shape[0]
+    p_x, p_y = statistics.input_frequency, statistics.target_frequency
+    c = statistics.context_frequency
+
+    def over_root(matrix, rows, columns):
+        expected = jnp.outer(rows, columns)
+        scale = jnp.sqrt(jnp.where(expected > 0, expected, 1))
+        return jnp.where(expected > 0, matrix / scale, 0)
+
+    B = over_root(B + jnp.outer(p_x, 1 / V - p_y), p_x, p_y)
+    Phi = over_root(Phi + jnp.outer(1 / V - p_y, c), p_y, c)
+    Sigma = matmul(B.T, B)
+    value = matmul(Phi.T, B.T)
+    composed = matmul(value, B)
+    query_key, position = attention_correlation(tokens, composed, mask)
+    norms = jnp.diag(Sigma)
+    return statistics.replace(  # type: ignore[attr-defined]
+        bigram=B,
+        context=Phi,
+        interchangeability=over_root(Sigma, norms, norms),
+        value=value,
+        composed=composed,
+        query_key=over_root(query_key, p_x, c),
+        position=position,
+    )
+
+
+class Association(NamedTuple):
+    """A token and its score in a row of a matrix."""
+
+    token: str
+    score: float
+
+
+def top_associations(
+    matrix: Float[ArrayLike, "V V"], vocabulary: Sequence[str], token: str, k: int = 10
+) -> list[Association]:
+    """The k highest entries of a token's row, without the token itself, highest first.
+
+    Raises:
+      InputError: the token is not in the vocabulary, or the matrix is of another size.
+    """
+    checks.integer("k", k, at_least=1)
+    matrix = np.asarray(matrix)
+    if matrix.shape != (len(vocabulary),) * 2:
+        raise InputError(
+            f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
+            f"vocabulary; got shape {matrix.shape}"
+        )
+    if token not in vocabulary:
+        raise InputError(f"token {token!r} is not in the vocabulary")
+    row = vocabulary.index(token)
+    best = _ranking(matrix[row : row + 1], np.array([row]))[0, :k]
+    return [Association(vocabulary[i], float(matrix[row, i])) for i in best]
+
+
+def precision_at_k(
+    matrix: Float[ArrayLike, "V V"],
+    vocabulary: Sequence[str],
+    truth: Mapping[str, Collection[str]],
+    k: int,
+) -> float:
+    """Share of the true associates among the k highest of a row, averaged over query tokens.
+
+    For a query with fewer than k true associates (n), the n highest are taken instead, so that 1
+    can always be reached. Queries and associates outside the vocabulary are left out.
+
+    Args:
+      matrix: [V,V] scores; the query tokens are rows.
+      vocabulary: token of each row.
+      truth: query token -> its true associates.
+      k: how deep to look.
+
+    Raises:
+      InputError: no query token with a true associate is in the vocabulary.
+    """
+    checks.integer("k", k, at_least=1)
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    known = {
+        ids[query]: {ids[token] for token in associates if token in ids}
+        for query, associates in truth.items()
+        if query in ids
+    }
+    known = {query: associates for query, associates in known.items() if associates}
+    if not known:
+        raise InputError("truth has no query token with an associate in the vocabulary")
+    queries = np.array(list(known))
+    ranking = _ranking(np.asarray(matrix)[queries], queries)
+    precisions = []
+    for best, associates in zip(ranking, known.values(), strict=True):
+        depth = min(k, len(associates))
+        precisions.append(np.isin(best[:depth], list(associates)).mean())
+    return float(np.mean(precisions))
+
+
+def _ranking(rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Token ids of each row from high to low score, without the row's own token."""
+    scores = np.array(rows, float)
+    scores[np.arange(len(own)), own] = -np.inf
+    # Stable, so that ties are broken by the lower id: the more frequent token.
+    return np.argsort(-scores, axis=1, kind="stable")[:, :-1]

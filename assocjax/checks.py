@@ -1,0 +1,99 @@
+"""Checks of arguments at the edge, where a user calls; inner functions trust their callers.
+
+Values are only looked at when they are concrete: under `jit`, `vmap` or `grad` an array has a
+shape and a dtype but no value yet, and only those are checked.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Int32
+
+from assocjax.errors import InputError, InputTypeError
+
+
+def is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def integer(name: str, value: Any, *, at_least: int) -> None:
+    """A Python or NumPy integer (not a bool) that is at least `at_least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputTypeError(f"{name} must be an integer; got {type(value).__name__} {value!r}")
+    if value < at_least:
+        raise InputError(f"{name} must be at least {at_least}; got {value}")
+
+
+def number(name: str, value: Any, *, at_least: float | None = None) -> None:
+    """A finite real number; a traced scalar passes."""
+    if is_traced(value):
+        if value.ndim:
+            raise InputError(f"{name} must be a scalar; got shape {value.shape}")
+        return
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{name} must be a number; got {value!r}") from None
+    if not math.isfinite(value) or (at_least is not None and value < at_least):
+        bound = "" if at_least is None else f" and at least {at_least:g}"
+        raise InputError(f"{name} must be finite{bound}; got {value:g}")
+
+
+def number_list(name: str, values: Any, *, at_least: float) -> np.ndarray:
+    """A non-empty list of distinct finite numbers, as a float64 vector."""
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | jax.Array):
+        raise InputTypeError(f"{name} must be a sequence of numbers; got {values!r}")
+    for value in values:
+        number(f"every entry of {name}", value, at_least=at_least)
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(f"{name} must be a non-empty list; got shape {array.shape}")
+    if len(np.unique(array)) != array.size:
+        raise InputError(f"{name} must not repeat a value; got {array.tolist()}")
+    return array
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def token_batch(
+    tokens: ArrayLike, mask: ArrayLike | None, vocab_size: int
+) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
+    """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
+
+    Without a mask every position is valid.
+    """
+    integer("vocab_size", vocab_size, at_least=2)
+    if not hasattr(tokens, "dtype"):
+        tokens = np.asarray(tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):  # type: ignore[union-attr]
+        raise InputTypeError(f"tokens must be integers; got dtype {tokens.dtype}")  # type: ignore[union-attr]
+    shape = np.shape(tokens)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
+        raise InputError(f"tokens must have shape [N, T+1] with N, T >= 1; got {shape}")
+    if not is_traced(tokens):
+        low, high = int(np.min(tokens)), int(np.max(tokens))
+        if low < 0 or high >= vocab_size:
+            bad = low if low < 0 else high
+            raise InputError(f"token ids must be in [0, vocab_size={vocab_size}); got {bad}")
+    expected = (shape[0], shape[1] - 1)
+    if mask is None:
+        return jnp.asarray(tokens, jnp.int32), jnp.ones(expected, bool)
+    if not hasattr(mask, "dtype"):
+        mask = np.asarray(mask)
+    if mask.dtype != bool:  # type: ignore[union-attr]
+        raise InputTypeError(f"mask must be boolean; got dtype {mask.dtype}")  # type: ignore[union-attr]
+    if np.shape(mask) != expected:
+        raise InputError(
+            "mask must have one entry for each input position, shape [N, T] = "
+            f"{expected} for tokens of shape {shape}; got {np.shape(mask)}"
+        )
+    if not is_traced(mask) and not np.any(mask):
+        raise InputError("mask must leave at least one valid position; all are False")
+    return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)

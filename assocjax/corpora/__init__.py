@@ -1,0 +1,25 @@
+"""From the name of a corpus to arrays of token ids. Needs NumPy only, not JAX.
+
+In reading order:
+
+* `fables`: the embedded default corpus, with planted associations as ground truth.
+* `sources`: `read_documents`, from a name, a path or a hub dataset to documents (`hub` streams).
+* `tokenizers`: `words`, the paper's tokeniser, and BPE; documents to one stream of ids.
+* `layout`: the stream to a vocabulary and to sequences, cut, windowed or padded.
+* `tokens`: `load_tokens`, all of the above in one call, and `TokenData`, what comes out.
+"""
+
+from assocjax.corpora import fables
+from assocjax.corpora.sources import Documents, read_documents
+from assocjax.corpora.tokenizers import train_bpe, words
+from assocjax.corpora.tokens import TokenData, load_tokens
+
+__all__ = [
+    "Documents",
+    "TokenData",
+    "fables",
+    "load_tokens",
+    "read_documents",
+    "train_bpe",
+    "words",
+]

@@ -1,0 +1,113 @@
+"""Datasets of the Hugging Face hub, and local folders in the same formats, streamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from assocjax.errors import InputError
+
+_PROBE_SECONDS = 10
+
+
+def stream_dataset(source: str, text_field: str = "text") -> tuple[str, Iterator[str]]:
+    """Streams the texts of a dataset, downloading no more than what is taken.
+
+    Args:
+        source: `owner/name[:split]` of a dataset on the hub, or `folder[:split]` with local files
+            that `datasets` can read (parquet, jsonl, csv, txt). The split is `train` by default.
+        text_field: The column that holds the text; rows with no text are left out.
+
+    Returns:
+        The dataset's name for results, `hf:owner/name:split`, and an iterator over its texts.
+
+    Raises:
+        InputError: If `datasets` is not installed, the hub cannot be reached, or there is no such
+            dataset, split or column. The iterator raises it too, when a download fails.
+    """
+    name, split = _split_name(source)
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"corpus: 'hf:{source}' needs the library datasets: pip install 'assocjax[data]'"
+        ) from None
+
+    label = f"hf:{name}:{split}"
+    local = os.path.isdir(name)
+    try:
+        if not local:
+            _probe(name)
+        dataset = datasets.load_dataset(name, split=split, streaming=True)
+    # Network, hub, file system and format errors have no common base.
+    except Exception as error:
+        raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
+    label = f"hf:{os.path.basename(os.path.abspath(name))}:{split}" if local else label
+    return label, _texts(dataset, label, text_field)
+
+
+def _split_name(source: str) -> tuple[str, str]:
+    if os.path.isdir(source):  # whose path may hold a colon
+        return source, "train"
+    name, colon, split = source.rpartition(":")
+    if not colon:
+        name, split = source, "train"
+    is_folder = os.path.isdir(name)
+    if not split or not (is_folder or _is_dataset_name(name)):
+        raise InputError(
+            f"corpus: expected hf:owner/name[:split] or hf:FOLDER[:split] with a folder that is "
+            f"there, got 'hf:{source}'"
+        )
+    return name, split
+
+
+def _is_dataset_name(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) in (1, 2) and all(parts) and parts[0] not in (".", "..", "~")
+
+
+def _probe(name: str) -> None:
+    """Asks the hub once for the dataset, because `datasets` retries for half a minute."""
+    import huggingface_hub
+
+    # Offline by choice: `datasets` then fails at once, or finds the dataset in its cache.
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        huggingface_hub.HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "GatedRepoError" in kinds:
+        return "access is restricted; accept its terms on the hub and log in"
+    if "RepositoryNotFoundError" in kinds:
+        return "no such dataset on the hub, or it is private"
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    if kinds & {"ConnectionError", "TransportError", "TimeoutError", "Timeout"}:
+        return f"the Hugging Face hub cannot be reached ({text})"
+    return text
+
+
+def _texts(dataset: Any, label: str, text_field: str) -> Iterator[str]:
+    rows = iter(dataset)
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # as in stream_dataset
+            raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
+        if row is None:
+            return
+        if text_field not in row:
+            columns = ", ".join(map(repr, row)) or "none"
+            raise InputError(
+                f"corpus: {label!r}: no column {text_field!r} (text_field); it has {columns}"
+            )
+        text = row[text_field]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise InputError(
+                f"corpus: {label!r}: column {text_field!r} (text_field): expected strings, got "
+                f"{type(text).__name__}"
+            )
+        yield text

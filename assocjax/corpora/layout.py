@@ -1,0 +1,106 @@
+"""Layout: from a token stream to a vocabulary and to sequences, by array arithmetic alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from assocjax.corpora.tokenizers import TokenStream
+from assocjax.errors import InputError
+
+UNKNOWN = "<unk>"
+
+
+class Layout(NamedTuple):
+    """Where each sequence stands in the flat stream.
+
+    Attributes:
+        starts: int64 [N], its first token.
+        sizes: int64 [N], its real tokens, from 2 to T + 1.
+        per_document: int64 [documents], the sequences that each document gives.
+    """
+
+    starts: np.ndarray
+    sizes: np.ndarray
+    per_document: np.ndarray
+
+
+def select_vocabulary(
+    stream: TokenStream, vocab_size: int, oov: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Keeps the most frequent tokens, most frequent first, ties in alphabetical order.
+
+    Args:
+        stream: The tokens of the corpus.
+        vocab_size: Tokens to keep. Under `oov="unk"` the last of them is `<unk>`, if the text has
+            any other token.
+        oov: `"unk"` or `"drop"`.
+
+    Returns:
+        The stream's ids in the new vocabulary, -1 for a token outside it under `oov="drop"`, and
+        the vocabulary.
+
+    Raises:
+        InputError: If `vocab_size` is more than the number of different tokens in the text.
+    """
+    counts = np.bincount(stream.ids, minlength=len(stream.types))
+    present = np.flatnonzero(counts).tolist()
+    if vocab_size > len(present):
+        raise InputError(
+            f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}"
+        )
+    ranked = sorted(present, key=lambda i: (-counts[i], stream.types[i]))
+    if vocab_size < len(present) and oov == "unk":
+        # A loaded tokeniser may have an <unk> of its own: it shares the slot.
+        kept = [i for i in ranked if stream.types[i] != UNKNOWN][: vocab_size - 1]
+        vocabulary = (*(stream.types[i] for i in kept), UNKNOWN)
+        other = len(kept)
+    else:
+        kept = ranked[:vocab_size]
+        vocabulary = tuple(stream.types[i] for i in kept)
+        other = -1
+    new_ids = np.full(len(stream.types), other, np.int32)
+    new_ids[kept] = np.arange(len(kept), dtype=np.int32)
+    return new_ids[stream.ids], vocabulary
+
+
+def count_in_documents(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """How many flags [tokens] are set within each document: int64 [documents]."""
+    # Differences of a running count; np.add.reduceat has no empty segments.
+    running = np.concatenate([[0], np.cumsum(flags)])
+    ends = np.cumsum(lengths)
+    return running[ends] - running[ends - lengths]
+
+
+def lay_out(
+    lengths: np.ndarray, usable: np.ndarray, seq_len: int, *, long: str, short: str
+) -> Layout:
+    """Divides documents into sequences of `seq_len` + 1 tokens.
+
+    Args:
+        lengths: int64 [documents], tokens in each.
+        usable: bool [documents]; the others give no sequence.
+        seq_len: T.
+        long: `"window"` or `"cut"`, see `assocjax.corpora.load_tokens`.
+        short: `"drop"` or `"pad"`.
+    """
+    bigrams = np.where(usable, np.maximum(lengths - 1, 0), 0)
+    # Windows share one token, so each takes seq_len bigrams of its own.
+    windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
+    per_document = np.minimum(windows, 1) if long == "cut" else windows
+    document = np.repeat(np.arange(lengths.size), per_document)
+    first_of_document = np.cumsum(per_document) - per_document
+    nth = np.arange(document.size) - first_of_document[document]
+    document_ends = np.cumsum(lengths)
+    starts = (document_ends - lengths)[document] + nth * seq_len
+    sizes = np.minimum(document_ends[document] - starts, seq_len + 1)
+    return Layout(starts, sizes, per_document)
+
+
+def gather(ids: np.ndarray, layout: Layout, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences int32 [N, T+1], padded with 0, and which tokens are real: bool [N, T+1]."""
+    offsets = np.arange(seq_len + 1)
+    real = offsets < layout.sizes[:, None]
+    positions = np.minimum(layout.starts[:, None] + offsets, ids.size - 1)
+    return np.where(real, ids[positions], 0).astype(np.int32, copy=False), real

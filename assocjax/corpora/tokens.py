@@ -1,0 +1,291 @@
+"""Tokens: from a corpus to the arrays that everything after it reads.
+
+`load_tokens` reads documents (`assocjax.corpora.sources`), tokenises them, chooses the vocabulary,
+and lays the documents out as sequences of `seq_len` + 1 tokens. The protocol of the paper (Im, Oh,
+Fang, Li, "How Do Transformers Learn to Associate Tokens", ICLR 2026, arXiv 2601.19208) is
+
+    load_tokens("tinystories", vocab_size=3000, seq_len=200, oov="drop", long="cut", short="drop")
+
+The defaults use more of a text instead: other words become `<unk>`, and a long document gives
+several sequences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from typing import Literal
+
+import numpy as np
+
+from assocjax.corpora import fables
+from assocjax.corpora.arguments import check_choice, check_integer
+from assocjax.corpora.layout import (
+    UNKNOWN,
+    count_in_documents,
+    gather,
+    lay_out,
+    select_vocabulary,
+)
+from assocjax.corpora.sources import SEPARATOR, Documents, read_documents
+from assocjax.corpora.tokenizers import (
+    TokenStream,
+    load_tokenizer,
+    stream_subwords,
+    stream_words,
+    train_bpe,
+)
+from assocjax.errors import InputError, InputTypeError
+
+DEFAULT_VOCAB_SIZE = 256
+_FABLE_WORDS = 80
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenData:
+    """Sequences of token ids, what the ids mean, and how they were made.
+
+    With N sequences, T positions and V tokens in the vocabulary; inputs are `tokens[:, :-1]`,
+    targets `tokens[:, 1:]`.
+
+    Attributes:
+        tokens: int32 [N, T+1], ids below V; padding is 0.
+        mask: bool [N, T]; position t counts where `tokens[:, t]` and `tokens[:, t+1]` are both
+            real, not padding.
+        vocabulary: id -> token, of length V.
+        name: Name of the corpus.
+        sha256: Hash of the corpus text (`assocjax.corpora.sources.hash_documents`).
+        tokenizer, oov, long, short: The options of `load_tokens` that made it.
+        num_documents: Documents read.
+        dropped_oov: Documents dropped for a token outside the vocabulary.
+        dropped_short: Further documents dropped because they are too short.
+        unk_fraction: Fraction of the real tokens in `tokens` that are `<unk>`.
+
+    Raises:
+        InputError: If shapes do not fit one another or an id is out of range.
+        InputTypeError: If `tokens` is not int32 or `mask` not bool.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    vocabulary: tuple[str, ...]
+    name: str
+    sha256: str
+    tokenizer: str = "word"
+    oov: str = "unk"
+    long: str = "window"
+    short: str = "drop"
+    num_documents: int = 0
+    dropped_oov: int = 0
+    dropped_short: int = 0
+    unk_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, array, dtype in (
+            ("tokens", self.tokens, np.int32),
+            ("mask", self.mask, np.bool_),
+        ):
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise InputTypeError(
+                    f"{name}: expected a NumPy array of {np.dtype(dtype)}, got {kind}"
+                )
+        if self.tokens.ndim != 2 or self.tokens.shape[0] < 1 or self.tokens.shape[1] < 2:
+            raise InputError(
+                f"tokens: expected shape [N >= 1, T+1 >= 2], got {list(self.tokens.shape)}"
+            )
+        expected = (self.num_sequences, self.seq_len)
+        if self.mask.shape != expected:
+            raise InputError(
+                f"mask: expected shape {list(expected)} beside tokens of shape "
+                f"{list(self.tokens.shape)}, got {list(self.mask.shape)}"
+            )
+        low, high = int(self.tokens.min()), int(self.tokens.max())
+        if low < 0 or high >= self.vocab_size:
+            raise InputError(
+                f"tokens: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high}"
+            )
+
+    @property
+    def num_sequences(self) -> int:
+        """N."""
+        return self.tokens.shape[0]
+
+    @property
+    def seq_len(self) -> int:
+        """T, the number of positions; a sequence has T + 1 tokens."""
+        return self.tokens.shape[1] - 1
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return len(self.vocabulary)
+
+    def describe(self) -> dict[str, object]:
+        """How the data were made and their sizes: everything but the arrays and the vocabulary."""
+        arrays = ("tokens", "mask", "vocabulary")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        made = {name: value for name, value in fields.items() if name not in arrays}
+        sizes = ("num_sequences", "seq_len", "vocab_size")
+        return made | {name: getattr(self, name) for name in sizes}
+
+    def token_id(self, token: str) -> int:
+        """The id of a token. Raises InputError if it is not in the vocabulary."""
+        try:
+            return self.vocabulary.index(token)
+        except ValueError:
+            close = difflib.get_close_matches(str(token), self.vocabulary, n=3)
+            hint = f"; close to it are {', '.join(map(repr, close))}" if close else ""
+            raise InputError(
+                f"token: {token!r} is not among the {self.vocab_size} tokens of the vocabulary "
+                f"of {self.name}{hint}"
+            ) from None
+
+
+def load_tokens(
+    corpus: str | os.PathLike[str],
+    *,
+    vocab_size: int | None = None,
+    seq_len: int,
+    num_sequences: int | None = None,
+    tokenizer: str | os.PathLike[str] = "word",
+    oov: Literal["unk", "drop"] = "unk",
+    long: Literal["window", "cut"] = "window",
+    short: Literal["drop", "pad"] = "drop",
+    seed: int = 0,
+    num_documents: int | None = None,
+    separator: str = SEPARATOR,
+    text_field: str = "text",
+) -> TokenData:
+    """Reads a corpus and turns it into sequences of token ids.
+
+    The vocabulary is the `vocab_size` most frequent tokens of the whole corpus, most frequent
+    first, ties in alphabetical order. A BPE tokeniser trained here, and a loaded one of which the
+    whole vocabulary is kept, have their own order instead.
+
+    Args:
+        corpus: What to read, see `assocjax.corpora.sources`.
+        vocab_size: V, at least 2. By default 256, or the number of different tokens if that is
+            less; for a loaded tokeniser its whole vocabulary.
+        seq_len: T, the number of positions, at least 1; a sequence has T + 1 tokens.
+        num_sequences: Keep the first so many; by default all. Of the fables, enough are told.
+        tokenizer: `"word"` (the paper's, see `words`), `"bpe"` (byte-level, trained on the corpus
+            to `vocab_size` tokens) or the path of a `tokenizer.json`.
+        oov: What to do with a token outside the vocabulary. `"unk"`: it becomes `<unk>`, which
+            takes the last place of the vocabulary if there is any such token. `"drop"` (the
+            paper's): its whole document is dropped.
+        long: What to do with more than T + 1 tokens. `"window"`: consecutive windows, each
+            beginning with the last token of the one before, so that every bigram occurs once; a
+            shorter remainder goes by `short`. `"cut"` (the paper's): the first T + 1 are kept.
+        short: What to do with fewer than T + 1 tokens. `"drop"` (the paper's), or `"pad"`: filled
+            up with id 0 and masked. A document of one token is dropped either way.
+        seed: Seed of the fables.
+        num_documents: Read at most so many documents (by default all; 10,000 from the hub).
+        separator: What stands between two documents of a `.txt` file.
+        text_field: The field or column that holds the text.
+
+    Returns:
+        The sequences, in the order of the text.
+
+    Raises:
+        InputError: If a value cannot be used, the corpus cannot be read, `vocab_size` is more than
+            the text has, or there are fewer sequences than asked for, or none.
+        InputTypeError: If an argument has a wrong type.
+
+    Cost: one to two seconds for a million words.
+    """
+    seq_len = check_integer("seq_len", seq_len, minimum=1)
+    if vocab_size is not None:
+        vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
+    if num_sequences is not None:
+        num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
+    check_integer("seed", seed, minimum=0)
+    check_choice("oov", oov, ("unk", "drop"))
+    check_choice("long", long, ("window", "cut"))
+    check_choice("short", short, ("drop", "pad"))
+    if not isinstance(tokenizer, str | os.PathLike):
+        raise InputTypeError(
+            f"tokenizer must be 'word', 'bpe' or a path; got {type(tokenizer).__name__} "
+            f"{tokenizer!r}"
+        )
+    tokenizer = os.fspath(tokenizer)
+    if num_documents is None and corpus == "fables":
+        # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
+        # does not depend on how many sequences are kept.
+        num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)
+    # A subword can hold several word tokens (two punctuation marks), though seldom.
+    needed = (seq_len + 1) * (1 if tokenizer == "word" else 2)
+    documents = read_documents(
+        corpus,
+        seed=seed,
+        num_documents=num_documents,
+        separator=separator,
+        text_field=text_field,
+        min_words=max(_FABLE_WORDS, needed),
+    )
+    stream, own_order = _tokenize(documents, tokenizer, vocab_size)
+    if own_order:
+        ids, vocabulary = stream.ids, stream.types
+    else:
+        types = int(np.count_nonzero(np.bincount(stream.ids)))
+        size = min(DEFAULT_VOCAB_SIZE, types) if vocab_size is None else vocab_size
+        ids, vocabulary = select_vocabulary(stream, size, oov)
+    if len(vocabulary) < 2:
+        raise InputError(
+            f"corpus: {documents.name} has {len(vocabulary)} different token; at least 2 are needed"
+        )
+    known = count_in_documents(ids < 0, stream.lengths) == 0
+    layout = lay_out(stream.lengths, known, seq_len, long=long, short=short)
+    dropped_oov = int(np.sum(~known))
+    dropped_short = int(np.sum(known & (layout.per_document == 0)))
+    available = layout.starts.size
+    if available == 0:
+        raise InputError(
+            f"corpus: {documents.name} gives no sequence of {seq_len + 1} tokens (seq_len + 1): of "
+            f"{len(known)} documents {dropped_oov} were dropped for a token outside the vocabulary "
+            f"(oov), {dropped_short} as too short (the longest has "
+            f"{stream.lengths[known].max(initial=0)} tokens)"
+        )
+    if num_sequences is not None and num_sequences > available:
+        raise InputError(
+            f"num_sequences: {documents.name} gives {available} sequences of {seq_len + 1} tokens "
+            f"(seq_len + 1) from {len(known)} documents, got {num_sequences}"
+        )
+    kept = layout._replace(starts=layout.starts[:num_sequences], sizes=layout.sizes[:num_sequences])
+    tokens, real = gather(ids, kept, seq_len)
+    unknown = vocabulary.index(UNKNOWN) if UNKNOWN in vocabulary else -1
+    return TokenData(
+        tokens=tokens,
+        mask=real[:, 1:].copy(),
+        vocabulary=vocabulary,
+        name=documents.name,
+        sha256=documents.sha256,
+        tokenizer=tokenizer,
+        oov=oov,
+        long=long,
+        short=short,
+        num_documents=len(known),
+        dropped_oov=dropped_oov,
+        dropped_short=dropped_short,
+        unk_fraction=float(np.mean(tokens[real] == unknown)),
+    )
+
+
+def _tokenize(
+    documents: Documents, tokenizer: str, vocab_size: int | None
+) -> tuple[TokenStream, bool]:
+    """The token stream, and whether its types are the vocabulary as they are."""
+    if tokenizer == "word":
+        return stream_words(documents.documents), False
+    if tokenizer == "bpe":
+        trained = train_bpe(documents.documents, vocab_size or DEFAULT_VOCAB_SIZE)
+        stream = stream_subwords(trained, documents.documents)
+        if vocab_size is not None and len(stream.types) < vocab_size:
+            raise InputError(
+                f"vocab_size: BPE on {documents.name} reaches {len(stream.types)} tokens and then "
+                f"has no pair left to merge, got {vocab_size}"
+            )
+        return stream, True
+    stream = stream_subwords(load_tokenizer(tokenizer), documents.documents)
+    return stream, vocab_size is None or vocab_size == len(stream.types)

@@ -1,0 +1,9 @@
+"""Gradients of the loss, one file each, all returning one `Params` tree of dL/d(weight).
+
+`exact`    automatic differentiation of the loss over the data
+`leading`  the leading terms: the vector field whose trajectory from zero is the closed form
+"""
+
+from assocjax.gradients.exact import exact_gradient as exact_gradient
+from assocjax.gradients.exact import exact_loss_and_gradient as exact_loss_and_gradient
+from assocjax.gradients.leading import leading_gradient as leading_gradient

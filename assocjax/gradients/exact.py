@@ -1,0 +1,76 @@
+"""The exact full-batch gradient, accumulated over microbatches so that memory is bounded."""
+
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+from assocjax import checks
+from assocjax.model import default_microbatch_size, sequence_loss
+from assocjax.params import Params
+
+
+def exact_gradient(
+    params: Params,
+    tokens: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    microbatch_size: int | None = None,
+) -> Params:
+    """Gradient of `loss` with respect to every weight, over all sequences given.
+
+    Args:
+      params: weights.
+      tokens: integer array [N, T+1].
+      mask: boolean array [N, T], False where the input or the target is padding.
+      microbatch_size: sequences differentiated at once; by default so many that their
+        activations take about 64 MiB. It changes memory and rounding, never the meaning.
+
+    Returns:
+      dL/d(weight) as `Params`.
+
+    Raises:
+      InputError, InputTypeError: wrong shapes, dtypes, token ids, or no valid position.
+
+    Cost: about three forward passes (see `logits`); memory is that of one microbatch plus two
+    copies of the weights. Source: paper, Lemma D.8 (here by automatic differentiation).
+    """
+    return exact_loss_and_gradient(params, tokens, mask, microbatch_size=microbatch_size)[1]
+
+
+def exact_loss_and_gradient(
+    params: Params,
+    tokens: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    microbatch_size: int | None = None,
+) -> tuple[Float[Array, ""], Params]:
+    """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
+    tokens, mask = checks.token_batch(tokens, mask, params.output.shape[-1])
+    N, T = mask.shape
+    if microbatch_size is None:
+        microbatch_size = default_microbatch_size(params, T)
+    checks.integer("microbatch_size", microbatch_size, at_least=1)
+    # Equal microbatches, as few as the size allows, so that little of the last one is padding.
+    num_microbatches = -(-N // microbatch_size)
+    size = -(-N // num_microbatches)
+    padding = num_microbatches * size - N
+
+    def microbatches(a):  # padding sequences are masked
+        a = jnp.pad(a, ((0, padding), (0, 0)))
+        return a.reshape(num_microbatches, size, a.shape[1])
+
+    # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
+    share = 1 / jnp.sum(mask).astype(params.output.dtype)
+
+    @jax.value_and_grad
+    def microbatch_loss(params, tokens, mask):
+        return share * jnp.sum(jax.vmap(sequence_loss, (None, 0, 0))(params, tokens, mask))
+
+    def add(total, microbatch):
+        return jax.tree.map(jnp.add, total, microbatch_loss(params, *microbatch)), None
+
+    zeros = jnp.zeros((), params.output.dtype), jax.tree.map(jnp.zeros_like, params)
+    return lax.scan(add, zeros, (microbatches(tokens), microbatches(mask)))[0]
+

@@ -1,0 +1,80 @@
+"""The parameters of the attention-only transformer, and the letters used for their sizes.
+
+Sizes, in every docstring and shape annotation of the package:
+
+    N  sequences          T  positions (inputs per sequence)    V  tokens in the vocabulary
+    L  layers             M  valid positions (N T without padding)
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from assocjax import checks
+
+WEIGHTS = ("query_key", "position", "value", "output")
+"""Names of the weights, in the order in which a sequence meets them."""
+
+
+@struct.dataclass
+class Params:
+    """Weights of an L-layer attention-only transformer on one-hot tokens (paper, Def. 3.1).
+
+    Rows of `query_key` are query tokens and columns are key tokens; `position[l, d]` is added to
+    every score between a query and the key d positions before it. Gradients, theories and
+    optimizer states are trees of this same shape.
+
+    Source: Im, Oh, Fang, Li, ICLR 2026, arXiv 2601.19208, Def. 3.1.
+    """
+
+    query_key: Float[Array, "L V V"]
+    position: Float[Array, "L T"]
+    value: Float[Array, "L V V"]
+    output: Float[Array, "V V"]
+
+
+def init_params(
+    key: PRNGKeyArray,
+    *,
+    vocab_size: int,
+    seq_len: int,
+    num_layers: int,
+    scale: float | Float[Array, ""] = 0.0,
+    dtype: DTypeLike | None = None,
+) -> Params:
+    """Draws every entry of every weight from a normal distribution of mean 0 and sd `scale`.
+
+    `scale=0` is the zero start of the paper's Theorem 4.1. Its Theorem D.13 allows a Gaussian
+    start of variance v^2 / V^(2 + 2 xi) with v <= eta^2 / T^2, that is `scale <= eta^2 / (T^2 V)`.
+
+    Args:
+      key: a JAX random key.
+      vocab_size: V.
+      seq_len: T.
+      num_layers: L.
+      scale: standard deviation; may be traced, so that a sweep over it compiles once.
+      dtype: floating dtype; by default JAX's current default (float32, or float64 under x64).
+
+    Returns:
+      `Params` with leaves [L,V,V], [L,T], [L,V,V], [V,V].
+
+    Raises:
+      InputError: a size is not positive or `scale` is negative or not finite.
+    """
+    checks.integer("vocab_size", vocab_size, at_least=2)
+    checks.integer("seq_len", seq_len, at_least=1)
+    checks.integer("num_layers", num_layers, at_least=1)
+    checks.number("scale", scale, at_least=0.0)
+    dtype = jnp.dtype(dtype or jnp.result_type(float))
+    shapes = {
+        "query_key": (num_layers, vocab_size, vocab_size),
+        "position": (num_layers, seq_len),
+        "value": (num_layers, vocab_size, vocab_size),
+        "output": (vocab_size, vocab_size),
+    }
+    scale = jnp.asarray(scale, dtype)
+    keys = dict(zip(WEIGHTS, jax.random.split(key, len(WEIGHTS)), strict=True))
+    return Params(
+        **{name: scale * jax.random.normal(keys[name], shapes[name], dtype) for name in WEIGHTS}
+    )

@@ -1,0 +1,140 @@
+"""Results are files in standard formats that say where they came from."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from assocjax.corpora import TokenData
+from assocjax.errors import InputError
+from assocjax.statistics import Statistics
+
+_JSON = ("config", "corpus", "versions")
+_PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
+
+
+def provenance(data: TokenData, config: dict[str, Any]) -> dict[str, Any]:
+    """Attributes that make a result reproducible: configuration, versions, device and corpus.
+
+    `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `attributes`.
+    No time of day is among them: the same computation gives the same file.
+    """
+    return {
+        "config": json.dumps(config, sort_keys=True),
+        "corpus": json.dumps(data.describe(), sort_keys=True),
+        "corpus_name": data.name,
+        "corpus_sha256": data.sha256,
+        "versions": json.dumps(versions(), sort_keys=True),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def attributes(dataset: xr.Dataset) -> dict[str, Any]:
+    """The attributes of a dataset with the JSON that `provenance` put in them decoded."""
+    return decode(dataset.attrs)
+
+
+def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
+    """Attributes with their JSON decoded: see `provenance`."""
+    return {name: json.loads(v) if name in _JSON else v for name, v in attrs.items()}
+
+
+def statistics_dataset(data: TokenData, statistics: Statistics) -> xr.Dataset:
+    """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
+    dims = {1: ("token",), 2: ("token", "other_token")}
+    variables = {}
+    for name in statistics.__dataclass_fields__:  # type: ignore[attr-defined]
+        value = np.asarray(getattr(statistics, name))
+        variables[name] = (("lag",) if name == "position" else dims.get(value.ndim, ()), value)
+    vocabulary = np.array(data.vocabulary, dtype=object)
+    coords = {"token": vocabulary, "other_token": vocabulary, "lag": np.arange(data.seq_len)}
+    return xr.Dataset(variables, coords, provenance(data, {}))
+
+
+def statistics_summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Frobenius norm and largest entry, with its tokens, of each matrix."""
+    rows = []
+    for name, variable in dataset.data_vars.items():
+        if variable.dims == ("token", "other_token"):
+            matrix = variable.values
+            i, j = np.unravel_index(np.argmax(matrix), matrix.shape)
+            tokens = dataset["token"].values
+            rows.append(
+                {
+                    "matrix": str(name),
+                    "norm": float(np.linalg.norm(matrix)),
+                    "largest": float(matrix[i, j]),
+                    "row": str(tokens[i]),
+                    "column": str(tokens[j]),
+                }
+            )
+    return rows
+
+
+def output_folder(path: str | os.PathLike) -> Path:
+    """Makes a folder and proves that a file can be written in it, before any work is done.
+
+    Raises:
+      InputError: it cannot be made or written.
+    """
+    folder = Path(path)
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output folder {folder} cannot be written: {error.strerror}") from None
+    return folder
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
+    """Writes NetCDF-4, compressed; a reader never sees a file that is half written."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    encoding = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim}
+    dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
+    part.replace(path)
+
+
+def load(path: str | os.PathLike) -> xr.Dataset:
+    """Reads a file that `save` wrote, wholly into memory.
+
+    Raises:
+      InputError: the file is missing or no NetCDF.
+    """
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            return dataset.load()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read results from {path}: {error}") from None
+
+
+def save_json(content: Any, path: str | os.PathLike) -> None:
+    """Writes JSON; numbers that are not finite become null, as the standard demands."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", "utf-8")
+    part.replace(path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not abs(content) < float("inf"):
+        return None
+    return content

@@ -1,0 +1,94 @@
+"""Training by any gradient and any optimizer, as one `lax.scan`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from assocjax import checks
+
+P = TypeVar("P")  # the tree being trained: `Params`, or several of them side by side
+LossAndGradient = Callable[[P, Int[Array, ""]], tuple[Float[Array, ""], P]]
+
+
+class Snapshot(NamedTuple):
+    """What an observer sees after `step` updates, and before the next one."""
+
+    step: Int[Array, ""]
+    params: Any
+    gradient: Any
+    loss: Float[Array, ""]
+
+
+def train(
+    params: P,
+    loss_and_gradient: LossAndGradient[P],
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    *,
+    observe: Callable[[Snapshot], Any] = lambda snapshot: snapshot.loss,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[P, Any]:
+    """Trains for `steps` updates and observes the run at steps 0, 1, ..., `steps`.
+
+        params, losses = train(
+            params,
+            lambda params, step: exact_loss_and_gradient(params, tokens, mask),
+            optax.sgd(learning_rate),
+            steps=100,
+        )
+
+    A pure function: it can be jitted, vmapped over starts, learning rates (build the optimizer
+    from a traced rate) and data, and differentiated in either mode.
+
+    Args:
+      params: the start; any tree that the gradient understands.
+      loss_and_gradient: called as `(params, step)`, returns the loss and dL/d(params); `step` is
+        a traced integer, from which a minibatch can be drawn (see `batch_indices`).
+      optimizer: any optax transformation.
+      steps: number of updates, static.
+      observe: maps a `Snapshot` to a tree of arrays; by default the loss.
+      progress: called on the host with each step that is reached, in order up to the runtime's
+        asynchrony; once for all runs that are vmapped together.
+
+    Returns:
+      The params after the last update, and the observations with a leading axis of `steps + 1`.
+
+    Raises:
+      InputError, InputTypeError: `steps` is negative or not an integer.
+
+    Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
+    """
+    checks.integer("steps", steps, at_least=0)
+
+    def advance(carry, step):
+        params, state = carry
+        loss, gradient = loss_and_gradient(params, step)
+        observation = observe(Snapshot(step, params, gradient, loss))
+        if progress is not None:
+            jax.debug.callback(progress, step)
+        updates, new_state = optimizer.update(gradient, state, params)
+        new = optax.apply_updates(params, updates), new_state
+        # The last step is only observed; one body for all steps halves the compilation.
+        carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
+        return carry, observation
+
+    start = params, optimizer.init(params)
+    (params, _), observations = lax.scan(advance, start, jnp.arange(steps + 1))
+    return params, observations
+
+
+def batch_indices(
+    key: PRNGKeyArray, step: Int[Array, ""], num_sequences: int, batch_size: int
+) -> Int[Array, " batch"]:
+    """Rows of the minibatch at `step`: a new random order every epoch, without replacement.
+
+    An epoch is `num_sequences // batch_size` steps; what is left over is skipped in that epoch.
+    """
+    epoch, batch = jnp.divmod(step, num_sequences // batch_size)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
+    return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
