@@ -14,8 +14,8 @@ statistics, trains the transformer, and compares the two. The data flows one way
     save(dataset, "sweep.nc"); save_sweep(dataset, ".")       -> files            figures.py
 
 A module imports only from those before it. Read them in this order: `params`, `corpora`,
-`statistics`, `model`, `gradients`, `closed_forms`, `training`, `compare`, `results`, `sweeps`,
-`associations`, `figures`, `cli`.
+`statistics`, `model`, `gradients`, `closed_forms`, `training`, `compare`, `runs`, `results`,
+`sweeps`, `associations`, `figures`, `options`, `cli`.
 """
 
 import lazy_loader

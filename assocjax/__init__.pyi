@@ -28,12 +28,12 @@ from .params import init_params as init_params
 from .results import load as load
 from .results import save as save
 from .results import statistics_dataset as statistics_dataset
+from .runs import Corpus as Corpus
+from .runs import RunConfig as RunConfig
+from .runs import run_comparison as run_comparison
 from .statistics import Statistics as Statistics
 from .statistics import attention_correlation as attention_correlation
 from .statistics import corpus_statistics as corpus_statistics
-from .sweeps import Corpus as Corpus
-from .sweeps import RunConfig as RunConfig
-from .sweeps import run_comparison as run_comparison
 from .sweeps import summary as summary
 from .sweeps import sweep as sweep
 from .training import Snapshot as Snapshot

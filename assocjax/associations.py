@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike, Float
 
-from assocjax import checks
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError
 from assocjax.statistics import Statistics, attention_correlation, matmul
 
@@ -86,7 +86,7 @@ def top_associations(
     Raises:
       InputError: the token is not in the vocabulary, or the matrix is of another size.
     """
-    checks.integer("k", k, at_least=1)
+    check_integer("k", k, minimum=1)
     matrix = np.asarray(matrix)
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
@@ -96,7 +96,7 @@ def top_associations(
     if token not in vocabulary:
         raise InputError(f"token {token!r} is not in the vocabulary")
     row = vocabulary.index(token)
-    best = _ranking(matrix[row : row + 1], np.array([row]))[0, :k]
+    best: list[int] = _ranking(matrix[row : row + 1], np.array([row]))[0, :k].tolist()
     return [Association(vocabulary[i], float(matrix[row, i])) for i in best]
 
 
@@ -120,7 +120,7 @@ def precision_at_k(
     Raises:
       InputError: no query token with a true associate is in the vocabulary.
     """
-    checks.integer("k", k, at_least=1)
+    check_integer("k", k, minimum=1)
     ids = {token: i for i, token in enumerate(vocabulary)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}

@@ -1,4 +1,4 @@
-"""Checks of arguments at the edge, where a user calls; inner functions trust their callers.
+"""Checks of numbers and arrays, made once where a user calls; inner functions trust callers.
 
 Values are only looked at when they are concrete: under `jit`, `vmap` or `grad` an array has a
 shape and a dtype but no value yet, and only those are checked.
@@ -11,24 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int32
 
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 
 
 def is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
-def integer(name: str, value: Any, *, at_least: int) -> None:
-    """A Python or NumPy integer (not a bool) that is at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputTypeError(f"{name} must be an integer; got {type(value).__name__} {value!r}")
-    if value < at_least:
-        raise InputError(f"{name} must be at least {at_least}; got {value}")
-
-
-def number(name: str, value: Any, *, at_least: float | None = None) -> None:
+def check_number(name: str, value: Any, *, minimum: float | None = None) -> None:
     """A finite real number; a traced scalar passes."""
     if is_traced(value):
         if value.ndim:
@@ -38,17 +32,17 @@ def number(name: str, value: Any, *, at_least: float | None = None) -> None:
         value = float(value)
     except (TypeError, ValueError):
         raise InputTypeError(f"{name} must be a number; got {value!r}") from None
-    if not math.isfinite(value) or (at_least is not None and value < at_least):
-        bound = "" if at_least is None else f" and at least {at_least:g}"
+    if not math.isfinite(value) or (minimum is not None and value < minimum):
+        bound = "" if minimum is None else f" and at least {minimum:g}"
         raise InputError(f"{name} must be finite{bound}; got {value:g}")
 
 
-def number_list(name: str, values: Any, *, at_least: float) -> np.ndarray:
+def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     """A non-empty list of distinct finite numbers, as a float64 vector."""
     if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | jax.Array):
         raise InputTypeError(f"{name} must be a sequence of numbers; got {values!r}")
     for value in values:
-        number(f"every entry of {name}", value, at_least=at_least)
+        check_number(f"every entry of {name}", value, minimum=minimum)
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} must be a non-empty list; got shape {array.shape}")
@@ -57,19 +51,14 @@ def number_list(name: str, values: Any, *, at_least: float) -> np.ndarray:
     return array
 
 
-def choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-
-
-def token_batch(
+def check_tokens(
     tokens: ArrayLike, mask: ArrayLike | None, vocab_size: int
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
     Without a mask every position is valid.
     """
-    integer("vocab_size", vocab_size, at_least=2)
+    check_integer("vocab_size", vocab_size, minimum=2)
     if not hasattr(tokens, "dtype"):
         tokens = np.asarray(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):  # type: ignore[union-attr]

@@ -2,12 +2,16 @@
 
 import argparse
 import contextlib
+import math
+import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from assocjax.errors import InputError, InputTypeError
+from assocjax.options import FABLES_INIT_SCALES, parser
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData
@@ -19,8 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     An error that the user can mend is one line on stderr and exit code 2; anything else is a bug
     and keeps its traceback.
     """
-    options = _parser().parse_args(arguments)
     try:
+        options = parser(sweep, statistics, associations).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
@@ -33,14 +37,14 @@ def sweep(options: argparse.Namespace) -> None:
     from assocjax import figures, results, sweeps
 
     folder = results.output_folder(options.out)
-    _set_precision(options)
+    _configure_jax(options)
     data = _load(options)
     with _progress() as progress:
         dataset = sweeps.sweep(
             data,
             learning_rates=options.learning_rates,
             seeds=options.seeds,
-            init_scales=options.init_scales,
+            init_scales=options.init_scales or _default_init_scales(options.corpus),
             steps=options.steps,
             num_layers=options.num_layers,
             gradient=options.gradient,
@@ -56,8 +60,9 @@ def sweep(options: argparse.Namespace) -> None:
     with _status("drawing"):
         paths = figures.save_sweep(dataset, folder)
     _print_table(
-        f"After {options.steps} steps: loss (nats), cosine of each weight with the theory (worst "
-        "layer and seed), relative error of the output matrix",
+        f"After {options.steps} steps: loss in nats (at the start log V = "
+        f"{math.log(data.vocab_size):.4f}), cosine of each weight with the theory (worst layer and "
+        "seed), relative error of the output matrix",
         rows,
     )
     if dataset.attrs["diverged"]:
@@ -71,7 +76,7 @@ def statistics(options: argparse.Namespace) -> None:
     from assocjax.statistics import corpus_statistics
 
     folder = results.output_folder(options.out)
-    _set_precision(options)
+    _configure_jax(options)
     data = _load(options)
     with _status("counting"):
         found = corpus_statistics(data.tokens, data.vocab_size, data.mask)
@@ -92,7 +97,7 @@ def associations(options: argparse.Namespace) -> None:
     from assocjax.statistics import corpus_statistics
 
     folder = None if options.out is None else results.output_folder(options.out)
-    _set_precision(options)
+    _configure_jax(options)
     data = _load(options)
     for token in options.tokens:
         data.token_id(token)  # fails before the work
@@ -110,15 +115,11 @@ def associations(options: argparse.Namespace) -> None:
         for token in options.tokens
     }
     for token, matrices in listing.items():
-        rows = [
-            {
-                "matrix": name,
-                "lists": library.MATRICES[name],
-                "tokens": "  ".join(f"{token} ({score:.2g})" for token, score in best),
-            }
-            for name, best in matrices.items()
-        ]
-        _print_table(f"{token} in {data.name}", rows, lines=True)
+        _print(f"\n{token} in {data.name}")
+        for name, best in matrices.items():
+            _print(f"  {name}: {library.MATRICES[name]}")
+            line = "  ".join(f"{other} {score:.2g}" for other, score in best)
+            _print(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
     if folder is not None:
         attributes = results.provenance(
             data,
@@ -137,176 +138,21 @@ def associations(options: argparse.Namespace) -> None:
         _print_written(folder, ["associations.json"])
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports bad usage in one line."""
-
-    def error(self, message: str):
-        _fail(f"{message} (see {self.prog} --help)", 2)
-
-
-class _Help(argparse.HelpFormatter):
-    """Adds the default to an option's help, unless the help states it or there is none."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        stated = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
-        default = action.default
-        if isinstance(default, list):
-            default = " ".join(f"{value:g}" for value in default)
-        return action.help if stated else f"{action.help} (default: {default})".replace("%", "%%")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="assocjax",
-        description="How semantic associations form while an attention-based language model "
-        "trains: statistics of a text, closed-form and exact training, side by side.",
-        epilog="Each command writes NetCDF, JSON and figures (PNG, PDF) into the folder --out.",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(function: Callable, *, out: str | None, num_sequences: int | None):
-        summary = (function.__doc__ or "").strip()
-        subparser = commands.add_parser(
-            function.__name__,
-            help=summary,
-            description=summary,
-            formatter_class=_Help,
-            parents=[_corpus_options(num_sequences)],
-        )
-        subparser.set_defaults(command=function)
-        subparser.add_argument("--out", type=Path, default=out, help="folder for the results")
-        subparser.add_argument(
-            "--precision",
-            choices=["float32", "float64"],
-            default="float32",
-            help="floating-point precision",
-        )
-        return subparser
-
-    subparser = command(sweep, out="assocjax-sweep", num_sequences=256)
-    _sweep_options(subparser)
-    command(statistics, out="assocjax-statistics", num_sequences=None)
-    subparser = command(associations, out=None, num_sequences=None)
-    subparser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
-    subparser.add_argument("--top", type=int, default=8, help="associations to list a matrix")
-    subparser.add_argument(
-        "--frequency-corrected",
-        action="store_true",
-        help="divide token frequencies out, so that rare and frequent tokens compare",
-    )
-    return parser
-
-
-def _corpus_options(num_sequences: int | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("corpus and tokens")
-    add = group.add_argument
-    add(
-        "--corpus",
-        default="fables",
-        help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
-        ".parquet file",
-    )
-    add(
-        "--vocab-size",
-        type=int,
-        metavar="V",
-        help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
-    )
-    add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
-    add(
-        "--num-sequences",
-        type=int,
-        default=num_sequences,
-        metavar="N",
-        help="keep the first N sequences"
-        + ("" if num_sequences else " (default: all; of fables, what 2000 stories give)"),
-    )
-    add(
-        "--tokenizer",
-        default="word",
-        help="word, bpe (trained on the corpus) or a tokenizer.json file",
-    )
-    add(
-        "--oov",
-        choices=["unk", "drop"],
-        default="unk",
-        help="other tokens become <unk>, or their documents are dropped",
-    )
-    add(
-        "--long",
-        choices=["window", "cut"],
-        default="window",
-        help="documents of more than T+1 tokens are split into windows, or cut",
-    )
-    add(
-        "--short",
-        choices=["drop", "pad"],
-        default="drop",
-        help="documents of fewer than T+1 tokens are dropped, or padded and masked",
-    )
-    add("--num-documents", type=int, help="documents to read (default: all; of a hub 10000)")
-    add("--separator", default="<|endoftext|>", help="what separates documents of a .txt file")
-    add("--text-field", default="text", help="field or column of .jsonl, .parquet and hub")
-    add("--corpus-seed", type=int, default=0, help="seed of the fables")
-    return parser
-
-
-def _sweep_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("grid and training")
-    add = group.add_argument
-    add(
-        "--learning-rates",
-        type=float,
-        nargs="+",
-        default=[0.02, 0.05, 0.1, 0.2, 0.5, 1.0],
-        metavar="ETA",
-        help="step sizes",
-    )
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0, 1],
-        metavar="SEED",
-        help="seeds of the start and of the order of batches",
-    )
-    add(
-        "--init-scales",
-        type=float,
-        nargs="+",
-        default=[0.0],
-        metavar="SD",
-        help="standard deviations of the start; 0 is the zero start",
-    )
-    add("--steps", type=int, default=40, help="updates of every run")
-    add("--num-layers", type=int, default=3, metavar="L", help="layers")
-    add("--gradient", choices=["exact", "leading"], default="exact", help="what trains the weights")
-    add("--optimizer", default="sgd", help="any optax optimizer, by name")
-    add(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="sequences in a minibatch (default: the full batch)",
-    )
-    add(
-        "--microbatch-size",
-        type=int,
-        metavar="N",
-        help="sequences differentiated at once (default: what fits in 64 MiB)",
-    )
-    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="for runs done together")
-
-
-def _fail(message: str, code: int):
+def _fail(message: str, code: int) -> NoReturn:
     print(f"assocjax: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
-def _set_precision(options: argparse.Namespace) -> None:
+def _configure_jax(options: argparse.Namespace) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", options.precision == "float64")
+    # The runs of a sweep are divided among devices: let every core be one.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def _default_init_scales(corpus: str) -> list[float]:
+    return FABLES_INIT_SCALES if corpus == "fables" else [0.0]
 
 
 def _load(options: argparse.Namespace) -> "TokenData":
@@ -344,11 +190,18 @@ def _print_written(folder: Path, names: list[str]) -> None:
     _print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
 
 
-def _print_table(title: str, rows: list[dict[str, Any]], *, lines: bool = False) -> None:
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left", show_lines=lines)
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
@@ -358,7 +211,7 @@ def _print_table(title: str, rows: list[dict[str, Any]], *, lines: bool = False)
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "-" if value != value else f"{value:.4g}"
+        return "-" if math.isnan(value) else f"{value:.4g}"
     return str(value)
 
 

@@ -1,7 +1,9 @@
 """Closed forms: the weights that the leading terms give after s steps from a zero start.
 
-    W_O = s eta B        V_l = C(s,2) eta^2 Phi^T B^T
-    W_l = c(s) eta^4 Q   P_l = c(s) eta^4 Delta        c(s) = sum_{k<s} k C(k,2) = 3 C(s,4) + 2 C(s,3)
+    W_O = s eta B             V_l = C(s,2) eta^2 Phi^T B^T
+    W_l = c(s) eta^4 Q        P_l = c(s) eta^4 Delta
+
+    c(s) = sum_{k<s} k C(k,2) = 3 C(s,4) + 2 C(s,3)
 
 the same for every layer. For small eta at fixed tau = s eta: tau, tau^2/2, tau^4/8.
 """
@@ -9,7 +11,8 @@ the same for every layer. For small eta at fixed tau = s eta: tau, tau^2/2, tau^
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from assocjax import checks
+from assocjax.arguments import check_integer
+from assocjax.checks import check_number, is_traced
 from assocjax.params import Params
 from assocjax.statistics import Statistics
 
@@ -55,8 +58,8 @@ def leading_weights_gradient(
 ) -> Params:
     """`leading_gradient` at `leading_weights`, in closed form; arguments as `leading_weights`.
 
-        dL/dW_O = -B                      dL/dV_l = -s eta Phi^T B^T
-        dL/dW_l = -s C(s,2) eta^3 Q       dL/dP_l = -s C(s,2) eta^3 Delta
+    dL/dW_O = -B                      dL/dV_l = -s eta Phi^T B^T
+    dL/dW_l = -s C(s,2) eta^3 Q       dL/dP_l = -s C(s,2) eta^3 Delta
     """
     s, eta = _check(statistics, num_layers, learning_rate, steps)
     pairs = s * (s - 1) / 2
@@ -70,11 +73,11 @@ def leading_weights_gradient(
 
 
 def _check(statistics, num_layers, learning_rate, steps):
-    checks.integer("num_layers", num_layers, at_least=1)
-    checks.number("learning_rate", learning_rate, at_least=0)
-    if not checks.is_traced(steps) and not hasattr(steps, "dtype"):
-        checks.integer("steps", steps, at_least=0)
-    checks.number("steps", steps, at_least=0)
+    check_integer("num_layers", num_layers, minimum=1)
+    check_number("learning_rate", learning_rate, minimum=0)
+    if not is_traced(steps) and not hasattr(steps, "dtype"):
+        check_integer("steps", steps, minimum=0)
+    check_number("steps", steps, minimum=0)
     dtype = statistics.bigram.dtype
     return jnp.asarray(steps, dtype), jnp.asarray(learning_rate, dtype)
 

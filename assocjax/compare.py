@@ -36,9 +36,7 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
       InputError: the shapes differ.
     """
     if exact.shape != theory.shape:
-        raise InputError(
-            f"theory must have the shape of exact, {exact.shape}; got {theory.shape}"
-        )
+        raise InputError(f"theory must have the shape of exact, {exact.shape}; got {theory.shape}")
     exact_unit, exact_norm, exact_scale = _normalise(exact)
     theory_unit, theory_norm, theory_scale = _normalise(theory)
     _, error_norm, error_scale = _normalise(exact - theory)
@@ -80,4 +78,3 @@ def _normalise(a):
     unit = a / jnp.where(scale > 0, scale, 1)
     squares = jnp.sum(unit * unit)
     return unit, jnp.sqrt(jnp.where(scale > 0, squares, 1)), scale
-

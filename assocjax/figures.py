@@ -7,6 +7,7 @@ global state, no display.
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -57,8 +58,13 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
         ax.set_ylim(low - 0.03, 1.03)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     what = "Gradients" if gradients else "Weights"
-    _finish(figure, axes, f"{what} against their leading terms (line: mean, shade: range over "
-            f"layers{_and_seeds(dataset)})", dataset)
+    _finish(
+        figure,
+        axes,
+        f"{what} against their leading terms (line: mean, shade: range over "
+        f"layers{_and_seeds(dataset)})",
+        dataset,
+    )
     return figure
 
 
@@ -102,8 +108,12 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         ax.set_ylabel("relative error")
     for ax in axes[:, -1]:
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    _title(figure, f"Relative error of the leading terms, start sd {scale:g} (line: mean, shade: "
-           f"range over layers{_and_seeds(dataset)}; grey: 10 %)", dataset)
+    _title(
+        figure,
+        f"Relative error of the leading terms, start sd {scale:g} (line: mean, shade: "
+        f"range over layers{_and_seeds(dataset)}; grey: 10 %)",
+        dataset,
+    )
     return figure
 
 
@@ -177,7 +187,7 @@ def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
     return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
 
 
-def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | str = True):
+def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):
     figure = Figure(
         figsize=(max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9), layout="constrained"
     )
@@ -215,5 +225,3 @@ def _finish(figure: Figure, axes, title: str, dataset: xr.Dataset) -> None:
 def _title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
     name = dataset.attrs.get("corpus_name", "")
     figure.suptitle(f"{title}\n{name}" if name else title, fontsize=10)
-
-

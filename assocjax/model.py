@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
-from assocjax import checks
+from assocjax.checks import check_tokens
 from assocjax.errors import InputError
 from assocjax.params import Params
 from assocjax.statistics import matmul
 
-_ACTIVATION_BYTES = 1 << 26  # of one microbatch: about what the caches of a CPU core hold
+_ACTIVATION_BYTES = 1 << 24  # of one microbatch: about what the caches of a CPU hold
 
 
 def logits(
@@ -41,7 +41,7 @@ def logits(
     """
     x, T = tokens, tokens.shape[0]
     L, T_max = params.position.shape
-    if x.ndim != 1 or T > T_max:
+    if x.ndim != 1 or T_max < T:
         raise InputError(f"tokens must have shape [T] with T <= {T_max}; got {x.shape}")
     t = jnp.arange(T)
     lag_TxT = t[:, None] - t[None, :]
@@ -49,19 +49,17 @@ def logits(
     if mask is not None:  # a masked query attends to itself at least: no row is empty
         attends_TxT &= mask[None, :] | (lag_TxT == 0)
 
-    h_TxV = None  # the one-hot X, until the first layer has added to it
-    for layer in range(L):
-        W, V = params.query_key[layer], params.value[layer]
-        if h_TxV is None:
-            scores_TxT = W[x[:, None], x[None, :]]
-            hV_TxV = V[x]
-        else:
-            scores_TxT = matmul(matmul(h_TxV, W), h_TxV.T)
-            hV_TxV = matmul(h_TxV, V)
+    def attend(layer, scores_TxT, hV_TxV):
         scores_TxT += params.position[layer][jnp.abs(lag_TxT)]
         A_TxT = jax.nn.softmax(jnp.where(attends_TxT, scores_TxT, -jnp.inf), axis=-1)
-        update_TxV = matmul(A_TxT, hV_TxV)
-        h_TxV = update_TxV.at[t, x].add(1) if h_TxV is None else h_TxV + update_TxV
+        return matmul(A_TxT, hV_TxV)
+
+    # h_0 = X is one-hot: X W X^T and X V are gathers, and adding X is adding T ones.
+    scores_TxT = params.query_key[0][x[:, None], x[None, :]]
+    h_TxV = attend(0, scores_TxT, params.value[0][x]).at[t, x].add(1)
+    for layer in range(1, L):
+        scores_TxT = matmul(matmul(h_TxV, params.query_key[layer]), h_TxV.T)
+        h_TxV += attend(layer, scores_TxT, matmul(h_TxV, params.value[layer]))
     return matmul(h_TxV, params.output)
 
 
@@ -91,14 +89,14 @@ def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Fl
 
     Cost: N times that of `logits`, in memory-bounded microbatches.
     """
-    tokens, mask = checks.token_batch(tokens, mask, params.output.shape[-1])
+    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
     size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
     losses = lax.map(lambda pair: sequence_loss(params, *pair), (tokens, mask), batch_size=size)
     return jnp.sum(losses) / jnp.sum(mask).astype(losses.dtype)
 
 
 def default_microbatch_size(params: Params, seq_len: int) -> int:
-    """So many sequences that their activations take about 64 MiB, and at least one."""
+    """So many sequences that their activations take about 16 MiB, and at least one."""
     L, V = params.position.shape[-2], params.output.shape[-1]
     # Forward and backward each keep a few [T,V] and [T,T] arrays a layer.
     sequence_bytes = params.output.dtype.itemsize * 4 * (L + 1) * seq_len * (V + seq_len)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from assocjax import checks
+from assocjax.arguments import check_integer
+from assocjax.checks import check_number
 
 WEIGHTS = ("query_key", "position", "value", "output")
 """Names of the weights, in the order in which a sequence meets them."""
@@ -62,10 +63,10 @@ def init_params(
     Raises:
       InputError: a size is not positive or `scale` is negative or not finite.
     """
-    checks.integer("vocab_size", vocab_size, at_least=2)
-    checks.integer("seq_len", seq_len, at_least=1)
-    checks.integer("num_layers", num_layers, at_least=1)
-    checks.number("scale", scale, at_least=0.0)
+    check_integer("vocab_size", vocab_size, minimum=2)
+    check_integer("seq_len", seq_len, minimum=1)
+    check_integer("num_layers", num_layers, minimum=1)
+    check_number("scale", scale, minimum=0.0)
     dtype = jnp.dtype(dtype or jnp.result_type(float))
     shapes = {
         "query_key": (num_layers, vocab_size, vocab_size),

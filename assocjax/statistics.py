@@ -28,7 +28,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
-from assocjax import checks
+from assocjax.checks import check_tokens
 from assocjax.errors import InputError
 
 # Full float32 products on every device: by default GPUs and TPUs round the factors to fewer bits,
@@ -84,7 +84,7 @@ def corpus_statistics(
     Cost: time N T^2 + 3 V^3, memory about 12 V^2 floats; works under `jit`, `vmap` and `grad`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
-    tokens, mask = checks.token_batch(tokens, mask, vocab_size)
+    tokens, mask = check_tokens(tokens, mask, vocab_size)
     if vocab_size > _LARGEST_VOCAB:
         raise InputError(f"vocab_size must be at most {_LARGEST_VOCAB}; got {vocab_size}")
     return _corpus_statistics(tokens, vocab_size, mask)
@@ -117,7 +117,7 @@ def attention_correlation(
     """
     if jnp.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix must have shape [V, V]; got {jnp.shape(matrix)}")
-    tokens, mask = checks.token_batch(tokens, mask, matrix.shape[0])
+    tokens, mask = check_tokens(tokens, mask, matrix.shape[0])
     return _attention_correlation(tokens, matrix, mask)
 
 

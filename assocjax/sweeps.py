@@ -1,12 +1,7 @@
-"""Sweeps: a grid of runs, each trained exactly and compared with the theory at every step.
-
-`run_comparison` is one run, a pure function of its learning rate, seed and starting scale that
-can be jitted, vmapped and differentiated; `sweep` is its vmap over a grid, as an xarray Dataset.
-"""
+"""Sweeps: a grid of runs, trained and compared in parallel, as one xarray Dataset."""
 
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,209 +9,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xarray as xr
-from flax import struct
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from assocjax import checks, results
-from assocjax.closed_forms import leading_weights, leading_weights_gradient
-from assocjax.compare import Agreement, compare_params
+from assocjax import results
+from assocjax.arguments import check_integer
+from assocjax.checks import check_numbers
+from assocjax.compare import Agreement
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
-from assocjax.gradients import exact_loss_and_gradient, leading_gradient
-from assocjax.model import loss
-from assocjax.params import WEIGHTS, Params, init_params
-from assocjax.statistics import Statistics, corpus_statistics
-from assocjax.training import Snapshot, batch_indices, train
+from assocjax.params import WEIGHTS
+from assocjax.runs import Corpus, Optimizer, RunConfig, run_bytes, run_comparison
 
-GRADIENTS = ("exact", "leading")
 GRID = ("learning_rate", "seed", "init_scale")
-Optimizer = str | Callable[[Any], optax.GradientTransformation]
 
 _LONG_NAMES = {
     "relative_error": "||trained - theory|| / ||trained||",
     "cosine": "cosine of trained and theory",
     "norm_ratio": "||theory|| / ||trained||",
 }
-
-
-@struct.dataclass
-class Corpus:
-    """What a run reads: the tokens [N, T+1], their mask [N, T] and their statistics."""
-
-    tokens: Int32[Array, "N T+1"]
-    mask: Bool[Array, "N T"]
-    statistics: Statistics
-
-    @classmethod
-    def of(cls, data: TokenData) -> "Corpus":
-        tokens, mask = checks.token_batch(data.tokens, data.mask, data.vocab_size)
-        return cls(tokens, mask, corpus_statistics(tokens, data.vocab_size, mask))
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything about a run that is fixed when it is compiled; the rest is traced.
-
-    steps: number of updates.
-    num_layers: L.
-    gradient: what trains the weights, "exact" or "leading".
-    optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
-    batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
-    microbatch_size: sequences differentiated at once; None fits their memory.
-    """
-
-    steps: int
-    num_layers: int
-    gradient: str = "exact"
-    optimizer: Optimizer = "sgd"
-    batch_size: int | None = None
-    microbatch_size: int | None = None
-
-    def __post_init__(self):
-        checks.integer("steps", self.steps, at_least=0)
-        checks.integer("num_layers", self.num_layers, at_least=1)
-        checks.choice("gradient", self.gradient, GRADIENTS)
-        make_optimizer(self.optimizer, 0.1)
-        for name in ("batch_size", "microbatch_size"):
-            if getattr(self, name) is not None:
-                checks.integer(name, getattr(self, name), at_least=1)
-
-
-def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
-    """The optimizer for a (possibly traced) learning rate.
-
-    Raises:
-      InputError: no optimizer of that name in optax takes a learning rate.
-      InputTypeError: neither a name nor a function that makes an optax transformation.
-    """
-    factory = optimizer
-    if isinstance(optimizer, str):
-        factory = getattr(optax, optimizer, None)
-        parameters = list(inspect.signature(factory).parameters) if callable(factory) else []
-        if optimizer.startswith("_") or parameters[:1] != ["learning_rate"]:
-            raise InputError(
-                f"optimizer must be the name of an optax optimizer with a learning rate, such as "
-                f"sgd, adam, adamw, rmsprop or lion; got {optimizer!r}"
-            )
-    made = factory(learning_rate) if callable(factory) else None
-    if not isinstance(made, optax.GradientTransformation):
-        raise InputTypeError(
-            "optimizer must be a name or a function from a learning rate to an optax "
-            f"transformation; got {optimizer!r}"
-        )
-    return made
-
-
-def run_comparison(
-    config: RunConfig,
-    corpus: Corpus,
-    learning_rate: Float[Array, ""],
-    seed: Int32[Array, ""],
-    init_scale: Float[Array, ""],
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Array]:
-    """Trains one run and compares its weights and gradients with the theory at every step.
-
-    The theory starts from zero, sees the whole corpus and knows nothing of the seed. For "sgd" it
-    is the closed form (`leading_weights`); for any other optimizer, whose updates need not be
-    linear in the gradients, that optimizer follows the leading gradient from zero, beside the run.
-    Gradients are compared where each side stands: the run's gradient at its own weights with the
-    theory's at the theory's weights.
-
-    Args:
-      config: what is compiled in.
-      corpus: what is trained on.
-      learning_rate, seed, init_scale: scalars; may be traced.
-      progress: as in `train`.
-
-    Returns:
-      A dict of arrays with a leading axis of steps + 1: `loss`, and for every weight w and
-      measure m `w_m` and `w_gradient_m`, with a second axis of layers except for `output`.
-      From the step at which loss, weights or gradient stop being finite, all are NaN.
-      `diverged_step` (int32, no axes) is that step, or -1.
-
-    Cost: steps + 1 gradients and comparisons; memory as `train`.
-    """
-    V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
-    init_key, batch_key = jax.random.split(jax.random.key(seed))
-    params = init_params(
-        init_key, vocab_size=V, seq_len=T, num_layers=config.num_layers, scale=init_scale
-    )
-    optimizer = make_optimizer(config.optimizer, learning_rate)
-    run_gradient = _run_gradient(config, corpus, batch_key)
-
-    if config.optimizer == "sgd":
-        start, loss_and_gradient = params, run_gradient
-
-        def sides(snapshot):
-            arguments = corpus.statistics, 1, learning_rate, snapshot.step
-            theory = leading_weights(*arguments), leading_weights_gradient(*arguments)
-            return (snapshot.params, snapshot.gradient), theory
-
-    else:
-        # From zero all layers of the theory are alike: one stands for all. Each side has an
-        # optimizer of its own, since some (clipping by the global norm) look at the whole tree.
-        zero = init_params(init_key, vocab_size=V, seq_len=T, num_layers=1)
-        start = {"run": params, "theory": zero}
-        optimizer = optax.multi_transform(
-            {"run": optimizer, "theory": optimizer}, {"run": "run", "theory": "theory"}
-        )
-
-        def loss_and_gradient(pair, step):
-            value, gradient = run_gradient(pair["run"], step)
-            theory = leading_gradient(
-                pair["theory"], corpus.statistics, corpus.tokens, corpus.mask
-            )
-            return value, {"run": gradient, "theory": theory}
-
-        def sides(snapshot):
-            weights, gradient = snapshot.params, snapshot.gradient
-            return (weights["run"], gradient["run"]), (weights["theory"], gradient["theory"])
-
-    def observe(snapshot: Snapshot):
-        run, theory = sides(snapshot)
-        finite = jax.tree.reduce(
-            lambda ok, leaf: ok & jnp.all(jnp.isfinite(leaf)), (run, snapshot.loss), True
-        )
-        record = {"loss": snapshot.loss}
-        for suffix, exact, leading in zip(("", "_gradient"), run, theory, strict=True):
-            for name, measures in compare_params(exact, leading).items():
-                for measure, value in measures._asdict().items():
-                    record[f"{name}{suffix}_{measure}"] = value
-        return record, finite
-
-    _, (record, finite) = train(
-        start, loss_and_gradient, optimizer, config.steps, observe=observe, progress=progress
-    )
-    alive = lax.cummin(finite.astype(jnp.int32)).astype(bool)
-    record = {
-        name: jnp.where(alive.reshape(-1, *[1] * (value.ndim - 1)), value, jnp.nan)
-        for name, value in record.items()
-    }
-    diverged_step = jnp.where(jnp.all(alive), -1, jnp.sum(alive, dtype=jnp.int32))
-    return record | {"diverged_step": diverged_step}
-
-
-def _run_gradient(config: RunConfig, corpus: Corpus, key) -> Callable:
-    """(params, step) -> (loss, gradient) of the batch at that step."""
-
-    def loss_and_gradient(params: Params, step):
-        tokens, mask = corpus.tokens, corpus.mask
-        if config.batch_size is not None:
-            rows = batch_indices(key, step, len(tokens), config.batch_size)
-            tokens, mask = tokens[rows], mask[rows]
-        if config.gradient == "exact":
-            return exact_loss_and_gradient(
-                params, tokens, mask, microbatch_size=config.microbatch_size
-            )
-        # The leading gradient is that of the whole corpus: its B and Phi are.
-        gradient = leading_gradient(params, corpus.statistics, corpus.tokens, corpus.mask)
-        return loss(params, tokens, mask), gradient
-
-    return loss_and_gradient
 
 
 def sweep(
@@ -283,16 +94,16 @@ def sweep(
             f"batch_size must be at most the number of sequences, {data.num_sequences}; "
             f"got {batch_size}"
         )
-    checks.integer("memory_limit", memory_limit, at_least=1)
+    check_integer("memory_limit", memory_limit, minimum=1)
     grid = {
-        "learning_rate": checks.number_list("learning_rates", learning_rates, at_least=0),
-        "seed": checks.number_list("seeds", seeds, at_least=0),
-        "init_scale": checks.number_list("init_scales", init_scales, at_least=0),
+        "learning_rate": check_numbers("learning_rates", learning_rates, minimum=0),
+        "seed": check_numbers("seeds", seeds, minimum=0),
+        "init_scale": check_numbers("init_scales", init_scales, minimum=0),
     }
     if not grid["learning_rate"].all():
         raise InputError("learning_rates must be positive; got 0")
     for seed in seeds:
-        checks.integer("every entry of seeds", seed, at_least=0)
+        check_integer("every entry of seeds", seed, minimum=0)
         if seed >= 2**31:
             raise InputError(f"every entry of seeds must be below 2^31; got {seed}")
     grid["seed"] = grid["seed"].astype(np.int32)
@@ -319,21 +130,20 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
     seed. NaN where no run was left or the theory is zero.
     """
-    first, last = dataset.isel(step=0), dataset.isel(step=-1)
+    last = dataset.isel(step=-1)
+    steps = int(dataset["step"][-1])
     rows = []
     for scale in dataset["init_scale"].values:
         for rate in dataset["learning_rate"].values:
-            cell = {"learning_rate": rate, "init_scale": scale}
-            start, end = first.sel(cell), last.sel(cell)
+            cell = last.sel(learning_rate=rate, init_scale=scale)
             rows.append(
                 {
                     "init_scale": float(scale),
                     "learning_rate": float(rate),
-                    "s eta": float(rate * int(dataset["step"][-1])),
-                    "first loss": float(start["loss"].mean()),
-                    "last loss": float(end["loss"].mean()),
-                    **{name: float(end[f"{name}_cosine"].min()) for name in WEIGHTS},
-                    "output error": float(end["output_relative_error"].max()),
+                    "s*eta": float(rate * steps),
+                    "loss": float(cell["loss"].mean()),
+                    **{name: float(cell[f"{name}_cosine"].min()) for name in WEIGHTS},
+                    "error": float(cell["output_relative_error"].max()),
                 }
             )
     return rows
@@ -359,12 +169,20 @@ def _run_chunk(config, corpus, runs, progress):
 
 
 def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarray]:
-    """Computes the runs in equal chunks that fit the memory, with one compiled program."""
+    """Computes the runs in equal chunks that fit the memory, with one compiled program.
+
+    The runs of a chunk are divided among the local devices.
+    """
     num_runs = len(runs["seed"])
+    devices = min(jax.local_device_count(), num_runs)
+    mesh = jax.make_mesh((devices,), ("run",), axis_types=(AxisType.Auto,))
+    by_run = NamedSharding(mesh, PartitionSpec("run"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
     dtype = corpus.statistics.bigram.dtype
     largest = max(1, int(memory_limit // run_bytes(config, corpus)))
-    chunks = math.ceil(num_runs / largest)
-    size = math.ceil(num_runs / chunks)
+    chunks = math.ceil(num_runs / max(devices, largest))
+    size = devices * math.ceil(num_runs / (chunks * devices))
+    corpus = jax.device_put(corpus, everywhere)
     done = 0
 
     def report(step):
@@ -373,28 +191,18 @@ def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarr
     parts = []
     for chunk in range(chunks):
         done = chunk
+        # The last chunk is filled up with copies of the last run, to keep the compiled shape.
         rows = np.minimum(np.arange(chunk * size, (chunk + 1) * size), num_runs - 1)
         arrays = {
             name: jnp.asarray(values[rows], jnp.int32 if name == "seed" else dtype)
             for name, values in runs.items()
         }
+        arrays = jax.device_put(arrays, by_run)
         part = _run_chunk(config, corpus, arrays, report if progress else None)
         parts.append(jax.tree.map(np.asarray, part))
         jax.effects_barrier()
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: value[:num_runs] for name, value in joined.items()}
-
-
-def run_bytes(config: RunConfig, corpus: Corpus) -> int:
-    """Estimated peak memory of one run: copies of the weights, and one microbatch."""
-    itemsize = corpus.statistics.bigram.dtype.itemsize
-    V, T, L = corpus.statistics.bigram.shape[0], corpus.mask.shape[1], config.num_layers
-    weights = itemsize * ((2 * L + 1) * V * V + L * T)
-    # Weights and gradient and their successors, two optimizer moments, comparison temporaries.
-    activations = 1 << 26
-    if config.microbatch_size is not None:
-        activations = config.microbatch_size * itemsize * 4 * (L + 1) * T * (V + T)
-    return 8 * weights + 2 * activations
 
 
 def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:

@@ -1,7 +1,7 @@
 """Training by any gradient and any optimizer, as one `lax.scan`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from assocjax import checks
+from assocjax.arguments import check_integer
 
-P = TypeVar("P")  # the tree being trained: `Params`, or several of them side by side
-LossAndGradient = Callable[[P, Int[Array, ""]], tuple[Float[Array, ""], P]]
+LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
 
 class Snapshot(NamedTuple):
@@ -25,14 +24,14 @@ class Snapshot(NamedTuple):
 
 
 def train(
-    params: P,
-    loss_and_gradient: LossAndGradient[P],
+    params: Any,
+    loss_and_gradient: LossAndGradient,
     optimizer: optax.GradientTransformation,
     steps: int,
     *,
     observe: Callable[[Snapshot], Any] = lambda snapshot: snapshot.loss,
     progress: Callable[[int], None] | None = None,
-) -> tuple[P, Any]:
+) -> tuple[Any, Any]:
     """Trains for `steps` updates and observes the run at steps 0, 1, ..., `steps`.
 
         params, losses = train(
@@ -46,7 +45,7 @@ def train(
     from a traced rate) and data, and differentiated in either mode.
 
     Args:
-      params: the start; any tree that the gradient understands.
+      params: the start: `Params`, or any tree that the gradient understands.
       loss_and_gradient: called as `(params, step)`, returns the loss and dL/d(params); `step` is
         a traced integer, from which a minibatch can be drawn (see `batch_indices`).
       optimizer: any optax transformation.
@@ -63,7 +62,7 @@ def train(
 
     Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
     """
-    checks.integer("steps", steps, at_least=0)
+    check_integer("steps", steps, minimum=0)
 
     def advance(carry, step):
         params, state = carry

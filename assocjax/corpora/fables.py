@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from assocjax.corpora.arguments import check_integer
+from assocjax.arguments import check_integer
 from assocjax.corpora.tokenizers import words
 
 NUM_DOCUMENTS = 2000

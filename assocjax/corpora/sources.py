@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from assocjax.arguments import check_integer, check_string
 from assocjax.corpora import fables
-from assocjax.corpora.arguments import check_integer, check_string
 from assocjax.errors import InputError, InputTypeError
 
 SEPARATOR = "<|endoftext|>"

@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
+from assocjax.arguments import check_choice, check_integer
 from assocjax.corpora import fables
-from assocjax.corpora.arguments import check_choice, check_integer
 from assocjax.corpora.layout import (
     UNKNOWN,
     count_in_documents,

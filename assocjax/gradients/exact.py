@@ -1,12 +1,12 @@
 """The exact full-batch gradient, accumulated over microbatches so that memory is bounded."""
 
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax import checks
+from assocjax.arguments import check_integer
+from assocjax.checks import check_tokens
 from assocjax.model import default_microbatch_size, sequence_loss
 from assocjax.params import Params
 
@@ -25,7 +25,7 @@ def exact_gradient(
       tokens: integer array [N, T+1].
       mask: boolean array [N, T], False where the input or the target is padding.
       microbatch_size: sequences differentiated at once; by default so many that their
-        activations take about 64 MiB. It changes memory and rounding, never the meaning.
+        activations take about 16 MiB. It changes memory and rounding, never the meaning.
 
     Returns:
       dL/d(weight) as `Params`.
@@ -47,11 +47,11 @@ def exact_loss_and_gradient(
     microbatch_size: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
-    tokens, mask = checks.token_batch(tokens, mask, params.output.shape[-1])
+    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
     N, T = mask.shape
     if microbatch_size is None:
         microbatch_size = default_microbatch_size(params, T)
-    checks.integer("microbatch_size", microbatch_size, at_least=1)
+    check_integer("microbatch_size", microbatch_size, minimum=1)
     # Equal microbatches, as few as the size allows, so that little of the last one is padding.
     num_microbatches = -(-N // microbatch_size)
     size = -(-N // num_microbatches)
@@ -73,4 +73,3 @@ def exact_loss_and_gradient(
 
     zeros = jnp.zeros((), params.output.dtype), jax.tree.map(jnp.zeros_like, params)
     return lax.scan(add, zeros, (microbatches(tokens), microbatches(mask)))[0]
-

@@ -45,9 +45,9 @@ def leading_gradient(
     W_O = params.output
     dtype = W_O.dtype
     value = -matmul(Phi.T.astype(dtype), W_O.T)
-    query_key, position = jax.vmap(
-        lambda V: attention_correlation(tokens, matmul(V, W_O), mask)
-    )(params.value)
+    query_key, position = jax.vmap(lambda V: attention_correlation(tokens, matmul(V, W_O), mask))(
+        params.value
+    )
     # Lags beyond these sequences get no gradient.
     position = jnp.zeros_like(params.position).at[:, : position.shape[1]].set(position)
     return Params(

@@ -1,0 +1,174 @@
+"""The options of the command line."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from assocjax.errors import InputError
+
+FABLES_INIT_SCALES = [0.0, 1e-4]
+"""Where starts of `fables` begin to hide the theory; those of another text may differ."""
+
+Command = Callable[[argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage in one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+class _Help(argparse.HelpFormatter):
+    """Adds the default to an option's help, unless the help states it or there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        stated = default in (None, False, argparse.SUPPRESS) or not action.option_strings
+        if isinstance(default, list):
+            default = " ".join(f"{value:g}" for value in default)
+        return action.help if stated else f"{action.help} (default: {default})".replace("%", "%%")
+
+
+def parser(sweep: Command, statistics: Command, associations: Command) -> argparse.ArgumentParser:
+    """The parser; `options.command(options)` then runs the chosen command."""
+    main = _Parser(
+        prog="assocjax",
+        description="How semantic associations form while an attention-based language model "
+        "trains: statistics of a text, closed-form and exact training, side by side.",
+        epilog="Each command writes NetCDF, JSON and figures (PNG, PDF) into the folder --out.",
+    )
+    commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(function: Command, *, out: str | None, num_sequences: int | None):
+        summary = (function.__doc__ or "").strip()
+        subparser = commands.add_parser(
+            function.__name__,
+            help=summary,
+            description=summary,
+            formatter_class=_Help,
+            parents=[_corpus_options(num_sequences)],
+        )
+        subparser.set_defaults(command=function)
+        subparser.add_argument("--out", type=Path, default=out, help="folder for the results")
+        subparser.add_argument(
+            "--precision",
+            choices=["float32", "float64"],
+            default="float32",
+            help="floating-point precision",
+        )
+        return subparser
+
+    subparser = command(sweep, out="assocjax-sweep", num_sequences=128)
+    _sweep_options(subparser)
+    command(statistics, out="assocjax-statistics", num_sequences=None)
+    subparser = command(associations, out=None, num_sequences=None)
+    subparser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
+    subparser.add_argument("--top", type=int, default=8, help="associations to list a matrix")
+    subparser.add_argument(
+        "--frequency-corrected",
+        action="store_true",
+        help="divide token frequencies out, so that rare and frequent tokens compare",
+    )
+    return main
+
+
+def _corpus_options(num_sequences: int | None) -> _Parser:
+    parser = _Parser(add_help=False)
+    group = parser.add_argument_group("corpus and tokens")
+    add = group.add_argument
+    add(
+        "--corpus",
+        default="fables",
+        help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
+        ".parquet file",
+    )
+    add(
+        "--vocab-size",
+        type=int,
+        metavar="V",
+        help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
+    )
+    add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
+    add(
+        "--num-sequences",
+        type=int,
+        default=num_sequences,
+        metavar="N",
+        help="keep the first N sequences"
+        + ("" if num_sequences else " (default: all; of fables, what 2000 stories give)"),
+    )
+    add(
+        "--tokenizer",
+        default="word",
+        help="word, bpe (trained on the corpus) or a tokenizer.json file",
+    )
+    add(
+        "--oov",
+        choices=["unk", "drop"],
+        default="unk",
+        help="other tokens become <unk>, or their documents are dropped",
+    )
+    add(
+        "--long",
+        choices=["window", "cut"],
+        default="window",
+        help="documents of more than T+1 tokens are split into windows, or cut",
+    )
+    add(
+        "--short",
+        choices=["drop", "pad"],
+        default="drop",
+        help="documents of fewer than T+1 tokens are dropped, or padded and masked",
+    )
+    add("--num-documents", type=int, help="documents to read (default: all; of a hub 10000)")
+    add("--separator", default="<|endoftext|>", help="what separates documents of a .txt file")
+    add("--text-field", default="text", help="field or column of .jsonl, .parquet and hub")
+    add("--corpus-seed", type=int, default=0, help="seed of the fables")
+    return parser
+
+
+def _sweep_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("grid and training")
+    add = group.add_argument
+    add(
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        default=[0.1, 0.5, 1.0, 2.0],
+        metavar="ETA",
+        help="step sizes",
+    )
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1],
+        metavar="SEED",
+        help="seeds of the start and of the order of batches",
+    )
+    add(
+        "--init-scales",
+        type=float,
+        nargs="+",
+        metavar="SD",
+        help="standard deviations of the start; 0 is the zero start (default: 0, and for fables "
+        f"{' '.join(f'{scale:g}' for scale in FABLES_INIT_SCALES)})",
+    )
+    add("--steps", type=int, default=40, help="updates of every run")
+    add("--num-layers", type=int, default=3, metavar="L", help="layers")
+    add("--gradient", choices=["exact", "leading"], default="exact", help="what trains the weights")
+    add("--optimizer", default="sgd", help="any optax optimizer, by name")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="sequences in a minibatch (default: the full batch)",
+    )
+    add(
+        "--microbatch-size",
+        type=int,
+        metavar="N",
+        help="sequences differentiated at once (default: what fits in 16 MiB)",
+    )
+    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="for runs done together")
