@@ -59,12 +59,16 @@ def sweep(options: argparse.Namespace) -> None:
     results.save_json({**results.attributes(dataset), "summary": rows}, folder / "summary.json")
     with _status("drawing"):
         paths = figures.save_sweep(dataset, folder)
-    _print_table(
+    _print(
         f"After {options.steps} steps: loss in nats (at the start log V = "
-        f"{math.log(data.vocab_size):.4f}), cosine of each weight with the theory (worst layer and "
-        "seed), relative error of the output matrix",
-        rows,
+        f"{math.log(data.vocab_size):.4f}); cosine of each weight with the theory, worst layer and "
+        "seed; relative error of the output matrix"
     )
+    for scale in dataset["init_scale"].values.tolist():
+        of_scale = [dict(row) for row in rows if row["init_scale"] == scale]
+        for row in of_scale:
+            del row["init_scale"]
+        _print_table(f"start sd {scale:g}", of_scale)
     if dataset.attrs["diverged"]:
         _print(f"diverged: {dataset.attrs['diverged']}")
     _print_written(folder, ["sweep.nc", "summary.json", *(path.name for path in paths)])
@@ -211,7 +215,7 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4g}"
+        return "-" if math.isnan(value) else f"{value:.3g}"
     return str(value)
 
 
