@@ -67,7 +67,8 @@ def check_tokens(
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
         raise InputError(f"tokens must have shape [N, T+1] with N, T >= 1; got {shape}")
     if not is_traced(tokens):
-        low, high = int(np.min(tokens)), int(np.max(tokens))
+        values = np.asarray(tokens)
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:
             bad = low if low < 0 else high
             raise InputError(f"token ids must be in [0, vocab_size={vocab_size}); got {bad}")
@@ -83,6 +84,6 @@ def check_tokens(
             "mask must have one entry for each input position, shape [N, T] = "
             f"{expected} for tokens of shape {shape}; got {np.shape(mask)}"
         )
-    if not is_traced(mask) and not np.any(mask):
+    if not is_traced(mask) and not np.asarray(mask).any():
         raise InputError("mask must leave at least one valid position; all are False")
     return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)

@@ -55,6 +55,7 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
     )
 
 
+@jax.jit
 def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     """Agreement of every weight: entries [L] for the layered weights, scalars for `output`.
 

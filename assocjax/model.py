@@ -89,7 +89,11 @@ def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Fl
 
     Cost: N times that of `logits`, in memory-bounded microbatches.
     """
-    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
+    return _loss(params, *check_tokens(tokens, mask, params.output.shape[-1]))
+
+
+@jax.jit
+def _loss(params, tokens, mask):
     size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
     losses = lax.map(lambda pair: sequence_loss(params, *pair), (tokens, mask), batch_size=size)
     return jnp.sum(losses) / jnp.sum(mask).astype(losses.dtype)

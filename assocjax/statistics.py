@@ -13,7 +13,7 @@ Nothing here builds a one-hot array. B is N T scatter-adds, Phi is N T^2 / 2 sca
 N T^2 / 2 gathers and as many scatter-adds. Sequences pass in blocks whose working set stays in
 cache. Sums stay exact for large corpora in two ways. Counts are 32-bit integers, exact up to
 2^31 positions. Weighted sums are added up over chunks of about 2 V^2 pairs, and the chunks into a
-pair of floats (value and rounding error, Knuth's two-sum), so that the rounding error of a sum
+pair of floats (value and rounding error, by Knuth's two-sum), so that the rounding error of a sum
 is that of one chunk, whatever the size of the corpus.
 """
 
@@ -36,6 +36,7 @@ from assocjax.errors import InputError
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 _BLOCK_PAIRS = 1 << 17  # (query, key) pairs a block: some megabytes of indices and weights
+_CHUNK_PAIRS = 1 << 20  # at least so many pairs between two-sums, which cost V^2
 _LARGEST_VOCAB = 46_340  # V^2 must fit a 32-bit index
 
 
@@ -207,7 +208,7 @@ def _sum_blocks(add_block: Callable, zeros: Any, vocab_size: int, tokens, mask) 
     pairs = T * (T + 1) // 2
     block = max(1, min(N, _BLOCK_PAIRS // pairs))
     blocks = -(-N // block)
-    chunk = max(1, min(blocks, max(2 * vocab_size**2, 1 << 20) // (block * pairs)))
+    chunk = max(1, min(blocks, max(2 * vocab_size**2, _CHUNK_PAIRS) // (block * pairs)))
     chunks = -(-blocks // chunk)
     padding = chunks * chunk * block - N
 
@@ -232,7 +233,9 @@ def _sum_blocks(add_block: Callable, zeros: Any, vocab_size: int, tokens, mask) 
 
 
 def _two_sum(total, error, x):
-    """total + x with its rounding error kept: (new total, error + what the new total lost)."""
+    """Adds x to the unevaluated sum total + error, in twice the working precision."""
     new = total + x
     shift = new - total
-    return new, error + ((total - (new - shift)) + (x - shift))
+    error = error + ((total - (new - shift)) + (x - shift))  # what `new` has rounded off
+    normal = new + error
+    return normal, error - (normal - new)

@@ -1,5 +1,7 @@
 """The exact full-batch gradient, accumulated over microbatches so that memory is bounded."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -48,10 +50,15 @@ def exact_loss_and_gradient(
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
     tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
-    N, T = mask.shape
     if microbatch_size is None:
-        microbatch_size = default_microbatch_size(params, T)
+        microbatch_size = default_microbatch_size(params, mask.shape[1])
     check_integer("microbatch_size", microbatch_size, minimum=1)
+    return _exact_loss_and_gradient(params, tokens, mask, microbatch_size)
+
+
+@partial(jax.jit, static_argnames="microbatch_size")
+def _exact_loss_and_gradient(params, tokens, mask, microbatch_size: int):
+    N = len(tokens)
     # Equal microbatches, as few as the size allows, so that little of the last one is padding.
     num_microbatches = -(-N // microbatch_size)
     size = -(-N // num_microbatches)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
+from assocjax.checks import check_tokens
 from assocjax.errors import InputError
 from assocjax.params import Params
 from assocjax.statistics import Statistics, attention_correlation, matmul
@@ -21,8 +22,7 @@ def leading_gradient(
     also be followed from any start and by any optimizer, beside the exact gradient.
 
     Args:
-      params: weights; only `value` and `output` are read, for the shapes of the other two see
-        `Params`.
+      params: weights; only the values of `value` and `output` matter.
       statistics: `corpus_statistics` of the corpus.
       tokens: the same corpus, integer array [N, T+1]; Q and Delta are read off it.
       mask: boolean array [N, T] or None.
@@ -42,17 +42,21 @@ def leading_gradient(
             f"statistics must be of the same vocabulary as params, {params.output.shape}; "
             f"got {B.shape}"
         )
+    tokens, mask = check_tokens(tokens, mask, B.shape[0])
+    return _leading_gradient(params, B, Phi, tokens, mask)
+
+
+@jax.jit
+def _leading_gradient(params, B, Phi, tokens, mask) -> Params:
     W_O = params.output
     dtype = W_O.dtype
-    value = -matmul(Phi.T.astype(dtype), W_O.T)
-    query_key, position = jax.vmap(lambda V: attention_correlation(tokens, matmul(V, W_O), mask))(
-        params.value
-    )
+    value = matmul(Phi.T.astype(dtype), W_O.T)
+    Q, Delta = jax.vmap(lambda V: attention_correlation(tokens, matmul(V, W_O), mask))(params.value)
     # Lags beyond these sequences get no gradient.
-    position = jnp.zeros_like(params.position).at[:, : position.shape[1]].set(position)
+    Delta = jnp.zeros_like(params.position).at[:, : Delta.shape[1]].set(Delta)
     return Params(
-        query_key=-query_key,
-        position=-position,
-        value=jnp.broadcast_to(value, params.value.shape),
+        query_key=-Q,
+        position=-Delta,
+        value=-jnp.broadcast_to(value, params.value.shape),
         output=-B.astype(dtype),
     )

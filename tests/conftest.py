@@ -1,0 +1,95 @@
+import os
+from pathlib import Path
+
+# Two devices even on one core, so that sweeps are divided as they are on a larger machine.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import assocjax as aj
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation makes first examples slow; tests say nothing about time.
+settings.register_profile("assocjax", deadline=None, derandomize=True)
+settings.load_profile("assocjax")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real texts, too large for the repository: brown.txt, kjv.txt, ..."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("ASSOCJAX_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("real texts are not in the repository: set ASSOCJAX_TEST_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def x64():
+    """Double precision within a test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def tolerance(request) -> float:
+    """Runs a test in both precisions; the relative rounding error to allow in each."""
+    double = request.param == "float64"
+    jax.config.update("jax_enable_x64", double)
+    yield 1e-11 if double else 2e-5
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def promote():
+    """optax mixes integers and floats: strict promotion is for our own code."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(params=["zero_init", "gaussian_init"])
+def golden(request, x64) -> dict[str, np.ndarray]:
+    """A tiny float64 case computed without JAX: tokens, statistics, weights after every step."""
+    with np.load(Path(__file__).parent / "golden" / f"{request.param}.npz") as case:
+        return dict(case)
+
+
+def random_tokens(seed: int, N: int, T: int, V: int) -> np.ndarray:
+    """Tokens with unequal frequencies, as in text."""
+    rng = np.random.default_rng(seed)
+    p = 1 / np.arange(1, V + 1)
+    return rng.choice(V, size=(N, T + 1), p=p / p.sum()).astype(np.int32)
+
+
+def random_mask(seed: int, N: int, T: int) -> np.ndarray:
+    """Ragged: every sequence is padded on the right by an amount of its own; one has holes."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(T) < rng.integers(1, T + 1, size=(N, 1))
+    mask[0] = rng.random(T) < 0.7
+    mask[0, -1] = True
+    return mask
+
+
+def random_params(seed: int, *, V: int, T: int, L: int, scale: float = 0.3) -> aj.Params:
+    return aj.init_params(jax.random.key(seed), vocab_size=V, seq_len=T, num_layers=L, scale=scale)
+
+
+def token_data(tokens: np.ndarray, V: int, mask: np.ndarray | None = None) -> aj.TokenData:
+    if mask is None:
+        mask = np.ones((tokens.shape[0], tokens.shape[1] - 1), bool)
+    return aj.TokenData(tokens, mask, tuple(f"w{i}" for i in range(V)), "random", "0" * 64)
+
+
+def assert_trees_close(actual, expected, *, rtol: float) -> None:
+    """Every leaf within rtol of its counterpart, relative to that leaf's largest entry."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert jnp.shape(x) == jnp.shape(y)
+        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.max(np.abs(y), initial=1e-300))

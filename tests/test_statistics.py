@@ -1,0 +1,293 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_trees_close, random_mask, random_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import assocjax as aj
+from assocjax import statistics
+from assocjax.statistics import _two_sum
+
+NAMES = (
+    "bigram",
+    "context",
+    "interchangeability",
+    "value",
+    "composed",
+    "query_key",
+    "position",
+)
+
+
+def brute_force(tokens, V, mask):
+    """The definitions, position by position, with explicit residuals."""
+    N, T = mask.shape
+    B, Phi = np.zeros((V, V)), np.zeros((V, V))
+    M = mask.sum()
+    for n in range(N):
+        for t in range(T):
+            if not mask[n, t]:
+                continue
+            r = -np.ones(V) / V
+            r[tokens[n, t + 1]] += 1
+            keys = [k for k in range(t + 1) if mask[n, k]]
+            B[tokens[n, t]] += r / M
+            for k in keys:
+                Phi[:, tokens[n, k]] += r / len(keys) / M
+    Sigma = B.T @ B
+    G = Phi.T @ Sigma
+    Q, Delta = brute_force_correlation(tokens, G, mask)
+    return dict(zip(NAMES, (B, Phi, Sigma, Phi.T @ B.T, G, Q, Delta), strict=True))
+
+
+def brute_force_correlation(tokens, Gamma, mask):
+    V = len(Gamma)
+    N, T = mask.shape
+    Q, Delta = np.zeros((V, V)), np.zeros(T)
+    M = mask.sum()
+    for n in range(N):
+        for t in range(T):
+            if not mask[n, t]:
+                continue
+            keys = [k for k in range(t + 1) if mask[n, k]]
+            r = -np.ones(V) / V
+            r[tokens[n, t + 1]] += 1
+            m = [Gamma[tokens[n, k]] @ r for k in keys]
+            for k, m_k in zip(keys, m, strict=True):
+                D = (m_k - np.mean(m)) / len(keys) / M
+                Q[tokens[n, t], tokens[n, k]] += D
+                Delta[t - k] += D
+    return Q, Delta
+
+
+def assert_statistics(actual, expected, rtol):
+    assert_trees_close({k: getattr(actual, k) for k in NAMES}, expected, rtol=rtol)
+
+
+def test_golden(golden):
+    V = golden["bigram"].shape[0]
+    actual = aj.corpus_statistics(golden["tokens"], V)
+    for name in NAMES:
+        np.testing.assert_allclose(getattr(actual, name), golden[name], rtol=1e-10, atol=1e-17)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_brute_force_in_both_precisions(tolerance, masked):
+    N, T, V = 9, 7, 5
+    tokens = random_tokens(0, N, T, V)
+    mask = random_mask(1, N, T) if masked else np.ones((N, T), bool)
+    actual = aj.corpus_statistics(tokens, V, mask if masked else None)
+    assert_statistics(actual, brute_force(tokens, V, mask), 10 * tolerance)
+
+
+@st.composite
+def corpora(draw):
+    # Few shapes, since each is compiled; any content.
+    N, T, V = draw(st.sampled_from([(1, 1, 2), (3, 1, 4), (1, 5, 3), (2, 3, 2), (3, 4, 4)]))
+    tokens = draw(hnp.arrays(np.int32, (N, T + 1), elements=st.integers(0, V - 1)))
+    mask = draw(hnp.arrays(bool, (N, T)).filter(np.any))
+    return tokens, V, mask
+
+
+@given(corpora())
+def test_brute_force_on_any_tiny_corpus(corpus):
+    tokens, V, mask = corpus
+    jax.config.update("jax_enable_x64", True)  # fixtures do not reset between examples
+    try:
+        actual = aj.corpus_statistics(tokens, V, mask)
+        expected = brute_force(tokens, V, mask)
+        for name in NAMES:
+            # Absolute: a matrix may vanish, and entries are at most of order 1.
+            np.testing.assert_allclose(getattr(actual, name), expected[name], atol=1e-13)
+        Gamma = np.random.default_rng(0).normal(size=(V, V))
+        actual = aj.attention_correlation(tokens, jnp.asarray(Gamma), mask)
+        chex.assert_trees_all_close(
+            actual, brute_force_correlation(tokens, Gamma, mask), atol=1e-13
+        )
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_padding_counts_in_nothing(x64):
+    """Left or right padding, of any length and content, leaves every statistic as it was."""
+    N, T, V = 6, 5, 4
+    tokens = random_tokens(0, N, T, V)
+    expected = aj.corpus_statistics(tokens, V)
+    junk = random_tokens(1, N, 3, V)
+    for left, right in ((junk[:, :3], junk[:, :0]), (junk[:, :0], junk[:, :3])):
+        padded = np.concatenate([left, tokens, right], axis=1)
+        mask = np.zeros((N, T + 3), bool)
+        mask[:, left.shape[1] : left.shape[1] + T] = True
+        actual = aj.corpus_statistics(padded, V, mask)
+        np.testing.assert_array_equal(actual.position[T:], 0)
+        actual = actual.replace(position=actual.position[:T])
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-16)
+
+
+def test_blocks_and_chunks_do_not_change_the_result(monkeypatch, x64):
+    tokens, V = random_tokens(0, 50, 6, 5), 5
+    mask = random_mask(1, 50, 6)
+    expected = aj.corpus_statistics(tokens, V, mask)
+    # Blocks of 2 sequences, in chunks of 2 blocks; 50 is no multiple of 4.
+    monkeypatch.setattr(statistics, "_BLOCK_PAIRS", 42)
+    monkeypatch.setattr(statistics, "_CHUNK_PAIRS", 84)
+    jax.clear_caches()
+    chex.assert_trees_all_close(
+        aj.corpus_statistics(tokens, V, mask), expected, rtol=1e-12, atol=1e-16
+    )
+    jax.clear_caches()
+
+
+def test_sums_keep_their_digits_in_float32(monkeypatch):
+    """The error of a sum over many chunks is that of one chunk, not of their number."""
+    total, error = jnp.float32(0), jnp.float32(0)
+    naive = np.float32(0)
+    step = jnp.float32(0.1)
+    add = jax.jit(lambda c, _: (_two_sum(*c, step), None))
+    (total, error), _ = jax.lax.scan(add, (total, error), None, length=200_000)
+    for _ in range(200_000):
+        naive += np.float32(0.1)
+    exact = 200_000 * float(np.float32(0.1))
+    assert abs(float(naive) / exact - 1) > 1e-4
+    assert abs((float(total) + float(error)) / exact - 1) < 1e-7
+
+    # A corpus in which two pairs take all the weight, in 14 chunks.
+    monkeypatch.setattr(statistics, "_BLOCK_PAIRS", 1 << 10)
+    monkeypatch.setattr(statistics, "_CHUNK_PAIRS", 1 << 12)
+    jax.clear_caches()
+    tokens = np.random.default_rng(0).integers(0, 2, size=(400, 17), dtype=np.int32)
+    single = aj.corpus_statistics(tokens, 2)
+    expected = brute_force(tokens, 2, np.ones((400, 16), bool))
+    jax.clear_caches()
+    # Phi is a difference of entries near 1/4, each good to float32's 6e-8.
+    np.testing.assert_allclose(single.context, expected["context"], atol=1e-7)
+
+
+def test_counts_are_integers_until_the_end():
+    """2^24 + 5 positions: float32, which holds no odd number above 2^24, would lose count."""
+    stats = aj.corpus_statistics(np.zeros((2**24 + 5, 2), np.int32), 2)
+    assert int(stats.num_positions) == 2**24 + 5
+
+
+def test_marginals():
+    tokens, V = random_tokens(0, 20, 6, 5), 5
+    mask = random_mask(1, 20, 6)
+    stats = aj.corpus_statistics(tokens, V, mask)
+    x, y = tokens[:, :-1][mask], tokens[:, 1:][mask]
+    M = mask.sum()
+    np.testing.assert_allclose(stats.input_frequency, np.bincount(x, minlength=V) / M, rtol=1e-6)
+    np.testing.assert_allclose(stats.target_frequency, np.bincount(y, minlength=V) / M, rtol=1e-6)
+    np.testing.assert_allclose(jnp.sum(stats.context_frequency), 1, rtol=1e-6)
+    np.testing.assert_allclose(jnp.sum(stats.bigram, axis=1), 0, atol=1e-7)
+    np.testing.assert_allclose(jnp.sum(stats.context, axis=0), 0, atol=1e-7)
+
+
+def test_attention_correlation_is_linear_and_differentiable(x64):
+    tokens, V = random_tokens(0, 7, 6, 5), 5
+    rng = np.random.default_rng(0)
+    a, b = jnp.asarray(rng.normal(size=(2, V, V)))
+
+    def of(Gamma):
+        return aj.attention_correlation(tokens, Gamma)
+
+    both = jax.tree.map(lambda x, y: 2 * x - y, of(a), of(b))
+    chex.assert_trees_all_close(of(2 * a - b), both, atol=1e-15)
+    # The derivative of a linear map is the map, in both modes and under vmap.
+    chex.assert_trees_all_close(jax.jvp(of, (a,), (b,))[1], of(b), atol=1e-15)
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), of(a))
+
+    def inner(x, y):
+        return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, x, y))
+
+    gradient = jax.grad(lambda Gamma: inner(of(Gamma), weights))(a)
+    np.testing.assert_allclose(jnp.vdot(gradient, b), inner(of(b), weights), rtol=1e-12)
+    batched = jax.vmap(of)(jnp.stack([a, b]))
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], batched), of(b), atol=1e-15)
+
+
+class UnderJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_with_and_without_jit(self):
+        tokens, V = random_tokens(0, 5, 4, 3), 3
+        mask = random_mask(1, 5, 4)
+        function = self.variant(aj.corpus_statistics, static_argnums=1)
+        stats = function(tokens, V, mask)
+        chex.assert_trees_all_close(stats, aj.corpus_statistics(tokens, V, mask), rtol=1e-6)
+        chex.assert_shape([getattr(stats, n) for n in NAMES[:-1]], (V, V))
+        chex.assert_shape(stats.position, (4,))
+
+
+def test_one_trace_for_many_corpora_of_one_shape():
+    traced = chex.assert_max_traces(lambda t: aj.corpus_statistics(t, 5), n=1)
+    function = jax.jit(traced)
+    for seed in range(3):
+        function(random_tokens(seed, 5, 4, 5))
+
+
+def _is_jaxpr(parameter):
+    return hasattr(parameter, "jaxpr")
+
+
+def scatter_and_gather_work(jaxpr, times=1):
+    """Elements moved by all scatters and gathers of a program, counting loop iterations."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner_times = times * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+        if eqn.primitive.name in ("scatter-add", "scatter_add", "gather"):
+            total += times * max(v.aval.size for v in eqn.invars[1:])
+        for parameter in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(parameter):
+                total += scatter_and_gather_work(parameter.jaxpr, inner_times)
+    return total
+
+
+def test_work_grows_linearly_in_sequences_and_memory_does_not(monkeypatch):
+    T, V = 8, 16
+    # Small blocks, so that these corpora have many.
+    monkeypatch.setattr(statistics, "_BLOCK_PAIRS", 1 << 9)
+    monkeypatch.setattr(statistics, "_CHUNK_PAIRS", 1 << 11)
+    jax.clear_caches()
+    work, memory = [], []
+    for N in (560, 1120, 4480):  # whole chunks: 14 sequences a block, 4 blocks a chunk
+        shape = jax.ShapeDtypeStruct((N, T + 1), jnp.int32)
+        function = jax.jit(lambda t: aj.corpus_statistics(t, V))
+        work.append(scatter_and_gather_work(jax.make_jaxpr(function)(shape).jaxpr))
+        analysis = function.lower(shape).compile().memory_analysis()
+        memory.append(analysis.temp_size_in_bytes / shape.size)
+    jax.clear_caches()
+    pairs = 4480 * T * (T + 1) // 2
+    assert work[0] > 0
+    np.testing.assert_allclose(np.array(work) / work[0], [1, 2, 8], rtol=0.01)
+    assert work[-1] < 12 * pairs  # no hidden factor of V or T
+    # Besides [V,V] sums, a few bytes a token for the rearranged input; not [N,T,T] or [N,T,V].
+    assert memory[-1] < 4 * T
+
+
+@pytest.mark.parametrize(
+    ("tokens", "V", "mask", "error", "message"),
+    [
+        (np.zeros((2, 3), np.float32), 4, None, aj.InputTypeError, "tokens must be integers"),
+        (np.zeros(3, np.int32), 4, None, aj.InputError, r"tokens must have shape \[N, T\+1\]"),
+        (np.zeros((2, 1), np.int32), 4, None, aj.InputError, "tokens must have shape"),
+        (np.full((2, 3), 4), 4, None, aj.InputError, r"\[0, vocab_size=4\); got 4"),
+        (np.full((2, 3), -1), 4, None, aj.InputError, "got -1"),
+        (np.zeros((2, 3), np.int32), 1, None, aj.InputError, "vocab_size must be at least 2"),
+        (np.zeros((2, 3), np.int32), 4.0, None, aj.InputTypeError, "vocab_size"),
+        (np.zeros((2, 3), np.int32), 10**5, None, aj.InputError, "at most 46340"),
+        (np.zeros((2, 3), np.int32), 4, np.ones((2, 3), bool), aj.InputError, "mask must have"),
+        (np.zeros((2, 3), np.int32), 4, np.ones((2, 2)), aj.InputTypeError, "mask must be bool"),
+        (np.zeros((2, 3), np.int32), 4, np.zeros((2, 2), bool), aj.InputError, "at least one"),
+    ],
+)
+def test_bad_input(tokens, V, mask, error, message):
+    with pytest.raises(error, match=message):
+        aj.corpus_statistics(tokens, V, mask)
+
+
+def test_bad_matrix():
+    with pytest.raises(aj.InputError, match="matrix must have shape"):
+        aj.attention_correlation(np.zeros((2, 3), np.int32), jnp.zeros((4, 3)))
