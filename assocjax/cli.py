@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 from assocjax.options import FABLES_INIT_SCALES, parser
 
@@ -51,7 +52,7 @@ def sweep(options: argparse.Namespace) -> None:
             optimizer=options.optimizer,
             batch_size=options.batch_size,
             microbatch_size=options.microbatch_size,
-            memory_limit=int(options.memory_limit * 2**30),
+            memory_limit=options.memory_limit,
             progress=progress,
         )
     results.save(dataset, folder / "sweep.nc")
@@ -100,6 +101,7 @@ def associations(options: argparse.Namespace) -> None:
     from assocjax import results
     from assocjax.statistics import corpus_statistics
 
+    check_integer("--top", options.top, minimum=1)
     folder = None if options.out is None else results.output_folder(options.out)
     _configure_jax(options)
     data = _load(options)
@@ -151,8 +153,11 @@ def _configure_jax(options: argparse.Namespace) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", options.precision == "float64")
-    # The runs of a sweep are divided among devices: let every core be one.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    # The runs of a sweep are divided among devices: let every core be one, unless the user chose
+    # another number or JAX already runs in this process.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def _default_init_scales(corpus: str) -> list[float]:
@@ -232,7 +237,7 @@ def _status(what: str):
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, fed with (steps done, steps in all)."""
+    """A progress bar on stderr, fed with (steps done, steps in all). None where no one watches."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -245,11 +250,17 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         rich_progress.TextColumn("left"),
         rich_progress.TimeRemainingColumn(),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    disable = not console.is_terminal
+    with rich_progress.Progress(*columns, console=console, disable=disable) as bar:
         task = bar.add_task("compiling", total=None)
-        yield lambda done, total: bar.update(
-            task, description="training", completed=done, total=total
-        )
+        try:
+            yield lambda done, total: bar.update(
+                task, description="training", completed=done, total=total
+            )
+        except (InputError, InputTypeError):
+            bar.remove_task(task)  # the error is all there is to say
+            raise
 
 
 if __name__ == "__main__":

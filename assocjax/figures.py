@@ -14,8 +14,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from assocjax.associations import MATRICES
 from assocjax.errors import InputError
 from assocjax.params import WEIGHTS
 
@@ -40,6 +41,8 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     suffix = "_gradient" if gradients else ""
     figure, axes = _panels(len(scales), len(rates))
+    last = int(dataset["step"][-1])
+    margin = 0.03 * max(1, last)
     low = 0.0
     for i, scale in enumerate(scales):
         for j, rate in enumerate(rates):
@@ -55,6 +58,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     for ax in axes[-1, :]:
         ax.set_xlabel("step")
     for ax in axes.flat:
+        ax.set_xlim(-margin, last + margin)  # also where the cosine is undefined
         ax.set_ylim(low - 0.03, 1.03)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     what = "Gradients" if gradients else "Weights"
@@ -91,6 +95,13 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     for j, weight in enumerate(WEIGHTS):
         error = dataset[f"{weight}_relative_error"]
         top, bottom = axes[:, j]
+        for ax in (top, bottom):
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            ax.tick_params(which="minor", labelsize=7)
+            ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, _shades(len(rates)), strict=True):
             line = error.sel(learning_rate=rate).isel(step=slice(1, None))
             _line_and_range(top, line, color, rf"$\eta$ = {rate:g}")
@@ -100,13 +111,9 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         top.set_title(LABELS[weight], fontsize=10)
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
-        for ax in (top, bottom):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
-    for ax in axes[:, -1]:
+    for ax in axes[:, -1] if steps else ():
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _title(
         figure,
@@ -127,7 +134,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
             _line_and_range(ax, loss, color, rf"$\eta$ = {rate:g}")
         ax.set_title(f"start sd {scale:g}", fontsize=9)
         ax.set_xlabel("step")
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0, 0].set_ylabel("loss (nats per token)")
     axes[0, -1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _title(figure, "Training loss", dataset)
@@ -153,11 +160,16 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
         matrix = dataset[name].values[np.ix_(shown, shown)]
         limit = np.quantile(np.abs(matrix), 0.99) or 1.0
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set_title(str(name), fontsize=10)
+        ax.set_title(f"{name}\n{MATRICES[str(name)]}", fontsize=8)
         ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
         figure.colorbar(image, ax=ax, shrink=0.8, format="%.0e").ax.tick_params(labelsize=6)
-    _title(figure, f"Statistics among the {len(shown)} most frequent tokens", dataset)
+    _title(
+        figure,
+        f"Statistics among the {len(shown)} most frequent tokens (row: token, column: what the "
+        "title says of it; colours saturate)",
+        dataset,
+    )
     return figure
 
 
@@ -203,7 +215,10 @@ def _line_and_range(
 ) -> None:
     others = [dim for dim in values.dims if dim != over]
     x = values[over].values
-    ax.plot(x, values.mean(others), color=color, lw=1.4, label=label, marker=marker, ms=3)
+    mean = values.mean(others)
+    if int(mean.count()) == 1:
+        marker = "o"  # a line of one point cannot be seen
+    ax.plot(x, mean, color=color, lw=1.4, label=label, marker=marker, ms=3)
     low, high = values.min(others), values.max(others)
     ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 

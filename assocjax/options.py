@@ -24,10 +24,13 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        stated = default in (None, False, argparse.SUPPRESS) or not action.option_strings
+        # A default of 0 equals False, and is one all the same.
+        stated = default is None or default is False or default == argparse.SUPPRESS
         if isinstance(default, list):
             default = " ".join(f"{value:g}" for value in default)
-        return action.help if stated else f"{action.help} (default: {default})".replace("%", "%%")
+        if stated or not action.option_strings:
+            return action.help
+        return f"{action.help} (default: {default})".replace("%", "%%")
 
 
 def parser(sweep: Command, statistics: Command, associations: Command) -> argparse.ArgumentParser:
@@ -152,7 +155,7 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="SD",
-        help="standard deviations of the start; 0 is the zero start (default: 0, and for fables "
+        help="standard deviations of the start; 0 is the zero start (default: 0; for fables "
         f"{' '.join(f'{scale:g}' for scale in FABLES_INIT_SCALES)})",
     )
     add("--steps", type=int, default=40, help="updates of every run")
@@ -171,4 +174,21 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sequences differentiated at once (default: what fits in 16 MiB)",
     )
-    add("--memory-limit", type=float, default=4.0, metavar="GIB", help="for runs done together")
+    add(
+        "--memory-limit",
+        type=_gibibytes,
+        default="4",
+        metavar="GIB",
+        help="memory for runs done together",
+    )
+
+
+def _gibibytes(text: str) -> int:
+    """Bytes in so many GiB."""
+    try:
+        size = int(float(text) * 2**30)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number of GiB, got {text!r}")
+    return size

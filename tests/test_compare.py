@@ -75,7 +75,7 @@ def test_derivatives(x64):
 def test_params_are_compared_layer_by_layer(x64):
     exact, theory = (random_params(seed, V=4, T=3, L=2) for seed in (0, 1))
     compared = aj.compare_params(exact, theory)
-    assert tuple(compared) == WEIGHTS
+    assert set(compared) == set(WEIGHTS)
     for name in ("query_key", "position", "value"):
         for layer in range(2):
             expected = aj.agreement(getattr(exact, name)[layer], getattr(theory, name)[layer])

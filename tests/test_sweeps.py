@@ -209,7 +209,7 @@ def test_a_diverged_run_is_nan_from_there_and_named(data):
     assert dataset["diverged_step"].sel(learning_rate=0.1).item() == -1
     for name, values in alone.data_vars.items():
         expected = values.sel(learning_rate=0.1)
-        np.testing.assert_allclose(dataset[name].sel(learning_rate=0.1), expected, rtol=1e-6)
+        np.testing.assert_allclose(dataset[name].sel(learning_rate=0.1), expected, rtol=1e-4)
     assert alone.attrs["diverged"] == ""
 
 
