@@ -87,12 +87,7 @@ def top_associations(
       InputError: the token is not in the vocabulary, or the matrix is of another size.
     """
     check_integer("k", k, minimum=1)
-    matrix = np.asarray(matrix)
-    if matrix.shape != (len(vocabulary),) * 2:
-        raise InputError(
-            f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
-            f"vocabulary; got shape {matrix.shape}"
-        )
+    matrix = _check_matrix(matrix, vocabulary)
     if token not in vocabulary:
         raise InputError(f"token {token!r} is not in the vocabulary")
     row = vocabulary.index(token)
@@ -118,9 +113,11 @@ def precision_at_k(
       k: how deep to look.
 
     Raises:
-      InputError: no query token with a true associate is in the vocabulary.
+      InputError: no query token with a true associate is in the vocabulary, or the matrix is of
+        another size.
     """
     check_integer("k", k, minimum=1)
+    matrix = _check_matrix(matrix, vocabulary)
     ids = {token: i for i, token in enumerate(vocabulary)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}
@@ -131,12 +128,22 @@ def precision_at_k(
     if not known:
         raise InputError("truth has no query token with an associate in the vocabulary")
     queries = np.array(list(known))
-    ranking = _ranking(np.asarray(matrix)[queries], queries)
+    ranking = _ranking(matrix[queries], queries)
     precisions = []
     for best, associates in zip(ranking, known.values(), strict=True):
         depth = min(k, len(associates))
         precisions.append(np.isin(best[:depth], list(associates)).mean())
     return float(np.mean(precisions))
+
+
+def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray:
+    matrix = np.asarray(matrix)
+    if matrix.shape != (len(vocabulary),) * 2:
+        raise InputError(
+            f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
+            f"vocabulary; got shape {matrix.shape}"
+        )
+    return matrix
 
 
 def _ranking(rows: np.ndarray, own: np.ndarray) -> np.ndarray:

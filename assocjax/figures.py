@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from assocjax.associations import MATRICES
 from assocjax.errors import InputError
@@ -38,6 +38,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
       dataset: from `sweep`.
       gradients: compare gradients instead of weights.
     """
+    dataset = _sorted(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     suffix = "_gradient" if gradients else ""
     figure, axes = _panels(len(scales), len(rates))
@@ -87,7 +88,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         raise InputError(
             f"init_scale must be one of {dataset['init_scale'].values.tolist()}; got {scale}"
         )
-    dataset = dataset.sel(init_scale=scale)
+    dataset = _sorted(dataset).sel(init_scale=scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
@@ -98,9 +99,6 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         for ax in (top, bottom):
             ax.set_xscale("log")
             ax.set_yscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-            ax.tick_params(which="minor", labelsize=7)
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, _shades(len(rates)), strict=True):
             line = error.sel(learning_rate=rate).isel(step=slice(1, None))
@@ -111,6 +109,13 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         top.set_title(LABELS[weight], fontsize=10)
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
+        # Few, so that their labels do not meet.
+        for ax, ticks in (
+            (top, sorted({1, *steps[::-2]})),
+            (bottom, rates[:: -(-len(rates) // 5)]),
+        ):
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.xaxis.set_minor_formatter(NullFormatter())
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[:, -1] if steps else ():
@@ -126,6 +131,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
 
 def plot_loss(dataset: xr.Dataset) -> Figure:
     """Loss in nats against step, a line for each learning rate, a panel for each starting scale."""
+    dataset = _sorted(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
     for ax, scale in zip(axes[0], scales, strict=True):
@@ -136,6 +142,12 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0, 0].set_ylabel("loss (nats per token)")
+    loss, limit = dataset["loss"], 1.5 * float(dataset["loss"].isel(step=0).max())
+    if float(loss.max()) > limit:  # a diverging run must not flatten the others
+        shown = loss.where(loss <= limit)
+        low, high = float(shown.min()), float(shown.max())
+        margin = 0.05 * max(high - low, 0.1)
+        axes[0, 0].set_ylim(low - margin, high + margin)
     axes[0, -1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _title(figure, "Training loss", dataset)
     return figure
@@ -197,6 +209,11 @@ def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
         "loss": plot_loss(dataset),
     }
     return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+
+
+def _sorted(dataset: xr.Dataset) -> xr.Dataset:
+    """Small to large, whatever order the grid was given in: lines and shades go that way."""
+    return dataset.sortby(["learning_rate", "init_scale"])
 
 
 def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):

@@ -1,0 +1,519 @@
+"""The command line: what it writes, what it prints, and one line for every bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import assocjax as aj
+from assocjax import cli
+from assocjax.associations import MATRICES
+from assocjax.corpora import fables
+from assocjax.params import WEIGHTS
+
+TINY = ("--num-sequences", "8", "--seq-len", "8", "--num-layers", "1", "--num-documents", "60")
+TINY_TEXT = ("--num-documents", "60", "--seq-len", "8")
+ONE_RUN = ("--learning-rates", "0.5", "--seeds", "0")
+FIGURES = ("cosine_weights", "cosine_gradients", "relative_error", "loss")
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    """The command line chooses a precision for its process, which here is that of all tests."""
+    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The same stories as a .txt and a .jsonl file."""
+    folder = tmp_path_factory.mktemp("corpus")
+    stories = fables.generate(60)
+    (folder / "stories.txt").write_text("<|endoftext|>".join(stories), "utf-8")
+    lines = "\n".join(json.dumps({"story": story}) for story in stories)
+    (folder / "stories.jsonl").write_text(lines, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_sweep(tmp_path_factory):
+    """A sweep, one of whose learning rates diverges, and what it printed."""
+    out = tmp_path_factory.mktemp("results") / "new" / "folder"
+    arguments = ("--steps", "3", "--learning-rates", "0.5", "1e30", "--out", str(out))
+    process = run("sweep", *TINY, *arguments)
+    assert process.returncode == 0, process.stderr
+    return out, process
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Drawing takes longest in a tiny sweep, and the figures of other tests are as good."""
+    monkeypatch.setattr("assocjax.figures.save_sweep", lambda dataset, folder: [])
+
+
+def run(*arguments, **environment):
+    """A process of its own, as a user starts it; warnings that nobody expects are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "assocjax.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **environment},
+    )
+
+
+def refuse_constant(constant):
+    raise AssertionError(f"{constant} is not standard JSON")
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"), parse_constant=refuse_constant)
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [[], ["sweep"], ["statistics"], ["associations"]])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert not err
+    for word in ("--corpus", "--out", "--precision") if arguments else ("sweep", "associations"):
+        assert word in out
+
+
+def test_help_tells_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for default in ("0.1 0.5 1 2", "0 1", "40", "3", "sgd", "assocjax-sweep", "fables", "4"):
+        assert f"(default: {default})" in out
+    assert "seed of the fables (default: 0)" in out
+    assert "(default: 0; for fables 0 0.0001)" in out
+    assert "None" not in out
+
+
+def test_help_does_not_wait_for_heavy_imports():
+    code = (
+        "import sys\n"
+        "from assocjax.cli import main\n"
+        "try: main(['sweep', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'jax', 'numpy', 'xarray', 'matplotlib', 'flax', 'optax', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stderr.strip() == "[]"
+
+
+# Sweep
+
+
+def test_sweep_leaves_netcdf_that_plain_xarray_opens(tiny_sweep):
+    out, _ = tiny_sweep
+    with xr.open_dataset(out / "sweep.nc") as dataset:
+        sizes = {"learning_rate": 2, "seed": 2, "init_scale": 2, "step": 4, "layer": 1}
+        assert dict(dataset.sizes) == sizes
+        np.testing.assert_array_equal(dataset["learning_rate"], [0.5, 1e30])
+        np.testing.assert_array_equal(dataset["seed"], [0, 1])
+        np.testing.assert_array_equal(dataset["init_scale"], [0, 1e-4])
+        np.testing.assert_array_equal(dataset["step"], [0, 1, 2, 3])
+        np.testing.assert_array_equal(dataset["layer"], [1])
+        grid = ("learning_rate", "seed", "init_scale", "step")
+        expected = {"loss": grid, "diverged_step": grid[:3]}
+        for weight in WEIGHTS:
+            for of in ("", "_gradient"):
+                for measure in ("relative_error", "cosine", "norm_ratio"):
+                    dims = grid if weight == "output" else (*grid, "layer")
+                    expected[f"{weight}{of}_{measure}"] = dims
+        assert {name: v.dims for name, v in dataset.data_vars.items()} == expected
+        assert all(v.dtype == np.float32 for n, v in dataset.items() if n != "diverged_step")
+        assert all("long_name" in variable.attrs for variable in dataset.values())
+        assert dataset["loss"].attrs["units"] == "nat"
+        data = aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60)
+        assert dataset.attrs["corpus_sha256"] == data.sha256
+        assert dataset.attrs["corpus_name"] == "fables"
+        config = json.loads(dataset.attrs["config"])
+        assert config["steps"] == 3
+        assert config["num_layers"] == 1
+        assert config["optimizer"] == "sgd"
+        assert config["learning_rates"] == [0.5, 1e30]
+        assert json.loads(dataset.attrs["versions"])["jax"] == jax.__version__
+        # Not only the form: the zero start begins at log V, and the first step goes downhill.
+        start = dataset["loss"].sel(learning_rate=0.5, seed=0, init_scale=0)
+        assert float(start[0]) == pytest.approx(np.log(data.vocab_size), rel=1e-5)
+        assert float(start[1]) < float(start[0])
+
+
+def test_sweep_leaves_a_summary_that_agrees(tiny_sweep):
+    out, _ = tiny_sweep
+    summary = read_json(out / "summary.json")
+    dataset = aj.load(out / "sweep.nc")
+    assert summary["corpus_sha256"] == dataset.attrs["corpus_sha256"]
+    assert summary["config"] == json.loads(dataset.attrs["config"])
+    assert summary["diverged"] == dataset.attrs["diverged"]
+    assert len(summary["summary"]) == 4
+    for row in summary["summary"]:
+        cell = dataset.isel(step=-1).sel(
+            learning_rate=row["learning_rate"], init_scale=row["init_scale"]
+        )
+        assert row["s*eta"] == 3 * row["learning_rate"]
+        if row["learning_rate"] == 0.5:
+            assert row["loss"] == pytest.approx(float(cell["loss"].mean()))
+            assert row["error"] == pytest.approx(float(cell["output_relative_error"].max()))
+            for weight in WEIGHTS:
+                assert row[weight] == pytest.approx(float(cell[f"{weight}_cosine"].min()))
+        else:
+            assert {row[name] for name in ("loss", "error", *WEIGHTS)} == {None}
+
+
+def test_sweep_leaves_figures(tiny_sweep):
+    out, _ = tiny_sweep
+    for name in FIGURES:
+        for kind, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+            content = (out / f"{name}.{kind}").read_bytes()
+            assert content.startswith(magic)
+            assert len(content) > 5000
+    names = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert {path.name for path in out.iterdir()} == names | {"sweep.nc", "summary.json"}
+
+
+def test_sweep_prints_a_table(tiny_sweep):
+    out, process = tiny_sweep
+    assert not process.stderr  # no progress bar where no one watches
+    assert "fables: 8 sequences of 8 positions" in process.stdout
+    table = [line.split() for line in process.stdout.splitlines()]
+    header = next(row for row in table if row[:1] == ["learning_rate"])
+    assert header == ["learning_rate", "s*eta", "loss", *WEIGHTS, "error"]
+    rows = [row for row in table if row[:2] == ["0.5", "1.5"]]
+    assert len(rows) == 2  # one for each starting scale
+    summary = read_json(out / "summary.json")["summary"]
+    expected = [row["loss"] for row in summary if row["learning_rate"] == 0.5]
+    assert [float(row[2]) for row in rows] == pytest.approx(expected, abs=1e-3)
+    for path in out.iterdir():
+        assert path.name in process.stdout
+
+
+def test_a_diverged_run_is_named_and_the_others_go_on(tiny_sweep):
+    out, process = tiny_sweep
+    dataset = aj.load(out / "sweep.nc")
+    named = dataset.attrs["diverged"].split("; ")
+    assert len(named) == 4  # two seeds, two starting scales
+    assert all(run.startswith("learning_rate=1e+30 seed=") for run in named)
+    assert f"diverged: {dataset.attrs['diverged']}" in " ".join(process.stdout.split())
+    first = dataset["diverged_step"]
+    assert (first.sel(learning_rate=0.5) == -1).all()
+    assert (first.sel(learning_rate=1e30) >= 1).all()
+    for seed in (0, 1):
+        for scale in (0, 1e-4):
+            where = {"learning_rate": 1e30, "seed": seed, "init_scale": scale}
+            step = int(first.sel(where))
+            assert any(
+                run.endswith(f"seed={seed} init_scale={scale:g} at step {step}") for run in named
+            )
+            for name in dataset.data_vars:
+                if name != "diverged_step":
+                    assert dataset[name].sel(where).isel(step=slice(step, None)).isnull().all()
+            assert dataset["loss"].sel(where).isel(step=slice(step)).notnull().all()
+    alone = aj.sweep(
+        aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60),
+        learning_rates=[0.5],
+        seeds=[0, 1],
+        init_scales=[0, 1e-4],
+        steps=3,
+        num_layers=1,
+    )
+    beside = dataset.sel(learning_rate=[0.5])
+    assert beside["loss"].notnull().all()
+    # Another batch of runs may add in another order; small cosines are sums that cancel.
+    for name in alone.data_vars:
+        np.testing.assert_allclose(beside[name], alone[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_sweep_of_a_text_file_without_a_step(corpus, tmp_path, capsys):
+    command = ["sweep", "--corpus", str(corpus / "stories.txt"), "--steps", "0"]
+    cli.main([*command, *TINY, *ONE_RUN, "--out", str(tmp_path)])
+    dataset = aj.load(tmp_path / "sweep.nc")
+    assert dataset["step"].values.tolist() == [0]
+    # Only the fables come with a start that hides the theory.
+    assert dataset["init_scale"].values.tolist() == [0]
+    # Stories in a file are the stories told.
+    told = aj.load_tokens("fables", seq_len=8, num_documents=60)
+    assert dataset.attrs["corpus_sha256"] == told.sha256
+    assert dataset.attrs["corpus_name"] == "stories.txt"
+    assert dataset["loss"].item() == pytest.approx(np.log(told.vocab_size), rel=1e-5)
+    assert "stories.txt: 8 sequences" in capsys.readouterr().out
+    for figure in FIGURES:
+        assert (tmp_path / f"{figure}.png").stat().st_size > 1000
+
+
+def test_sweep_of_a_jsonl_file_in_double_precision(corpus, tmp_path, no_drawing):
+    command = ["sweep", "--corpus", str(corpus / "stories.jsonl"), "--text-field", "story"]
+    options = ["--precision", "float64", "--steps", "2"]
+    cli.main([*command, *options, *TINY, *ONE_RUN, "--out", str(tmp_path)])
+    dataset = aj.load(tmp_path / "sweep.nc")
+    told = aj.load_tokens("fables", seq_len=8, num_documents=60)
+    assert dataset.attrs["corpus_sha256"] == told.sha256
+    assert {v.dtype for n, v in dataset.items() if n != "diverged_step"} == {np.dtype(float)}
+    # Digits that float32 does not have: the loss of the zero start, and the first step, in which
+    # the theory is exact.
+    start = dataset["loss"].isel(step=0).item()
+    assert start == pytest.approx(np.log(told.vocab_size), rel=1e-14)
+    assert dataset["output_relative_error"].isel(step=1).item() < 1e-13
+
+
+def test_sweep_of_python_docs(tmp_path, capsys, no_drawing):
+    command = ["sweep", "--corpus", "python-docs", "--vocab-size", "50", "--steps", "1"]
+    cli.main([*command, "--batch-size", "4", *TINY, *ONE_RUN, "--out", str(tmp_path)])
+    dataset = aj.load(tmp_path / "sweep.nc")
+    assert dataset.attrs["corpus_name"] == "python-docs"
+    assert json.loads(dataset.attrs["corpus"])["vocab_size"] == 50
+    assert json.loads(dataset.attrs["config"])["batch_size"] == 4
+    assert dataset["loss"].isel(step=0).item() == pytest.approx(np.log(50), rel=1e-5)
+    assert "After 1 step" in capsys.readouterr().out
+
+
+def test_main_works_where_jax_already_runs(monkeypatch, tmp_path, capsys):
+    # As in a notebook: the number of devices can no longer be chosen.
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    assert jax.devices()
+    cli.main(["associations", "bird", *TINY_TEXT])
+    assert "bird in fables" in capsys.readouterr().out
+
+
+# Statistics and associations
+
+
+def test_statistics(tmp_path, capsys):
+    cli.main(["statistics", *TINY_TEXT, "--precision", "float64", "--out", str(tmp_path)])
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60)
+    expected = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    with xr.open_dataset(tmp_path / "statistics.nc") as dataset:
+        assert tuple(dataset["token"].values) == data.vocabulary
+        assert dataset["bigram"].dtype == np.float64
+        np.testing.assert_array_equal(dataset["bigram"], expected.bigram)
+        summary = read_json(tmp_path / "summary.json")
+        assert summary["corpus_sha256"] == data.sha256
+        out = capsys.readouterr().out
+        for row in summary["summary"]:
+            values = dataset[row["matrix"]].values
+            assert row["norm"] == pytest.approx(np.linalg.norm(values))
+            assert row["largest"] == values.max()
+            assert row["matrix"] in out
+    assert f"{data.mask.sum()} positions" in out
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"statistics.{kind}").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_associations(corrected, tmp_path, capsys):
+    option = ["--frequency-corrected"] if corrected else []
+    cli.main(["associations", "bird", ".", *TINY_TEXT, "--top", "3", *option])
+    printed = capsys.readouterr().out
+    cli.main(
+        ["associations", "bird", ".", *TINY_TEXT, "--top", "3", *option, "--out", str(tmp_path)]
+    )
+    assert capsys.readouterr().out.startswith(printed.rstrip("\n"))
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60)
+    statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    if corrected:
+        statistics = aj.frequency_corrected(statistics, data.tokens, data.mask)
+    content = read_json(tmp_path / "associations.json")
+    assert content["config"]["frequency_corrected"] is corrected
+    assert content["corpus_sha256"] == data.sha256
+    assert list(content["associations"]) == ["bird", "."]
+    for token, matrices in content["associations"].items():
+        assert f"{token} in fables" in printed
+        assert list(matrices) == list(MATRICES)
+        for name, best in matrices.items():
+            expected = aj.top_associations(getattr(statistics, name), data.vocabulary, token, 3)
+            assert [(entry["token"], entry["score"]) for entry in best] == expected
+            assert MATRICES[name] in printed
+            for other, score in expected:
+                assert f"{other} {score:.2g}" in " ".join(printed.split())
+
+
+# Bad input
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 au lait".encode("latin-1"))
+    (tmp_path / "short.txt").write_text("three little words")
+    (tmp_path / "lines.jsonl").write_text('{"title": "a b c"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"text": ')
+    return tmp_path
+
+
+# {dir} is a folder with those files. What the message must say comes last.
+BAD = {
+    "missing file": ("sweep --corpus {dir}/none.txt", ["corpus", "none.txt"]),
+    "empty file": ("sweep --corpus {dir}/empty.txt", ["corpus", "empty.txt", "empty"]),
+    "not UTF-8": ("sweep --corpus {dir}/latin.txt", ["corpus", "latin.txt", "UTF-8", "offset 3"]),
+    "a folder": ("sweep --corpus {dir}", ["corpus"]),
+    "no such field": ("sweep --corpus {dir}/lines.jsonl", ["lines.jsonl", "'text'", "'title'"]),
+    "not JSON": ("sweep --corpus {dir}/broken.jsonl", ["broken.jsonl", "line 1"]),
+    "no document long enough": (
+        "sweep --corpus {dir}/short.txt --num-sequences 1",
+        ["short.txt", "33 tokens", "longest has 3"],
+    ),
+    "too few sequences": (
+        "sweep --corpus {dir}/short.txt --seq-len 2 --num-sequences 9",
+        ["num_sequences", "1 sequences", "got 9"],
+    ),
+    "tiny vocabulary": ("sweep --vocab-size 1", ["vocab_size", "at least 2", "got 1"]),
+    "vocabulary larger than the text's": (
+        "statistics --corpus {dir}/short.txt --seq-len 2 --vocab-size 99",
+        ["vocab_size", "3 different tokens", "got 99"],
+    ),
+    "vocabulary that is no number": ("sweep --vocab-size many", ["--vocab-size", "'many'"]),
+    "no positions": ("sweep --seq-len 0", ["seq_len", "got 0"]),
+    "unknown corpus": ("sweep --corpus fabels", ["corpus", "'fabels'", "'fables'?"]),
+    "unknown tokenizer": ("sweep --tokenizer words", ["tokenizer", "'words'"]),
+    "unknown precision": ("sweep --precision half", ["--precision", "'half'"]),
+    "negative steps": ("sweep --steps -1", ["steps", "got -1"]),
+    "fractional steps": ("sweep --steps 1.5", ["--steps", "'1.5'"]),
+    "no layers": ("sweep --num-layers 0", ["num_layers", "got 0"]),
+    "zero learning rate": ("sweep --learning-rates 0.1 0", ["learning_rates", "positive"]),
+    "negative learning rate": ("sweep --learning-rates -1", ["learning_rates", "got -1"]),
+    "infinite learning rate": ("sweep --learning-rates inf", ["learning_rates", "got inf"]),
+    "learning rate, no number": ("sweep --learning-rates fast", ["--learning-rates", "'fast'"]),
+    "no learning rate": ("sweep --learning-rates", ["--learning-rates"]),
+    "repeated learning rate": ("sweep --learning-rates 1 2 1", ["learning_rates", "repeat"]),
+    "repeated seed": ("sweep --seeds 3 3", ["seeds", "repeat"]),
+    "negative seed": ("sweep --seeds -3", ["seeds", "got -3"]),
+    "large seed": (f"sweep --seeds {2**31}", ["seeds", "2^31", str(2**31)]),
+    "repeated start": ("sweep --init-scales 0 0", ["init_scales", "repeat"]),
+    "start that is not finite": ("sweep --init-scales nan", ["init_scales", "nan"]),
+    "unknown optimizer": ("sweep --optimizer nosuch", ["optimizer", "'nosuch'"]),
+    "function of optax": ("sweep --optimizer apply_updates", ["optimizer", "'apply_updates'"]),
+    "nothing of optax": ("sweep --optimizer sgd_", ["optimizer", "'sgd_'"]),
+    "attribute of a module": ("sweep --optimizer __name__", ["optimizer", "'__name__'"]),
+    "unknown gradient": ("sweep --gradient backward", ["--gradient", "'backward'"]),
+    "batch of too many": ("sweep --batch-size 9", ["batch_size", "8", "got 9"]),
+    "empty batch": ("sweep --batch-size 0", ["batch_size", "got 0"]),
+    "no memory": ("sweep --memory-limit 0", ["--memory-limit", "'0'"]),
+    "negative memory": ("sweep --memory-limit -2", ["--memory-limit", "'-2'"]),
+    "memory that is no number": ("sweep --memory-limit nan", ["--memory-limit", "'nan'"]),
+    "infinite memory": ("sweep --memory-limit inf", ["--memory-limit", "'inf'"]),
+    "output under a file": ("sweep --out {dir}/short.txt/out", ["output folder", "short.txt/out"]),
+    "output is a file": ("statistics --out {dir}/short.txt", ["output folder", "short.txt"]),
+    "output of associations": ("associations bird --out {dir}/short.txt", ["output folder"]),
+    "unknown token": ("associations bird brid", ["'brid'", "close to it", "'bird'"]),
+    "unlike any token": ("associations xyzzy", ["'xyzzy'", "vocabulary of fables"]),
+    "no token": ("associations", ["TOKEN"]),
+    "no associations": ("associations bird --top 0", ["--top", "got 0"]),
+    "no command": ("", ["COMMAND"]),
+    "unknown command": ("train", ["'train'"]),
+    "unknown option": ("sweep --lr 1", ["--lr"]),
+}  # fmt: skip
+
+
+def one_line(stderr, expected):
+    assert stderr.startswith("assocjax: ")
+    assert stderr.count("\n") == 1
+    assert stderr.endswith("\n")
+    assert "Traceback" not in stderr
+    for words in expected:
+        assert words in stderr
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, bad_files, capsys, monkeypatch):
+    line, expected = BAD[case]
+    monkeypatch.chdir(bad_files)
+    arguments = [word.format(dir=bad_files) for word in line.split()]
+    if arguments and "--corpus" not in arguments:
+        # A small corpus, quickly read; of an option given twice, the second counts.
+        arguments[1:1] = {"sweep": TINY, "train": ()}.get(arguments[0], TINY_TEXT)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    one_line(capsys.readouterr().err, expected)
+
+
+def test_bad_input_in_a_process(tmp_path):
+    process = run("sweep", *TINY, "--steps", "-1", "--out", str(tmp_path))
+    assert process.returncode == 2
+    one_line(process.stderr, ["steps", "got -1"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("datasets")
+    import huggingface_hub
+
+    def unreachable(*arguments, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sweep", "--corpus", "tinystories", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    one_line(capsys.readouterr().err, ["TinyStories", "cannot be reached", "no route to host"])
+
+
+def test_interrupt_is_one_line(monkeypatch, tmp_path, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("assocjax.corpora.load_tokens", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sweep", "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "assocjax: interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise ValueError("not the user's fault")
+
+    monkeypatch.setattr("assocjax.corpora.load_tokens", fail)
+    with pytest.raises(ValueError, match="not the user's fault"):
+        cli.main(["sweep", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": -1}, ValueError, "steps must be at least 0; got -1"),
+        ({"steps": 1.0}, TypeError, "steps must be an integer"),
+        ({"num_layers": 0}, ValueError, "num_layers"),
+        ({"learning_rates": []}, ValueError, "learning_rates"),
+        ({"learning_rates": [0.0]}, ValueError, "learning_rates must be positive"),
+        ({"learning_rates": [1.0, 1.0]}, ValueError, "learning_rates must not repeat"),
+        ({"learning_rates": 0.1}, TypeError, "learning_rates must be a sequence"),
+        ({"learning_rates": ["fast"]}, TypeError, "learning_rates must be a number"),
+        ({"learning_rates": "fast"}, TypeError, "learning_rates must be a sequence"),
+        ({"learning_rates": [float("nan")]}, ValueError, "learning_rates must be finite"),
+        ({"seeds": [-1]}, ValueError, "seeds"),
+        ({"seeds": [0.5]}, TypeError, "seeds must be an integer"),
+        ({"seeds": [2**31]}, ValueError, "seeds must be below"),
+        ({"init_scales": [-1.0]}, ValueError, "init_scales"),
+        ({"gradient": "backward"}, ValueError, "gradient must be one of"),
+        ({"optimizer": "nosuch"}, ValueError, "optimizer must be the name"),
+        ({"optimizer": "apply_updates"}, ValueError, "optimizer must be the name"),
+        ({"optimizer": 3}, TypeError, "optimizer must be a name"),
+        ({"optimizer": lambda learning_rate: learning_rate}, TypeError, "optimizer must be"),
+        ({"batch_size": 9}, ValueError, "batch_size must be at most .* 8"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"microbatch_size": 0}, ValueError, "microbatch_size"),
+        ({"memory_limit": 0}, ValueError, "memory_limit"),
+        ({"memory_limit": 1e9}, TypeError, "memory_limit must be an integer"),
+        ({"data": "fables"}, TypeError, "data must be a TokenData"),
+    ],
+)
+def test_library_sweep_rejects_bad_arguments(options, error, message):
+    data = aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60)
+    arguments = {"data": data, "learning_rates": [0.1], "steps": 1, "num_layers": 1} | options
+    with pytest.raises(error, match=message):
+        aj.sweep(arguments.pop("data"), **arguments)

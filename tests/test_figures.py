@@ -1,0 +1,268 @@
+"""Figures show the numbers of the Dataset they are drawn from, and nothing else."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from assocjax import figures
+from assocjax.params import WEIGHTS
+
+RATES, SEEDS, SCALES, STEPS, LAYERS = [0.5, 2.0, 8.0], [0, 1], [0.0, 1e-3], 6, 2
+
+
+def synthetic(rates=RATES, seeds=SEEDS, scales=SCALES, steps=STEPS, layers=LAYERS) -> xr.Dataset:
+    """A sweep's Dataset of random numbers in which the last rate diverges on its way."""
+    rng = np.random.default_rng(0)
+    grid = ("learning_rate", "seed", "init_scale", "step")
+    shape = (len(rates), len(seeds), len(scales), steps + 1)
+    variables = {"loss": (grid, rng.uniform(1, 5, shape))}
+    for weight in WEIGHTS:
+        layered = weight != "output"
+        dims = (*grid, "layer") if layered else grid
+        size = (*shape, layers) if layered else shape
+        for suffix in ("", "_gradient"):
+            variables[f"{weight}{suffix}_cosine"] = dims, rng.uniform(-1, 1, size)
+            variables[f"{weight}{suffix}_relative_error"] = dims, rng.uniform(1e-4, 1, size)
+    dataset = xr.Dataset(
+        variables,
+        {
+            "learning_rate": rates,
+            "seed": seeds,
+            "init_scale": scales,
+            "step": np.arange(steps + 1),
+            "layer": np.arange(1, layers + 1),
+        },
+        {"corpus_name": "a made-up corpus"},
+    )
+    # Weights start at zero, where no cosine and no relative error is defined.
+    for name in dataset.data_vars:
+        if name != "loss" and "gradient" not in str(name):
+            dataset[name][{"step": 0}] = np.nan
+    if len(rates) > 1:
+        for name in dataset.data_vars:
+            # One seed a step before the other, so that part of a mean is missing.
+            for seed, step in zip(range(len(seeds)), (3, 4), strict=False):
+                cell = {"learning_rate": -1, "seed": seed, "step": slice(step, None)}
+                dataset[name][cell] = np.nan
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return synthetic()
+
+
+def numbers(dataset, name, **where):
+    """Mean, least and largest over layers and seeds, by NumPy: arrays over the axis that is left.
+
+    `over` is the axis that stays; the others are reduced, not counting NaN.
+    """
+    over = where.pop("over", "step")
+    values = dataset[name].sel(where)
+    rest = values.transpose(over, ...).values.reshape(values.sizes[over], -1)
+    rows = [row[~np.isnan(row)] for row in rest]
+    pick = lambda f: np.array([f(row) if row.size else np.nan for row in rows])  # noqa: E731
+    return pick(np.mean), pick(np.min), pick(np.max)
+
+
+def drawn(ax, label):
+    """The line of a label and the range that its shade covers at each of its points."""
+    lines = [line for line in ax.lines if line.get_label() == label]
+    assert len(lines) == 1, label
+    x, y = lines[0].get_data()
+    labels = [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
+    shade = ax.collections[labels.index(label)]
+    # Paths of a shade hold the corners: NaN splits it, and each x has a low and a high one.
+    corners = np.concatenate([path.vertices for path in shade.get_paths()] or [np.zeros((0, 2))])
+    low, high = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    for i, position in enumerate(x):
+        at = corners[corners[:, 0] == position, 1]
+        if at.size:
+            low[i], high[i] = at.min(), at.max()
+    return np.asarray(x), np.asarray(y), low, high
+
+
+def assert_drawn(ax, label, x, expected):
+    got_x, mean, low, high = drawn(ax, label)
+    np.testing.assert_array_equal(got_x, x)
+    np.testing.assert_allclose(mean, expected[0])
+    np.testing.assert_allclose(low, expected[1])
+    np.testing.assert_allclose(high, expected[2])
+
+
+def panels(figure, rows, columns):
+    return np.array(figure.axes[: rows * columns]).reshape(rows, columns)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_cosines_are_those_of_the_dataset(dataset, gradients):
+    figure = figures.plot_cosines(dataset, gradients=gradients)
+    suffix = "_gradient" if gradients else ""
+    axes = panels(figure, len(SCALES), len(RATES))
+    for i, scale in enumerate(SCALES):
+        for j, rate in enumerate(RATES):
+            ax = axes[i, j]
+            assert f"{rate:g}" in ax.get_title()
+            assert f"{scale:g}" in ax.get_title()
+            low = 0.0
+            for weight in WEIGHTS:
+                name = f"{weight}{suffix}_cosine"
+                expected = numbers(dataset, name, learning_rate=rate, init_scale=scale)
+                assert_drawn(ax, figures.LABELS[weight], np.arange(STEPS + 1), expected)
+                low = min(low, np.nanmin(expected[1]))
+            assert ax.get_ylim()[0] < low
+            assert ax.get_ylim()[1] > 1
+            assert ax.get_xlim()[0] < 0
+            assert ax.get_xlim()[1] > STEPS
+    assert axes[0, 0].get_ylabel() == "cosine with theory"
+    assert axes[-1, 0].get_xlabel() == "step"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == list(figures.LABELS.values())
+    title = figure.get_suptitle()
+    assert ("Gradients" if gradients else "Weights") in title
+    assert "layers and seeds" in title
+    assert "a made-up corpus" in title
+
+
+@pytest.mark.parametrize("scale", [None, *SCALES])
+def test_errors_are_those_of_the_dataset(dataset, scale):
+    figure = figures.plot_errors(dataset, init_scale=scale)
+    shown = min(SCALES) if scale is None else scale
+    axes = panels(figure, 2, len(WEIGHTS))
+    steps = [1, 3, 6]  # an eighth (at least 1), a quarter (the same), a half and all of them
+    for j, weight in enumerate(WEIGHTS):
+        name = f"{weight}_relative_error"
+        top, bottom = axes[:, j]
+        assert top.get_title() == figures.LABELS[weight]
+        assert top.get_xlabel() == "step"
+        assert "learning rate" in bottom.get_xlabel()
+        assert {ax.get_xscale() for ax in (top, bottom)} == {"log"}
+        assert {ax.get_yscale() for ax in (top, bottom)} == {"log"}
+        for rate in RATES:
+            expected = numbers(dataset, name, learning_rate=rate, init_scale=shown)
+            label = rf"$\eta$ = {rate:g}"
+            # Step 0 has no place on a log axis.
+            assert_drawn(top, label, np.arange(1, STEPS + 1), [e[1:] for e in expected])
+        for step in steps:
+            expected = numbers(dataset, name, step=step, init_scale=shown, over="learning_rate")
+            assert_drawn(bottom, f"step {step}", RATES, expected)
+    legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:, -1]]
+    assert legends[0] == [rf"$\eta$ = {rate:g}" for rate in RATES]
+    assert legends[1] == [f"step {step}" for step in steps]
+    assert f"start sd {shown:g}" in figure.get_suptitle()
+
+
+def test_loss_is_that_of_the_dataset(dataset):
+    figure = figures.plot_loss(dataset)
+    for ax, scale in zip(figure.axes, SCALES, strict=True):
+        assert f"{scale:g}" in ax.get_title()
+        for rate in RATES:
+            expected = numbers(dataset, "loss", learning_rate=rate, init_scale=scale)
+            assert_drawn(ax, rf"$\eta$ = {rate:g}", np.arange(STEPS + 1), expected)
+    assert "nats" in figure.axes[0].get_ylabel()
+
+
+def test_diverged_runs_end(dataset):
+    # The last rate has NaN in one seed from step 3 and in both from step 4.
+    _, mean, _, high = drawn(figures.plot_loss(dataset).axes[0], r"$\eta$ = 8")
+    assert np.isfinite(mean).tolist() == [True] * 4 + [False] * 3
+    assert np.isfinite(high).tolist() == [True] * 4 + [False] * 3
+    seed = dataset["loss"].isel(learning_rate=-1, seed=1, init_scale=0)
+    assert mean[3] == pytest.approx(float(seed[3]))
+
+
+def test_a_diverging_loss_does_not_flatten_the_others(dataset):
+    dataset = dataset.copy(deep=True)
+    dataset["loss"][{"step": 0}] = 4.0
+    dataset["loss"] = dataset["loss"].where(dataset["learning_rate"] < 8, 1e27)
+    dataset["loss"][{"learning_rate": -1, "step": 0}] = 4.0
+    low, high = figures.plot_loss(dataset).axes[0].get_ylim()
+    others = dataset["loss"].isel(learning_rate=slice(2))
+    assert float(others.min()) - 1 < low < float(others.min())
+    assert float(others.max()) < high < float(others.max()) + 1
+
+
+def test_rates_are_drawn_from_small_to_large(dataset):
+    # A line over learning rates must not zigzag because a user gave them in another order.
+    figure = figures.plot_errors(dataset.isel(learning_rate=[2, 0, 1]))
+    ax = panels(figure, 2, len(WEIGHTS))[1, 0]
+    expected = numbers(
+        dataset, "query_key_relative_error", step=6, init_scale=0.0, over="learning_rate"
+    )
+    assert_drawn(ax, "step 6", RATES, expected)
+
+
+def test_statistics_show_the_most_frequent_tokens():
+    rng = np.random.default_rng(0)
+    tokens = ["a", "$", "<unk>", "b"]
+    names = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
+    matrices = {name: (("token", "other_token"), rng.normal(size=(4, 4))) for name in names}
+    frequency = ("token", np.array([0.1, 0.2, 0.6, 0.1]))
+    dataset = xr.Dataset(
+        {**matrices, "target_frequency": frequency},
+        {"token": tokens, "other_token": tokens},
+    )
+    figure = figures.plot_statistics(dataset, top=2)
+    shown = [1, 0]  # by frequency, without <unk>; a before b, of the same frequency
+    for ax, name in zip(figure.axes, names, strict=False):
+        assert ax.get_title().splitlines()[0] == name
+        image = ax.images[0]
+        expected = matrices[name][1][np.ix_(shown, shown)]
+        np.testing.assert_array_equal(image.get_array(), expected)
+        # Zero is white.
+        assert image.norm.vmin == -image.norm.vmax
+        assert [text.get_text() for text in ax.get_yticklabels()] == [r"\$", "a"]
+    figure.canvas.draw()  # a dollar sign must not be taken for mathematics
+
+
+def test_files_are_written_and_equal_input_gives_equal_bytes(dataset, tmp_path):
+    paths = {}
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        paths[folder] = figures.save(figures.plot_loss(dataset), tmp_path / folder / "a.loss")
+    assert [path.name for path in paths["first"]] == ["a.loss.png", "a.loss.pdf"]
+    for first, second, magic in zip(
+        paths["first"], paths["second"], (b"\x89PNG", b"%PDF"), strict=True
+    ):
+        assert first.read_bytes().startswith(magic)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_save_sweep_writes_every_figure(dataset, tmp_path):
+    paths = figures.save_sweep(dataset.isel(learning_rate=[0], init_scale=[0]), tmp_path)
+    names = ("cosine_weights", "cosine_gradients", "relative_error", "loss")
+    assert {path.name for path in paths} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "pdf")
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("all_nan", [False, True])
+def test_smallest_sweep(steps, all_nan):
+    """One of everything; warnings are errors in this suite."""
+    dataset = synthetic([0.5], [3], [0.0], steps, 1)
+    if all_nan:
+        dataset = dataset.where(False)
+    for figure in (
+        figures.plot_cosines(dataset),
+        figures.plot_cosines(dataset, gradients=True),
+        figures.plot_errors(dataset),
+        figures.plot_loss(dataset),
+    ):
+        figure.canvas.draw()
+        assert "seeds" not in figure.get_suptitle()
+
+
+def test_a_single_point_is_marked():
+    # A line through one point is invisible.
+    figure = figures.plot_cosines(synthetic([0.5], [3], [0.0], 1, 1))
+    lines = [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+    assert len(lines) == len(WEIGHTS)
+    assert all(line.get_marker() == "o" for line in lines)
+
+
+def test_unknown_init_scale(dataset):
+    with pytest.raises(ValueError, match=r"init_scale must be one of \[0.0, 0.001\]; got 0.5"):
+        figures.plot_errors(dataset, init_scale=0.5)
