@@ -6,16 +6,19 @@ tokens are interchangeable, and what stands in a token's context. This package c
 statistics, trains the transformer, and compares the two. The data flows one way:
 
     data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
-    stats = corpus_statistics(data.tokens, data.vocab_size)     -> statistics       statistics.py
+    stats = corpus_statistics(
+        data.tokens, data.vocab_size, data.mask)                -> statistics       statistics.py
     theory = leading_weights(stats, num_layers=3, ...)          -> theory           closed_forms.py
     weights, losses = train(init_params(...), gradient, ...)    -> training         training.py
     compare_params(weights, theory)                             -> comparison       compare.py
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
-    save(dataset, "sweep.nc"); save_sweep(dataset, ".")       -> files            figures.py
+    save(dataset, "sweep.nc")                                   -> results          results.py
+    save_sweep(dataset, ".")                                    -> figures          figures.py
 
-A module imports only from those before it. Read them in this order: `params`, `corpora`,
-`statistics`, `model`, `gradients`, `closed_forms`, `training`, `compare`, `runs`, `results`,
-`sweeps`, `associations`, `figures`, `options`, `cli`.
+A module imports only from those before it. Read them in this order, after the small `errors`,
+`arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `statistics`, `model`,
+`gradients`, `closed_forms`, `training`, `compare`, `runs`, `results`, `sweeps`, `associations`,
+`figures`, `options`, `cli`.
 """
 
 import lazy_loader

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from assocjax.arguments import check_integer
-from assocjax.errors import InputError
-from assocjax.statistics import Statistics, attention_correlation, matmul
+from assocjax.checks import check_tokens, is_traced
+from assocjax.errors import InputError, InputTypeError
+from assocjax.linalg import matmul
+from assocjax.statistics import Statistics, attention_correlation
 
 MATRICES = {
     "bigram": "tokens that follow it",
@@ -41,10 +43,19 @@ def frequency_corrected(
       statistics: `corpus_statistics` of the corpus.
       tokens, mask: the same corpus; `query_key` is read off it.
 
+    Raises:
+      InputError, InputTypeError: tokens or mask are not those of the statistics.
+
     Cost: as `corpus_statistics`, without its counting.
     """
     B, Phi = statistics.bigram, statistics.context
     V = B.shape[0]
+    tokens, mask = check_tokens(tokens, mask, V)
+    if not is_traced(mask) and int(jnp.sum(mask)) != int(statistics.num_positions):
+        raise InputError(
+            f"tokens must be the corpus of statistics, with {int(statistics.num_positions)} valid "
+            f"positions; got {int(jnp.sum(mask))}"
+        )
     p_x, p_y = statistics.input_frequency, statistics.target_frequency
     c = statistics.context_frequency
 
@@ -118,6 +129,8 @@ def precision_at_k(
     """
     check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
+    if any(isinstance(associates, str) for associates in truth.values()):
+        raise InputTypeError("truth must map a token to a set of tokens; got one token")
     ids = {token: i for i, token in enumerate(vocabulary)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}

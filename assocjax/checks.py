@@ -51,12 +51,20 @@ def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     return array
 
 
+def check_precision(params: Any) -> None:
+    """Weights in float32 or float64: sums over a corpus in half precision would be wrong."""
+    for leaf in jax.tree.leaves(params):
+        if leaf.dtype not in (jnp.float32, jnp.float64):
+            raise InputTypeError(f"params must be float32 or float64; got dtype {leaf.dtype}")
+
+
 def check_tokens(
     tokens: ArrayLike, mask: ArrayLike | None, vocab_size: int
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
-    Without a mask every position is valid.
+    Without a mask every position is valid. Traced ids, whose values cannot be checked, are clipped
+    to [0, V).
     """
     check_integer("vocab_size", vocab_size, minimum=2)
     if not hasattr(tokens, "dtype"):
@@ -72,6 +80,8 @@ def check_tokens(
         if low < 0 or high >= vocab_size:
             bad = low if low < 0 else high
             raise InputError(f"token ids must be in [0, vocab_size={vocab_size}); got {bad}")
+    else:
+        tokens = jnp.clip(tokens, 0, vocab_size - 1)
     expected = (shape[0], shape[1] - 1)
     if mask is None:
         return jnp.asarray(tokens, jnp.int32), jnp.ones(expected, bool)

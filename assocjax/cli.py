@@ -57,7 +57,7 @@ def sweep(options: argparse.Namespace) -> None:
         )
     results.save(dataset, folder / "sweep.nc")
     rows = sweeps.summary(dataset)
-    results.save_json({**results.attributes(dataset), "summary": rows}, folder / "summary.json")
+    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
     with _status("drawing"):
         paths = figures.save_sweep(dataset, folder)
     _print(
@@ -88,7 +88,7 @@ def statistics(options: argparse.Namespace) -> None:
         dataset = results.statistics_dataset(data, found)
     results.save(dataset, folder / "statistics.nc")
     rows = results.statistics_summary(dataset)
-    results.save_json({**results.attributes(dataset), "summary": rows}, folder / "summary.json")
+    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
     with _status("drawing"):
         paths = figures.save(figures.plot_statistics(dataset), folder / "statistics")
     _print_table(f"Statistics of {data.name}, {int(found.num_positions)} positions", rows)

@@ -8,11 +8,13 @@
 the same for every layer. For small eta at fixed tau = s eta: tau, tau^2/2, tau^4/8.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_number, is_traced
+from assocjax.errors import InputTypeError
 from assocjax.params import Params
 from assocjax.statistics import Statistics
 
@@ -75,9 +77,12 @@ def leading_weights_gradient(
 def _check(statistics, num_layers, learning_rate, steps):
     check_integer("num_layers", num_layers, minimum=1)
     check_number("learning_rate", learning_rate, minimum=0)
-    if not is_traced(steps) and not hasattr(steps, "dtype"):
+    if is_traced(steps) or isinstance(steps, jax.Array):
+        if not jnp.issubdtype(steps.dtype, jnp.integer):  # type: ignore[union-attr]
+            raise InputTypeError(f"steps must be an integer; got dtype {steps.dtype}")  # type: ignore[union-attr]
+        check_number("steps", steps, minimum=0)
+    else:
         check_integer("steps", steps, minimum=0)
-    check_number("steps", steps, minimum=0)
     dtype = statistics.bigram.dtype
     return jnp.asarray(steps, dtype), jnp.asarray(learning_rate, dtype)
 

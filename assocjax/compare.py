@@ -55,15 +55,25 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
     )
 
 
-@jax.jit
 def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     """Agreement of every weight: entries [L] for the layered weights, scalars for `output`.
 
     Args:
       exact: weights, or a gradient.
       theory: the same tree; a single layer stands for all of them.
-    """
 
+    Raises:
+      InputError: the sizes differ.
+    """
+    for name in WEIGHTS:
+        x, y = getattr(exact, name).shape, getattr(theory, name).shape
+        if x != y and (name == "output" or (1, *x[1:]) != y):
+            raise InputError(f"theory.{name} must have the shape of exact.{name}, {x}; got {y}")
+    return _compare_params(exact, theory)
+
+
+@jax.jit
+def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     def compare(name):
         x, y = getattr(exact, name), getattr(theory, name)
         if name == "output":

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
-from assocjax.checks import check_tokens
-from assocjax.errors import InputError
+from assocjax.checks import check_precision, check_tokens
+from assocjax.errors import InputError, InputTypeError
+from assocjax.linalg import matmul
 from assocjax.params import Params
-from assocjax.statistics import matmul
 
 _ACTIVATION_BYTES = 1 << 24  # of one microbatch: about what the caches of a CPU hold
 
@@ -27,22 +27,29 @@ def logits(
 
     Args:
       params: weights for sequences of at least T positions.
-      tokens: the T inputs of one sequence, integers in [0, V) (clipped, not checked, as this
-        runs inside training).
+      tokens: the T inputs of one sequence, integers in [0, V); not checked, as this runs inside
+        training: any other id gives a meaningless result.
       mask: boolean [T]; a masked position is no key for any other position.
 
     Returns:
       [T, V], in the dtype of `params`.
 
     Raises:
-      InputError: `tokens` is not a vector, or longer than `params.position` allows.
+      InputError: `tokens` is not a vector, or longer than `params.position` allows, or `mask`
+        does not fit it.
+      InputTypeError: `tokens` are not integers.
 
     Cost: (2 L - 1) T V^2 + (2 L - 1) T^2 V multiply-adds.
     """
-    x, T = tokens, tokens.shape[0]
+    x = jnp.asarray(tokens)
     L, T_max = params.position.shape
-    if x.ndim != 1 or T_max < T:
-        raise InputError(f"tokens must have shape [T] with T <= {T_max}; got {x.shape}")
+    if x.ndim != 1 or not 1 <= x.shape[0] <= T_max:
+        raise InputError(f"tokens must have shape [T] with 1 <= T <= {T_max}; got {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise InputTypeError(f"tokens must be integers; got dtype {x.dtype}")
+    T = x.shape[0]
+    if mask is not None and jnp.shape(mask) != (T,):
+        raise InputError(f"mask must have shape [T] = ({T},); got {jnp.shape(mask)}")
     t = jnp.arange(T)
     lag_TxT = t[:, None] - t[None, :]
     attends_TxT = lag_TxT >= 0
@@ -89,19 +96,36 @@ def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Fl
 
     Cost: N times that of `logits`, in memory-bounded microbatches.
     """
+    check_precision(params)
     return _loss(params, *check_tokens(tokens, mask, params.output.shape[-1]))
 
 
 @jax.jit
 def _loss(params, tokens, mask):
     size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
-    losses = lax.map(lambda pair: sequence_loss(params, *pair), (tokens, mask), batch_size=size)
-    return jnp.sum(losses) / jnp.sum(mask).astype(losses.dtype)
+
+    @jax.checkpoint  # a derivative recomputes microbatches instead of keeping all of them
+    def nll(sequence):
+        return sequence_loss(params, *sequence)
+
+    losses = lax.map(nll, (tokens, mask), batch_size=size)
+    return jnp.sum(losses) / count_valid(mask, losses.dtype)
+
+
+def count_valid(mask: Bool[Array, "N T"], dtype) -> Float[Array, ""]:
+    """M, as a divisor: 1 if a minibatch happens to be all padding."""
+    return jnp.maximum(jnp.sum(mask), 1).astype(dtype)
 
 
 def default_microbatch_size(params: Params, seq_len: int) -> int:
     """So many sequences that their activations take about 16 MiB, and at least one."""
     L, V = params.position.shape[-2], params.output.shape[-1]
+    one = activation_bytes(1, V, seq_len, L, params.output.dtype.itemsize)
+    return max(1, _ACTIVATION_BYTES // one)
+
+
+def activation_bytes(sequences: int | None, V: int, T: int, L: int, itemsize: int) -> int:
+    """Estimated memory of a microbatch; without its size, of the default one."""
     # Forward and backward each keep a few [T,V] and [T,T] arrays a layer.
-    sequence_bytes = params.output.dtype.itemsize * 4 * (L + 1) * seq_len * (V + seq_len)
-    return max(1, _ACTIVATION_BYTES // sequence_bytes)
+    one = itemsize * 4 * (L + 1) * T * (V + T)
+    return max(one, _ACTIVATION_BYTES) if sequences is None else sequences * one

@@ -54,7 +54,8 @@ def init_params(
       vocab_size: V.
       seq_len: T.
       num_layers: L.
-      scale: standard deviation; may be traced, so that a sweep over it compiles once.
+      scale: standard deviation; may be traced, so that a sweep over it compiles once. A key draws
+        other numbers in float64 than in float32.
       dtype: floating dtype; by default JAX's current default (float32, or float64 under x64).
 
     Returns:

@@ -22,7 +22,7 @@ _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 def provenance(data: TokenData, config: dict[str, Any]) -> dict[str, Any]:
     """Attributes that make a result reproducible: configuration, versions, device and corpus.
 
-    `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `attributes`.
+    `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `decode`.
     No time of day is among them: the same computation gives the same file.
     """
     return {
@@ -39,11 +39,6 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **packages}
-
-
-def attributes(dataset: xr.Dataset) -> dict[str, Any]:
-    """The attributes of a dataset with the JSON that `provenance` put in them decoded."""
-    return decode(dataset.attrs)
 
 
 def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
@@ -95,18 +90,29 @@ def output_folder(path: str | os.PathLike) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+    except FileExistsError:
+        raise InputError(f"output folder {folder} cannot be made: it is a file") from None
     except OSError as error:
         raise InputError(f"output folder {folder} cannot be written: {error.strerror}") from None
     return folder
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
-    """Writes NetCDF-4, compressed; a reader never sees a file that is half written."""
+    """Writes NetCDF-4, compressed; a reader never sees a file that is half written.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     path = Path(path)
     part = path.with_name(path.name + ".part")
     encoding = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim}
-    dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
-    part.replace(path)
+    try:
+        dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write results to {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike) -> xr.Dataset:

@@ -23,7 +23,7 @@ from assocjax.compare import compare_params
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import exact_loss_and_gradient, leading_gradient
-from assocjax.model import loss
+from assocjax.model import activation_bytes, loss
 from assocjax.params import Params, init_params
 from assocjax.statistics import Statistics, corpus_statistics
 from assocjax.training import Snapshot, batch_indices, train
@@ -69,7 +69,7 @@ class RunConfig:
         check_integer("steps", self.steps, minimum=0)
         check_integer("num_layers", self.num_layers, minimum=1)
         check_choice("gradient", self.gradient, GRADIENTS)
-        make_optimizer(self.optimizer, 0.1)
+        _check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
@@ -100,6 +100,17 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
     return made
 
 
+def _check_optimizer(optimizer: Optimizer) -> None:
+    """Tries a step: some of optax's optimizers want more than a gradient and weights."""
+    made = make_optimizer(optimizer, 0.1)
+    weights = jax.ShapeDtypeStruct((1,), jnp.result_type(float))
+    try:
+        jax.eval_shape(lambda x: made.update(x, made.init(x), x), weights)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"optimizer {optimizer!r} cannot train by gradients: {reason}") from None
+
+
 def run_comparison(
     config: RunConfig,
     corpus: Corpus,
@@ -128,7 +139,8 @@ def run_comparison(
       From the step at which loss, weights or gradient stop being finite, all are NaN.
       `diverged_step` (int32, no axes) is that step, or -1.
 
-    Cost: steps + 1 gradients and comparisons; memory as `train`.
+    Cost: steps + 1 gradients and comparisons, and for optimizers other than "sgd" as many leading
+    gradients; memory as `train`.
     """
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
     init_key, batch_key = jax.random.split(jax.random.key(seed))
@@ -239,8 +251,7 @@ def run_bytes(config: RunConfig, corpus: Corpus) -> int:
     itemsize = corpus.statistics.bigram.dtype.itemsize
     V, T, L = corpus.statistics.bigram.shape[0], corpus.mask.shape[1], config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * T)
-    # Weights and gradient and their successors, two optimizer moments, comparison temporaries.
-    activations = 1 << 24
-    if config.microbatch_size is not None:
-        activations = config.microbatch_size * itemsize * 4 * (L + 1) * T * (V + T)
-    return 8 * weights + 2 * activations
+    # Copies of the weights that XLA keeps, as its own analysis reports them: weights, gradients and
+    # their sums; for other optimizers also moments, and the theory with its own.
+    copies = 6 if config.optimizer == "sgd" else 11
+    return copies * weights + 2 * activation_bytes(config.microbatch_size, V, T, L, itemsize)

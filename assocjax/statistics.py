@@ -11,10 +11,13 @@ causal attention A_0 (row t holds 1/(t+1) at positions 0..t):
 
 Nothing here builds a one-hot array. B is N T scatter-adds, Phi is N T^2 / 2 scatter-adds, Q is
 N T^2 / 2 gathers and as many scatter-adds. Sequences pass in blocks whose working set stays in
-cache. Sums stay exact for large corpora in two ways. Counts are 32-bit integers, exact up to
-2^31 positions. Weighted sums are added up over chunks of about 2 V^2 pairs, and the chunks into a
-pair of floats (value and rounding error, by Knuth's two-sum), so that the rounding error of a sum
-is that of one chunk, whatever the size of the corpus.
+cache.
+
+Sums stay exact for large corpora (10^8 tokens and more) in float32, in three ways. Counts are
+32-bit integers, exact up to 2^31 positions. A weight is added as two words: a multiple of a fixed
+unit, so coarse that sums of it are exact within a chunk of sequences, and the small remainder.
+Chunks are added into pairs of floats (value and rounding error, Knuth's two-sum). In float64 one
+word is enough.
 """
 
 from collections.abc import Callable
@@ -23,21 +26,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
 from assocjax.checks import check_tokens
-from assocjax.errors import InputError
+from assocjax.errors import InputError, InputTypeError
+from assocjax.linalg import matmul
 
-# Full float32 products on every device: by default GPUs and TPUs round the factors to fewer bits,
-# which is more than the differences that this package measures.
-matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-
-_BLOCK_PAIRS = 1 << 17  # (query, key) pairs a block: some megabytes of indices and weights
-_CHUNK_PAIRS = 1 << 20  # at least so many pairs between two-sums, which cost V^2
+_BLOCK_PAIRS = 1 << 15  # (query, key) pairs a block: their indices and weights stay in cache
+_CHUNK_POSITIONS = 1 << 14  # a chunk's sums of _CONTEXT_UNIT are exact up to 2^24 units
+_CONTEXT_UNIT = 2.0**-10  # of attention weights, which sum to at most 1 at a position
+_CORRELATION_UNIT = 2.0**-16  # of D, relative to the largest entry of Gamma
 _LARGEST_VOCAB = 46_340  # V^2 must fit a 32-bit index
+_LARGEST_SEQ_LEN = 8_192  # a block holds at least the T^2 / 2 pairs of one sequence
 
 
 @struct.dataclass
@@ -79,20 +81,19 @@ def corpus_statistics(
       `Statistics` in JAX's default floating dtype.
 
     Raises:
-      InputError: wrong shapes, token ids outside [0, V), no valid position, or V > 46,340.
+      InputError: wrong shapes, token ids outside [0, V), no valid position, V > 46,340 or
+        T > 8,192.
       InputTypeError: tokens that are not integers or a mask that is not boolean.
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 floats; works under `jit`, `vmap` and `grad`.
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
-    tokens, mask = check_tokens(tokens, mask, vocab_size)
-    if vocab_size > _LARGEST_VOCAB:
-        raise InputError(f"vocab_size must be at most {_LARGEST_VOCAB}; got {vocab_size}")
+    tokens, mask = _check_corpus(tokens, mask, vocab_size)
     return _corpus_statistics(tokens, vocab_size, mask)
 
 
 def attention_correlation(
-    tokens: ArrayLike, matrix: Float[Array, "V V"], mask: ArrayLike | None = None
+    tokens: ArrayLike, matrix: Float[ArrayLike, "V V"], mask: ArrayLike | None = None
 ) -> tuple[Float[Array, "V V"], Float[Array, " T"]]:
     """Correlates what a key says about the target with where it stands: (Q[Gamma], Delta[Gamma]).
 
@@ -112,14 +113,29 @@ def attention_correlation(
       Q [V,V] (rows are query tokens) and Delta [T], in the dtype of `matrix`.
 
     Raises:
-      InputError, InputTypeError: as `corpus_statistics`, or `matrix` is not square.
+      InputError, InputTypeError: as `corpus_statistics`, or `matrix` is not square or floating.
 
     Cost: N T^2 / 2 gathers and scatter-adds. Source: paper, Lemma D.8 at the zero start.
     """
-    if jnp.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InputError(f"matrix must have shape [V, V]; got {jnp.shape(matrix)}")
-    tokens, mask = check_tokens(tokens, mask, matrix.shape[0])
+    shape = jnp.shape(matrix)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise InputError(f"matrix must have shape [V, V]; got {shape}")
+    matrix = jnp.asarray(matrix)
+    if not jnp.issubdtype(matrix.dtype, jnp.floating):
+        raise InputTypeError(f"matrix must be floating; got dtype {matrix.dtype}")
+    tokens, mask = _check_corpus(tokens, mask, matrix.shape[0])
     return _attention_correlation(tokens, matrix, mask)
+
+
+def _check_corpus(tokens, mask, vocab_size):
+    tokens, mask = check_tokens(tokens, mask, vocab_size)
+    for name, size, largest in (
+        ("vocab_size", vocab_size, _LARGEST_VOCAB),
+        ("the number of positions in tokens", mask.shape[1], _LARGEST_SEQ_LEN),
+    ):
+        if size > largest:
+            raise InputError(f"{name} must be at most {largest}; got {size}")
+    return tokens, mask
 
 
 @partial(jax.jit, static_argnames="vocab_size")
@@ -135,20 +151,22 @@ def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
         weight = jnp.where(valid[q] & valid[k], 1 / _num_keys(valid, dtype)[q], 0)
         return (
             bigram.at[x * V + y].add(one),
-            context.at[y[q] * V + x[k]].add(weight),
+            context.at[y[q] * V + x[k]].add(_words(weight, _CONTEXT_UNIT)),
             inputs.at[x].add(one),
             targets.at[y].add(one),
         )
 
     counts = partial(jnp.zeros, dtype=jnp.int32)
-    zeros = (counts(V * V), jnp.zeros(V * V, dtype), counts(V), counts(V))
+    zeros = (counts(V * V), _zero_words(V * V, dtype), counts(V), counts(V))
     bigram, context, inputs, targets = _sum_blocks(add_block, zeros, V, tokens, mask)
     num_positions = jnp.sum(inputs)
     M = num_positions.astype(dtype)
 
-    joint = bigram.reshape(V, V).astype(dtype) / M
-    context = context.reshape(V, V) / M
-    B = joint - jnp.mean(joint, axis=1, keepdims=True)
+    # Centred as integers: where a text is near chance, little is left of large counts.
+    quotient, remainder = jnp.divmod(inputs, V)
+    surplus = (bigram.reshape(V, V) - quotient[:, None]).astype(dtype)
+    B = (surplus - (remainder.astype(dtype) / V)[:, None]) / M
+    context = jnp.sum(context, axis=-1).reshape(V, V) / M
     Phi = context - jnp.mean(context, axis=0, keepdims=True)
     value = matmul(Phi.T, B.T)
     composed = matmul(value, B)
@@ -173,6 +191,8 @@ def _attention_correlation(tokens, matrix, mask):
     V, T = matrix.shape[0], mask.shape[1]
     q, k = _causal_pairs(T)
     centred = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).reshape(-1)
+    largest = lax.stop_gradient(jnp.max(jnp.abs(centred)))
+    unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))) * _CORRELATION_UNIT
 
     def add_block(sums, block):
         query_key, lags = sums
@@ -182,19 +202,21 @@ def _attention_correlation(tokens, matrix, mask):
         m = jnp.where(pair, centred[x[k] * V + y[q]], 0)
         mean = jax.ops.segment_sum(m, q, T, indices_are_sorted=True) / num_keys
         D = jnp.where(pair, m - mean[q], 0) / num_keys[q]
-        return query_key.at[x[q] * V + x[k]].add(D), lags + jnp.sum(D, axis=1)
+        words = _words(D, unit)
+        return query_key.at[x[q] * V + x[k]].add(words), lags + jnp.sum(words, axis=1)
 
-    zeros = jnp.zeros(V * V, matrix.dtype), jnp.zeros(len(q), matrix.dtype)
+    zeros = _zero_words(V * V, matrix.dtype), _zero_words(len(q), matrix.dtype)
     query_key, lags = _sum_blocks(add_block, zeros, V, tokens, mask)
     M = jnp.sum(mask).astype(matrix.dtype)
-    position = jax.ops.segment_sum(lags, q - k, T)
-    return query_key.reshape(V, V) / M, position / M
+    position = jnp.sum(jax.ops.segment_sum(lags, q - k, T), axis=-1)
+    return jnp.sum(query_key, axis=-1).reshape(V, V) / M, position / M
 
 
-def _causal_pairs(T: int) -> tuple[np.ndarray, np.ndarray]:
+def _causal_pairs(T: int) -> tuple[Int32[Array, " pairs"], Int32[Array, " pairs"]]:
     """The T (T+1) / 2 pairs (query position, key position <= it), ordered by query."""
-    q, k = np.tril_indices(T)
-    return q.astype(np.int32), k.astype(np.int32)
+    t = jnp.arange(T, dtype=jnp.int32)
+    q = jnp.repeat(t, t + 1, total_repeat_length=T * (T + 1) // 2)
+    return q, jnp.arange(len(q), dtype=jnp.int32) - q * (q + 1) // 2
 
 
 def _num_keys(valid: Bool[Array, "T block"], dtype) -> Float[Array, "T block"]:
@@ -202,14 +224,28 @@ def _num_keys(valid: Bool[Array, "T block"], dtype) -> Float[Array, "T block"]:
     return jnp.maximum(jnp.cumsum(valid, axis=0), 1).astype(dtype)
 
 
+def _zero_words(size: int, dtype) -> Float[Array, "size words"]:
+    return jnp.zeros((size, 1 if jnp.finfo(dtype).bits >= 64 else 2), dtype)
+
+
+def _words(values: Float[Array, "*shape"], unit) -> Float[Array, "*shape words"]:
+    """Values as words that add up to them: one in float64; in float32 (multiple of unit, rest)."""
+    if jnp.finfo(values.dtype).bits >= 64:
+        return values[..., None]
+    coarse = lax.stop_gradient(jnp.round(values / unit) * unit)
+    return jnp.stack([coarse, values - coarse], axis=-1)
+
+
 def _sum_blocks(add_block: Callable, zeros: Any, vocab_size: int, tokens, mask) -> Any:
     """Adds up `add_block` over all sequences: blocks in place, chunks of blocks by two-sums."""
     N, T = mask.shape
     pairs = T * (T + 1) // 2
-    block = max(1, min(N, _BLOCK_PAIRS // pairs))
+    # A two-sum costs V^2: so much work, at least, stands between two of them.
+    per_chunk = max(1, 2 * vocab_size**2 // pairs, _CHUNK_POSITIONS // T)
+    block = max(1, min(N, per_chunk, _BLOCK_PAIRS // pairs))
     blocks = -(-N // block)
-    chunk = max(1, min(blocks, max(2 * vocab_size**2, _CHUNK_PAIRS) // (block * pairs)))
-    chunks = -(-blocks // chunk)
+    chunks = -(-blocks // max(1, per_chunk // block))
+    chunk = -(-blocks // chunks)  # even, so that little of the last one is padding
     padding = chunks * chunk * block - N
 
     def blocked(a):  # [N, T] -> [chunks, chunk, T, block]; padding sequences are masked

@@ -1,9 +1,10 @@
 """Sweeps: a grid of runs, trained and compared in parallel, as one xarray Dataset."""
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -63,7 +64,8 @@ def sweep(
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None fits their memory.
-      memory_limit: bytes that the runs computed together may take (estimated).
+      memory_limit: bytes that the runs computed together may take (estimated); one run is always
+        tried.
       progress: called with (steps done, steps in all) as the work advances.
 
     Returns:
@@ -77,7 +79,8 @@ def sweep(
     Raises:
       InputError, InputTypeError: an argument cannot be used.
 
-    Cost: (steps + 1) gradients for each distinct run.
+    Cost: (steps + 1) gradients for each distinct run, divided among the local devices; for
+    optimizers other than "sgd" as many leading gradients.
     """
     config = RunConfig(
         steps=steps,
@@ -160,8 +163,34 @@ def _distinct_runs(grid, stochastic: bool) -> tuple[dict[str, np.ndarray], np.nd
     return dict(zip(GRID, columns, strict=True)), cell_to_run.reshape(rates.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "progress"))
-def _run_chunk(config, corpus, runs, progress):
+# Compiled programs outlive a sweep, so what they call is the same for all sweeps: `_step_reached`,
+# which tells whoever listens now.
+_listeners: list[Callable[[int], None]] = []
+
+
+def _step_reached(step) -> None:
+    for listener in _listeners:
+        listener(int(step))
+
+
+@contextlib.contextmanager
+def _listening(progress, chunk: int, chunks: int, steps: int) -> Iterator[None]:
+    def listener(step):
+        progress(chunk * steps + step + 1, chunks * steps)
+
+    if progress is not None:
+        _listeners.append(listener)
+    try:
+        yield
+    finally:
+        if progress is not None:
+            _listeners.remove(listener)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "report"))
+def _run_chunk(config, corpus, runs, report: bool):
+    progress = _step_reached if report else None
+
     def run(learning_rate, seed, init_scale):
         return run_comparison(config, corpus, learning_rate, seed, init_scale, progress)
 
@@ -174,23 +203,17 @@ def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarr
     The runs of a chunk are divided among the local devices.
     """
     num_runs = len(runs["seed"])
-    devices = min(jax.local_device_count(), num_runs)
+    largest = max(1, int(memory_limit // run_bytes(config, corpus)))
+    devices = min(jax.local_device_count(), num_runs, largest)
     mesh = jax.make_mesh((devices,), ("run",), axis_types=(AxisType.Auto,))
     by_run = NamedSharding(mesh, PartitionSpec("run"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     dtype = corpus.statistics.bigram.dtype
-    largest = max(1, int(memory_limit // run_bytes(config, corpus)))
-    chunks = math.ceil(num_runs / max(devices, largest))
+    chunks = math.ceil(num_runs / (largest - largest % devices))
     size = devices * math.ceil(num_runs / (chunks * devices))
     corpus = jax.device_put(corpus, everywhere)
-    done = 0
-
-    def report(step):
-        progress(done * (config.steps + 1) + int(step) + 1, chunks * (config.steps + 1))
-
     parts = []
     for chunk in range(chunks):
-        done = chunk
         # The last chunk is filled up with copies of the last run, to keep the compiled shape.
         rows = np.minimum(np.arange(chunk * size, (chunk + 1) * size), num_runs - 1)
         arrays = {
@@ -198,9 +221,10 @@ def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarr
             for name, values in runs.items()
         }
         arrays = jax.device_put(arrays, by_run)
-        part = _run_chunk(config, corpus, arrays, report if progress else None)
-        parts.append(jax.tree.map(np.asarray, part))
-        jax.effects_barrier()
+        with _listening(progress, chunk, chunks, config.steps + 1):
+            part = _run_chunk(config, corpus, arrays, progress is not None)
+            parts.append(jax.tree.map(np.asarray, part))
+            jax.effects_barrier()
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: value[:num_runs] for name, value in joined.items()}
 

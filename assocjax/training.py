@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import check_integer
+from assocjax.errors import InputError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
@@ -34,15 +35,16 @@ def train(
 ) -> tuple[Any, Any]:
     """Trains for `steps` updates and observes the run at steps 0, 1, ..., `steps`.
 
-        params, losses = train(
-            params,
-            lambda params, step: exact_loss_and_gradient(params, tokens, mask),
-            optax.sgd(learning_rate),
-            steps=100,
-        )
+        @jax.jit
+        def run(params, tokens, mask, learning_rate):
+            def loss_and_gradient(params, step):
+                return exact_loss_and_gradient(params, tokens, mask)
 
-    A pure function: it can be jitted, vmapped over starts, learning rates (build the optimizer
-    from a traced rate) and data, and differentiated in either mode.
+            return train(params, loss_and_gradient, optax.sgd(learning_rate), steps=100)
+
+    A pure function: jit it, as here (each call outside of `jit` compiles anew; arrays that are
+    not arguments become constants of the program), vmap it over starts, learning rates and data,
+    and differentiate it in either mode.
 
     Args:
       params: the start: `Params`, or any tree that the gradient understands.
@@ -87,7 +89,20 @@ def batch_indices(
     """Rows of the minibatch at `step`: a new random order every epoch, without replacement.
 
     An epoch is `num_sequences // batch_size` steps; what is left over is skipped in that epoch.
+
+    Args:
+      key: decides the orders.
+      step: the step of training; may be traced.
+      num_sequences, batch_size: static, with 1 <= batch_size <= num_sequences.
+
+    Raises:
+      InputError, InputTypeError: a size is out of range.
     """
+    check_integer("batch_size", batch_size, minimum=1)
+    if batch_size > num_sequences:
+        raise InputError(
+            f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"
+        )
     epoch, batch = jnp.divmod(step, num_sequences // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
     return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)

@@ -104,6 +104,8 @@ def test_steps_and_rate_may_be_traced(x64, corpus):
         ((1, float("inf"), 1), aj.InputError, "learning_rate"),
         ((1, 0.1, -1), aj.InputError, "steps"),
         ((1, 0.1, 1.5), aj.InputTypeError, "steps"),
+        ((1, 0.1, np.array(1.5)), aj.InputTypeError, "steps"),
+        ((1, 0.1, jnp.asarray(1.5)), aj.InputTypeError, "steps"),
     ],
 )
 def test_bad_arguments(corpus, arguments, error, name):

@@ -97,5 +97,8 @@ def test_one_layer_of_theory_stands_for_all():
 
 
 def test_shapes_must_match():
+    exact, theory = random_params(0, V=4, T=3, L=3), random_params(0, V=4, T=3, L=2)
+    with pytest.raises(aj.InputError, match=r"theory.query_key .* \(3, 4, 4\); got \(2, 4, 4\)"):
+        aj.compare_params(exact, theory)
     with pytest.raises(aj.InputError, match=r"shape of exact, \(2, 2\); got \(2, 3\)"):
         aj.agreement(jnp.ones((2, 2)), jnp.ones((2, 3)))

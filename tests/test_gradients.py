@@ -125,11 +125,30 @@ def test_memory_is_that_of_one_microbatch():
     assert memory(4000) - memory(400) < 3600 * (T + 1) * 16
 
 
-def test_no_one_hot_input():
-    """At one layer no array of the program is as large as [N,T,V] but the logits' own."""
-    jaxpr = jax.make_jaxpr(aj.loss)(random_params(0, V=V, T=T, L=1), random_tokens(1, N, T, V))
-    assert "one_hot" not in str(jaxpr)
-    assert "eq" not in {eqn.primitive.name for eqn in jaxpr.jaxpr.eqns}
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for parameter in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(parameter):
+                yield from equations(getattr(parameter, "jaxpr", parameter))
+
+
+def is_jaxpr(parameter):
+    return hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")
+
+
+def test_the_first_layer_reads_tokens_by_gathers():
+    """No comparison with the vocabulary; the only products are A V and h W_O."""
+    vocab = 11  # a size that nothing else has
+    params, x = random_params(0, V=vocab, T=T, L=1), jnp.zeros(T, jnp.int32)
+    found = list(equations(jax.make_jaxpr(aj.logits)(params, x).jaxpr))
+    products = [eqn for eqn in found if eqn.primitive.name == "dot_general"]
+    assert [tuple(v.aval.shape for v in eqn.invars) for eqn in products] == [
+        ((T, T), (T, vocab)),
+        ((T, vocab), (vocab, vocab)),
+    ]
+    compared = [eqn for eqn in found if eqn.primitive.name == "eq"]
+    assert not any(vocab in eqn.outvars[0].aval.shape for eqn in compared)
 
 
 def test_leading_gradient_is_the_formula(tolerance):
@@ -175,6 +194,8 @@ def test_leading_gradient_of_short_sequences_and_other_statistics():
     other = aj.corpus_statistics(tokens, V + 1)
     with pytest.raises(aj.InputError, match="statistics must be of the same vocabulary"):
         aj.leading_gradient(params, other, tokens)
+    with pytest.raises(aj.InputError, match=r"tokens must have at most 6 positions.* got 7"):
+        aj.leading_gradient(params, stats, random_tokens(1, N, 7, V))
 
 
 def test_gradients_trace_once_and_run_without_jit():

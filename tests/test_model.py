@@ -100,8 +100,35 @@ def test_dtype_follows_params(tolerance):
     dtype = jnp.result_type(float)
     assert aj.loss(params, tokens).dtype == dtype
     chex.assert_trees_all_equal_shapes_and_dtypes(aj.exact_gradient(params, tokens), params)
+
+
+def test_half_precision_is_refused():
+    """Its sums over a corpus would be off by a tenth, silently."""
+    params, tokens = random_params(0, V=V, T=T, L=L), random_tokens(1, N, T, V)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
-    assert aj.exact_gradient(half, tokens).value.dtype == jnp.bfloat16
+    for function in (aj.loss, aj.exact_gradient):
+        with pytest.raises(aj.InputTypeError, match="params must be float32 or float64; got"):
+            function(half, tokens)
+
+
+def test_memory_of_a_derivative_of_the_loss_is_bounded():
+    params = random_params(0, V=64, T=16, L=2)
+
+    def memory(N):
+        tokens = jax.ShapeDtypeStruct((N, 17), jnp.int32)
+        compiled = jax.jit(jax.grad(aj.loss)).lower(params, tokens).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # Between 1024 and 4096 sequences only tokens and losses grow: some bytes a position.
+    assert memory(4096) - memory(1024) < 3072 * 16 * 40
+
+
+def test_a_batch_of_padding_alone_has_loss_zero():
+    """Under `jit`, where it cannot be refused."""
+    params, tokens = random_params(0, V=V, T=T, L=1), random_tokens(1, N, T, V)
+    value, gradient = jax.jit(aj.exact_loss_and_gradient)(params, tokens, np.zeros((N, T), bool))
+    assert value == 0
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, params))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +159,14 @@ def test_init_has_the_scale_asked_for():
 
 def test_bad_sequences():
     params = random_params(0, V=V, T=T, L=1)
-    with pytest.raises(aj.InputError, match=r"tokens must have shape \[T\] with T <= 6"):
+    with pytest.raises(aj.InputError, match=r"tokens must have shape \[T\] with 1 <= T <= 6"):
         aj.logits(params, jnp.zeros(T + 1, jnp.int32))
     with pytest.raises(aj.InputError, match=r"\[0, vocab_size=7\); got 9"):
         aj.loss(params, np.full((2, 3), 9))
+    with pytest.raises(aj.InputTypeError, match="tokens must be integers; got dtype float32"):
+        aj.logits(params, jnp.zeros(T))
+    with pytest.raises(aj.InputError, match=r"mask must have shape \[T\] = \(6,\); got \(5,\)"):
+        aj.logits(params, jnp.zeros(T, jnp.int32), jnp.ones(5, bool))
 
 
 def test_tree_comparison_can_fail():

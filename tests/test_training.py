@@ -104,3 +104,9 @@ def test_an_uneven_epoch_repeats_nothing():
     key = jax.random.key(0)
     batches = [batch_indices(key, jnp.int32(s), 10, 4) for s in range(2)]
     assert len(np.unique(np.concatenate(batches))) == 8
+
+
+@pytest.mark.parametrize("batch_size", [0, 11])
+def test_bad_batch_size(batch_size):
+    with pytest.raises(aj.InputError, match="batch_size must be at"):
+        batch_indices(jax.random.key(0), jnp.int32(0), 10, batch_size)

@@ -8,8 +8,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_integer
-from assocjax.checks import check_tokens
-from assocjax.model import default_microbatch_size, sequence_loss
+from assocjax.checks import check_precision, check_tokens
+from assocjax.model import count_valid, default_microbatch_size, sequence_loss
 from assocjax.params import Params
 
 
@@ -49,6 +49,7 @@ def exact_loss_and_gradient(
     microbatch_size: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
+    check_precision(params)
     tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
     if microbatch_size is None:
         microbatch_size = default_microbatch_size(params, mask.shape[1])
@@ -69,7 +70,7 @@ def _exact_loss_and_gradient(params, tokens, mask, microbatch_size: int):
         return a.reshape(num_microbatches, size, a.shape[1])
 
     # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
-    share = 1 / jnp.sum(mask).astype(params.output.dtype)
+    share = 1 / count_valid(mask, params.output.dtype)
 
     @jax.value_and_grad
     def microbatch_loss(params, tokens, mask):
