@@ -177,10 +177,10 @@ def test_sums_keep_their_digits_in_float32(N, T, V):
     ):
         error = np.abs(np.asarray(getattr(single, name), float) - getattr(double, name))
         assert np.all(error <= 2e-7 * np.add.outer(rows, columns)), name
-    # D is a difference of rounded terms: a few units of rounding more.
+    # D is a difference of rounded terms, and where text is at chance (V = 2) most of it cancels.
     for actual, expected in ((single.query_key, Q), (single.position, Delta)):
         error = np.linalg.norm(np.asarray(actual, float) - expected) / np.linalg.norm(expected)
-        assert error < 2e-5
+        assert error < 1e-4
 
 
 def test_counts_are_integers_until_the_end():
