@@ -204,13 +204,13 @@ def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarr
     """
     num_runs = len(runs["seed"])
     largest = max(1, int(memory_limit // run_bytes(config, corpus)))
-    devices = min(jax.local_device_count(), num_runs, largest)
-    mesh = jax.make_mesh((devices,), ("run",), axis_types=(AxisType.Auto,))
+    devices = jax.local_devices()[: min(num_runs, largest)]
+    mesh = jax.make_mesh((len(devices),), ("run",), (AxisType.Auto,), devices=devices)
     by_run = NamedSharding(mesh, PartitionSpec("run"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     dtype = corpus.statistics.bigram.dtype
-    chunks = math.ceil(num_runs / (largest - largest % devices))
-    size = devices * math.ceil(num_runs / (chunks * devices))
+    chunks = math.ceil(num_runs / (largest - largest % len(devices)))
+    size = len(devices) * math.ceil(num_runs / (chunks * len(devices)))
     corpus = jax.device_put(corpus, everywhere)
     parts = []
     for chunk in range(chunks):
