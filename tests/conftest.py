@@ -3,6 +3,9 @@ from pathlib import Path
 
 # Two devices even on one core, so that sweeps are divided as they are on a larger machine.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+# Nearly all of the suite's time is compilation of tiny programs. The command line is also run as
+# users run it, fully optimized: the README's first command, and some tests as a process.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import jax.numpy as jnp

@@ -63,7 +63,12 @@ def run(*arguments, **environment):
         [sys.executable, "-W", "error", "-m", "assocjax.cli", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "100", **environment},
+        env={
+            **os.environ,
+            "COLUMNS": "100",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+            **environment,
+        },
     )
 
 
