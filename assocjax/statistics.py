@@ -10,36 +10,31 @@ causal attention A_0 (row t holds 1/(t+1) at positions 0..t):
     Q, Delta = `attention_correlation` of G                 which keys a query should attend to
 
 Nothing here builds a one-hot array. B is N T scatter-adds, Phi is N T^2 / 2 scatter-adds, Q is
-N T^2 / 2 gathers and as many scatter-adds. Sequences pass in blocks whose working set stays in
-cache.
-
-Sums stay exact for large corpora (10^8 tokens and more) in float32, in three ways. Counts are
-32-bit integers, exact up to 2^31 positions. A weight is added as two words: a multiple of a fixed
-unit, so coarse that sums of it are exact within a chunk of sequences, and the small remainder.
-Chunks are added into pairs of floats (value and rounding error, Knuth's two-sum). In float64 one
-word is enough.
+N T^2 / 2 gathers and as many scatter-adds, with the sums of `assocjax.sums`.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int32
+from jaxtyping import Array, ArrayLike, Float, Int32
 
-from assocjax.checks import check_tokens
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
+from assocjax.sums import (
+    ATTENTION_UNIT,
+    causal_pairs,
+    centred_counts,
+    check_corpus,
+    count_keys,
+    sum_blocks,
+    to_words,
+    zero_words,
+)
 
-_BLOCK_PAIRS = 1 << 15  # (query, key) pairs a block: their indices and weights stay in cache
-_CHUNK_POSITIONS = 1 << 14  # a chunk's sums of _CONTEXT_UNIT are exact up to 2^24 units
-_CONTEXT_UNIT = 2.0**-10  # of attention weights, which sum to at most 1 at a position
 _CORRELATION_UNIT = 2.0**-16  # of D, relative to the largest entry of Gamma
-_LARGEST_VOCAB = 46_340  # V^2 must fit a 32-bit index
-_LARGEST_SEQ_LEN = 8_192  # a block holds at least the T^2 / 2 pairs of one sequence
 
 
 @struct.dataclass
@@ -88,7 +83,7 @@ def corpus_statistics(
     Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
-    tokens, mask = _check_corpus(tokens, mask, vocab_size)
+    tokens, mask = check_corpus(tokens, mask, vocab_size)
     return _corpus_statistics(tokens, vocab_size, mask)
 
 
@@ -123,50 +118,36 @@ def attention_correlation(
     matrix = jnp.asarray(matrix)
     if not jnp.issubdtype(matrix.dtype, jnp.floating):
         raise InputTypeError(f"matrix must be floating; got dtype {matrix.dtype}")
-    tokens, mask = _check_corpus(tokens, mask, matrix.shape[0])
+    tokens, mask = check_corpus(tokens, mask, matrix.shape[0])
     return _attention_correlation(tokens, matrix, mask)
-
-
-def _check_corpus(tokens, mask, vocab_size):
-    tokens, mask = check_tokens(tokens, mask, vocab_size)
-    for name, size, largest in (
-        ("vocab_size", vocab_size, _LARGEST_VOCAB),
-        ("the number of positions in tokens", mask.shape[1], _LARGEST_SEQ_LEN),
-    ):
-        if size > largest:
-            raise InputError(f"{name} must be at most {largest}; got {size}")
-    return tokens, mask
 
 
 @partial(jax.jit, static_argnames="vocab_size")
 def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
     V, T = vocab_size, mask.shape[1]
-    q, k = _causal_pairs(T)
+    q, k = causal_pairs(T)
     dtype = jnp.result_type(float)
 
     def add_block(sums, block):
         bigram, context, inputs, targets = sums
         x, y, valid = block  # [T, block]
         one = valid.astype(jnp.int32)
-        weight = jnp.where(valid[q] & valid[k], 1 / _num_keys(valid, dtype)[q], 0)
+        weight = jnp.where(valid[q] & valid[k], 1 / count_keys(valid, dtype)[q], 0)
         return (
             bigram.at[x * V + y].add(one),
-            context.at[y[q] * V + x[k]].add(_words(weight, _CONTEXT_UNIT)),
+            context.at[y[q] * V + x[k]].add(to_words(weight, ATTENTION_UNIT)),
             inputs.at[x].add(one),
             targets.at[y].add(one),
         )
 
     counts = partial(jnp.zeros, dtype=jnp.int32)
-    zeros = (counts(V * V), _zero_words(V * V, dtype), counts(V), counts(V))
-    bigram, context, inputs, targets = _sum_blocks(add_block, zeros, V, tokens, mask)
+    zeros = (counts(V * V), zero_words((V * V,), dtype), counts(V), counts(V))
+    bigram, context, inputs, targets = sum_blocks(add_block, zeros, V, tokens, mask)
     num_positions = jnp.sum(inputs)
     M = num_positions.astype(dtype)
 
-    # Centred as integers: where a text is near chance, little is left of large counts.
-    quotient, remainder = jnp.divmod(inputs, V)
-    surplus = (bigram.reshape(V, V) - quotient[:, None]).astype(dtype)
-    B = (surplus - (remainder.astype(dtype) / V)[:, None]) / M
-    context = jnp.sum(context, axis=-1).reshape(V, V) / M
+    B = centred_counts(bigram.reshape(V, V), inputs, dtype) / M
+    context = context.reshape(V, V) / M
     Phi = context - jnp.mean(context, axis=0, keepdims=True)
     value = matmul(Phi.T, B.T)
     composed = matmul(value, B)
@@ -189,7 +170,7 @@ def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
 @jax.jit
 def _attention_correlation(tokens, matrix, mask):
     V, T = matrix.shape[0], mask.shape[1]
-    q, k = _causal_pairs(T)
+    q, k = causal_pairs(T)
     centred = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).reshape(-1)
     largest = lax.stop_gradient(jnp.max(jnp.abs(centred)))
     unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))) * _CORRELATION_UNIT
@@ -197,81 +178,15 @@ def _attention_correlation(tokens, matrix, mask):
     def add_block(sums, block):
         query_key, lags = sums
         x, y, valid = block  # [T, block]
-        num_keys = _num_keys(valid, matrix.dtype)
+        num_keys = count_keys(valid, matrix.dtype)
         pair = valid[q] & valid[k]
         m = jnp.where(pair, centred[x[k] * V + y[q]], 0)
         mean = jax.ops.segment_sum(m, q, T, indices_are_sorted=True) / num_keys
         D = jnp.where(pair, m - mean[q], 0) / num_keys[q]
-        words = _words(D, unit)
+        words = to_words(D, unit)
         return query_key.at[x[q] * V + x[k]].add(words), lags + jnp.sum(words, axis=1)
 
-    zeros = _zero_words(V * V, matrix.dtype), _zero_words(len(q), matrix.dtype)
-    query_key, lags = _sum_blocks(add_block, zeros, V, tokens, mask)
+    zeros = zero_words((V * V,), matrix.dtype), zero_words((len(q),), matrix.dtype)
+    query_key, lags = sum_blocks(add_block, zeros, V, tokens, mask)
     M = jnp.sum(mask).astype(matrix.dtype)
-    position = jnp.sum(jax.ops.segment_sum(lags, q - k, T), axis=-1)
-    return jnp.sum(query_key, axis=-1).reshape(V, V) / M, position / M
-
-
-def _causal_pairs(T: int) -> tuple[Int32[Array, " pairs"], Int32[Array, " pairs"]]:
-    """The T (T+1) / 2 pairs (query position, key position <= it), ordered by query."""
-    t = jnp.arange(T, dtype=jnp.int32)
-    q = jnp.repeat(t, t + 1, total_repeat_length=T * (T + 1) // 2)
-    return q, jnp.arange(len(q), dtype=jnp.int32) - q * (q + 1) // 2
-
-
-def _num_keys(valid: Bool[Array, "T block"], dtype) -> Float[Array, "T block"]:
-    """Valid keys at or before each position; 1 where there are none, so that it can divide."""
-    return jnp.maximum(jnp.cumsum(valid, axis=0), 1).astype(dtype)
-
-
-def _zero_words(size: int, dtype) -> Float[Array, "size words"]:
-    return jnp.zeros((size, 1 if jnp.finfo(dtype).bits >= 64 else 2), dtype)
-
-
-def _words(values: Float[Array, "*shape"], unit) -> Float[Array, "*shape words"]:
-    """Values as words that add up to them: one in float64; in float32 (multiple of unit, rest)."""
-    if jnp.finfo(values.dtype).bits >= 64:
-        return values[..., None]
-    coarse = lax.stop_gradient(jnp.round(values / unit) * unit)
-    return jnp.stack([coarse, values - coarse], axis=-1)
-
-
-def _sum_blocks(add_block: Callable, zeros: Any, vocab_size: int, tokens, mask) -> Any:
-    """Adds up `add_block` over all sequences: blocks in place, chunks of blocks by two-sums."""
-    N, T = mask.shape
-    pairs = T * (T + 1) // 2
-    # A two-sum costs V^2: so much work, at least, stands between two of them.
-    per_chunk = max(1, 2 * vocab_size**2 // pairs, _CHUNK_POSITIONS // T)
-    block = max(1, min(N, per_chunk, _BLOCK_PAIRS // pairs))
-    blocks = -(-N // block)
-    chunks = -(-blocks // max(1, per_chunk // block))
-    chunk = -(-blocks // chunks)  # even, so that little of the last one is padding
-    padding = chunks * chunk * block - N
-
-    def blocked(a):  # [N, T] -> [chunks, chunk, T, block]; padding sequences are masked
-        a = jnp.pad(a, ((0, padding), (0, 0)))
-        return a.reshape(chunks, chunk, block, T).swapaxes(2, 3)
-
-    sequences = jax.tree.map(blocked, (tokens[:, :-1], tokens[:, 1:], mask))
-
-    def sum_chunk(sequences):
-        return lax.scan(lambda sums, b: (add_block(sums, b), None), zeros, sequences)[0]
-
-    if chunks == 1:
-        return sum_chunk(jax.tree.map(lambda a: a[0], sequences))
-
-    def add_chunk(carry, sequences):
-        sums = jax.tree.map(_two_sum, *carry, sum_chunk(sequences))
-        return jax.tree.transpose(jax.tree.structure(zeros), jax.tree.structure((0, 0)), sums), None
-
-    (total, error), _ = lax.scan(add_chunk, (zeros, zeros), sequences)
-    return jax.tree.map(jnp.add, total, error)
-
-
-def _two_sum(total, error, x):
-    """Adds x to the unevaluated sum total + error, in twice the working precision."""
-    new = total + x
-    shift = new - total
-    error = error + ((total - (new - shift)) + (x - shift))  # what `new` has rounded off
-    normal = new + error
-    return normal, error - (normal - new)
+    return query_key.reshape(V, V) / M, jax.ops.segment_sum(lags, q - k, T) / M

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax import statistics
-from assocjax.statistics import _two_sum
+from assocjax import sums
+from assocjax.sums import two_sum
 
 NAMES = (
     "bigram",
@@ -133,8 +133,8 @@ def test_blocks_and_chunks_do_not_change_the_result(monkeypatch, x64):
     mask = random_mask(1, 50, 6)
     expected = aj.corpus_statistics(tokens, V, mask)
     # Blocks of 2 sequences, in chunks of 2 blocks; 50 is no multiple of 4.
-    monkeypatch.setattr(statistics, "_BLOCK_PAIRS", 42)
-    monkeypatch.setattr(statistics, "_CHUNK_POSITIONS", 24)
+    monkeypatch.setattr(sums, "_BLOCK_PAIRS", 42)
+    monkeypatch.setattr(sums, "_CHUNK_POSITIONS", 24)
     jax.clear_caches()
     chex.assert_trees_all_close(
         aj.corpus_statistics(tokens, V, mask), expected, rtol=1e-12, atol=1e-16
@@ -147,7 +147,7 @@ def test_two_sums_do_not_drift():
     step = np.float32(0.1)
     start = jnp.float32(0), jnp.float32(0)
     (total, error), _ = jax.lax.scan(
-        lambda sums, _: (_two_sum(*sums, step), None), start, None, length=200_000
+        lambda sums, _: (two_sum(*sums, step), None), start, None, length=200_000
     )
     naive = np.float32(0)
     for _ in range(200_000):
@@ -264,8 +264,8 @@ def scatter_and_gather_work(jaxpr, times=1):
 def test_work_grows_linearly_in_sequences_and_memory_does_not(monkeypatch):
     T, V = 8, 16
     # Small blocks, so that these corpora have many.
-    monkeypatch.setattr(statistics, "_BLOCK_PAIRS", 1 << 9)
-    monkeypatch.setattr(statistics, "_CHUNK_POSITIONS", 56 * T)
+    monkeypatch.setattr(sums, "_BLOCK_PAIRS", 1 << 9)
+    monkeypatch.setattr(sums, "_CHUNK_POSITIONS", 56 * T)
     jax.clear_caches()
     work, memory = [], []
     for N in (560, 1000, 4480):  # 14 sequences a block; 1000 are no whole number of blocks
