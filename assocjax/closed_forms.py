@@ -1,25 +1,135 @@
 """Closed forms: the weights that the leading terms give after s steps from a zero start.
 
-    W_O = s eta B             V_l = C(s,2) eta^2 Phi^T B^T
-    W_l = c(s) eta^4 Q        P_l = c(s) eta^4 Delta
+    W_O = a B             V_l = b Phi^T B^T             W_l = c Q             P_l = c Delta
 
-    c(s) = sum_{k<s} k C(k,2) = 3 C(s,4) + 2 C(s,3)
+the same for every layer, with three scalars that depend on how training goes:
 
-the same for every layer. For small eta at fixed tau = s eta: tau, tau^2/2, tau^4/8.
+    gradient descent   a = s eta    b = C(s,2) eta^2    c = eta^4 sum_{k<s} k C(k,2)
+    gradient flow      a = tau      b = tau^2 / 2       c = tau^4 / 8
+    any optimizer that is linear in the gradients: itself, run on the gradients -1, -a and -a b
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputTypeError
+from assocjax.optimizers import follow
 from assocjax.params import Params
 from assocjax.statistics import Statistics
 
 Scalar = float | Float[Array, ""]
 Steps = int | Int[Array, ""]
+
+
+class Coefficients(NamedTuple):
+    """The scalars a, b, c of W_O = a B, V_l = b Phi^T B^T, W_l = c Q and P_l = c Delta."""
+
+    output: Float[Array, "..."]
+    value: Float[Array, "..."]
+    attention: Float[Array, "..."]
+
+
+def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
+    """Of plain gradient descent: s eta, C(s,2) eta^2, (3 C(s,4) + 2 C(s,3)) eta^4.
+
+    Args:
+      learning_rate: eta, a scalar; may be traced.
+      steps: s >= 0, an integer scalar; may be traced.
+
+    Raises:
+      InputError, InputTypeError: `steps` or `learning_rate` negative, or `steps` not an integer.
+
+    Source: paper, Theorem 4.1.
+    """
+    check_number("learning_rate", learning_rate, minimum=0)
+    if is_traced(steps) or isinstance(steps, jax.Array):
+        if not jnp.issubdtype(steps.dtype, jnp.integer):  # type: ignore[union-attr]
+            raise InputTypeError(f"steps must be an integer; got dtype {steps.dtype}")  # type: ignore[union-attr]
+        check_number("steps", steps, minimum=0)
+    else:
+        check_integer("steps", steps, minimum=0)
+    dtype = jnp.result_type(float)
+    s, eta = jnp.asarray(steps, dtype), jnp.asarray(learning_rate, dtype)
+    pairs = s * (s - 1) / 2
+    triples = s * (s - 1) * (s - 2) / 3
+    quadruples = triples * (s - 3) * (3 / 8)
+    return Coefficients(s * eta, pairs * eta**2, (quadruples + triples) * eta**4)
+
+
+def flow_coefficients(duration: Scalar) -> Coefficients:
+    """Of gradient flow for a time tau: tau, tau^2 / 2, tau^4 / 8.
+
+    Raises:
+      InputError, InputTypeError: `duration` is negative or not a number.
+    """
+    check_number("duration", duration, minimum=0)
+    tau = jnp.asarray(duration, jnp.result_type(float))
+    return Coefficients(tau, tau**2 / 2, tau**4 / 8)
+
+
+def optimizer_coefficients(optimizer: optax.GradientTransformation, steps: int) -> Coefficients:
+    """Of any optimizer that is linear in the gradients, at steps 0..`steps`: arrays [steps + 1].
+
+    The matrices of the leading terms never change, so the optimizer only acts on their scalars: it
+    is run on a, b and c with the gradients -1, -a and -a b. That covers momentum, Nesterov's too,
+    schedules, warm-up and weight decay; of one that is not linear (Adam, clipping) the result
+    means nothing.
+
+    Args:
+      optimizer: an optax transformation; its learning rate may be traced.
+      steps: number of updates, static.
+
+    Raises:
+      InputError, InputTypeError: `steps` is negative or not an integer.
+    """
+    check_integer("steps", steps, minimum=0)
+
+    def gradient(at, step):
+        return Coefficients(-jnp.ones_like(at.output), -at.output, -at.output * at.value)
+
+    zero = jnp.zeros((), jnp.result_type(float))
+    return follow(optimizer, gradient, Coefficients(zero, zero, zero), steps)
+
+
+def weights_from_coefficients(
+    statistics: Statistics, num_layers: int, coefficients: Coefficients
+) -> Params:
+    """a B, b Phi^T B^T, c Q and c Delta as `Params`, in the dtype of `statistics`.
+
+    Args:
+      statistics: `corpus_statistics` of the corpus.
+      num_layers: L; every layer is the same, so L = 1 broadcasts against any number.
+      coefficients: scalars.
+    """
+    check_integer("num_layers", num_layers, minimum=1)
+    dtype = statistics.bigram.dtype
+    a, b, c = (jnp.asarray(x, dtype) for x in coefficients)
+
+    def layers(coefficient, matrix):
+        return jnp.broadcast_to(coefficient * matrix, (num_layers, *matrix.shape))
+
+    return Params(
+        query_key=layers(c, statistics.query_key),
+        position=layers(c, statistics.position),
+        value=layers(b, statistics.value),
+        output=a * statistics.bigram,
+    )
+
+
+def gradient_from_coefficients(
+    statistics: Statistics, num_layers: int, coefficients: Coefficients
+) -> Params:
+    """`leading_gradient` at `weights_from_coefficients`: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
+    a, b, _ = coefficients
+    return weights_from_coefficients(
+        statistics, num_layers, Coefficients(-jnp.ones_like(a), -a, -a * b)
+    )
 
 
 def leading_weights(
@@ -42,16 +152,8 @@ def leading_weights(
 
     Source: paper, Theorems 4.1, D.10 and D.13 (which bound the error of these terms).
     """
-    s, eta = _check(statistics, num_layers, learning_rate, steps)
-    pairs = s * (s - 1) / 2
-    triples = s * (s - 1) * (s - 2) / 3
-    quadruples = triples * (s - 3) * (3 / 8)
-    return _params(
-        statistics,
-        num_layers,
-        output=s * eta,
-        value=pairs * eta**2,
-        attention=(quadruples + triples) * eta**4,
+    return weights_from_coefficients(
+        statistics, num_layers, descent_coefficients(learning_rate, steps)
     )
 
 
@@ -63,37 +165,6 @@ def leading_weights_gradient(
     dL/dW_O = -B                      dL/dV_l = -s eta Phi^T B^T
     dL/dW_l = -s C(s,2) eta^3 Q       dL/dP_l = -s C(s,2) eta^3 Delta
     """
-    s, eta = _check(statistics, num_layers, learning_rate, steps)
-    pairs = s * (s - 1) / 2
-    return _params(
-        statistics,
-        num_layers,
-        output=-jnp.ones_like(s),
-        value=-s * eta,
-        attention=-s * pairs * eta**3,
-    )
-
-
-def _check(statistics, num_layers, learning_rate, steps):
-    check_integer("num_layers", num_layers, minimum=1)
-    check_number("learning_rate", learning_rate, minimum=0)
-    if is_traced(steps) or isinstance(steps, jax.Array):
-        if not jnp.issubdtype(steps.dtype, jnp.integer):  # type: ignore[union-attr]
-            raise InputTypeError(f"steps must be an integer; got dtype {steps.dtype}")  # type: ignore[union-attr]
-        check_number("steps", steps, minimum=0)
-    else:
-        check_integer("steps", steps, minimum=0)
-    dtype = statistics.bigram.dtype
-    return jnp.asarray(steps, dtype), jnp.asarray(learning_rate, dtype)
-
-
-def _params(statistics, num_layers, *, output, value, attention) -> Params:
-    def layers(coefficient, matrix):
-        return jnp.broadcast_to(coefficient * matrix, (num_layers, *matrix.shape))
-
-    return Params(
-        query_key=layers(attention, statistics.query_key),
-        position=layers(attention, statistics.position),
-        value=layers(value, statistics.value),
-        output=output * statistics.bigram,
+    return gradient_from_coefficients(
+        statistics, num_layers, descent_coefficients(learning_rate, steps)
     )

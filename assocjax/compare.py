@@ -12,11 +12,12 @@ from assocjax.params import WEIGHTS, Params
 
 
 class Agreement(NamedTuple):
-    """Measures of agreement, all without unit.
+    """Measures of agreement, all but the last without unit.
 
     relative_error  ||exact - theory|| / ||exact||                     0 is perfect
     cosine          <exact, theory> / (||exact|| ||theory||)           1 is perfect
     norm_ratio      ||theory|| / ||exact||                             1 is perfect
+    distance        ||exact - theory||, in units of the arrays         0 is perfect
 
     in the Frobenius norm. A ratio whose denominator is zero is undefined and NaN.
     """
@@ -24,6 +25,7 @@ class Agreement(NamedTuple):
     relative_error: Float[Array, "..."]
     cosine: Float[Array, "..."]
     norm_ratio: Float[Array, "..."]
+    distance: Float[Array, "..."]
 
 
 def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreement:
@@ -52,6 +54,7 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
         relative_error=ratio(error_norm, error_scale),
         cosine=jnp.where(both, cosine, jnp.nan),
         norm_ratio=ratio(theory_norm, theory_scale),
+        distance=jnp.where(error_scale > 0, error_scale * error_norm, 0),
     )
 
 

@@ -20,8 +20,9 @@ def test_definitions(exact, seed):
     actual = aj.agreement(jnp.asarray(exact), jnp.asarray(theory))
     e, t = exact.astype(np.float64), theory.astype(np.float64)
     norm_e, norm_t = np.linalg.norm(e), np.linalg.norm(t)
+    np.testing.assert_allclose(actual.distance, np.linalg.norm(e - t), rtol=1e-5)
     if norm_e == 0:
-        assert all(np.isnan(value) for value in actual)
+        assert all(np.isnan(value) for value in actual[:3])
         return
     np.testing.assert_allclose(actual.relative_error, np.linalg.norm(e - t) / norm_e, rtol=1e-5)
     np.testing.assert_allclose(actual.cosine, np.vdot(e, t) / (norm_e * norm_t), atol=1e-6)
@@ -36,24 +37,29 @@ def test_no_underflow_or_overflow_in_float32(scale):
     scaled = aj.agreement(
         jnp.asarray(exact * np.float32(scale)), jnp.asarray(theory * np.float32(scale))
     )
+    expected = expected._replace(distance=expected.distance * np.float32(scale))
     chex.assert_trees_all_close(scaled, expected, rtol=1e-5)
 
 
 def test_equal_opposite_and_scaled():
     a = jnp.arange(6.0).reshape(2, 3)
-    chex.assert_trees_all_close(aj.agreement(a, a), aj.Agreement(0, 1, 1), atol=1e-6)
-    chex.assert_trees_all_close(aj.agreement(a, -a), aj.Agreement(2, -1, 1), atol=1e-6)
-    chex.assert_trees_all_close(aj.agreement(a, 3 * a), aj.Agreement(2, 1, 3), atol=1e-6)
+    chex.assert_trees_all_close(aj.agreement(a, a), aj.Agreement(0, 1, 1, 0), atol=1e-6)
+    far = 2 * np.sqrt(55)
+    chex.assert_trees_all_close(aj.agreement(a, -a), aj.Agreement(2, -1, 1, far), rtol=1e-6)
+    chex.assert_trees_all_close(aj.agreement(a, 3 * a), aj.Agreement(2, 1, 3, far), rtol=1e-6)
 
 
 def test_undefined_is_nan():
     zero, a = jnp.zeros((2, 2)), jnp.ones((2, 2))
-    error, cosine, ratio = aj.agreement(a, zero)
+    error, cosine, ratio, distance = aj.agreement(a, zero)
     assert error == 1
     assert jnp.isnan(cosine)
     assert ratio == 0
-    assert all(jnp.isnan(value) for value in aj.agreement(zero, a))
-    assert all(jnp.isnan(value) for value in aj.agreement(zero, zero))
+    assert distance == 2
+    for theory, expected in ((a, 2), (zero, 0)):
+        *undefined, distance = aj.agreement(zero, theory)
+        assert all(jnp.isnan(value) for value in undefined)
+        assert distance == expected
 
 
 def test_derivatives(x64):

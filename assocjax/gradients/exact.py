@@ -4,11 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_precision, check_tokens
+from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.model import count_valid, default_microbatch_size, sequence_loss
 from assocjax.params import Params
 
@@ -59,16 +59,6 @@ def exact_loss_and_gradient(
 
 @partial(jax.jit, static_argnames="microbatch_size")
 def _exact_loss_and_gradient(params, tokens, mask, microbatch_size: int):
-    N = len(tokens)
-    # Equal microbatches, as few as the size allows, so that little of the last one is padding.
-    num_microbatches = -(-N // microbatch_size)
-    size = -(-N // num_microbatches)
-    padding = num_microbatches * size - N
-
-    def microbatches(a):  # padding sequences are masked
-        a = jnp.pad(a, ((0, padding), (0, 0)))
-        return a.reshape(num_microbatches, size, a.shape[1])
-
     # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
     share = 1 / count_valid(mask, params.output.dtype)
 
@@ -76,8 +66,4 @@ def _exact_loss_and_gradient(params, tokens, mask, microbatch_size: int):
     def microbatch_loss(params, tokens, mask):
         return share * jnp.sum(jax.vmap(sequence_loss, (None, 0, 0))(params, tokens, mask))
 
-    def add(total, microbatch):
-        return jax.tree.map(jnp.add, total, microbatch_loss(params, *microbatch)), None
-
-    zeros = jnp.zeros((), params.output.dtype), jax.tree.map(jnp.zeros_like, params)
-    return lax.scan(add, zeros, (microbatches(tokens), microbatches(mask)))[0]
+    return sum_microbatches(partial(microbatch_loss, params), tokens, mask, microbatch_size)
