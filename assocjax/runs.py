@@ -1,13 +1,13 @@
-"""One run: trained by a gradient, and compared with the theory at every step.
+"""One run: trained by a gradient, and compared with the theories at every step.
 
 `run_comparison` is a pure function of its learning rate, seed and starting scale that can be
 jitted, vmapped and differentiated; `sweep` is its vmap over a grid.
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,32 +18,49 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_tokens
-from assocjax.closed_forms import leading_weights, leading_weights_gradient
+from assocjax.closed_forms import (
+    gradient_from_coefficients,
+    optimizer_coefficients,
+    weights_from_coefficients,
+)
 from assocjax.compare import compare_params
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
-from assocjax.gradients import exact_loss_and_gradient, leading_gradient
+from assocjax.gradients import effective_gradient, exact_loss_and_gradient, leading_gradient
 from assocjax.model import activation_bytes, loss
+from assocjax.moments import EffectiveStatistics, effective_statistics
+from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
 from assocjax.params import Params, init_params
 from assocjax.statistics import Statistics, corpus_statistics
 from assocjax.training import Snapshot, batch_indices, train
 
-GRADIENTS = ("exact", "leading")
-Optimizer = str | Callable[[Any], optax.GradientTransformation]
+THEORIES = ("leading", "effective")
+GRADIENTS = ("exact", *THEORIES)
 
 
 @struct.dataclass
 class Corpus:
-    """What a run reads: the tokens [N, T+1], their mask [N, T] and their statistics."""
+    """What a run reads: the tokens [N, T+1], their mask [N, T] and their statistics.
+
+    `effective` is only needed by the effective theory and may be None.
+    """
 
     tokens: Int32[Array, "N T+1"]
     mask: Bool[Array, "N T"]
     statistics: Statistics
+    effective: EffectiveStatistics | None = None
 
     @classmethod
-    def of(cls, data: TokenData) -> "Corpus":
+    def of(cls, data: TokenData, *, depth: int | None = None) -> "Corpus":
+        """The corpus of some tokens, with `effective_statistics` of a depth if one is given."""
         tokens, mask = check_tokens(data.tokens, data.mask, data.vocab_size)
-        return cls(tokens, mask, corpus_statistics(tokens, data.vocab_size, mask))
+        return cls._of(tokens, mask, data.vocab_size, depth)
+
+    @classmethod
+    def _of(cls, tokens, mask, vocab_size: int, depth: int | None) -> "Corpus":
+        statistics = corpus_statistics(tokens, vocab_size, mask)
+        effective = depth and effective_statistics(tokens, vocab_size, depth, mask)
+        return cls(tokens, mask, statistics, effective or None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +69,8 @@ class RunConfig:
 
     steps: number of updates.
     num_layers: L.
-    gradient: what trains the weights, "exact" or "leading".
+    theories: what the run is compared with, of "leading" and "effective".
+    gradient: what trains the weights, "exact" or one of the theories.
     optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
     batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
     microbatch_size: sequences differentiated at once; None fits their memory.
@@ -60,6 +78,7 @@ class RunConfig:
 
     steps: int
     num_layers: int
+    theories: tuple[str, ...] = ("leading",)
     gradient: str = "exact"
     optimizer: Optimizer = "sgd"
     batch_size: int | None = None
@@ -68,47 +87,22 @@ class RunConfig:
     def __post_init__(self):
         check_integer("steps", self.steps, minimum=0)
         check_integer("num_layers", self.num_layers, minimum=1)
+        if not isinstance(self.theories, tuple):
+            raise InputTypeError(f"theories must be a tuple of names; got {self.theories!r}")
+        for theory in self.theories:
+            check_choice("every entry of theories", theory, THEORIES)
+        if not self.theories or len(set(self.theories)) != len(self.theories):
+            raise InputError(f"theories must be one or more distinct names; got {self.theories}")
         check_choice("gradient", self.gradient, GRADIENTS)
-        _check_optimizer(self.optimizer)
+        check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=1)
 
-
-def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
-    """The optimizer for a (possibly traced) learning rate.
-
-    Raises:
-      InputError: no optimizer of that name in optax takes a learning rate.
-      InputTypeError: neither a name nor a function that makes an optax transformation.
-    """
-    factory = optimizer
-    if isinstance(optimizer, str):
-        factory = getattr(optax, optimizer, None)
-        parameters = list(inspect.signature(factory).parameters) if callable(factory) else []
-        if optimizer.startswith("_") or parameters[:1] != ["learning_rate"]:
-            raise InputError(
-                f"optimizer must be the name of an optax optimizer with a learning rate, such as "
-                f"sgd, adam, adamw, rmsprop or lion; got {optimizer!r}"
-            )
-    made = factory(learning_rate) if callable(factory) else None
-    if not isinstance(made, optax.GradientTransformation):
-        raise InputTypeError(
-            "optimizer must be a name or a function from a learning rate to an optax "
-            f"transformation; got {optimizer!r}"
-        )
-    return made
-
-
-def _check_optimizer(optimizer: Optimizer) -> None:
-    """Tries a step: some of optax's optimizers want more than a gradient and weights."""
-    made = make_optimizer(optimizer, 0.1)
-    weights = jax.ShapeDtypeStruct((1,), jnp.result_type(float))
-    try:
-        jax.eval_shape(lambda x: made.update(x, made.init(x), x), weights)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"optimizer {optimizer!r} cannot train by gradients: {reason}") from None
+    @property
+    def depth(self) -> int | None:
+        """The depth of `effective_statistics` that a run needs, or None."""
+        return self.num_layers if "effective" in (*self.theories, self.gradient) else None
 
 
 def run_comparison(
@@ -119,54 +113,64 @@ def run_comparison(
     init_scale: Float[Array, ""],
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Array]:
-    """Trains one run and compares its weights and gradients with the theory at every step.
+    """Trains one run and compares its weights and gradients with the theories at every step.
 
-    The theory starts from zero, sees the whole corpus and knows nothing of the seed. For "sgd" it
-    is the closed form (`leading_weights`); for any other optimizer, whose updates need not be
-    linear in the gradients, that optimizer follows the leading gradient from zero, beside the run.
-    Gradients are compared where each side stands: the run's gradient at its own weights with the
-    theory's at the theory's weights.
+    A theory starts from zero, sees the whole corpus and knows nothing of the seed: it follows its
+    own gradient by the run's optimizer, beside the run. Where the optimizer is linear in the
+    gradients, the leading theory is its closed form (`optimizer_coefficients`). Gradients are
+    compared where each side stands: the run's gradient at its own weights with the theory's at the
+    theory's weights.
+
+    With minibatches each theory is followed a second time, on the very batches of the run, with
+    the statistics of each. That splits the disagreement in two, both relative to the run:
+
+        sampling error      ||theory of the batches - theory of the corpus|| / ||trained||
+        truncation error    ||trained - theory of the batches|| / ||trained||
 
     Args:
       config: what is compiled in.
-      corpus: what is trained on.
+      corpus: what is trained on; with `effective` statistics if `config.depth` is not None.
       learning_rate, seed, init_scale: scalars; may be traced.
       progress: as in `train`.
 
     Returns:
-      A dict of arrays with a leading axis of steps + 1: `loss`, and for every weight w and
-      measure m `w_m` and `w_gradient_m`, with a second axis of layers except for `output`.
-      From the step at which loss, weights or gradient stop being finite, all are NaN.
-      `diverged_step` (int32, no axes) is that step, or -1.
+      A dict of arrays. `loss` [steps+1]. For every weight w and measure m, `w_m` and
+      `w_gradient_m`, and with minibatches `w_sampling_error` and `w_truncation_error`:
+      [theories, steps+1, L], without L for `output`. From the step at which loss, weights or
+      gradient stop being finite, all are NaN; where those of a theory do, its comparisons are.
+      `diverged_step` (int32, no axes) and `theory_diverged_step` [theories] are that step, or -1.
 
-    Cost: steps + 1 gradients and comparisons, and for optimizers other than "sgd" as many leading
-    gradients; memory as `train`.
+    Raises:
+      InputError: `corpus` lacks the statistics of a theory.
+
+    Cost: steps + 1 gradients and comparisons; for every theory without a closed form as many of
+    its gradients; with minibatches those of every theory twice. Memory as `train`.
     """
+    if config.depth is not None and corpus.effective is None:
+        raise InputError(
+            f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
+        )
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     params = init_params(
         init_key, vocab_size=V, seq_len=T, num_layers=config.num_layers, scale=init_scale
     )
     optimizer = make_optimizer(config.optimizer, learning_rate)
-    run_gradient = _run_gradient(config, corpus, batch_key)
-    if config.optimizer == "sgd":
-        training = _beside_closed_form(corpus, params, run_gradient, optimizer, learning_rate)
-    else:
-        training = _beside_leading_run(corpus, params, run_gradient, optimizer)
+    training = _sides(config, corpus, params, optimizer, batch_key)
 
     def observe(snapshot: Snapshot):
-        run, theory = training.sides(snapshot)
-        finite = jax.tree.reduce(
-            lambda ok, leaf: ok & jnp.all(jnp.isfinite(leaf)), (run, snapshot.loss), True
-        )
-        record = {"loss": snapshot.loss}
-        for suffix, exact, leading in zip(("", "_gradient"), run, theory, strict=True):
-            for name, measures in compare_params(exact, leading).items():
-                for measure, value in measures._asdict().items():
-                    record[f"{name}{suffix}_{measure}"] = value
-        return record, finite
+        run = snapshot.params["run"], snapshot.gradient["run"]
+        theories = [training.theory(name, snapshot) for name in config.theories]
+        records = [_compare(run, theory) for theory in theories]
+        if config.batch_size is not None:
+            for name, theory, record in zip(config.theories, theories, records, strict=True):
+                batches = snapshot.params[_batches(name)]
+                record |= _split_disagreement(run[0], batches, theory[0])
+        compared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        finite = _all_finite((run, snapshot.loss))
+        return snapshot.loss, compared, finite, jnp.stack([_all_finite(t) for t in theories])
 
-    _, (record, finite) = train(
+    _, (losses, compared, finite, theory_finite) = train(
         training.start,
         training.loss_and_gradient,
         training.optimizer,
@@ -174,76 +178,121 @@ def run_comparison(
         observe=observe,
         progress=progress,
     )
-    alive = lax.cummin(finite.astype(jnp.int32)).astype(bool)
-    record = {
-        name: jnp.where(alive.reshape(-1, *[1] * (value.ndim - 1)), value, jnp.nan)
-        for name, value in record.items()
+    alive = lax.cummin(finite.astype(jnp.int32))
+    theory_alive = lax.cummin(theory_finite.astype(jnp.int32), axis=0)
+    both = (alive[:, None] * theory_alive).T.astype(bool)
+
+    def masked(values):  # [steps+1, theories, ...] -> [theories, steps+1, ...]
+        values = jnp.swapaxes(values, 0, 1)
+        return jnp.where(both.reshape(both.shape + (1,) * (values.ndim - 2)), values, jnp.nan)
+
+    def first_end(alive):
+        end = jnp.sum(alive, axis=0, dtype=jnp.int32)
+        return jnp.where(end == config.steps + 1, -1, end)
+
+    return {
+        "loss": jnp.where(alive.astype(bool), losses, jnp.nan),
+        **{name: masked(values) for name, values in compared.items()},
+        "diverged_step": first_end(alive),
+        "theory_diverged_step": first_end(theory_alive),
     }
-    diverged_step = jnp.where(jnp.all(alive), -1, jnp.sum(alive, dtype=jnp.int32))
-    return record | {"diverged_step": diverged_step}
 
 
 class _Training(NamedTuple):
-    """A run and the theory beside it: what to train, and how to tell the two apart.
+    """A run and its theories: trees of sides, of which one is "run", to be trained together.
 
-    `sides` maps a snapshot to (run, theory), each a pair (weights, gradient).
+    `theory` maps a theory's name and a snapshot to its (weights, gradient).
     """
 
-    start: Any
+    start: dict[str, Params]
     loss_and_gradient: Callable
     optimizer: optax.GradientTransformation
-    sides: Callable
+    theory: Callable[[str, Snapshot], tuple[Params, Params]]
 
 
-def _beside_closed_form(corpus, params, run_gradient, optimizer, learning_rate) -> _Training:
-    def sides(snapshot):
-        arguments = corpus.statistics, 1, learning_rate, snapshot.step
-        theory = leading_weights(*arguments), leading_weights_gradient(*arguments)
-        return (snapshot.params, snapshot.gradient), theory
-
-    return _Training(params, run_gradient, optimizer, sides)
+def _batches(theory: str) -> str:
+    return f"{theory} of batches"
 
 
-def _beside_leading_run(corpus, params, run_gradient, optimizer) -> _Training:
-    # From zero all layers of the theory are alike: one stands for all.
+def _sides(config: RunConfig, corpus: Corpus, params, optimizer, batch_key) -> _Training:
+    closed = "leading" in config.theories and is_linear(config.optimizer)
+    coefficients = optimizer_coefficients(optimizer, config.steps) if closed else None
+    start = {"run": params}
     V, T = params.output.shape[0], params.position.shape[1]
-    one_layer = init_params(
-        jax.random.key(0), vocab_size=V, seq_len=T, num_layers=1, dtype=params.output.dtype
-    )
+    for name in config.theories:
+        # From zero all layers of the leading theory are alike: one stands for all.
+        layers = 1 if name == "leading" else config.num_layers
+        zero = init_params(
+            jax.random.key(0), vocab_size=V, seq_len=T, num_layers=layers, dtype=params.output.dtype
+        )
+        if not (closed and name == "leading"):
+            start[name] = zero
+        if config.batch_size is not None:
+            start[_batches(name)] = zero
 
-    def loss_and_gradient(pair, step):
-        value, gradient = run_gradient(pair["run"], step)
-        theory = leading_gradient(pair["theory"], corpus.statistics, corpus.tokens, corpus.mask)
-        return value, {"run": gradient, "theory": theory}
+    def loss_and_gradient(sides, step):
+        tokens, mask = corpus.tokens, corpus.mask
+        batch = corpus
+        if config.batch_size is not None:
+            rows = batch_indices(batch_key, step, len(tokens), config.batch_size)
+            tokens, mask = tokens[rows], mask[rows]
+            depth = config.num_layers if "effective" in config.theories else None
+            batch = Corpus._of(tokens, mask, V, depth)
+        if config.gradient == "exact":
+            size = config.microbatch_size
+            value, gradient = exact_loss_and_gradient(
+                sides["run"], tokens, mask, microbatch_size=size
+            )
+        else:
+            value = loss(sides["run"], tokens, mask)
+            gradient = _theory_gradient(config.gradient, sides["run"], corpus)
+        gradients = {"run": gradient}
+        for name in config.theories:
+            for side, read in ((name, corpus), (_batches(name), batch)):
+                if side in sides:
+                    gradients[side] = _theory_gradient(name, sides[side], read)
+        return value, gradients
 
-    def sides(snapshot):
-        weights, gradient = snapshot.params, snapshot.gradient
-        return tuple((weights[side], gradient[side]) for side in ("run", "theory"))
+    def theory(name: str, snapshot: Snapshot):
+        if name in snapshot.params:
+            return snapshot.params[name], snapshot.gradient[name]
+        now = jax.tree.map(lambda path: path[snapshot.step], coefficients)
+        terms = partial(weights_from_coefficients, corpus.statistics, 1)
+        return terms(now), gradient_from_coefficients(corpus.statistics, 1, now)
 
     # Each side has an optimizer of its own: some, such as clipping, look at the whole tree.
-    optimizer = optax.multi_transform(
-        {"run": optimizer, "theory": optimizer}, {"run": "run", "theory": "theory"}
-    )
-    return _Training({"run": params, "theory": one_layer}, loss_and_gradient, optimizer, sides)
+    by_side = optax.multi_transform({side: optimizer for side in start}, {s: s for s in start})
+    return _Training(start, loss_and_gradient, by_side, theory)
 
 
-def _run_gradient(config: RunConfig, corpus: Corpus, key) -> Callable:
-    """(params, step) -> (loss, gradient) of the batch at that step."""
+def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:
+    if theory == "leading":
+        return leading_gradient(params, corpus.statistics, corpus.tokens, corpus.mask)
+    assert corpus.effective is not None
+    return effective_gradient(params, corpus.effective, corpus.tokens, corpus.mask)
 
-    def loss_and_gradient(params: Params, step):
-        tokens, mask = corpus.tokens, corpus.mask
-        if config.batch_size is not None:
-            rows = batch_indices(key, step, len(tokens), config.batch_size)
-            tokens, mask = tokens[rows], mask[rows]
-        if config.gradient == "exact":
-            return exact_loss_and_gradient(
-                params, tokens, mask, microbatch_size=config.microbatch_size
-            )
-        # The leading gradient is that of the whole corpus: its B and Phi are.
-        gradient = leading_gradient(params, corpus.statistics, corpus.tokens, corpus.mask)
-        return loss(params, tokens, mask), gradient
 
-    return loss_and_gradient
+def _compare(run, theory) -> dict[str, Array]:
+    return {
+        f"{name}{suffix}_{measure}": value
+        for suffix, exact, leading in zip(("", "_gradient"), run, theory, strict=True)
+        for name, measures in compare_params(exact, leading).items()
+        for measure, value in measures._asdict().items()
+    }
+
+
+def _split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[str, Array]:
+    trained, sampled = compare_params(run, batches), compare_params(batches, corpus)
+    record = {}
+    for name, measures in trained.items():
+        sampling = sampled[name].relative_error * measures.norm_ratio
+        record[f"{name}_sampling_error"] = sampling
+        record[f"{name}_truncation_error"] = measures.relative_error
+    return record
+
+
+def _all_finite(tree):
+    return jax.tree.reduce(lambda ok, leaf: ok & jnp.all(jnp.isfinite(leaf)), tree, True)
 
 
 def run_bytes(config: RunConfig, corpus: Corpus) -> int:
@@ -252,6 +301,8 @@ def run_bytes(config: RunConfig, corpus: Corpus) -> int:
     V, T, L = corpus.statistics.bigram.shape[0], corpus.mask.shape[1], config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * T)
     # Copies of the weights that XLA keeps, as its own analysis reports them: weights, gradients and
-    # their sums; for other optimizers also moments, and the theory with its own.
-    copies = 6 if config.optimizer == "sgd" else 11
+    # their sums; with other optimizers also moments; and as much again for every theory.
+    copies = 6 if is_linear(config.optimizer) else 8
+    sides = len(config.theories) * (1 if config.batch_size is None else 2)
+    copies += 4 * sides
     return copies * weights + 2 * activation_bytes(config.microbatch_size, V, T, L, itemsize)

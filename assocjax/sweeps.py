@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,11 +17,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from assocjax import results
 from assocjax.arguments import check_integer
 from assocjax.checks import check_numbers
-from assocjax.compare import Agreement
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
+from assocjax.optimizers import Optimizer
 from assocjax.params import WEIGHTS
-from assocjax.runs import Corpus, Optimizer, RunConfig, run_bytes, run_comparison
+from assocjax.runs import Corpus, RunConfig, run_bytes, run_comparison
 
 GRID = ("learning_rate", "seed", "init_scale")
 
@@ -28,6 +29,9 @@ _LONG_NAMES = {
     "relative_error": "||trained - theory|| / ||trained||",
     "cosine": "cosine of trained and theory",
     "norm_ratio": "||theory|| / ||trained||",
+    "distance": "||trained - theory||",
+    "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
+    "truncation_error": "||trained - theory of the batches|| / ||trained||",
 }
 
 
@@ -39,6 +43,7 @@ def sweep(
     init_scales: Sequence[float] = (0.0,),
     steps: int,
     num_layers: int,
+    theories: Sequence[str] = ("leading",),
     gradient: str = "exact",
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
@@ -46,11 +51,12 @@ def sweep(
     memory_limit: int = 4 << 30,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Trains the model over a grid of runs and compares every one with the closed forms.
+    """Trains the model over a grid of runs and compares every one with the theories.
 
-    The runs are one `vmap` of `run_comparison`, compiled once: learning rate, seed and starting
-    scale are traced. Runs that cannot differ (full batch and a zero start: the seed has no effect)
-    are computed once.
+    The runs are a `vmap` of `run_comparison` over learning rates, of one over starts, compiled
+    once: learning rate, seed and starting scale are traced. What the starts have in common, such as
+    the theories with full batches, and runs that cannot differ (full batch and a zero start: the
+    seed has no effect), are computed once.
 
     Args:
       data: a corpus from `load_tokens`.
@@ -60,7 +66,8 @@ def sweep(
         zero start.
       steps: number of updates.
       num_layers: L.
-      gradient: what trains the weights: "exact" or "leading".
+      theories: what every run is compared with: "leading", "effective" or both.
+      gradient: what trains the weights: "exact" or one of the theories.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None fits their memory.
@@ -69,22 +76,26 @@ def sweep(
       progress: called with (steps done, steps in all) as the work advances.
 
     Returns:
-      A Dataset with dimensions `learning_rate`, `seed`, `init_scale`, `step` and `layer`. For
-      every weight w of `query_key`, `position`, `value`, `output` (no layer dimension) and measure
-      m of `relative_error`, `cosine`, `norm_ratio`: variables `w_m` and `w_gradient_m`; and `loss`
-      in nats. A run that diverged is NaN from that step on, has it in `diverged_step` (-1
-      otherwise) and is named in the attribute `diverged`. Attributes also hold the configuration,
-      the versions and the corpus with its hash (see `results`).
+      A Dataset with dimensions `learning_rate`, `seed`, `init_scale`, `theory`, `step` and
+      `layer`. For every weight w of `query_key`, `position`, `value`, `output` (no layer
+      dimension) and measure m of `relative_error`, `cosine`, `norm_ratio`, `distance`: variables
+      `w_m` and `w_gradient_m`, and with `batch_size` also `w_sampling_error` and
+      `w_truncation_error` (see `run_comparison`). `loss`, in nats, has no theory dimension. A run
+      that diverged is NaN from that step on, has it in `diverged_step` (-1 otherwise) and is named
+      in the attribute `diverged`; `theory_diverged_step` says the same of the theories. Attributes
+      also hold the configuration, the versions and the corpus with its hash (see `results`).
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
 
-    Cost: (steps + 1) gradients for each distinct run, divided among the local devices; for
-    optimizers other than "sgd" as many leading gradients.
+    Cost: (steps + 1) gradients for each distinct run, divided among the local devices; for each
+    learning rate as many of every theory that has no closed form: an effective gradient costs
+    under half of an exact one.
     """
     config = RunConfig(
         steps=steps,
         num_layers=num_layers,
+        theories=tuple(theories) if isinstance(theories, list | tuple) else theories,  # type: ignore[arg-type]
         gradient=gradient,
         optimizer=optimizer,
         batch_size=batch_size,
@@ -111,10 +122,11 @@ def sweep(
             raise InputError(f"every entry of seeds must be below 2^31; got {seed}")
     grid["seed"] = grid["seed"].astype(np.int32)
 
-    runs, cell_to_run = _distinct_runs(grid, stochastic=batch_size is not None)
-    corpus = Corpus.of(data)
-    records = _run_all(config, corpus, runs, memory_limit, progress)
-    cells = {name: value[cell_to_run] for name, value in records.items()}
+    starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
+    corpus = Corpus.of(data, depth=config.depth)
+    rates = grid["learning_rate"]
+    records = _run_all(config, corpus, rates, starts, memory_limit, progress)
+    cells = {name: value[:, cell_to_start] for name, value in records.items()}
     dataset = _to_dataset(cells, grid, config)
     dataset.attrs |= results.provenance(
         data,
@@ -128,7 +140,7 @@ def sweep(
 
 
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """The end of a sweep in numbers: one row for each starting scale and learning rate.
+    """The end of a sweep in numbers: one row for each starting scale, theory and learning rate.
 
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
     seed. NaN where no run was left or the theory is zero.
@@ -136,31 +148,31 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     last = dataset.isel(step=-1)
     steps = int(dataset["step"][-1])
     rows = []
-    for scale in dataset["init_scale"].values:
-        for rate in dataset["learning_rate"].values:
-            cell = last.sel(learning_rate=rate, init_scale=scale)
-            rows.append(
-                {
-                    "init_scale": float(scale),
-                    "learning_rate": float(rate),
-                    "s*eta": float(rate * steps),
-                    "loss": float(cell["loss"].mean()),
-                    **{name: float(cell[f"{name}_cosine"].min()) for name in WEIGHTS},
-                    "error": float(cell["output_relative_error"].max()),
-                }
-            )
+    for scale, theory, rate in itertools.product(
+        *(dataset[name].values.tolist() for name in ("init_scale", "theory", "learning_rate"))
+    ):
+        cell = last.sel(learning_rate=rate, init_scale=scale, theory=theory)
+        rows.append(
+            {
+                "init_scale": scale,
+                "theory": theory,
+                "learning_rate": rate,
+                "s*eta": rate * steps,
+                "loss": float(cell["loss"].mean()),
+                **{name: float(cell[f"{name}_cosine"].min()) for name in WEIGHTS},
+                "error": float(cell["output_relative_error"].max()),
+            }
+        )
     return rows
 
 
-def _distinct_runs(grid, stochastic: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The runs that can differ, as flat vectors, and for each cell of the grid its run."""
-    rates, seeds, scales = np.meshgrid(*(grid[name] for name in GRID), indexing="ij")
-    first_seed = np.full_like(seeds, seeds.flat[0])
-    effective = seeds if stochastic else np.where(scales == 0, first_seed, seeds)
-    flat = np.stack([rates.ravel(), effective.ravel(), scales.ravel()], axis=1)
-    runs, cell_to_run = np.unique(flat, axis=0, return_inverse=True)
-    columns = (runs[:, 0], runs[:, 1].astype(np.int32), runs[:, 2])
-    return dict(zip(GRID, columns, strict=True)), cell_to_run.reshape(rates.shape)
+def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The starts (seed, scale) that can differ, and for each cell [seed, init_scale] its start."""
+    seeds, scales = np.meshgrid(grid["seed"], grid["init_scale"], indexing="ij")
+    effective = seeds if stochastic else np.where(scales == 0, seeds[0, 0], seeds)
+    flat = np.stack([effective.ravel(), scales.ravel()], axis=1)
+    starts, cell_to_start = np.unique(flat, axis=0, return_inverse=True)
+    return starts, cell_to_start.reshape(seeds.shape)
 
 
 # Compiled programs outlive a sweep, so what they call is the same for all sweeps: `_step_reached`,
@@ -188,63 +200,105 @@ def _listening(progress, chunk: int, chunks: int, steps: int) -> Iterator[None]:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "report"))
-def _run_chunk(config, corpus, runs, report: bool):
+def _run_chunk(config, corpus, rates, seeds, scales, report: bool):
+    """Arrays [rates, starts, ...]. Theories do not depend on the start: once for each rate."""
     progress = _step_reached if report else None
-
-    def run(learning_rate, seed, init_scale):
-        return run_comparison(config, corpus, learning_rate, seed, init_scale, progress)
-
-    return jax.vmap(run)(*(runs[name] for name in GRID))
+    run = functools.partial(run_comparison, config, corpus, progress=progress)
+    over_starts = jax.vmap(run, in_axes=(None, 0, 0))
+    return jax.vmap(over_starts, in_axes=(0, None, None))(rates, seeds, scales)
 
 
-def _run_all(config, corpus, runs, memory_limit, progress) -> dict[str, np.ndarray]:
-    """Computes the runs in equal chunks that fit the memory, with one compiled program.
+def _run_all(config, corpus, rates, starts, memory_limit, progress) -> dict[str, np.ndarray]:
+    """Computes [rates, starts] in equal chunks that fit the memory, with one compiled program.
 
-    The runs of a chunk are divided among the local devices.
+    A chunk is divided among the local devices along both of its axes.
     """
-    num_runs = len(runs["seed"])
     largest = max(1, int(memory_limit // run_bytes(config, corpus)))
-    devices = jax.local_devices()[: min(num_runs, largest)]
-    mesh = jax.make_mesh((len(devices),), ("run",), (AxisType.Auto,), devices=devices)
-    by_run = NamedSharding(mesh, PartitionSpec("run"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    shape = len(rates), len(starts)
+    (by_rate, by_start), chunk = _plan(shape, len(jax.local_devices()), largest)
+    mesh = jax.make_mesh(
+        (by_rate, by_start),
+        ("rate", "start"),
+        (AxisType.Auto,) * 2,
+        devices=jax.local_devices()[: by_rate * by_start],
+    )
+
+    def put(values, *axes):
+        return jax.device_put(values, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    corpus = put(corpus)
     dtype = corpus.statistics.bigram.dtype
-    chunks = math.ceil(num_runs / (largest - largest % len(devices)))
-    size = len(devices) * math.ceil(num_runs / (chunks * len(devices)))
-    corpus = jax.device_put(corpus, everywhere)
+    counts = [-(-n // size) for n, size in zip(shape, chunk, strict=True)]
     parts = []
-    for chunk in range(chunks):
-        # The last chunk is filled up with copies of the last run, to keep the compiled shape.
-        rows = np.minimum(np.arange(chunk * size, (chunk + 1) * size), num_runs - 1)
-        arrays = {
-            name: jnp.asarray(values[rows], jnp.int32 if name == "seed" else dtype)
-            for name, values in runs.items()
-        }
-        arrays = jax.device_put(arrays, by_run)
-        with _listening(progress, chunk, chunks, config.steps + 1):
-            part = _run_chunk(config, corpus, arrays, progress is not None)
+    for done in range(counts[0] * counts[1]):
+        position = divmod(done, counts[1])
+        # What the last chunk lacks is filled up with copies, to keep the compiled shape.
+        rows, columns = (
+            np.minimum(np.arange(i * size, (i + 1) * size), n - 1)
+            for i, size, n in zip(position, chunk, shape, strict=True)
+        )
+        arguments = (
+            put(jnp.asarray(rates[rows], dtype), "rate"),
+            put(jnp.asarray(starts[columns, 0], jnp.int32), "start"),
+            put(jnp.asarray(starts[columns, 1], dtype), "start"),
+        )
+        with _listening(progress, done, counts[0] * counts[1], config.steps + 1):
+            part = _run_chunk(config, corpus, *arguments, progress is not None)
             parts.append(jax.tree.map(np.asarray, part))
             jax.effects_barrier()
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: value[:num_runs] for name, value in joined.items()}
+
+    def join(*values):
+        lines = [values[i : i + counts[1]] for i in range(0, len(values), counts[1])]
+        joined = np.concatenate([np.concatenate(line, axis=1) for line in lines])
+        return joined[: shape[0], : shape[1]]
+
+    return jax.tree.map(join, *parts)
+
+
+def _plan(
+    shape: tuple[int, int], devices: int, largest: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How [rates, starts] are divided: (devices along each axis), (runs of a chunk along each).
+
+    The division is the one with the least work for the busiest device; a chunk has at most
+    `largest` runs. It holds many starts rather than many rates, as starts share their theories.
+    """
+    R, S = shape
+
+    def work(division):
+        return math.prod(-(-n // d) for n, d in zip(shape, division, strict=True))
+
+    usable = max(1, min(devices, largest))
+    division = min(((d, usable // d) for d in range(usable, 0, -1)), key=work)
+    r, s = (min(n, d) for n, d in zip(shape, division, strict=True))
+    starts = s * min(-(-S // s), max(1, largest // (r * s)))
+    rates = r * min(-(-R // r), max(1, largest // (starts * r)))
+    # Even chunks, so that little of the last one is filled up.
+    rates, starts = (
+        d * -(-n // (d * -(-n // size))) for n, d, size in ((R, r, rates), (S, s, starts))
+    )
+    return (r, s), (rates, starts)
 
 
 def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:
     variables = {}
     for name, value in cells.items():
-        dims = (*GRID, "step", "layer")[: value.ndim]
+        by_theory = name not in ("loss", "diverged_step")
+        dims = (*GRID, *["theory"] * by_theory, "step", "layer")[: value.ndim]
         variables[name] = xr.Variable(dims, value, {"units": "1"})
     variables["loss"].attrs = {"units": "nat", "long_name": "mean negative log-likelihood"}
     variables["diverged_step"].attrs = {"long_name": "first step that is not finite, or -1"}
-    for weight in WEIGHTS:
-        for measure in Agreement._fields:
-            for suffix, of in (("", "weights"), ("_gradient", "gradients")):
-                text = f"{weight} {of}: {_LONG_NAMES[measure]}"
-                variables[f"{weight}{suffix}_{measure}"].attrs["long_name"] = text
+    variables["theory_diverged_step"].attrs = variables["diverged_step"].attrs
+    for weight, measure in itertools.product(WEIGHTS, _LONG_NAMES):
+        for suffix, of in (("", "weights"), ("_gradient", "gradients")):
+            name = f"{weight}{suffix}_{measure}"
+            if name in variables:
+                variables[name].attrs["long_name"] = f"{weight} {of}: {_LONG_NAMES[measure]}"
     dataset = xr.Dataset(
         variables,
         coords={
             **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
+            "theory": list(config.theories),
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
             "layer": ("layer", np.arange(1, config.num_layers + 1, dtype=np.int32)),
         },

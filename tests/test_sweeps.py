@@ -1,3 +1,5 @@
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,8 @@ import numpy as np
 import optax
 import pytest
 from conftest import random_mask, random_tokens, token_data
+from hypothesis import given
+from hypothesis import strategies as st
 
 import assocjax as aj
 from assocjax import runs, sweeps
@@ -12,6 +16,7 @@ from assocjax.params import WEIGHTS
 
 N, T, V, L = 8, 5, 6, 2
 RATES, SEEDS, SCALES = (0.3, 0.1), (3, 0), (0.0, 0.05)
+THEORIES = ("leading", "effective")
 
 
 @pytest.fixture
@@ -19,32 +24,56 @@ def data():
     return token_data(random_tokens(0, N, T, V), V, random_mask(1, N, T))
 
 
-def python_run(data, rate, seed, scale, steps, optimizer=optax.sgd, batch_size=None):
-    """One run, step by step in Python: the loss, and agreement of weights and gradients."""
+def theory_gradient(theory, params, tokens, mask):
+    if theory == "leading":
+        statistics = aj.corpus_statistics(tokens, V, mask)
+        return aj.leading_gradient(params, statistics, tokens, mask)
+    statistics = aj.effective_statistics(tokens, V, L, mask)
+    return aj.effective_gradient(params, statistics, tokens, mask)
+
+
+def python_run(data, theory, rate, seed, scale, steps, optimizer=optax.sgd, batch_size=None):
+    """One run and one theory, step by step in Python: what a sweep records of them."""
     tokens, mask = jnp.asarray(data.tokens), jnp.asarray(data.mask)
-    stats = aj.corpus_statistics(tokens, V, mask)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
-    sizes = {"vocab_size": V, "seq_len": T}
-    params = aj.init_params(init_key, **sizes, num_layers=L, scale=scale)
-    theory = aj.init_params(init_key, **sizes, num_layers=L)
+    sizes = {"vocab_size": V, "seq_len": T, "num_layers": L}
     made = optimizer(rate)
-    state, theory_state = made.init(params), made.init(theory)
+    sides = {
+        "run": aj.init_params(init_key, **sizes, scale=scale),
+        "corpus": aj.init_params(init_key, **sizes),
+        "batches": aj.init_params(init_key, **sizes),
+    }
+    states = {name: made.init(params) for name, params in sides.items()}
     record = []
     for step in range(steps + 1):
         rows = jnp.arange(N)
         if batch_size is not None:
             rows = aj.batch_indices(batch_key, jnp.int32(step), N, batch_size)
-        loss, gradient = aj.exact_loss_and_gradient(params, tokens[rows], mask[rows])
-        leading = aj.leading_gradient(theory, stats, tokens, mask)
+        loss, gradient = aj.exact_loss_and_gradient(sides["run"], tokens[rows], mask[rows])
+        gradients = {
+            "run": gradient,
+            "corpus": theory_gradient(theory, sides["corpus"], tokens, mask),
+            "batches": theory_gradient(theory, sides["batches"], tokens[rows], mask[rows]),
+        }
         row = {"loss": loss}
-        for suffix, pair in (("", (params, theory)), ("_gradient", (gradient, leading))):
-            for name, measures in aj.compare_params(*pair).items():
+        for suffix, of in (("", sides), ("_gradient", gradients)):
+            for name, measures in aj.compare_params(of["run"], of["corpus"]).items():
                 row |= {f"{name}{suffix}_{m}": v for m, v in measures._asdict().items()}
+        if batch_size is not None:
+            for name, measures in aj.compare_params(sides["run"], sides["batches"]).items():
+                row[f"{name}_truncation_error"] = measures.relative_error
+                rest = jax.tree.map(jnp.subtract, sides["batches"], sides["corpus"])
+                axes = tuple(range(name != "output", getattr(rest, name).ndim))
+                norms = [
+                    np.sqrt(np.sum(np.square(getattr(x, name)), axis=axes))
+                    for x in (rest, sides["run"])
+                ]
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    row[f"{name}_sampling_error"] = norms[0] / norms[1]
         record.append(row)
-        updates, state = made.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        updates, theory_state = made.update(leading, theory_state, theory)
-        theory = optax.apply_updates(theory, updates)
+        for name, side in sides.items():
+            updates, states[name] = made.update(gradients[name], states[name], side)
+            sides[name] = optax.apply_updates(side, updates)
     return {name: np.stack([row[name] for row in record]) for name in record[0]}
 
 
@@ -58,6 +87,7 @@ def test_a_sweep_equals_a_python_loop_over_its_runs(x64, promote, data, optimize
         init_scales=SCALES,
         steps=steps,
         num_layers=L,
+        theories=THEORIES,
         optimizer=optimizer,
         batch_size=batch_size,
     )
@@ -65,25 +95,27 @@ def test_a_sweep_equals_a_python_loop_over_its_runs(x64, promote, data, optimize
         "learning_rate": 2,
         "seed": 2,
         "init_scale": 2,
+        "theory": 2,
         "step": steps + 1,
         "layer": L,
     }
-    for rate in RATES:
-        for seed in SEEDS:
-            for scale in SCALES:
-                cell = dataset.sel(learning_rate=rate, seed=seed, init_scale=scale)
-                expected = python_run(
-                    data, rate, seed, scale, steps, getattr(optax, optimizer), batch_size
-                )
-                assert set(expected) == set(cell.data_vars) - {"diverged_step"}
-                for name, values in expected.items():
-                    # Rounding, 1e-16, relative to weights that are 1e-7 of the largest.
-                    np.testing.assert_allclose(
-                        cell[name], values, rtol=1e-7, atol=1e-9, err_msg=name
-                    )
+    for theory, rate, seed, scale in itertools.product(THEORIES, RATES, SEEDS, SCALES):
+        cell = dataset.sel(theory=theory, learning_rate=rate, seed=seed, init_scale=scale)
+        expected = python_run(
+            data, theory, rate, seed, scale, steps, getattr(optax, optimizer), batch_size
+        )
+        assert set(expected) == set(cell.data_vars) - {"diverged_step", "theory_diverged_step"}
+        for name, values in expected.items():
+            if name.endswith("sampling_error"):  # of a theory that is zero it is 0, or undefined
+                values = np.where(np.isnan(cell[name]), np.nan, values)
+                assert np.isfinite(values[-1]).all()
+            # Rounding, 1e-16, relative to weights that are 1e-7 of the largest.
+            np.testing.assert_allclose(cell[name], values, rtol=1e-7, atol=1e-9, err_msg=name)
 
 
 def test_an_optimizer_may_be_a_function(x64, promote, data):
+    """Linear: the closed form by scalars is the optimizer's own run."""
+
     def momentum(rate):
         return optax.sgd(rate, momentum=0.5)
 
@@ -91,32 +123,42 @@ def test_an_optimizer_may_be_a_function(x64, promote, data):
         data,
         learning_rates=[0.2],
         init_scales=[0.1],
-        steps=3,
+        steps=5,
         num_layers=L,
         optimizer=momentum,
     )
-    expected = python_run(data, 0.2, 0, 0.1, 3, momentum)
+    expected = python_run(data, "leading", 0.2, 0, 0.1, 5, momentum)
     for name, values in expected.items():
         np.testing.assert_allclose(
             dataset[name].squeeze(), values.squeeze(), rtol=1e-7, atol=1e-9, err_msg=name
         )
 
 
-def test_closed_form_and_leading_run_are_one_theory(x64, promote, data):
-    """The name "sgd" takes the closed form; an equal optimizer runs the leading gradient."""
-    common = {"learning_rates": RATES, "init_scales": SCALES, "steps": 6, "num_layers": L}
-    closed = aj.sweep(data, **common, optimizer="sgd")
-    run = aj.sweep(data, **common, optimizer=lambda rate: optax.sgd(rate))
-    for name in closed.data_vars:
-        np.testing.assert_allclose(closed[name], run[name], rtol=1e-8, atol=1e-10, err_msg=name)
+def test_theories_with_full_batches_are_computed_once_a_rate(data):
+    """Under the inner vmap, over starts, no array of the theory has their axis."""
+    config = aj.RunConfig(steps=2, num_layers=L, theories=THEORIES)
+    corpus = aj.Corpus.of(data, depth=L)
+    starts = 13  # a size that nothing else has
+    made = jax.make_jaxpr(
+        jax.vmap(lambda *run: aj.run_comparison(config, corpus, *run), in_axes=(None, 0, 0))
+    )(jnp.float32(0.1), jnp.arange(starts), jnp.full(starts, 0.1))
+    loops = [eqn for eqn in made.jaxpr.eqns if eqn.primitive.name == "scan"]
+    training = max(loops, key=lambda eqn: len(eqn.params["jaxpr"].jaxpr.eqns))
+    carried = [v.aval.shape for v in training.outvars if v.aval.shape[-2:] == (V, V)]
+    assert carried.count((starts, L, V, V)) == 2  # query_key and value of the runs
+    assert carried.count((L, V, V)) == 2  # and of the effective theory
 
 
-def test_trained_by_the_leading_gradient_the_theory_is_exact(x64, data):
-    dataset = aj.sweep(data, learning_rates=RATES, steps=5, num_layers=L, gradient="leading")
+@pytest.mark.parametrize("theory", ["leading", "effective"])
+def test_trained_by_its_gradient_a_theory_is_exact(x64, data, theory):
+    common = {"learning_rates": RATES, "steps": 5, "num_layers": L}
+    dataset = aj.sweep(data, **common, gradient=theory, theories=[theory])
     for name in WEIGHTS:
         error = dataset[f"{name}_relative_error"].isel(step=slice(4, None))
         np.testing.assert_allclose(error, 0, atol=1e-12)
         np.testing.assert_allclose(dataset[f"{name}_cosine"].isel(step=-1), 1, rtol=1e-12)
+    if theory == "effective":
+        return
     stats = aj.corpus_statistics(data.tokens, V, data.mask)
     for rate in RATES:
         weights = aj.leading_weights(stats, L, rate, 5)
@@ -176,24 +218,29 @@ def test_chunks_do_not_change_the_result(x64, data):
         np.testing.assert_allclose(together[name], apart[name], rtol=1e-9, atol=1e-12)
 
 
-def test_runs_that_cannot_differ_are_computed_once():
-    grid = {
-        "learning_rate": np.array([0.1, 0.2]),
-        "seed": np.array([4, 5, 6], np.int32),
-        "init_scale": np.array([0.0, 0.1]),
-    }
-    flat, cells = sweeps._distinct_runs(grid, stochastic=False)
-    assert len(flat["seed"]) == 2 * (1 + 3)
-    assert cells.shape == (2, 3, 2)
-    for i, rate in enumerate(grid["learning_rate"]):
-        for j, seed in enumerate(grid["seed"]):
-            for k, scale in enumerate(grid["init_scale"]):
-                run = {name: values[cells[i, j, k]] for name, values in flat.items()}
-                assert run["learning_rate"] == rate
-                assert run["init_scale"] == scale
-                assert run["seed"] == (seed if scale else 4)
-    flat, _ = sweeps._distinct_runs(grid, stochastic=True)
-    assert len(flat["seed"]) == 12
+def test_starts_that_cannot_differ_are_computed_once():
+    grid = {"seed": np.array([4, 5, 6], np.int32), "init_scale": np.array([0.0, 0.1])}
+    starts, cells = sweeps._distinct_starts(grid, stochastic=False)
+    assert len(starts) == 1 + 3
+    assert cells.shape == (3, 2)
+    for j, seed in enumerate(grid["seed"]):
+        for k, scale in enumerate(grid["init_scale"]):
+            np.testing.assert_array_equal(starts[cells[j, k]], [seed if scale else 4, scale])
+    starts, _ = sweeps._distinct_starts(grid, stochastic=True)
+    assert len(starts) == 6
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 8), st.integers(1, 100))
+def test_a_plan_covers_the_grid_within_memory(rates, starts, devices, largest):
+    shape = rates, starts
+    division, chunk = sweeps._plan(shape, devices, largest)
+    assert np.prod(division) <= min(devices, largest)
+    assert np.prod(chunk) <= largest
+    for size, count, parts in zip(chunk, shape, division, strict=True):
+        assert size % parts == 0
+        chunks = -(-count // size)
+        assert chunks * size - count < size  # no chunk of copies alone
+        assert -(-count // (size - parts or size)) > chunks or size == parts  # nor larger than due
 
 
 def test_a_diverged_run_is_nan_from_there_and_named(data):
@@ -202,7 +249,8 @@ def test_a_diverged_run_is_nan_from_there_and_named(data):
     alone = aj.sweep(data, learning_rates=[0.1], **grid)
     step = dataset["diverged_step"].sel(learning_rate=1e30).item()
     assert 1 <= step <= 4
-    lost = dataset.sel(learning_rate=1e30).drop_vars("diverged_step")
+    ends = ["diverged_step", "theory_diverged_step"]
+    lost = dataset.sel(learning_rate=1e30).drop_vars(ends)
     for name, values in lost.data_vars.items():
         assert values.sel(step=slice(step, None)).isnull().all(), name
     assert not lost["loss"].sel(step=slice(0, step - 1)).isnull().any()
@@ -222,7 +270,7 @@ def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
 
     def cosines(rate, scale):
         record = aj.run_comparison(config, corpus, rate, jnp.int32(0), scale)
-        return jnp.stack([jnp.sum(record[f"{name}_cosine"][-1]) for name in WEIGHTS])
+        return jnp.stack([jnp.sum(record[f"{name}_cosine"][0, -1]) for name in WEIGHTS])
 
     rates, scale, step = jnp.array([0.2, 0.5]), 0.01, 1e-5
     forward = jax.jit(jax.vmap(jax.jacfwd(cosines), (0, None)))(rates, scale)
@@ -248,7 +296,7 @@ def test_coordinates_attributes_and_summary(data):
     np.testing.assert_array_equal(dataset["layer"], [1, 2])
     assert dataset["loss"].attrs["units"] == "nat"
     assert all("long_name" in dataset[name].attrs for name in dataset.data_vars)
-    assert dataset["output_cosine"].dims == ("learning_rate", "seed", "init_scale", "step")
+    assert dataset["output_cosine"].dims == (*sweeps.GRID, "theory", "step")
     assert dataset["value_gradient_cosine"].dims[-1] == "layer"
     assert dataset.attrs["corpus_sha256"] == data.sha256
     rows = aj.summary(dataset)
@@ -258,6 +306,7 @@ def test_coordinates_attributes_and_summary(data):
         (0.05, 0.3),
         (0.05, 0.1),
     ]
+    assert {row["theory"] for row in rows} == {"leading"}
     cell = dataset.isel(step=-1).sel(learning_rate=0.1, init_scale=0.05)
     assert rows[-1]["value"] == float(cell["value_cosine"].min())
     assert rows[-1]["error"] == float(cell["output_relative_error"].max())
@@ -279,6 +328,10 @@ def test_coordinates_attributes_and_summary(data):
         ({"seeds": [2**31]}, aj.InputError, r"below 2\^31"),
         ({"init_scales": [-0.1]}, aj.InputError, "every entry of init_scales"),
         ({"gradient": "wrong"}, aj.InputError, "gradient must be one of"),
+        ({"theories": []}, aj.InputError, "theories must be one or more distinct names"),
+        ({"theories": ["leading"] * 2}, aj.InputError, "theories must be one or more distinct"),
+        ({"theories": ["exact"]}, aj.InputError, "every entry of theories must be one of"),
+        ({"theories": "leading"}, aj.InputTypeError, "theories must be a tuple of names"),
         ({"optimizer": "nosuch"}, aj.InputError, "optimizer must be the name"),
         ({"optimizer": "apply_updates"}, aj.InputError, "optimizer must be the name"),
         ({"optimizer": "lbfgs"}, aj.InputError, "optimizer 'lbfgs' cannot train by gradients"),
