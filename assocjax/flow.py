@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_number, check_numbers, check_precision, is_traced
@@ -73,42 +73,53 @@ def gradient_flow(
     Source: Tsitouras 2011, a 5(4) Runge-Kutta pair.
     """
     dtype = _check_params(params, gradient)
-    times, valid = _check_times(times, dtype)
+    times = _check_times(times)
     check_integer("max_steps", max_steps, minimum=1)
     check_number("atol", atol, minimum=0)
     check_number("rtol", rtol, minimum=0)
     if not is_traced(rtol) and rtol <= 0:
         raise InputError(f"rtol must be positive; got {rtol:g}")
-    info = jnp.finfo(dtype)
-    rtol = jnp.maximum(jnp.asarray(rtol, dtype), 100 * info.eps)
-    # Leaves that stay zero have no error: 0 / tiny.
-    atol = jnp.maximum(jnp.asarray(atol, dtype), info.tiny)
-    # Within the first time, else an interpolation would be relative to a later, larger leaf.
-    first = jnp.where(times[0] > 0, times[0], times[min(1, len(times) - 1)])
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda tau, params, _: jax.tree.map(jnp.negative, gradient(params))),
-        # A twentieth of the error of Dopri5 for a fifth more steps.
-        diffrax.Tsit5(),
-        t0=jnp.zeros((), dtype),
-        t1=times[-1],
-        dt0=jnp.minimum(rtol * times[-1], first),
-        y0=params,
-        saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=_LeafController(rtol, atol, norm=_max),
-        max_steps=max_steps,
-        throw=False,
-    )
-    reached = valid & jnp.isfinite(solution.ts)
-    if not is_traced(reached) and not reached.all():
-        before = f"before tau={float(times[jnp.argmin(reached)]):g}"
-        if solution.result == diffrax.RESULTS.max_steps_reached:
+
+    @jax.jit
+    def solve(params, times, rtol, atol):
+        times, rtol, atol = (jnp.asarray(x, dtype) for x in (times, rtol, atol))
+        valid = jnp.all(jnp.isfinite(times)) & jnp.all(jnp.diff(times, prepend=0) >= 0)
+        times = jnp.where(valid, times, 0)
+        # Within the first time, else an interpolation would be relative to a later, larger leaf.
+        first = jnp.where(times[0] > 0, times[0], times[min(1, len(times) - 1)])
+        info = jnp.finfo(dtype)
+        rtol = jnp.maximum(rtol, 100 * info.eps)
+        # Leaves that stay zero have no error: 0 / tiny.
+        atol = jnp.maximum(atol, info.tiny)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda tau, params, _: jax.tree.map(jnp.negative, gradient(params))),
+            # A tenth of the error of Dopri5, or less, for a fifth more steps.
+            diffrax.Tsit5(),
+            t0=jnp.zeros((), dtype),
+            t1=times[-1],
+            dt0=jnp.minimum(rtol * times[-1], first),
+            y0=params,
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=_LeafController(rtol, atol, norm=_max),
+            max_steps=max_steps,
+            throw=False,
+        )
+        reached = valid & jnp.isfinite(solution.ts)
+
+        def mark(leaf):
+            return jnp.where(reached.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.nan)
+
+        exhausted = solution.result == diffrax.RESULTS.max_steps_reached
+        flow = Flow(jax.tree.map(mark, solution.ys), solution.stats["num_steps"])
+        return flow, reached, exhausted
+
+    flow, reached, exhausted = solve(params, times, rtol, atol)
+    if not is_traced(reached) and not np.all(reached):
+        before = f"before tau={times[np.argmin(reached)]:g}"
+        if exhausted:
             raise InputError(f"the flow needed more than max_steps={max_steps} steps {before}")
         raise InputError(f"the flow diverged or had a gradient that is not finite {before}")
-
-    def mark(leaf):
-        return jnp.where(reached.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.nan)
-
-    return Flow(jax.tree.map(mark, solution.ys), solution.stats["num_steps"])
+    return flow
 
 
 class _LeafController(diffrax.PIDController):
@@ -154,17 +165,14 @@ def _check_params(params, gradient) -> Any:
     return dtypes.pop()
 
 
-def _check_times(times, dtype) -> tuple[Float[Array, " times"], Bool[Array, ""]]:
-    """The times as an array, and whether they can be; traced ones that cannot become zeros."""
+def _check_times(times) -> np.ndarray | Float[Array, " times"]:
     if isinstance(times, Sequence) and any(map(is_traced, times)):
-        times = jnp.asarray(times, dtype)
+        times = jnp.stack([jnp.asarray(time, jnp.result_type(float)) for time in times])
     if isinstance(times, np.ndarray | jax.Array) and (times.ndim != 1 or not times.size):
         raise InputError(f"times must be a non-empty vector; got shape {times.shape}")
-    if not is_traced(times):
-        concrete = check_numbers("times", times, minimum=0)
-        if np.any(np.diff(concrete) < 0):
-            raise InputError(f"times must increase; got {concrete.tolist()}")
-        return jnp.asarray(concrete, dtype), jnp.array(True)
-    times = times.astype(dtype)
-    valid = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
-    return jnp.where(valid, times, 0), valid
+    if is_traced(times):
+        return times
+    times = check_numbers("times", times, minimum=0)
+    if np.any(np.diff(times) < 0):
+        raise InputError(f"times must increase; got {times.tolist()}")
+    return times

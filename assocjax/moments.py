@@ -1,5 +1,4 @@
-"""First and second moments of what stands before a token, which are all of a corpus that the
-effective theory reads.
+"""Moments of what stands before a token: all of a corpus that the effective theory reads.
 
 With x = tokens[:, :-1], y = tokens[:, 1:], one-hots X and Y, residual R = Y - 1/V and uniform
 causal attention A_0 (row t holds 1/(t+1) at positions 0..t), the context at depth k is the mean of
@@ -76,8 +75,8 @@ def effective_statistics(
         V > 46,340 or T > 8,192.
       InputTypeError: tokens or a depth that are no integers, or a mask that is not boolean.
 
-    Cost: time N T^2 L^2 / 2 scatter-adds (of two words each in float32) + L^2 V^3, memory about
-      7 L^2 V^2 + 3 L^2 T^2 + 3 N T words. Works under `jit` and `vmap`.
+    Cost: time N T^2 (L+1)^2 / 2 scatter-adds + L^2 V^3, memory about 7 (L+1)^2 V^2 +
+      2 (L+1)^2 T^2 + 3 N T words. Works under `jit` and `vmap`.
     Source: this package; the paper stops at the leading terms.
     """
     depth = check_integer("depth", depth, minimum=1)
@@ -109,8 +108,8 @@ def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> Effectiv
     V, L, T = vocab_size, depth, mask.shape[1]
     q, k = causal_pairs(T)
     dtype = jnp.result_type(float)
-    # C_jk needs the pairs with q < k too. There P_jk[q,k] = P_kj[k,q]: all of it is half of a
-    # symmetric sum, and the diagonal is in both halves. For j = 0 nothing lies there.
+    # Pairs q >= k hold all of C_0k but only half of the other C_jk: as P_jk[k,q] = P_kj[q,k], their
+    # other half is the transpose of this half of C_kj. The diagonal is in both.
     diagonal = (q == k)[:, None] & (jnp.arange(L + 1) > 0)[None, :]
     once = jnp.where(diagonal, 0.5, 1).astype(dtype)[:, None, :, None]
 
@@ -163,8 +162,8 @@ def _pair_weights(
 ) -> Float[Array, "T T block K L"]:
     """P_jk = (A_0^j)^T A_0^k of every sequence of a block, for j = 0..L and k = 1..L.
 
-    P_jk[s,s'] is at most the number of positions, and so is the sum of a P_jk: its mean entry is
-    of the size of an attention weight.
+    Each position adds products of two rows of attention weights to P_jk, which sum to 1 as one row
+    does: `ATTENTION_UNIT` fits these weights too.
     """
     one = valid.astype(dtype)[:, None]
     share = one / count_keys(valid, dtype)[:, None]

@@ -42,18 +42,28 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Tries a step: some of optax's optimizers want more than a gradient and weights.
+    """Tries a step of a traced learning rate, as a sweep will take it.
+
+    Some of optax's optimizers want more than a gradient and weights, and some of its schedules
+    (`warmup_cosine_decay_schedule`) a rate that is a number: scale one of peak 1 by the rate.
 
     Raises:
-      InputError, InputTypeError: as `make_optimizer`, or a gradient and weights do not suffice.
+      InputError, InputTypeError: as `make_optimizer`, or the step cannot be taken.
     """
-    made = make_optimizer(optimizer, 0.1)
-    weights = jax.ShapeDtypeStruct((1,), jnp.result_type(float))
+    make_optimizer(optimizer, 0.1)
+
+    def step(rate, x):
+        made = make_optimizer(optimizer, rate)
+        return made.update(x, made.init(x), x)
+
+    dtype = jnp.result_type(float)
     try:
-        jax.eval_shape(lambda x: made.update(x, made.init(x), x), weights)
+        jax.eval_shape(step, jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((1,), dtype))
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"optimizer {optimizer!r} cannot train by gradients: {reason}") from None
+        raise InputError(
+            f"optimizer {optimizer!r} cannot train by gradients at a traced learning rate: {reason}"
+        ) from None
 
 
 def follow(

@@ -1,0 +1,155 @@
+"""Every optimizer: its recursion by scalars, and its theories against exact training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_trees_close, random_mask, random_tokens, token_data
+
+import assocjax as aj
+from assocjax.optimizers import make_optimizer
+
+N, T, V, L = 8, 6, 7, 2
+STEPS = 20
+
+
+def scheduled(schedule):
+    return lambda rate: optax.chain(optax.scale_by_schedule(schedule), optax.sgd(rate))
+
+
+LINEAR = {
+    "descent": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+    "cosine": lambda rate: optax.sgd(optax.cosine_decay_schedule(rate, STEPS)),
+    "warm-up": scheduled(optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, STEPS)),
+    "weight decay": lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)),
+}
+OTHERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop}
+CLIPPED = {
+    "clip": lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate)),
+    "clip the norm": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)),
+}
+
+
+@pytest.fixture
+def data():
+    return token_data(random_tokens(0, N, T, V), V, random_mask(1, N, T))
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *OTHERS, *CLIPPED])
+def test_linear_optimizers_are_told_from_others(promote, name):
+    assert aj.is_linear((LINEAR | OTHERS | CLIPPED)[name]) == (name in LINEAR)
+
+
+def test_names_are_told_as_well():
+    assert aj.is_linear("sgd")
+    assert not aj.is_linear("lion")
+
+
+@pytest.mark.parametrize("rate", [0.1, 3.0])
+def test_recursion_of_plain_descent_is_the_closed_form(x64, rate):
+    found = aj.optimizer_coefficients(optax.sgd(rate), 50)
+    for step in (0, 1, 2, 3, 7, 50):
+        at_step = jax.tree.map(lambda path, step=step: path[step], found)
+        assert_trees_close(at_step, aj.descent_coefficients(rate, step), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_recursion_is_the_optimizer_run_along_the_leading_gradient(x64, promote, data, name):
+    statistics = aj.corpus_statistics(data.tokens, V, data.mask)
+    made = LINEAR[name](0.3)
+    coefficients = aj.optimizer_coefficients(made, STEPS)
+    params = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=L)
+    state = made.init(params)
+    for step in range(STEPS + 1):
+        now = jax.tree.map(lambda path, step=step: path[step], coefficients)
+        gradient = aj.leading_gradient(params, statistics, data.tokens, data.mask)
+        weights = aj.weights_from_coefficients(statistics, L, now)
+        assert_trees_close(weights, params, rtol=1e-11)
+        assert_trees_close(aj.gradient_from_coefficients(statistics, L, now), gradient, rtol=1e-11)
+        updates, state = made.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.all(np.array([c[-1] for c in coefficients]) > 0)
+
+
+def test_flow_is_the_limit_of_the_recursion(x64):
+    for duration in (0.5, 3.0):
+        fine = aj.descent_coefficients(duration / 1e5, 100_000)
+        assert_trees_close(fine, aj.flow_coefficients(duration), rtol=1e-4)
+
+
+# Largest relative errors after STEPS updates that move the weights about as far, of the leading
+# terms and of the effective theory: some times what is measured. Adam and its like divide by the
+# gradient's size: where an entry's gradient is nearly zero, any error of it counts in full.
+TOLERANCES = {
+    **dict.fromkeys(LINEAR, (0.3, 1e-3)),
+    "adam": (0.9, 0.05),
+    "adamw": (0.9, 0.05),
+    "rmsprop": (0.9, 0.05),
+}
+RATES = {"momentum": 0.04, "nesterov": 0.04, "adam": 0.003, "adamw": 0.003, "rmsprop": 0.001}
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *OTHERS])
+def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, name):
+    statistics = aj.corpus_statistics(data.tokens, V, data.mask)
+    effective = aj.effective_statistics(data.tokens, V, L, data.mask)
+    gradients = (
+        lambda p: aj.exact_gradient(p, data.tokens, data.mask),
+        lambda p: aj.leading_gradient(p, statistics, data.tokens, data.mask),
+        lambda p: aj.effective_gradient(p, effective, data.tokens, data.mask),
+    )
+    made = (LINEAR | OTHERS)[name](RATES.get(name, 0.2))
+    trained = []
+    for gradient in gradients:
+        params = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=L)
+        state = made.init(params)
+        for _ in range(STEPS):
+            updates, state = made.update(gradient(params), state, params)
+            params = optax.apply_updates(params, updates)
+        trained.append(params)
+    exact, *theories = trained
+    for theory, tolerance in zip(theories, TOLERANCES[name], strict=True):
+        for weight, measures in aj.compare_params(exact, theory).items():
+            assert 0 < np.max(measures.relative_error) < tolerance, weight
+
+
+def test_sampling_and_truncation_split_the_disagreement(x64, data):
+    """Within the triangle inequality; of half the corpus at a time, which half says most."""
+    dataset = aj.sweep(
+        data,
+        learning_rates=[0.2],
+        steps=12,
+        num_layers=L,
+        theories=["leading", "effective"],
+        batch_size=4,
+    ).isel(step=-1)
+    for weight in aj.WEIGHTS:
+        total, sampling, truncation = (
+            dataset[f"{weight}_{name}"]
+            for name in ("relative_error", "sampling_error", "truncation_error")
+        )
+        assert (total <= (sampling + truncation) * (1 + 1e-12)).all()
+        assert (total >= abs(sampling - truncation) * (1 - 1e-12)).all()
+        effective = {"theory": "effective"}
+        assert (sampling.sel(effective) > 20 * truncation.sel(effective)).all()
+        assert (truncation > 0).all()
+
+
+def test_a_schedule_that_needs_a_number_is_refused_in_one_line(data, promote):
+    def warm_up(rate):
+        return optax.sgd(optax.warmup_cosine_decay_schedule(0.0, rate, 5, 20))
+
+    with pytest.raises(aj.InputError, match="cannot train by gradients at a traced learning rate"):
+        aj.sweep(data, learning_rates=[0.1], steps=1, num_layers=1, optimizer=warm_up)
+
+
+def test_bad_arguments():
+    with pytest.raises(aj.InputError, match="steps must be at least 0; got -1"):
+        aj.optimizer_coefficients(optax.sgd(0.1), -1)
+    with pytest.raises(aj.InputError, match="duration must be finite and at least 0; got -1"):
+        aj.flow_coefficients(-1.0)
+    with pytest.raises(aj.InputError, match="optimizer must be the name of an optax optimizer"):
+        make_optimizer("nosuch", jnp.float32(0.1))
