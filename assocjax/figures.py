@@ -1,10 +1,11 @@
-"""Every plot, drawn from a sweep's Dataset.
+"""Every plot, drawn from a sweep's Dataset or a study's table.
 
-Colour tells learning rates apart (from dark, small, to light, large) or weights; the shaded range
-is over layers and seeds, its line the mean. Matplotlib's object interface is used throughout: no
-global state, no display.
+Colour tells learning rates apart (from dark, small, to light, large) or weights, and the kind of
+line theories; the shaded range is over layers and seeds, its line the mean. Matplotlib's object
+interface is used throughout: no global state, no display.
 """
 
+import itertools
 import os
 from pathlib import Path
 from typing import Literal
@@ -27,12 +28,16 @@ LABELS = {
     "output": r"output $W_O$",
 }
 _COLORS = dict(zip(WEIGHTS, ("#0072b2", "#e69f00", "#009e73", "#cc3311"), strict=True))
+_THEORY_LINES = {"leading": "-", "effective": "--"}
+_THEORY_NAMES = {"leading": "leading terms", "effective": "effective theory"}
+_DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
+_THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 
 
 def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
-    """Cosine with the theory against step: a panel for each learning rate and starting scale.
+    """Cosine with every theory against step: a panel for each learning rate and starting scale.
 
-    The paper's Figure 4, over a grid.
+    The paper's Figure 4, over a grid and with more than its leading terms.
 
     Args:
       dataset: from `sweep`.
@@ -50,7 +55,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
             cell = dataset.sel(learning_rate=rate, init_scale=scale)
             for weight in WEIGHTS:
                 cosine = cell[f"{weight}{suffix}_cosine"]
-                _line_and_range(axes[i, j], cosine, _COLORS[weight], LABELS[weight])
+                _theory_lines(axes[i, j], cosine, _COLORS[weight], LABELS[weight])
                 low = min(low, float(cosine.min().fillna(0)))
             axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
             axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
@@ -62,11 +67,12 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
         ax.set_xlim(-margin, last + margin)  # also where the cosine is undefined
         ax.set_ylim(low - 0.03, 1.03)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _theory_key(axes[0, 0], dataset)
     what = "Gradients" if gradients else "Weights"
     _finish(
         figure,
         axes,
-        f"{what} against their leading terms (line: mean, shade: range over "
+        f"{what} against their {_theory_names(dataset)} (line: mean, shade: range over "
         f"layers{_and_seeds(dataset)})",
         dataset,
     )
@@ -74,7 +80,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
 
 
 def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
-    """Relative error of the weights against step and against learning rate, on log axes.
+    """Relative error of every theory against step and against learning rate, on log axes.
 
     Upper row: error against step, a line for each learning rate. Lower row: error against learning
     rate, a line for each of up to four steps. A column for each weight.
@@ -83,12 +89,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
       dataset: from `sweep`.
       init_scale: which starting scale to show; by default the smallest.
     """
-    scale = dataset["init_scale"].values.min() if init_scale is None else init_scale
-    if scale not in dataset["init_scale"].values:
-        raise InputError(
-            f"init_scale must be one of {dataset['init_scale'].values.tolist()}; got {scale}"
-        )
-    dataset = _sorted(dataset).sel(init_scale=scale)
+    scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
@@ -102,10 +103,10 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, _shades(len(rates)), strict=True):
             line = error.sel(learning_rate=rate).isel(step=slice(1, None))
-            _line_and_range(top, line, color, rf"$\eta$ = {rate:g}")
+            _theory_lines(top, line, color, rf"$\eta$ = {rate:g}")
         for step, color in zip(steps, _shades(len(steps)), strict=True):
             line = error.sel(step=step)
-            _line_and_range(bottom, line, color, f"step {step}", over="learning_rate", marker="o")
+            _theory_lines(bottom, line, color, f"step {step}", over="learning_rate", marker="o")
         top.set_title(LABELS[weight], fontsize=10)
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
@@ -119,11 +120,52 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[:, -1] if steps else ():
+        _theory_key(ax, dataset)
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _title(
         figure,
-        f"Relative error of the leading terms, start sd {scale:g} (line: mean, shade: "
+        f"Relative error of the {_theory_names(dataset)}, start sd {scale:g} (line: mean, shade: "
         f"range over layers{_and_seeds(dataset)}; grey: 10 %)",
+        dataset,
+    )
+    return figure
+
+
+def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
+    """Sampling and truncation error against step, on log axes: what parts training from a theory.
+
+    A row for each theory, a column for each weight, a colour for each learning rate.
+
+    Args:
+      dataset: from `sweep` with a `batch_size`.
+      init_scale: which starting scale to show; by default the smallest.
+    """
+    if "output_sampling_error" not in dataset:
+        raise InputError("dataset must be from a sweep with a batch_size; this one has none")
+    scale, dataset = _at_scale(dataset, init_scale)
+    rates, theories = dataset["learning_rate"].values, dataset["theory"].values
+    dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
+    figure, axes = _log_panels(len(theories), len(WEIGHTS), share_y=True)
+    for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
+        ax, cell = axes[i, j], dataset.sel(theory=theory)
+        for rate, color in zip(rates, _shades(len(rates)), strict=True):
+            for error, line in _DISAGREEMENT_LINES.items():
+                values = cell[f"{weight}_{error}_error"].sel(learning_rate=rate)
+                _line_and_range(ax, values, color, "", line=line)
+        ax.set_title(f"{LABELS[weight]},  {_THEORY_NAMES[theory]}", fontsize=9)
+    for rate, color in zip(rates, _shades(len(rates)), strict=True):
+        axes[0, 0].plot([], [], color=color, label=rf"$\eta$ = {rate:g}")
+    for error, line in _DISAGREEMENT_LINES.items():
+        axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=f"{error} error")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("relative to the weight")
+    for ax in axes[-1, :]:
+        ax.set_xlabel("step")
+    _finish(
+        figure,
+        axes,
+        f"Sampling and truncation error, start sd {scale:g} (line: mean, shade: range over "
+        f"layers{_and_seeds(dataset)})",
         dataset,
     )
     return figure
@@ -185,6 +227,89 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
     return figure
 
 
+def plot_horizons(horizons: xr.Dataset) -> Figure:
+    """Validity horizon, in training time, against learning rate: a panel for each weight and start.
+
+    A line for each theory: the least over layers and seeds, as in `horizon_table`. The shade is the
+    range, up to the end of the sweep where some do not end within it; those stand as an open
+    triangle there, and those that never held as one at the first step, pointing down.
+
+    Args:
+      horizons: from `validity_horizon`.
+    """
+    horizons = _sorted(horizons)
+    rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
+    last = max(1, horizons.attrs["steps"])
+    figure, axes = _log_panels(len(scales), len(WEIGHTS), share_y=True)
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+        ax = axes[i, j]
+        for k, theory in enumerate(horizons["theory"].values):
+            horizon = horizons[weight].sel(init_scale=scale, theory=theory)
+            _horizon_line(ax, horizon, last, k, str(theory))
+        ax.plot(rates, rates * last, color="0.8", lw=0.8, zorder=0, label="end of the sweep")
+        for marker, label in (("^", "not ended by then"), ("v", "never held")):
+            ax.plot([], [], marker, color="0.3", mfc="none", ms=6, label=label)
+        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+        ticks = rates[:: -(-len(rates) // 4)]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[:, 0]:
+        ax.set_ylabel(r"horizon $s\,\eta$")
+    for ax in axes[-1, :]:
+        ax.set_xlabel(r"learning rate $\eta$")
+    _finish(
+        figure,
+        axes,
+        f"Training time up to a relative error of {horizons.attrs['threshold']:g} (line: least, "
+        f"shade: range over layers{_and_seeds(horizons)})",
+        horizons,
+    )
+    return figure
+
+
+def plot_bounds(bounds: xr.Dataset) -> Figure:
+    """Measured distance to the leading terms and its bound against step, on log axes.
+
+    A row for each starting scale, a column for each weight, a colour for each of up to three
+    learning rates: the smallest, a middle one and the largest. The bound is dashed, and broad where
+    all conditions of the theorem hold.
+
+    Args:
+      bounds: from `theorem_bounds`.
+    """
+    bounds = _sorted(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
+    rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
+    shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
+    figure, axes = _log_panels(len(scales), len(WEIGHTS), share_y="col")
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+        ax = axes[i, j]
+        for rate, color in zip(shown, _shades(len(shown)), strict=True):
+            cell = bounds.sel(learning_rate=rate, init_scale=scale)
+            distance, bound = cell[f"{weight}_distance"], cell[f"{weight}_bound"]
+            # Nor has a distance that is still exactly zero.
+            _line_and_range(ax, distance.where(distance > 0), color, rf"$\eta$ = {rate:g}")
+            ax.plot(cell["step"], bound, color=color, lw=1, ls="--")
+            met = bound.where(cell["conditions_met"])
+            # Pale rather than transparent, where the marker of a lone step would show through.
+            pale = 1 - 0.35 * (1 - color[:3])
+            ax.plot(cell["step"], met, color=pale, lw=6, marker="o", ms=6, mew=0, zorder=0)
+        ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
+        ax.plot([], [], color="0.75", lw=6, label="conditions hold")
+        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("distance and its bound")
+    for ax in axes[-1, :]:
+        ax.set_xlabel("step")
+    _finish(
+        figure,
+        axes,
+        "Distance to the leading terms (line: mean, shade: range over "
+        f"layers{_and_seeds(bounds)}) and the theorem's bound",
+        bounds,
+    )
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike) -> list[Path]:
     """Writes a figure as PNG and PDF beside each other; returns both paths.
 
@@ -201,19 +326,32 @@ def save(figure: Figure, path: str | os.PathLike) -> list[Path]:
 
 
 def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
-    """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths."""
+    """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths.
+
+    With minibatches `disagreement` is among them.
+    """
     figures = {
         "cosine_weights": plot_cosines(dataset),
         "cosine_gradients": plot_cosines(dataset, gradients=True),
         "relative_error": plot_errors(dataset),
         "loss": plot_loss(dataset),
     }
+    if "output_sampling_error" in dataset:
+        figures["disagreement"] = plot_disagreement(dataset)
     return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
 
 
 def _sorted(dataset: xr.Dataset) -> xr.Dataset:
     """Small to large, whatever order the grid was given in: lines and shades go that way."""
     return dataset.sortby(["learning_rate", "init_scale"])
+
+
+def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
+    scales = dataset["init_scale"].values
+    scale = scales.min() if init_scale is None else init_scale
+    if scale not in scales:
+        raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
+    return scale, _sorted(dataset).sel(init_scale=scale)
 
 
 def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):
@@ -227,17 +365,71 @@ def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal
     return figure, axes
 
 
+def _log_panels(rows: int, columns: int, *, share_y: bool | Literal["col"]):
+    figure = Figure(figsize=(2.5 * columns + 1.3, 2.2 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y)
+    for ax in axes.flat:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _horizon_line(ax: Axes, horizon: xr.DataArray, last: int, index: int, label: str) -> None:
+    others = [dim for dim in horizon.dims if dim != "learning_rate"]
+    rates = horizon["learning_rate"].values
+    index %= len(_THEORY_COLORS)
+    color = _THEORY_COLORS[index]
+    shown = horizon.fillna(last).clip(min=1) * horizon["learning_rate"]
+    ax.fill_between(rates, shown.min(others), shown.max(others), color=color, alpha=0.2, lw=0)
+    least = horizon.min(others)
+    line = least.where(least > 0) * rates
+    ax.plot(rates, line, color=color, lw=1.4, marker="o", ms=3, label=label)
+    size = 8 - 2.5 * index  # markers of two theories may fall on one point
+    for marker, at, step in (("^", horizon.isnull(), last), ("v", horizon == 0, 1)):
+        some = rates[at.any(others).values]
+        ax.plot(some, some * step, marker, color=color, mfc="none", ms=size)
+
+
 def _line_and_range(
-    ax: Axes, values: xr.DataArray, color, label: str, *, over: str = "step", marker=None
+    ax: Axes,
+    values: xr.DataArray,
+    color,
+    label: str,
+    *,
+    over: str = "step",
+    marker=None,
+    line: str = "-",
 ) -> None:
     others = [dim for dim in values.dims if dim != over]
     x = values[over].values
     mean = values.mean(others)
     if int(mean.count()) == 1:
         marker = "o"  # a line of one point cannot be seen
-    ax.plot(x, mean, color=color, lw=1.4, label=label, marker=marker, ms=3)
+    ax.plot(x, mean, color=color, lw=1.4, ls=line, label=label, marker=marker, ms=3)
     low, high = values.min(others), values.max(others)
     ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+
+
+def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
+    """A line for each theory, all of one colour: the first has the label."""
+    for theory in values["theory"].values:
+        line = _THEORY_LINES[theory]
+        _line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)
+        label = "_"
+
+
+def _theory_key(ax: Axes, dataset: xr.Dataset) -> None:
+    """Adds to the legend of a panel what kind of line each theory has."""
+    if dataset.sizes["theory"] > 1:
+        for theory in dataset["theory"].values:
+            line, name = _THEORY_LINES[theory], _THEORY_NAMES[theory]
+            ax.plot([], [], color="0.3", lw=1.4, ls=line, label=name)
+
+
+def _theory_names(dataset: xr.Dataset) -> str:
+    return " and the ".join(_THEORY_NAMES[theory] for theory in dataset["theory"].values)
 
 
 def _shades(count: int):
