@@ -1,0 +1,30 @@
+"""Every notebook runs from top to bottom at a small size, and carries the outputs of a full one."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+@pytest.mark.filterwarnings("default")  # of Jupyter's own parts
+def test_runs(notebook):
+    switch = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(switch) == 1
+    assert switch[0].source.startswith("SMALL = False")
+    switch[0].source = "SMALL = True"
+    NotebookClient(notebook, timeout=300).execute()
+
+
+def test_is_shown_at_full_size(notebook):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(output for cell in cells for output in cell.outputs)
+    assert not any(o.output_type == "error" for cell in cells for o in cell.outputs)
