@@ -9,16 +9,20 @@ statistics, trains the transformer, and compares the two. The data flows one way
     stats = corpus_statistics(
         data.tokens, data.vocab_size, data.mask)                -> statistics       statistics.py
     theory = leading_weights(stats, num_layers=3, ...)          -> theory           closed_forms.py
+    moments = effective_statistics(data.tokens, ...)            -> statistics       moments.py
+    theory = effective_weights(moments, data.tokens, ...)       -> a longer theory  quadrature.py
     weights, losses = train(init_params(...), gradient, ...)    -> training         training.py
     compare_params(weights, theory)                             -> comparison       compare.py
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
+    validity_horizon(dataset)                                   -> its end          horizons.py
     save(dataset, "sweep.nc")                                   -> results          results.py
     save_sweep(dataset, ".")                                    -> figures          figures.py
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
-`arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `statistics`, `model`,
-`gradients`, `closed_forms`, `training`, `compare`, `runs`, `results`, `sweeps`, `associations`,
-`figures`, `options`, `cli`.
+`arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
+`moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`, `flow`, `quadrature`,
+`compare`, `runs`, `results`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`,
+`cli`.
 """
 
 import lazy_loader

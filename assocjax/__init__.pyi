@@ -20,8 +20,8 @@ from .corpora import TokenData as TokenData
 from .corpora import load_tokens as load_tokens
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
-from .figures import plot_bounds as plot_bounds
 from .figures import LABELS as LABELS
+from .figures import plot_bounds as plot_bounds
 from .figures import plot_cosines as plot_cosines
 from .figures import plot_errors as plot_errors
 from .figures import plot_horizons as plot_horizons

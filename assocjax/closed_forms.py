@@ -125,7 +125,7 @@ def weights_from_coefficients(
 def gradient_from_coefficients(
     statistics: Statistics, num_layers: int, coefficients: Coefficients
 ) -> Params:
-    """`leading_gradient` at `weights_from_coefficients`: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
+    """`leading_gradient` at those weights: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
     a, b, _ = coefficients
     return weights_from_coefficients(
         statistics, num_layers, Coefficients(-jnp.ones_like(a), -a, -a * b)

@@ -8,6 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
+    "theorem_bounds": "--vocab-size 10 --seq-len 4 --num-sequences 4 --steps 4",
     "effective_theory": "--small",
     "statistics_scaling": "--vocab-size 5 --seq-len 4 --smallest 4 --doublings 1 --repeats 1",
 }
