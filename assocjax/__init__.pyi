@@ -24,10 +24,13 @@ from .figures import LABELS as LABELS
 from .figures import plot_bounds as plot_bounds
 from .figures import plot_cosines as plot_cosines
 from .figures import plot_errors as plot_errors
+from .figures import plot_horizon_study as plot_horizon_study
 from .figures import plot_horizons as plot_horizons
 from .figures import plot_loss as plot_loss
 from .figures import plot_statistics as plot_statistics
 from .figures import save_sweep as save_sweep
+from .flow import Flow as Flow
+from .flow import gradient_flow as gradient_flow
 from .gradients import effective_gradient as effective_gradient
 from .gradients import effective_loss as effective_loss
 from .gradients import exact_gradient as exact_gradient

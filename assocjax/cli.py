@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        options = parser(sweep, statistics, associations).parse_args(arguments)
+        options = parser(sweep, horizon, statistics, associations).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def sweep(options: argparse.Namespace) -> None:
-    """Train over a grid of runs and compare every one with the closed forms."""
+    """Train over a grid of runs and compare every one with the theories."""
     from assocjax import figures, results, sweeps
 
     folder = results.output_folder(options.out)
@@ -48,6 +48,7 @@ def sweep(options: argparse.Namespace) -> None:
             init_scales=options.init_scales or _default_init_scales(options.corpus),
             steps=options.steps,
             num_layers=options.num_layers,
+            theories=options.theories,
             gradient=options.gradient,
             optimizer=options.optimizer,
             batch_size=options.batch_size,
@@ -62,7 +63,7 @@ def sweep(options: argparse.Namespace) -> None:
         paths = figures.save_sweep(dataset, folder)
     _print(
         f"After {options.steps} steps: loss in nats (at the start log V = "
-        f"{math.log(data.vocab_size):.4f}); cosine of each weight with the theory, worst layer and "
+        f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer and "
         "seed; relative error of the output matrix"
     )
     for scale in dataset["init_scale"].values.tolist():
@@ -73,6 +74,92 @@ def sweep(options: argparse.Namespace) -> None:
     if dataset.attrs["diverged"]:
         _print(f"diverged: {dataset.attrs['diverged']}")
     _print_written(folder, ["sweep.nc", "summary.json", *(path.name for path in paths)])
+
+
+def horizon(options: argparse.Namespace) -> None:
+    """Measure at which step each theory ends, and how that depends on the setting."""
+    from assocjax import figures, horizons, results
+
+    folder = results.output_folder(options.out)
+    _configure_jax(options)
+    base_seq_len = options.seq_lens[0]
+
+    def load(vocab_size: int, seq_len: int):
+        # As many positions at every length.
+        sequences = max(1, round(options.num_sequences * base_seq_len / max(1, seq_len)))
+        sizes = {"vocab_size": vocab_size, "seq_len": seq_len, "num_sequences": sequences}
+        return _load(argparse.Namespace(**(vars(options) | sizes)))
+
+    with _progress() as progress:
+        rows = horizons.horizon_study(
+            load,
+            vocab_sizes=options.vocab_sizes,
+            seq_lens=options.seq_lens,
+            num_layers=options.num_layers,
+            learning_rates=options.learning_rates,
+            duration=options.duration,
+            theories=options.theories,
+            threshold=options.threshold,
+            progress=progress,
+        )
+    laws = _laws(rows)
+    names = ("vocab_sizes", "seq_lens", "num_layers", "learning_rates")
+    config = {
+        name: getattr(options, name) for name in (*names, "duration", "threshold", "theories")
+    }
+    attributes = results.provenance(load(options.vocab_sizes[0], base_seq_len), config)
+    content = {**results.decode(attributes), "horizons": rows, "laws": laws}
+    results.save_json(content, folder / "horizons.json")
+    with _status("drawing"):
+        paths = figures.save(figures.plot_horizon_study(rows), folder / "horizons")
+    _print_table(
+        f"Steps until a weight's relative error passes {options.threshold:g}, first layer to do so "
+        f"(-: not within training time {options.duration:g})",
+        [_horizon_row(row) for row in rows],
+    )
+    _print_table(
+        "Laws: horizon, as training time, = prefactor * product of quantity^exponent",
+        [_law_row(law) for law in laws],
+    )
+    _print_written(folder, ["horizons.json", *(path.name for path in paths)])
+
+
+def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A power law for each theory and weight, or the reason why there is none."""
+    from assocjax import horizons
+    from assocjax.params import WEIGHTS
+
+    laws = []
+    for theory in dict.fromkeys(row["theory"] for row in rows):
+        of_theory = [row for row in rows if row["theory"] == theory]
+        for weight in WEIGHTS:
+            law = {"theory": theory, "weight": weight}
+            try:
+                law |= horizons.fit_power_law(of_theory, of=f"{weight}*eta")._asdict()
+            except InputError as error:
+                law["none"] = str(error)
+            laws.append(law)
+    return laws
+
+
+def _horizon_row(row: dict[str, Any]) -> dict[str, Any]:
+    short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
+    return {short.get(name, name): value for name, value in row.items() if "*" not in name}
+
+
+def _law_row(law: dict[str, Any]) -> dict[str, Any]:
+    row = {"theory": law["theory"], "weight": law["weight"]}
+    if "none" in law:
+        return row | {"law": "too few horizons for a law"}
+    exponents = (
+        f"{name}^{exponent:.2f}({law['standard_errors'][name]:.2f})"
+        for name, exponent in law["exponents"].items()
+    )
+    return row | {
+        "law": f"{law['prefactor']:.3g} " + " ".join(exponents),
+        "R^2": law["r_squared"],
+        "rows": law["num_rows"],
+    }
 
 
 def statistics(options: argparse.Namespace) -> None:
@@ -211,18 +298,20 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name, value in rows[0].items():
+    columns = {name: value for row in reversed(rows) for name, value in row.items()}
+    columns = {name: columns[name] for row in rows for name in row}
+    for name, value in columns.items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
     _print(table)
 
 
 def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
     if not isinstance(value, float):
         return str(value)
-    if math.isnan(value):
-        return "-"
     if value and not 1e-3 <= abs(value) < 1e4:
         return f"{value:.2e}"
     return f"{value:.4f}".rstrip("0").rstrip(".")

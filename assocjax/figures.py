@@ -7,8 +7,10 @@ interface is used throughout: no global state, no display.
 
 import itertools
 import os
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -19,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from assocjax.associations import MATRICES
 from assocjax.errors import InputError
+from assocjax.horizons import SETTINGS
 from assocjax.params import WEIGHTS
 
 LABELS = {
@@ -310,6 +313,43 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     return figure
 
 
+def plot_horizon_study(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Horizons as training time s eta against each quantity that was varied, on log axes.
+
+    A colour for each weight, a line style for each theory. Settings at which a theory did not end
+    have no point.
+
+    Args:
+      rows: from `horizon_study`.
+    """
+    base = rows[0]
+    varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
+    varied = varied or ["num_layers"]
+    theories = list(dict.fromkeys(row["theory"] for row in rows))
+    figure, axes = _log_panels(1, len(varied), share_x=False, share_y=True)
+    for ax, name in zip(axes[0], varied, strict=True):
+        others = [other for other in SETTINGS if other != name]
+        line = [row for row in rows if all(row[other] == base[other] for other in others)]
+        line = sorted(line, key=itemgetter(name))
+        for theory, weight in itertools.product(theories, WEIGHTS):
+            points = [(row[name], row[f"{weight}*eta"]) for row in line if row["theory"] == theory]
+            x, y = np.array(points, float).T
+            ax.plot(x, y, color=_COLORS[weight], ls=_THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
+        ticks = sorted({row[name] for row in line})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel(name.replace("_", " "))
+    axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
+    for weight in WEIGHTS:
+        axes[0, 0].plot([], [], color=_COLORS[weight], label=LABELS[weight])
+    for theory in theories:
+        label = _THEORY_NAMES[theory]
+        axes[0, 0].plot([], [], color="0.3", ls=_THEORY_LINES[theory], lw=1.4, label=label)
+    setting = ", ".join(f"{name.replace('_', ' ')} {base[name]:g}" for name in SETTINGS)
+    _finish(figure, axes, f"Horizons around {setting}", xr.Dataset())
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike) -> list[Path]:
     """Writes a figure as PNG and PDF beside each other; returns both paths.
 
@@ -365,9 +405,9 @@ def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal
     return figure, axes
 
 
-def _log_panels(rows: int, columns: int, *, share_y: bool | Literal["col"]):
+def _log_panels(rows: int, columns: int, *, share_x=True, share_y: bool | Literal["col"]):
     figure = Figure(figsize=(2.5 * columns + 1.3, 2.2 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
     for ax in axes.flat:
         ax.set_xscale("log")
         ax.set_yscale("log")

@@ -104,7 +104,7 @@ def gradient_flow(
             max_steps=max_steps,
             throw=False,
         )
-        reached = valid & jnp.isfinite(solution.ts)
+        reached = valid & jnp.isfinite(solution.ts)  # type: ignore
 
         def mark(leaf):
             return jnp.where(reached.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.nan)
@@ -128,7 +128,7 @@ class _LeafController(diffrax.PIDController):
     It gives up where steps are lost in the rounding of time, which ends a flow that diverges.
     """
 
-    def adapt_step_size(
+    def adapt_step_size(  # type: ignore
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
         before, after, error = (jax.tree.map(_largest, y) for y in (y0, y1_candidate, y_error))
@@ -139,7 +139,7 @@ class _LeafController(diffrax.PIDController):
             t0, t1, before, after, args, error, error_order, controller_state
         )
         _, next_t0, next_t1, *_ = adapted
-        advances = next_t1 - next_t0 > 4 * jnp.finfo(next_t0.dtype).eps * next_t0
+        advances = next_t1 - next_t0 > 4 * jnp.finfo(next_t0.dtype).eps * next_t0  # type: ignore
         stalled = diffrax.RESULTS.dt_min_reached
         return *adapted, diffrax.RESULTS.where(advances, result, stalled)
 
@@ -171,7 +171,7 @@ def _check_times(times) -> np.ndarray | Float[Array, " times"]:
     if isinstance(times, np.ndarray | jax.Array) and (times.ndim != 1 or not times.size):
         raise InputError(f"times must be a non-empty vector; got shape {times.shape}")
     if is_traced(times):
-        return times
+        return times  # type: ignore
     times = check_numbers("times", times, minimum=0)
     if np.any(np.diff(times) < 0):
         raise InputError(f"times must increase; got {times.tolist()}")

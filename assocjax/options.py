@@ -9,6 +9,8 @@ from assocjax.errors import InputError
 FABLES_INIT_SCALES = [0.0, 1e-4]
 """Where starts of `fables` begin to hide the theory; those of another text may differ."""
 
+THEORIES = ("leading", "effective")  # those of `runs`, which imports JAX
+
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -27,13 +29,15 @@ class _Help(argparse.HelpFormatter):
         # A default of 0 equals False, and is one all the same.
         stated = default is None or default is False or default == argparse.SUPPRESS
         if isinstance(default, list):
-            default = " ".join(f"{value:g}" for value in default)
+            default = " ".join(v if isinstance(v, str) else f"{v:g}" for v in default)
         if stated or not action.option_strings:
             return action.help
         return f"{action.help} (default: {default})".replace("%", "%%")
 
 
-def parser(sweep: Command, statistics: Command, associations: Command) -> argparse.ArgumentParser:
+def parser(
+    sweep: Command, horizon: Command, statistics: Command, associations: Command
+) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
         prog="assocjax",
@@ -43,27 +47,38 @@ def parser(sweep: Command, statistics: Command, associations: Command) -> argpar
     )
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(function: Command, *, out: str | None, num_sequences: int | None):
+    def command(
+        function: Command,
+        *,
+        out: str | None,
+        num_sequences: int | None,
+        sizes: bool = True,
+        precision: str = "float32",
+    ):
         summary = (function.__doc__ or "").strip()
         subparser = commands.add_parser(
             function.__name__,
             help=summary,
             description=summary,
             formatter_class=_Help,
-            parents=[_corpus_options(num_sequences)],
+            parents=[_corpus_options(num_sequences, sizes)],
         )
         subparser.set_defaults(command=function)
         subparser.add_argument("--out", type=Path, default=out, help="folder for the results")
         subparser.add_argument(
             "--precision",
             choices=["float32", "float64"],
-            default="float32",
+            default=precision,
             help="floating-point precision",
         )
         return subparser
 
     subparser = command(sweep, out="assocjax-sweep", num_sequences=128)
     _sweep_options(subparser)
+    subparser = command(
+        horizon, out="assocjax-horizon", num_sequences=128, sizes=False, precision="float64"
+    )
+    _horizon_options(subparser)
     command(statistics, out="assocjax-statistics", num_sequences=None)
     subparser = command(associations, out=None, num_sequences=None)
     subparser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
@@ -76,7 +91,7 @@ def parser(sweep: Command, statistics: Command, associations: Command) -> argpar
     return main
 
 
-def _corpus_options(num_sequences: int | None) -> _Parser:
+def _corpus_options(num_sequences: int | None, sizes: bool) -> _Parser:
     parser = _Parser(add_help=False)
     group = parser.add_argument_group("corpus and tokens")
     add = group.add_argument
@@ -86,13 +101,14 @@ def _corpus_options(num_sequences: int | None) -> _Parser:
         help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
         ".parquet file",
     )
-    add(
-        "--vocab-size",
-        type=int,
-        metavar="V",
-        help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
-    )
-    add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
+    if sizes:
+        add(
+            "--vocab-size",
+            type=int,
+            metavar="V",
+            help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
+        )
+        add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
     add(
         "--num-sequences",
         type=int,
@@ -160,7 +176,8 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=int, default=40, help="updates of every run")
     add("--num-layers", type=int, default=3, metavar="L", help="layers")
-    add("--gradient", choices=["exact", "leading"], default="exact", help="what trains the weights")
+    _add_theories(add)
+    add("--gradient", choices=["exact", *THEORIES], default="exact", help="what trains the weights")
     add("--optimizer", default="sgd", help="any optax optimizer, by name")
     add(
         "--batch-size",
@@ -180,6 +197,40 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         default="4",
         metavar="GIB",
         help="memory for runs done together",
+    )
+
+
+def _horizon_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "settings", "The first of each list is the base; the others are tried one at a time."
+    )
+    for name, kind, default, metavar, what in (
+        ("--learning-rates", float, [0.4, 0.2, 0.8], "ETA", "step sizes"),
+        ("--vocab-sizes", int, [100, 50, 150], "V", "most frequent tokens to keep"),
+        ("--seq-lens", int, [32, 16, 64], "T", "positions of a sequence"),
+        ("--num-layers", int, [2, 1, 3], "L", "layers"),
+    ):
+        group.add_argument(name, type=kind, nargs="+", default=default, metavar=metavar, help=what)
+    _add_theories(group.add_argument)
+    group.add_argument(
+        "--duration",
+        type=float,
+        default=24.0,
+        metavar="TAU",
+        help="training time, learning rate times steps, at which runs end",
+    )
+    group.add_argument(
+        "--threshold", type=float, default=0.1, help="relative error that ends a theory"
+    )
+
+
+def _add_theories(add: Callable) -> None:
+    add(
+        "--theories",
+        nargs="+",
+        choices=THEORIES,
+        default=list(THEORIES),
+        help="what every run is compared with",
     )
 
 

@@ -11,6 +11,7 @@ are Leja points, so that each one added keeps the others, and are steps of the p
 panel whose sum does not settle is halved. In the limit every step is a node and the sum is exact.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def effective_weights(
     path = _Path(clock, zero, tokens, mask, progress)
     attention, error = _integrate(path, 0, end, tolerance)
     query_key, position = attention
-    params = path.weights(end).replace(query_key=query_key, position=position)
+    params = dataclasses.replace(path.weights(end), query_key=query_key, position=position)
     return EffectiveWeights(params, path.passes, error)
 
 
@@ -180,7 +181,7 @@ class _GradientFlow:
     def advance(self, params: Params, start: float, stop: float) -> Params:
         moving = {"value": params.value, "output": params.output}
         moved = _flow(moving, params, self.statistics, stop - start)
-        return params.replace(**jax.tree.map(lambda leaf: leaf[0], moved))
+        return dataclasses.replace(params, **jax.tree.map(lambda leaf: leaf[0], moved))
 
     def measure(self, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
         x, weights = np.polynomial.legendre.leggauss(_CANDIDATES)

@@ -18,6 +18,7 @@ context counts to second order. The corpus enters through its `effective_statist
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,9 +154,9 @@ def _check(params, statistics, around) -> EffectiveStatistics:
     )
 
 
-def _chains(value: Float[Array, "L V V"]) -> list[list[Float[Array, "V V"] | None]]:
+def _chains(value: Float[Array, "L V V"]) -> list[list[Any]]:
     """M_k after each layer: entry [l][k] for l = 0..L, k = 0..l; M_0 = I is None."""
-    chains: list[list[Float[Array, "V V"] | None]] = [[None]]
+    chains: list[list[Any]] = [[None]]
     for V_l in value:
         before = chains[-1]
         shifted = [V_l, *(matmul(M_k, V_l) for M_k in before[1:])]
