@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> dict:
             else cost(load, 300, 48, [64, 128, 256, 512, 1024]),
             "flow": flow(load, 10, 4, 6, 0.2, [0.1])
             if small
-            else flow(load, 120, 24, 256, 3.2, [0.01, 0.001]),
+            else flow(load, 120, 24, 256, 3.2, [0.02, 0.005]),
             "corpus": load(vocab_size=120).describe(),
             "device": jax.devices()[0].device_kind,
             "versions": versions(),

@@ -10,12 +10,15 @@ from assocjax.params import WEIGHTS
 RATES, SEEDS, SCALES, STEPS, LAYERS = [0.5, 2.0, 8.0], [0, 1], [0.0, 1e-3], 6, 2
 
 
-def synthetic(rates=RATES, seeds=SEEDS, scales=SCALES, steps=STEPS, layers=LAYERS) -> xr.Dataset:
+def synthetic(
+    rates=RATES, seeds=SEEDS, scales=SCALES, steps=STEPS, layers=LAYERS, theories=("leading",)
+) -> xr.Dataset:
     """A sweep's Dataset of random numbers in which the last rate diverges on its way."""
     rng = np.random.default_rng(0)
-    grid = ("learning_rate", "seed", "init_scale", "step")
-    shape = (len(rates), len(seeds), len(scales), steps + 1)
-    variables = {"loss": (grid, rng.uniform(1, 5, shape))}
+    grid = ("learning_rate", "seed", "init_scale")
+    shape = (len(rates), len(seeds), len(scales))
+    variables = {"loss": ((*grid, "step"), rng.uniform(1, 5, (*shape, steps + 1)))}
+    grid, shape = (*grid, "theory", "step"), (*shape, len(theories), steps + 1)
     for weight in WEIGHTS:
         layered = weight != "output"
         dims = (*grid, "layer") if layered else grid
@@ -23,12 +26,15 @@ def synthetic(rates=RATES, seeds=SEEDS, scales=SCALES, steps=STEPS, layers=LAYER
         for suffix in ("", "_gradient"):
             variables[f"{weight}{suffix}_cosine"] = dims, rng.uniform(-1, 1, size)
             variables[f"{weight}{suffix}_relative_error"] = dims, rng.uniform(1e-4, 1, size)
+        for error in ("sampling", "truncation"):
+            variables[f"{weight}_{error}_error"] = dims, rng.uniform(1e-4, 1, size)
     dataset = xr.Dataset(
         variables,
         {
             "learning_rate": rates,
             "seed": seeds,
             "init_scale": scales,
+            "theory": list(theories),
             "step": np.arange(steps + 1),
             "layer": np.arange(1, layers + 1),
         },
@@ -152,6 +158,64 @@ def test_errors_are_those_of_the_dataset(dataset, scale):
     assert f"start sd {shown:g}" in figure.get_suptitle()
 
 
+@pytest.mark.parametrize("plot", [figures.plot_cosines, figures.plot_errors])
+def test_each_theory_has_a_line_of_its_own_kind(plot):
+    dataset = synthetic([0.5, 2.0], [0], [0.0], theories=("leading", "effective"))
+    figure = plot(dataset)
+    cosines = plot is figures.plot_cosines
+    ax = figure.axes[0]
+    name = "query_key_cosine" if cosines else "query_key_relative_error"
+    for theory, line in (("leading", "-"), ("effective", "--")):
+        values = dataset[name].sel(theory=theory, learning_rate=0.5, init_scale=0.0, seed=0)
+        expected = values.mean("layer").values[0 if cosines else 1 :]
+        drawn = [
+            np.asarray(found.get_ydata(), float)
+            for found in ax.lines
+            if found.get_linestyle() == line and len(found.get_ydata()) == len(expected)
+        ]
+        assert any(np.allclose(y, expected, equal_nan=True) for y in drawn), theory
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    for legend in legends:
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels[-2:] == ["leading terms", "effective theory"]
+
+
+def test_disagreement_is_that_of_the_dataset():
+    dataset = synthetic([0.5, 2.0], [0], [0.0], theories=("leading", "effective"))
+    figure = figures.plot_disagreement(dataset)
+    axes = panels(figure, 2, len(WEIGHTS))
+    for i, theory in enumerate(("leading", "effective")):
+        for j, weight in enumerate(WEIGHTS):
+            for error, line in (("sampling", ":"), ("truncation", "-")):
+                values = dataset[f"{weight}_{error}_error"]
+                values = values.sel(theory=theory, learning_rate=0.5).squeeze(drop=True)
+                expected = values.mean(set(values.dims) - {"step"}).values[1:]
+                drawn = [
+                    np.asarray(found.get_ydata(), float)
+                    for found in axes[i, j].lines
+                    if found.get_linestyle() == line and len(found.get_ydata()) == STEPS
+                ]
+                assert any(np.allclose(y, expected, equal_nan=True) for y in drawn)
+    names = [name for name in dataset.data_vars if "sampling" not in str(name)]
+    with pytest.raises(ValueError, match="dataset must be from a sweep with a batch_size"):
+        figures.plot_disagreement(dataset[names])
+
+
+def test_a_study_is_drawn_over_what_it_varied():
+    settings = {"vocab_size": 10, "seq_len": 4, "num_layers": 2, "learning_rate": 0.5}
+    rows = []
+    for changed in ({}, {"vocab_size": 20}, {"vocab_size": 5}, {"learning_rate": 1.0}):
+        for theory, end in (("leading", 3.0), ("effective", None)):
+            ends = {f"{weight}*eta": end and end + len(rows) for weight in WEIGHTS}
+            rows.append({**settings, **changed, "theory": theory, **ends})
+    figure = figures.plot_horizon_study(rows)
+    figure.canvas.draw()
+    assert [ax.get_xlabel() for ax in figure.axes] == ["learning rate", "vocab size"]
+    sizes = figure.axes[1].lines[0].get_xydata()
+    np.testing.assert_array_equal(sizes, [[5, 7], [10, 3], [20, 5]])  # in order of size
+    assert np.isnan(figure.axes[1].lines[len(WEIGHTS)].get_ydata()).all()  # never ended
+
+
 def test_loss_is_that_of_the_dataset(dataset):
     figure = figures.plot_loss(dataset)
     for ax, scale in zip(figure.axes, SCALES, strict=True):
@@ -230,7 +294,7 @@ def test_files_are_written_and_equal_input_gives_equal_bytes(dataset, tmp_path):
 
 def test_save_sweep_writes_every_figure(dataset, tmp_path):
     paths = figures.save_sweep(dataset.isel(learning_rate=[0], init_scale=[0]), tmp_path)
-    names = ("cosine_weights", "cosine_gradients", "relative_error", "loss")
+    names = ("cosine_weights", "cosine_gradients", "relative_error", "loss", "disagreement")
     assert {path.name for path in paths} == {
         f"{n}.{kind}" for n in names for kind in ("png", "pdf")
     }
