@@ -21,8 +21,8 @@ statistics, trains the transformer, and compares the two. The data flows one way
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`, `flow`, `quadrature`,
-`compare`, `runs`, `results`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`,
-`cli`.
+`compare`, `corrections`, `runs`, `results`, `sweeps`, `horizons`, `bounds`, `associations`,
+`figures`, `options`, `cli`.
 """
 
 import lazy_loader

@@ -18,6 +18,8 @@ from .compare import agreement as agreement
 from .compare import compare_params as compare_params
 from .corpora import TokenData as TokenData
 from .corpora import load_tokens as load_tokens
+from .corrections import CorrectedWeights as CorrectedWeights
+from .corrections import corrected_weights as corrected_weights
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
 from .figures import LABELS as LABELS

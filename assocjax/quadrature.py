@@ -91,11 +91,11 @@ def effective_weights(
             "either steps and learning_rate or duration must be given; got "
             f"steps={steps}, learning_rate={learning_rate}, duration={duration}"
         )
-    clock: _Descent | _GradientFlow
+    clock: Descent | _GradientFlow
     if duration is None:
         check_integer("steps", steps, minimum=0)
         check_number("learning_rate", learning_rate, minimum=0)
-        clock = _Descent(statistics, float(learning_rate))  # type: ignore[arg-type]
+        clock = Descent(statistics, float(learning_rate))  # type: ignore[arg-type]
         end = steps
     else:
         check_number("duration", duration, minimum=0)
@@ -151,7 +151,7 @@ class _Path:
         self.gradients = {t: g for t, g in self.gradients.items() if t >= before}
 
 
-class _Descent:
+class Descent:
     unit, discrete = "step", True
 
     def __init__(self, statistics: EffectiveStatistics, learning_rate: float):
@@ -246,8 +246,8 @@ def _panel(path: _Path, left, right, total, tolerance: float) -> tuple[Any, np.n
     wanted = max(_FIRST_NODES, len(nodes))
     before = None
     while True:
-        nodes = _leja(nodes, points, power, min(wanted, len(points)))
-        weights = measure @ _lagrange(nodes, points, power, path.clock.power(np.array(nodes)))
+        nodes = leja_points(nodes, points, power, min(wanted, len(points)))
+        weights = measure @ lagrange_basis(nodes, points, power, path.clock.power(np.array(nodes)))
         sums = jax.tree.map(jnp.zeros_like, total)
         for weight, time in zip(weights.tolist(), nodes, strict=True):
             sums = jax.tree.map(lambda a, g, w=weight: a - w * g, sums, path.gradient(time))
@@ -264,7 +264,7 @@ def _panel(path: _Path, left, right, total, tolerance: float) -> tuple[Any, np.n
         wanted += _MORE_NODES
 
 
-def _leja(nodes: list, points: np.ndarray, power: np.ndarray, wanted: int) -> list:
+def leja_points(nodes: list, points: np.ndarray, power: np.ndarray, wanted: int) -> list:
     """Adds points to the nodes, each where the interpolation error may be largest, sorted."""
     half = (points[-1] - points[0]) / 2 or 1
     reach = np.sqrt(power / power[-1])
@@ -278,7 +278,7 @@ def _leja(nodes: list, points: np.ndarray, power: np.ndarray, wanted: int) -> li
     return sorted(nodes)
 
 
-def _lagrange(nodes, points, power, power_at_nodes) -> np.ndarray:
+def lagrange_basis(nodes, points, power, power_at_nodes) -> np.ndarray:
     """[points, nodes]: what an integrand known at the nodes, over its power, is at the points."""
     x = np.array(nodes, float)
     basis = np.ones((len(points), len(nodes)))
