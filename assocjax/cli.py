@@ -62,12 +62,12 @@ def sweep(options: argparse.Namespace) -> None:
     with _status("drawing"):
         paths = figures.save_sweep(dataset, folder)
     _print(
-        f"After {options.steps} steps: loss in nats (at the start log V = "
+        f"After {options.steps} steps of size eta: loss in nats (at the start log V = "
         f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer and "
         "seed; relative error of the output matrix"
     )
     for scale in dataset["init_scale"].values.tolist():
-        of_scale = [dict(row) for row in rows if row["init_scale"] == scale]
+        of_scale = [_short(row) for row in rows if row["init_scale"] == scale]
         for row in of_scale:
             del row["init_scale"]
         _print_table(f"start sd {scale:g}", of_scale)
@@ -82,17 +82,20 @@ def horizon(options: argparse.Namespace) -> None:
 
     folder = results.output_folder(options.out)
     _configure_jax(options)
-    base_seq_len = options.seq_lens[0]
+    V, T = options.vocab_sizes[0], options.seq_lens[0]
 
     def load(vocab_size: int, seq_len: int):
         # As many positions at every length.
-        sequences = max(1, round(options.num_sequences * base_seq_len / max(1, seq_len)))
+        sequences = max(1, round(options.num_sequences * T / max(1, seq_len)))
         sizes = {"vocab_size": vocab_size, "seq_len": seq_len, "num_sequences": sequences}
         return _load(argparse.Namespace(**(vars(options) | sizes)))
 
+    # All of them first: a size that the corpus does not allow fails before the work.
+    sizes = [(size, T) for size in options.vocab_sizes] + [(V, size) for size in options.seq_lens]
+    data = {size: load(*size) for size in dict.fromkeys(sizes)}
     with _progress() as progress:
         rows = horizons.horizon_study(
-            load,
+            lambda vocab_size, seq_len: data[vocab_size, seq_len],
             vocab_sizes=options.vocab_sizes,
             seq_lens=options.seq_lens,
             num_layers=options.num_layers,
@@ -104,17 +107,17 @@ def horizon(options: argparse.Namespace) -> None:
         )
     laws = _laws(rows)
     names = ("vocab_sizes", "seq_lens", "num_layers", "learning_rates")
-    config = {
-        name: getattr(options, name) for name in (*names, "duration", "threshold", "theories")
-    }
-    attributes = results.provenance(load(options.vocab_sizes[0], base_seq_len), config)
+    names = (*names, "duration", "threshold", "theories", "precision")
+    config = {name: getattr(options, name) for name in names}
+    attributes = results.provenance(data[V, T], config)
     content = {**results.decode(attributes), "horizons": rows, "laws": laws}
     results.save_json(content, folder / "horizons.json")
     with _status("drawing"):
-        paths = figures.save(figures.plot_horizon_study(rows), folder / "horizons")
+        figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
+        paths = figures.save(figure, folder / "horizons")
     _print_table(
         f"Steps until a weight's relative error passes {options.threshold:g}, first layer to do so "
-        f"(-: not within training time {options.duration:g})",
+        f"(-: not within training time {options.duration:g}; 0: the theory never held)",
         [_horizon_row(row) for row in rows],
     )
     _print_table(
@@ -143,8 +146,13 @@ def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _horizon_row(row: dict[str, Any]) -> dict[str, Any]:
+    return _short({name: row[name] for name in row if "*" not in name or name == "output*eta"})
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table that has to fit a terminal."""
     short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
-    return {short.get(name, name): value for name, value in row.items() if "*" not in name}
+    return {short.get(name, name): value for name, value in row.items()}
 
 
 def _law_row(law: dict[str, Any]) -> dict[str, Any]:

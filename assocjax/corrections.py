@@ -114,6 +114,7 @@ def corrected_weights(
     uniform = [uniform_attention_gradient(state, tokens, mask) for state in states[:-1]]
     query_key, position = (jnp.stack(leaves) for leaves in zip(*uniform, strict=True))
     states = attend(states, Params(query_key, position, None, None))  # type: ignore[arg-type]
+    before = states[-1]
     for _ in range(corrections):
         before = states[-1]
         exact = _stack([exact_gradient(state, tokens, mask) for state in states[:-1]])

@@ -313,14 +313,15 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     return figure
 
 
-def plot_horizon_study(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "") -> Figure:
     """Horizons as training time s eta against each quantity that was varied, on log axes.
 
-    A colour for each weight, a line style for each theory. Settings at which a theory did not end
-    have no point.
+    A colour for each weight, a line style for each theory. Settings at which a theory did not end,
+    or never held, have no point.
 
     Args:
       rows: from `horizon_study`.
+      corpus_name: for the title.
     """
     base = rows[0]
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
@@ -334,10 +335,12 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for theory, weight in itertools.product(theories, WEIGHTS):
             points = [(row[name], row[f"{weight}*eta"]) for row in line if row["theory"] == theory]
             x, y = np.array(points, float).T
+            y[y == 0] = np.nan  # never held: zero has no place on a log axis
             ax.plot(x, y, color=_COLORS[weight], ls=_THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
         ticks = sorted({row[name] for row in line})
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
         ax.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
     for weight in WEIGHTS:
@@ -345,8 +348,12 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for theory in theories:
         label = _THEORY_NAMES[theory]
         axes[0, 0].plot([], [], color="0.3", ls=_THEORY_LINES[theory], lw=1.4, label=label)
-    setting = ", ".join(f"{name.replace('_', ' ')} {base[name]:g}" for name in SETTINGS)
-    _finish(figure, axes, f"Horizons around {setting}", xr.Dataset())
+    symbols = zip((r"$\eta$", "V", "T", "L"), SETTINGS, strict=True)
+    setting = ", ".join(f"{symbol} = {base[name]:g}" for symbol, name in symbols)
+    named = xr.Dataset(attrs={"corpus_name": corpus_name})
+    # Two lines, as a figure may have a single panel.
+    title = f"Horizons around {setting}\n(no point: not within the study, or never held)"
+    _finish(figure, axes, title, named)
     return figure
 
 
@@ -441,6 +448,7 @@ def _line_and_range(
     over: str = "step",
     marker=None,
     line: str = "-",
+    alpha: float = 0.2,
 ) -> None:
     others = [dim for dim in values.dims if dim != over]
     x = values[over].values
@@ -449,11 +457,12 @@ def _line_and_range(
         marker = "o"  # a line of one point cannot be seen
     ax.plot(x, mean, color=color, lw=1.4, ls=line, label=label, marker=marker, ms=3)
     low, high = values.min(others), values.max(others)
-    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
 
 
 def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
     """A line for each theory, all of one colour: the first has the label."""
+    options["alpha"] = 0.2 / values.sizes["theory"]  # of shades that may lie on one another
     for theory in values["theory"].values:
         line = _THEORY_LINES[theory]
         _line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)

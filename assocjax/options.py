@@ -43,7 +43,7 @@ def parser(
         prog="assocjax",
         description="How semantic associations form while an attention-based language model "
         "trains: statistics of a text, closed-form and exact training, side by side.",
-        epilog="Each command writes NetCDF, JSON and figures (PNG, PDF) into the folder --out.",
+        epilog="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
     )
     commands = main.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -203,7 +203,7 @@ def test_sweep_prints_a_table(tiny_sweep):
     assert "fables: 8 sequences of 8 positions" in process.stdout
     table = [line.split() for line in process.stdout.splitlines()]
     header = next(row for row in table if row[:1] == ["theory"])
-    assert header == ["theory", "learning_rate", "s*eta", "loss", *WEIGHTS, "error"]
+    assert header == ["theory", "eta", "s*eta", "loss", *WEIGHTS, "error"]
     rows = [row[1:] for row in table if row[1:3] == ["0.5", "1.5"]]
     assert len(rows) == 4  # one for each starting scale and theory
     summary = read_json(out / "summary.json")["summary"]
@@ -554,8 +554,9 @@ def test_horizon_prints_a_table_and_writes_rows_laws_and_a_figure(tmp_path, caps
         assert ("exponents" in law) != ("none" in law)
     assert content["config"]["threshold"] == 0.001
     assert len(content["corpus_sha256"]) == 64
-    for word in ("query_key", "leading", "effective", "Laws", "horizons.png"):
+    for word in ("query_key", "output*eta", "leading", "effective", "Laws", "horizons.png"):
         assert word in out
+    assert out.count("fables: ") == 2  # each size is read once
     for kind in ("png", "pdf"):
         assert (tmp_path / f"horizons.{kind}").stat().st_size > 1000
 
@@ -585,3 +586,15 @@ def test_bad_settings_of_theories_and_horizons(arguments, message, tmp_path, cap
     err = capsys.readouterr().err
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_sizes_of_horizons_fail_before_the_work(monkeypatch, tmp_path, capsys):
+    def study(*arguments, **options):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("assocjax.horizons.horizon_study", study)
+    sizes = ("--vocab-sizes", "12", "9999", "--seq-lens", "8", "--num-layers", "1")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["horizon", "--num-documents", "60", *sizes, "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    one_line(capsys.readouterr().err, ["vocab_size", "got 9999"])

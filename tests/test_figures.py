@@ -208,11 +208,16 @@ def test_a_study_is_drawn_over_what_it_varied():
         for theory, end in (("leading", 3.0), ("effective", None)):
             ends = {f"{weight}*eta": end and end + len(rows) for weight in WEIGHTS}
             rows.append({**settings, **changed, "theory": theory, **ends})
-    figure = figures.plot_horizon_study(rows)
+    rows[2]["position*eta"] = 0.0
+    figure = figures.plot_horizon_study(rows, corpus_name="a made-up corpus")
     figure.canvas.draw()
+    assert r"$\eta$ = 0.5, V = 10, T = 4, L = 2" in figure.get_suptitle()
+    assert "a made-up corpus" in figure.get_suptitle()
     assert [ax.get_xlabel() for ax in figure.axes] == ["learning rate", "vocab size"]
     sizes = figure.axes[1].lines[0].get_xydata()
     np.testing.assert_array_equal(sizes, [[5, 7], [10, 3], [20, 5]])  # in order of size
+    position = figure.axes[1].lines[1].get_ydata()
+    np.testing.assert_array_equal(position, [7, 3, np.nan])  # never held: no place on a log axis
     assert np.isnan(figure.axes[1].lines[len(WEIGHTS)].get_ydata()).all()  # never ended
 
 
