@@ -59,8 +59,10 @@ class Corpus:
     @classmethod
     def _of(cls, tokens, mask, vocab_size: int, depth: int | None) -> "Corpus":
         statistics = corpus_statistics(tokens, vocab_size, mask)
-        effective = depth and effective_statistics(tokens, vocab_size, depth, mask)
-        return cls(tokens, mask, statistics, effective or None)
+        if depth is None:
+            return cls(tokens, mask, statistics)
+        effective = effective_statistics(tokens, vocab_size, depth, mask)
+        return cls(tokens, mask, statistics, effective)
 
 
 @dataclasses.dataclass(frozen=True)
