@@ -90,7 +90,7 @@ def sweep(
 
     Cost: (steps + 1) gradients for each distinct run, divided among the local devices; for each
     learning rate as many of every theory that has no closed form: an effective gradient costs
-    under half of an exact one.
+    about half of an exact one.
     """
     config = RunConfig(
         steps=steps,

@@ -122,7 +122,7 @@ def uniform_attention_gradient(
     Raises:
       InputError, InputTypeError: wrong shapes, dtypes or token ids.
 
-    Cost: 2 L N T V^2 multiply-adds, under half of `exact_gradient`; memory of one microbatch.
+    Cost: 2 L N T V^2 multiply-adds, about half of `exact_gradient`; memory of one microbatch.
     Source: paper, Lemma D.8 at uniform attention.
     """
     check_precision(params)
