@@ -33,11 +33,13 @@ from .figures import plot_statistics as plot_statistics
 from .figures import save_sweep as save_sweep
 from .flow import Flow as Flow
 from .flow import gradient_flow as gradient_flow
+from .gradients import ExactPlan as ExactPlan
 from .gradients import effective_gradient as effective_gradient
 from .gradients import effective_loss as effective_loss
 from .gradients import exact_gradient as exact_gradient
 from .gradients import exact_loss_and_gradient as exact_loss_and_gradient
 from .gradients import leading_gradient as leading_gradient
+from .gradients import plan_exact_step as plan_exact_step
 from .gradients import uniform_attention_gradient as uniform_attention_gradient
 from .horizons import PowerLaw as PowerLaw
 from .horizons import fit_power_law as fit_power_law

@@ -97,3 +97,17 @@ def check_tokens(
     if not is_traced(mask) and not np.asarray(mask).any():
         raise InputError("mask must leave at least one valid position; all are False")
     return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)
+
+
+def check_batch(
+    params: Any, tokens: ArrayLike, mask: ArrayLike | None
+) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
+    """As `check_tokens`, and `check_precision`, and that the weights reach as far as sequences."""
+    check_precision(params)
+    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
+    if mask.shape[1] > params.position.shape[1]:
+        raise InputError(
+            f"tokens must have at most {params.position.shape[1]} positions, as params.position; "
+            f"got {mask.shape[1]}"
+        )
+    return tokens, mask

@@ -1,13 +1,18 @@
 """The precision of matrix products."""
 
-from functools import partial
-
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
-matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-"""Product in the full precision of its factors on every device.
 
-By default GPUs and TPUs round float32 factors to fewer bits, which is more than the differences
-that this package measures.
-"""
+def matmul(a: Array, b: Array) -> Array:
+    """Product in the full precision of its factors on every device, unless the user says less.
+
+    By default GPUs and TPUs would round float32 factors to fewer bits (tf32, bf16), which is more
+    than the differences that this package measures. Matrix units at less precision are used where
+    JAX's own setting is given: `jax.default_matmul_precision("tensorfloat32")`, as a context or
+    for the process, or the option `--matmul-precision` of the command line.
+    """
+    chosen = jax.config.jax_default_matmul_precision  # part of the key of JAX's compiled programs
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST if chosen is None else None)

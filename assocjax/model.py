@@ -17,7 +17,8 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.params import Params
 
-_ACTIVATION_BYTES = 1 << 24  # of one microbatch: about what the caches of a CPU hold
+_CPU_ACTIVATION_BYTES = 1 << 24  # of one microbatch: about what the caches of a CPU hold
+_ACCELERATOR_ACTIVATION_BYTES = 1 << 30  # enough sequences at once to keep it busy
 
 
 def logits(
@@ -50,32 +51,46 @@ def logits(
     T = x.shape[0]
     if mask is not None and jnp.shape(mask) != (T,):
         raise InputError(f"mask must have shape [T] = ({T},); got {jnp.shape(mask)}")
-    t = jnp.arange(T)
-    lag_TxT = t[:, None] - t[None, :]
-    attends_TxT = lag_TxT >= 0
-    if mask is not None:  # a masked query attends to itself at least: no row is empty
-        attends_TxT &= mask[None, :] | (lag_TxT == 0)
 
     def attend(layer, scores_TxT, hV_TxV):
-        scores_TxT += params.position[layer][jnp.abs(lag_TxT)]
-        A_TxT = jax.nn.softmax(jnp.where(attends_TxT, scores_TxT, -jnp.inf), axis=-1)
-        return matmul(A_TxT, hV_TxV)
+        return matmul(attention(scores_TxT, params.position[layer], mask), hV_TxV)
 
     # h_0 = X is one-hot: X W X^T and X V are gathers, and adding X is adding T ones.
     scores_TxT = params.query_key[0][x[:, None], x[None, :]]
-    h_TxV = attend(0, scores_TxT, params.value[0][x]).at[t, x].add(1)
+    h_TxV = attend(0, scores_TxT, params.value[0][x]).at[jnp.arange(T), x].add(1)
     for layer in range(1, L):
         scores_TxT = matmul(matmul(h_TxV, params.query_key[layer]), h_TxV.T)
         h_TxV += attend(layer, scores_TxT, matmul(h_TxV, params.value[layer]))
     return matmul(h_TxV, params.output)
 
 
+def attention(
+    scores_TxT: Float[Array, "T T"],
+    position: Float[Array, " T_max"],
+    mask: Bool[Array, " T"] | None,
+) -> Float[Array, "T T"]:
+    """Causal softmax of token scores [query, key] plus the scores of their distances."""
+    t = jnp.arange(len(scores_TxT))
+    lag_TxT = t[:, None] - t[None, :]
+    attends_TxT = lag_TxT >= 0
+    if mask is not None:  # a masked query attends to itself at least: no row is empty
+        attends_TxT &= mask[None, :] | (lag_TxT == 0)
+    scores_TxT += position[jnp.abs(lag_TxT)]
+    return jax.nn.softmax(jnp.where(attends_TxT, scores_TxT, -jnp.inf), axis=-1)
+
+
 def sequence_loss(
     params: Params, tokens: Int32[Array, " T+1"], mask: Bool[Array, " T"]
 ) -> Float[Array, ""]:
     """Sum (not mean) of the negative log-likelihoods, in nats, of one sequence's targets."""
-    logits_TxV = logits(params, tokens[:-1], mask)
-    target_T = jnp.take_along_axis(logits_TxV, tokens[1:, None], axis=-1)[:, 0]
+    return sum_nll(logits(params, tokens[:-1], mask), tokens[1:], mask)
+
+
+def sum_nll(
+    logits_TxV: Float[Array, "T V"], targets: Int32[Array, " T"], mask: Bool[Array, " T"]
+) -> Float[Array, ""]:
+    """Sum of the targets' negative log-likelihoods over valid positions."""
+    target_T = jnp.take_along_axis(logits_TxV, targets[:, None], axis=-1)[:, 0]
     nll_T = jax.nn.logsumexp(logits_TxV, axis=-1) - target_T
     return jnp.sum(jnp.where(mask, nll_T, 0))
 
@@ -117,15 +132,20 @@ def count_valid(mask: Bool[Array, "N T"], dtype) -> Float[Array, ""]:
     return jnp.maximum(jnp.sum(mask), 1).astype(dtype)
 
 
+def activation_budget() -> int:
+    """Bytes that the activations of a microbatch should take on this kind of device."""
+    on_cpu = jax.default_backend() == "cpu"
+    return _CPU_ACTIVATION_BYTES if on_cpu else _ACCELERATOR_ACTIVATION_BYTES
+
+
 def default_microbatch_size(params: Params, seq_len: int) -> int:
-    """So many sequences that their activations take about 16 MiB, and at least one."""
+    """So many sequences that their activations fit `activation_budget`, and at least one."""
     L, V = params.position.shape[-2], params.output.shape[-1]
-    one = activation_bytes(1, V, seq_len, L, params.output.dtype.itemsize)
-    return max(1, _ACTIVATION_BYTES // one)
+    one = params.output.dtype.itemsize * activation_size(V, seq_len, L)
+    return max(1, activation_budget() // one)
 
 
-def activation_bytes(sequences: int | None, V: int, T: int, L: int, itemsize: int) -> int:
-    """Estimated memory of a microbatch; without its size, of the default one."""
+def activation_size(V: int, T: int, L: int) -> int:
+    """Estimated numbers that one sequence holds while it is differentiated."""
     # Forward and backward each keep a few [T,V] and [T,T] arrays a layer.
-    one = itemsize * 4 * (L + 1) * T * (V + T)
-    return max(one, _ACTIVATION_BYTES) if sequences is None else sequences * one
+    return 4 * (L + 1) * T * (V + T)

@@ -27,7 +27,8 @@ from assocjax.compare import compare_params
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import effective_gradient, exact_loss_and_gradient, leading_gradient
-from assocjax.model import activation_bytes, loss
+from assocjax.gradients.plan import plan_exact_step
+from assocjax.model import loss
 from assocjax.moments import EffectiveStatistics, effective_statistics
 from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
 from assocjax.params import Params, init_params
@@ -298,13 +299,20 @@ def _all_finite(tree):
 
 
 def run_bytes(config: RunConfig, corpus: Corpus) -> int:
-    """Estimated peak memory of one run: copies of the weights, and one microbatch."""
+    """Estimated peak memory of one run: its exact step, and copies of the weights."""
     itemsize = corpus.statistics.bigram.dtype.itemsize
     V, T, L = corpus.statistics.bigram.shape[0], corpus.mask.shape[1], config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * T)
-    # Copies of the weights that XLA keeps, as its own analysis reports them: weights, gradients and
-    # their sums; with other optimizers also moments; and as much again for every theory.
-    copies = 6 if is_linear(config.optimizer) else 8
+    plan = plan_exact_step(
+        vocab_size=V,
+        seq_len=T,
+        num_layers=L,
+        num_sequences=config.batch_size or len(corpus.tokens),
+        microbatch_size=config.microbatch_size,
+        itemsize=itemsize,
+    )
+    # Copies of the weights that XLA keeps, as its own analysis reports them: beside the step, the
+    # weights and their comparison; with other optimizers also moments; and four for every theory.
+    copies = 3 if is_linear(config.optimizer) else 5
     sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    copies += 4 * sides
-    return copies * weights + 2 * activation_bytes(config.microbatch_size, V, T, L, itemsize)
+    return (copies + 4 * sides) * weights + plan.memory

@@ -96,3 +96,16 @@ def assert_trees_close(actual, expected, *, rtol: float) -> None:
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert jnp.shape(x) == jnp.shape(y)
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.max(np.abs(y), initial=1e-300))
+
+
+def equations(jaxpr):
+    """All equations of a program, those of its inner programs too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for parameter in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(parameter):
+                yield from equations(getattr(parameter, "jaxpr", parameter))
+
+
+def is_jaxpr(parameter):
+    return hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")

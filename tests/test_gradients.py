@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_close, random_mask, random_params, random_tokens
+from conftest import assert_trees_close, equations, random_mask, random_params, random_tokens
 
 import assocjax as aj
+from assocjax.gradients.plan import FORMS
 from assocjax.params import WEIGHTS
 
 N, T, V, L = 5, 6, 7, 3
@@ -50,10 +51,11 @@ def lemma_d8(params, tokens, mask):
     return aj.Params(**gradient)
 
 
-def test_golden_gradients_and_descent(golden):
+@pytest.mark.parametrize("form", FORMS)
+def test_golden_gradients_and_descent(golden, form):
     params = aj.Params(**{name: jnp.asarray(golden[f"init_{name}"]) for name in WEIGHTS})
     tokens, rate = golden["tokens"], float(golden["learning_rate"])
-    gradient = aj.exact_gradient(params, tokens)
+    gradient = aj.exact_gradient(params, tokens, form=form)
     for name in WEIGHTS:
         np.testing.assert_allclose(
             getattr(gradient, name), golden[f"grad_{name}"], rtol=1e-10, atol=1e-16
@@ -62,7 +64,9 @@ def test_golden_gradients_and_descent(golden):
     assert steps >= 4
     _, (trajectory, losses) = aj.train(
         params,
-        lambda params, step: aj.exact_loss_and_gradient(params, tokens, microbatch_size=4),
+        lambda params, step: aj.exact_loss_and_gradient(
+            params, tokens, form=form, microbatch_size=4
+        ),
         optax.sgd(rate),
         steps,
         observe=lambda snapshot: (snapshot.params, snapshot.loss),
@@ -78,13 +82,14 @@ def test_golden_gradients_and_descent(golden):
         np.testing.assert_allclose(losses[step - 1], golden[f"loss{step - 1}"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("masked", [False, True])
-def test_exact_gradient_is_the_recursion_of_lemma_d8(tolerance, layers, masked):
+def test_exact_gradient_is_the_recursion_of_lemma_d8(tolerance, layers, masked, form):
     params = random_params(0, V=V, T=T, L=layers)
     tokens = random_tokens(1, N, T, V)
     mask = random_mask(2, N, T) if masked else np.ones((N, T), bool)
-    actual = aj.exact_gradient(params, tokens, mask if masked else None)
+    actual = aj.exact_gradient(params, tokens, mask if masked else None, form=form)
     assert_trees_close(actual, lemma_d8(params, tokens, mask), rtol=10 * tolerance)
 
 
@@ -104,37 +109,29 @@ def test_exact_gradient_agrees_with_central_differences(x64):
         np.testing.assert_allclose(inner, slope, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("microbatch_size", [1, 2, 3, 5, 100])
-def test_microbatches_do_not_change_the_gradient(x64, microbatch_size):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("microbatch_size", [1, 2, 3, 100])
+def test_microbatches_do_not_change_the_gradient(x64, microbatch_size, form):
     params, tokens = random_params(0, V=V, T=T, L=2), random_tokens(1, N, T, V)
     mask = random_mask(2, N, T)
     expected = jax.value_and_grad(aj.loss)(params, tokens, mask)
-    actual = aj.exact_loss_and_gradient(params, tokens, mask, microbatch_size=microbatch_size)
+    actual = aj.exact_loss_and_gradient(
+        params, tokens, mask, form=form, microbatch_size=microbatch_size
+    )
     chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-16)
 
 
-def test_memory_is_that_of_one_microbatch():
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_is_that_of_one_microbatch(form):
     params = random_params(0, V=V, T=T, L=2)
 
     def memory(N):
-        function = jax.jit(lambda p, t: aj.exact_gradient(p, t, microbatch_size=4))
+        function = jax.jit(lambda p, t: aj.exact_gradient(p, t, form=form, microbatch_size=4))
         tokens = jax.ShapeDtypeStruct((N, T + 1), jnp.int32)
         return function.lower(params, tokens).compile().memory_analysis().temp_size_in_bytes
 
     # Only the tokens and mask grow, by a few bytes a position; activations would take hundreds.
     assert memory(4000) - memory(400) < 3600 * (T + 1) * 16
-
-
-def equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for parameter in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
-            if is_jaxpr(parameter):
-                yield from equations(getattr(parameter, "jaxpr", parameter))
-
-
-def is_jaxpr(parameter):
-    return hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")
 
 
 def test_the_first_layer_reads_tokens_by_gathers():

@@ -11,3 +11,5 @@ from assocjax.gradients.effective import uniform_attention_gradient as uniform_a
 from assocjax.gradients.exact import exact_gradient as exact_gradient
 from assocjax.gradients.exact import exact_loss_and_gradient as exact_loss_and_gradient
 from assocjax.gradients.leading import leading_gradient as leading_gradient
+from assocjax.gradients.plan import ExactPlan as ExactPlan
+from assocjax.gradients.plan import plan_exact_step as plan_exact_step

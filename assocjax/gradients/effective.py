@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_choice
-from assocjax.checks import check_precision, check_tokens
+from assocjax.checks import check_batch, check_precision
 from assocjax.errors import InputError
 from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.linalg import matmul
@@ -125,13 +125,7 @@ def uniform_attention_gradient(
     Cost: 2 L N T V^2 multiply-adds, about half of `exact_gradient`; memory of one microbatch.
     Source: paper, Lemma D.8 at uniform attention.
     """
-    check_precision(params)
-    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
-    if mask.shape[1] > params.position.shape[1]:
-        raise InputError(
-            f"tokens must have at most {params.position.shape[1]} positions, as params.position; "
-            f"got {mask.shape[1]}"
-        )
+    tokens, mask = check_batch(params, tokens, mask)
     return _uniform_attention_gradient(params, tokens, mask)
 
 

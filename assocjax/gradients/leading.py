@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from assocjax.checks import check_precision, check_tokens
+from assocjax.checks import check_batch
 from assocjax.errors import InputError
 from assocjax.linalg import matmul
 from assocjax.params import Params
@@ -43,13 +43,7 @@ def leading_gradient(
             f"statistics must be of the same vocabulary as params, {params.output.shape}; "
             f"got {B.shape}"
         )
-    check_precision(params)
-    tokens, mask = check_tokens(tokens, mask, B.shape[0])
-    if mask.shape[1] > params.position.shape[1]:
-        raise InputError(
-            f"tokens must have at most {params.position.shape[1]} positions, as params.position; "
-            f"got {mask.shape[1]}"
-        )
+    tokens, mask = check_batch(params, tokens, mask)
     return _leading_gradient(params, B, Phi, tokens, mask)
 
 

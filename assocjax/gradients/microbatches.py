@@ -9,7 +9,20 @@ from jax import lax
 
 
 def sum_microbatches(function: Callable, tokens, mask, microbatch_size: int) -> Any:
-    """Adds up `function(tokens, mask)`, a tree of sums over sequences, over microbatches.
+    """Adds up `function(tokens, mask)`, a tree of sums over sequences, over microbatches."""
+    N = len(tokens)
+    size = min(N, microbatch_size)
+    shapes = jax.eval_shape(function, tokens[:size], mask[:size])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(sums, tokens, mask):
+        return jax.tree.map(jnp.add, sums, function(tokens, mask))
+
+    return fold_microbatches(add, zeros, tokens, mask, microbatch_size)
+
+
+def fold_microbatches(add: Callable, sums: Any, tokens, mask, microbatch_size: int) -> Any:
+    """The sums after `add(sums, tokens, mask)` of every microbatch, which may work in place.
 
     Padding sequences, to fill the last microbatch, are all masked.
     """
@@ -23,10 +36,5 @@ def sum_microbatches(function: Callable, tokens, mask, microbatch_size: int) -> 
         a = jnp.pad(a, ((0, padding), (0, 0)))
         return a.reshape(num_microbatches, size, a.shape[1])
 
-    def add(total, microbatch):
-        return jax.tree.map(jnp.add, total, function(*microbatch)), None
-
     sequences = microbatches(tokens), microbatches(mask)
-    shapes = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], sequences))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return lax.scan(add, zeros, sequences)[0]
+    return lax.scan(lambda sums, batch: (add(sums, *batch), None), sums, sequences)[0]

@@ -1,0 +1,119 @@
+"""How an exact step is computed: its form and its microbatches, chosen from the sizes.
+
+Two forms give the same gradient:
+
+    dense    products of [T,V] by [V,V] for every sequence
+    tables   products of [V,V] matrices once a step, T^2 V work a sequence (`gradients/tables.py`)
+
+Their costs are counted in multiply-adds, and every other operation in the multiply-adds that fit
+into its time. `benchmarks/exact_plan.py` sets the choice beside measurement.
+"""
+
+from typing import NamedTuple
+
+from assocjax.arguments import check_choice, check_integer
+from assocjax.gradients.tables import num_products, num_tables
+from assocjax.model import activation_budget, activation_size
+
+FORMS = ("dense", "tables")
+MEMORY_LIMIT = 4 << 30
+
+# Multiply-adds that fit into the time of one entry, as measured on a CPU:
+_PASS = 4  # of a pass over an array
+_SOFTMAX = 30  # of log-sum-exp, with its derivative
+_READ, _READ_ENTRY = 7, 180  # gathered as part of a row, or alone
+_ADD, _ADD_ENTRY = 40, 1700  # added to a table as part of a row, or alone
+
+
+class ExactPlan(NamedTuple):
+    """How an exact step is computed.
+
+    form: "dense" or "tables".
+    microbatch_size: sequences differentiated at once.
+    memory: estimated peak, in bytes, with the weights and their gradient.
+    work: estimated cost, in multiply-adds.
+    """
+
+    form: str
+    microbatch_size: int
+    memory: int
+    work: float
+
+
+def plan_exact_step(
+    *,
+    vocab_size: int,
+    seq_len: int,
+    num_layers: int,
+    num_sequences: int,
+    form: str | None = None,
+    microbatch_size: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    itemsize: int = 4,
+) -> ExactPlan:
+    """The cheapest plan that fits the memory; with none that fits, the smallest.
+
+    Args:
+      vocab_size, seq_len, num_layers, num_sequences: V, T, L and N.
+      form: "dense" or "tables"; None chooses.
+      microbatch_size: sequences differentiated at once; None fits the memory and the caches.
+      memory_limit: bytes.
+      itemsize: bytes of a floating number.
+
+    Raises:
+      InputError, InputTypeError: an argument is out of range.
+
+    Cost, of a step, in multiply-adds:
+
+        dense     3 N (2L-1) (T V^2 + T^2 V)
+        tables    3 p V^3 + 3 N ((2^L - 1) T^2 V + ...)      p = 2^L + (4^L - 1) / 3 - L - 1
+    """
+    sizes = {
+        "vocab_size": vocab_size,
+        "seq_len": seq_len,
+        "num_layers": num_layers,
+        "num_sequences": num_sequences,
+        "memory_limit": memory_limit,
+    }
+    for name, value in sizes.items():
+        check_integer(name, value, minimum=1)
+    if microbatch_size is not None:
+        check_integer("microbatch_size", microbatch_size, minimum=1)
+    if form is not None:
+        check_choice("form", form, FORMS)
+    V, T, L, N = vocab_size, seq_len, num_layers, num_sequences
+    plans = []
+    for name in FORMS if form is None else (form,):
+        fixed, one = (itemsize * n for n in _memory(name, V, T, L))
+        size = microbatch_size
+        if size is None:
+            room = min(activation_budget(), memory_limit - fixed)
+            size = min(N, max(1, room // one))
+        plans.append(ExactPlan(name, size, fixed + size * one, _work(name, V, T, L, N, size)))
+    fitting = [plan for plan in plans if plan.memory <= memory_limit]
+    if fitting:
+        return min(fitting, key=lambda plan: plan.work)
+    return min(plans, key=lambda plan: plan.memory)
+
+
+def _memory(form: str, V: int, T: int, L: int) -> tuple[int, int]:
+    """Estimated numbers held for a step and for each sequence of a microbatch."""
+    weights = (2 * L + 1) * V * V + L * T
+    if form == "dense":
+        return 3 * weights, activation_size(V, T, L)
+    tables = num_tables(L) * V * V
+    rows, entries = 2**L * T * V, (num_tables(L) - 2**L) * T * T
+    return 2 * weights + 2 * tables + 4 * V * V, 3 * rows + 4 * T * V + 4 * entries + 3 * L * T * T
+
+
+def _work(form: str, V: int, T: int, L: int, N: int, microbatch_size: int) -> float:
+    loss = N * T * V * _SOFTMAX
+    if form == "dense":
+        products = 3 * N * (2 * L - 1) * (T * V * V + T * T * V)
+        passes = N * 8 * L * T * (V + T) + -(-N // microbatch_size) * 3 * (2 * L + 1) * V * V
+        return products + loss + passes * _PASS
+    rows, entries = 2**L * T * V, (num_tables(L) - 2**L) * T * T
+    mixing = (2**L - 1) * T * T * V + T * (entries - L * T * T)
+    fixed = 3 * num_products(L) * V**3 + 4 * num_tables(L) * V * V * _PASS
+    of_rows = rows * (_READ + _ADD + 4 * _PASS)
+    return fixed + loss + N * (3 * mixing + of_rows + entries * (_READ_ENTRY + _ADD_ENTRY))

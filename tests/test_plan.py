@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_trees_close, equations, random_mask, random_params, random_tokens
+
+import assocjax as aj
+from assocjax.gradients.plan import FORMS
+from assocjax.gradients.tables import num_products, num_tables
+
+PAPER = {"vocab_size": 3000, "seq_len": 200, "num_layers": 3, "num_sequences": 2048}
+
+
+def test_forms_agree(tolerance):
+    V, T, N = 13, 9, 6
+    params = random_params(0, V=V, T=T + 1, L=3, scale=0.5)
+    tokens, mask = random_tokens(1, N, T, V), random_mask(2, N, T)
+    dense, tables = (aj.exact_loss_and_gradient(params, tokens, mask, form=f) for f in FORMS)
+    assert_trees_close(tables, dense, rtol=tolerance)
+    assert np.all(tables[1].position[:, T:] == 0)  # lags that no sequence has
+
+
+def test_both_forms_can_be_differentiated_and_mapped(x64):
+    """A Hessian-vector product, forward over the gradient and in reverse through it."""
+    V, T, N = 5, 4, 3
+    params, direction = (random_params(seed, V=V, T=T, L=2) for seed in (0, 1))
+    tokens = random_tokens(1, N, T, V)
+
+    def inner(a, b):
+        return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, a, b))
+
+    products = []
+    for form in FORMS:
+
+        def gradient(params, form=form):
+            return aj.exact_gradient(params, tokens, form=form, microbatch_size=2)
+
+        products.append(jax.jvp(gradient, (params,), (direction,))[1])
+        products.append(jax.grad(lambda p, g=gradient: inner(g(p), direction))(params))
+    for product in products[1:]:
+        assert_trees_close(product, products[0], rtol=1e-11)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, direction)
+    dense, tables = (
+        jax.vmap(lambda p, f=form: aj.exact_gradient(p, tokens, form=f))(both) for form in FORMS
+    )
+    assert_trees_close(tables, dense, rtol=1e-12)
+
+
+def test_tables_multiply_no_sequence_by_a_matrix():
+    """Products of [V,V] matrices are as many as promised, whatever the number of sequences."""
+    V, T, L = 11, 4, 3  # sizes that nothing else has
+    params = random_params(0, V=V, T=T, L=L)
+
+    def shapes(N):
+        tokens = jnp.zeros((N, T + 1), jnp.int32)
+        step = jax.make_jaxpr(lambda p: aj.exact_gradient(p, tokens, form="tables"))(params)
+        products = [e for e in equations(step.jaxpr) if e.primitive.name == "dot_general"]
+        return [tuple(v.aval.shape for v in e.invars) for e in products]
+
+    square = [found for found in shapes(5) if found == ((V, V), (V, V))]
+    assert len(square) == 3 * num_products(L)
+    by_matrix = [found for found in shapes(5) if found[0][-2:] == (T, V) and (V, V) in found]
+    assert by_matrix == []
+
+
+def test_numbers_of_tables_and_products():
+    """By hand: W_O, V_1 W_O and W_1; then for L=2 also V_2 W_O, V_1 V_2 W_O and four of W_2."""
+    assert [num_tables(L) for L in (1, 2, 3)] == [3, 9, 29]
+    assert [num_products(L) for L in (1, 2, 3)] == [1, 6, 25]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_memory_is_foreseen(form, layers):
+    V, T, N = 200, 40, 64
+    params = jax.eval_shape(lambda: random_params(0, V=V, T=T, L=layers))
+    tokens = jax.ShapeDtypeStruct((N, T + 1), jnp.int32)
+    step = jax.jit(lambda p, t: aj.exact_loss_and_gradient(p, t, form=form, microbatch_size=16))
+    found = step.lower(params, tokens).compile().memory_analysis()
+    actual = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
+    plan = aj.plan_exact_step(
+        vocab_size=V,
+        seq_len=T,
+        num_layers=layers,
+        num_sequences=N,
+        form=form,
+        microbatch_size=16,
+    )
+    assert plan.microbatch_size == 16
+    # XLA reuses buffers as it can: an estimate to plan by, not a bound.
+    assert 0.6 < plan.memory / actual < 2.5
+
+
+def test_plan_of_the_papers_setting():
+    plan = aj.plan_exact_step(**PAPER)
+    assert plan.form == "tables"
+    assert plan.memory <= 4 << 30
+    # Tables hold 58 matrices of 36 MB: dense is what fits a smaller memory.
+    small = aj.plan_exact_step(**PAPER, memory_limit=1 << 30)
+    assert small.form == "dense"
+    assert small.memory <= 1 << 30
+    assert small.work > plan.work
+    # Products of matrices do not pay for a few sequences, nor when there are 4^L tables.
+    assert aj.plan_exact_step(**PAPER | {"num_sequences": 8}).form == "dense"
+    assert aj.plan_exact_step(**PAPER | {"num_layers": 6}).form == "dense"
+    assert aj.plan_exact_step(**PAPER, memory_limit=1).microbatch_size == 1
+
+
+def test_a_chosen_plan_is_followed():
+    plan = aj.plan_exact_step(**PAPER, form="dense", microbatch_size=3)
+    assert (plan.form, plan.microbatch_size) == ("dense", 3)
+    more = aj.plan_exact_step(**PAPER, form="dense", microbatch_size=4)
+    assert more.memory > plan.memory
+    double = aj.plan_exact_step(**PAPER, form="dense", microbatch_size=3, itemsize=8)
+    assert double.memory == 2 * plan.memory
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size must be at least 1; got 0"),
+        ({"memory_limit": 0}, "memory_limit must be at least 1; got 0"),
+        ({"microbatch_size": 0}, "microbatch_size must be at least 1; got 0"),
+        ({"form": "sparse"}, "form must be one of 'dense', 'tables'; got 'sparse'"),
+    ],
+)
+def test_bad_plans(change, message):
+    with pytest.raises(aj.InputError, match=message):
+        aj.plan_exact_step(**PAPER | change)
+
+
+def test_sequences_longer_than_the_weights_reach():
+    params = random_params(0, V=5, T=4, L=1)
+    with pytest.raises(aj.InputError, match=r"tokens must have at most 4 positions.* got 6"):
+        aj.exact_gradient(params, random_tokens(0, 2, 6, 5))
