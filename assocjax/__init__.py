@@ -16,7 +16,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
     validity_horizon(dataset)                                   -> its end          horizons.py
     save(dataset, "sweep.nc")                                   -> results          results.py
-    save_sweep(dataset, ".")                                    -> figures          figures.py
+    save_sweep(dataset, ".")                                    -> figures          figures/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,

@@ -10,6 +10,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "theorem_bounds": "--vocab-size 10 --seq-len 4 --num-sequences 4 --steps 4",
     "effective_theory": "--small",
+    "low_rank_moments": "--vocab-size 8 --seq-len 4 --num-sequences 4 --num-layers 3 --steps 2 3 "
+    "--fractions 0.5 --repeats 1 --exact",
     "statistics_scaling": "--vocab-size 5 --seq-len 4 --smallest 4 --doublings 1 --repeats 1",
 }
 

@@ -1,0 +1,19 @@
+"""Every plot, drawn from a sweep's Dataset or a study's table.
+
+`style`     what all figures share, and `save`
+`sweeps`    cosines, errors and loss of a sweep against step
+`limits`    where a theory ends: horizons, and the theorem's bounds
+`matrices`  heat maps of the statistics
+"""
+
+from assocjax.figures.limits import plot_bounds as plot_bounds
+from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
+from assocjax.figures.limits import plot_horizons as plot_horizons
+from assocjax.figures.matrices import plot_statistics as plot_statistics
+from assocjax.figures.style import LABELS as LABELS
+from assocjax.figures.style import save as save
+from assocjax.figures.sweeps import plot_cosines as plot_cosines
+from assocjax.figures.sweeps import plot_disagreement as plot_disagreement
+from assocjax.figures.sweeps import plot_errors as plot_errors
+from assocjax.figures.sweeps import plot_loss as plot_loss
+from assocjax.figures.sweeps import save_sweep as save_sweep

@@ -1,0 +1,172 @@
+"""Where a theory ends: figures of validity horizons and of the theorem's bounds."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from assocjax.figures.style import (
+    COLORS,
+    LABELS,
+    THEORY_LINES,
+    THEORY_NAMES,
+    and_seeds,
+    finish,
+    in_order,
+    line_and_range,
+    log_panels,
+    shades,
+)
+from assocjax.horizons import SETTINGS
+from assocjax.params import WEIGHTS
+
+_THEORY_COLORS = ("#332288", "#ee7733", "#117733")
+
+
+def plot_horizons(horizons: xr.Dataset) -> Figure:
+    """Validity horizon, in training time, against learning rate: a panel for each weight and start.
+
+    A line for each theory: the least over layers and seeds, as in `horizon_table`. The shade is the
+    range, up to the end of the sweep where some do not end within it; those stand as an open
+    triangle there, and those that never held as one at the first step, pointing down.
+
+    Args:
+      horizons: from `validity_horizon`.
+    """
+    horizons = in_order(horizons)
+    rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
+    last = max(1, horizons.attrs["steps"])
+    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y=True)
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+        ax = axes[i, j]
+        for k, theory in enumerate(horizons["theory"].values):
+            horizon = horizons[weight].sel(init_scale=scale, theory=theory)
+            _horizon_line(ax, horizon, last, k, str(theory))
+        ax.plot(rates, rates * last, color="0.8", lw=0.8, zorder=0, label="end of the sweep")
+        for marker, label in (("^", "not ended by then"), ("v", "never held")):
+            ax.plot([], [], marker, color="0.3", mfc="none", ms=6, label=label)
+        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+        ticks = rates[:: -(-len(rates) // 4)]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[:, 0]:
+        ax.set_ylabel(r"horizon $s\,\eta$")
+    for ax in axes[-1, :]:
+        ax.set_xlabel(r"learning rate $\eta$")
+    finish(
+        figure,
+        axes,
+        f"Training time up to a relative error of {horizons.attrs['threshold']:g} (line: least, "
+        f"shade: range over layers{and_seeds(horizons)})",
+        horizons,
+    )
+    return figure
+
+
+def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "") -> Figure:
+    """Horizons as training time s eta against each quantity that was varied, on log axes.
+
+    A colour for each weight, a line style for each theory. Settings at which a theory did not end,
+    or never held, have no point.
+
+    Args:
+      rows: from `horizon_study`.
+      corpus_name: for the title.
+    """
+    base = rows[0]
+    varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
+    varied = varied or ["num_layers"]
+    theories = list(dict.fromkeys(row["theory"] for row in rows))
+    figure, axes = log_panels(1, len(varied), share_x=False, share_y=True)
+    for ax, name in zip(axes[0], varied, strict=True):
+        others = [other for other in SETTINGS if other != name]
+        line = [row for row in rows if all(row[other] == base[other] for other in others)]
+        line = sorted(line, key=itemgetter(name))
+        for theory, weight in itertools.product(theories, WEIGHTS):
+            points = [(row[name], row[f"{weight}*eta"]) for row in line if row["theory"] == theory]
+            x, y = np.array(points, float).T
+            y[y == 0] = np.nan  # never held: zero has no place on a log axis
+            ax.plot(x, y, color=COLORS[weight], ls=THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
+        ticks = sorted({row[name] for row in line})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
+        ax.set_xlabel(name.replace("_", " "))
+    axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
+    for weight in WEIGHTS:
+        axes[0, 0].plot([], [], color=COLORS[weight], label=LABELS[weight])
+    for theory in theories:
+        label = THEORY_NAMES[theory]
+        axes[0, 0].plot([], [], color="0.3", ls=THEORY_LINES[theory], lw=1.4, label=label)
+    symbols = zip((r"$\eta$", "V", "T", "L"), SETTINGS, strict=True)
+    setting = ", ".join(f"{symbol} = {base[name]:g}" for symbol, name in symbols)
+    named = xr.Dataset(attrs={"corpus_name": corpus_name})
+    # Two lines, as a figure may have a single panel.
+    title = f"Horizons around {setting}\n(no point: not within the study, or never held)"
+    finish(figure, axes, title, named)
+    return figure
+
+
+def plot_bounds(bounds: xr.Dataset) -> Figure:
+    """Measured distance to the leading terms and its bound against step, on log axes.
+
+    A row for each starting scale, a column for each weight, a colour for each of up to three
+    learning rates: the smallest, a middle one and the largest. The bound is dashed, and broad where
+    all conditions of the theorem hold.
+
+    Args:
+      bounds: from `theorem_bounds`.
+    """
+    bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
+    rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
+    shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
+    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y="col")
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+        ax = axes[i, j]
+        for rate, color in zip(shown, shades(len(shown)), strict=True):
+            cell = bounds.sel(learning_rate=rate, init_scale=scale)
+            distance, bound = cell[f"{weight}_distance"], cell[f"{weight}_bound"]
+            # Nor has a distance that is still exactly zero.
+            line_and_range(ax, distance.where(distance > 0), color, rf"$\eta$ = {rate:g}")
+            ax.plot(cell["step"], bound, color=color, lw=1, ls="--")
+            met = bound.where(cell["conditions_met"])
+            # Pale rather than transparent, where the marker of a lone step would show through.
+            pale = 1 - 0.35 * (1 - color[:3])
+            ax.plot(cell["step"], met, color=pale, lw=6, marker="o", ms=6, mew=0, zorder=0)
+        ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
+        ax.plot([], [], color="0.75", lw=6, label="conditions hold")
+        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("distance and its bound")
+    for ax in axes[-1, :]:
+        ax.set_xlabel("step")
+    finish(
+        figure,
+        axes,
+        "Distance to the leading terms (line: mean, shade: range over "
+        f"layers{and_seeds(bounds)}) and the theorem's bound",
+        bounds,
+    )
+    return figure
+
+
+def _horizon_line(ax: Axes, horizon: xr.DataArray, last: int, index: int, label: str) -> None:
+    others = [dim for dim in horizon.dims if dim != "learning_rate"]
+    rates = horizon["learning_rate"].values
+    index %= len(_THEORY_COLORS)
+    color = _THEORY_COLORS[index]
+    shown = horizon.fillna(last).clip(min=1) * horizon["learning_rate"]
+    ax.fill_between(rates, shown.min(others), shown.max(others), color=color, alpha=0.2, lw=0)
+    least = horizon.min(others)
+    line = least.where(least > 0) * rates
+    ax.plot(rates, line, color=color, lw=1.4, marker="o", ms=3, label=label)
+    size = 8 - 2.5 * index  # markers of two theories may fall on one point
+    for marker, at, step in (("^", horizon.isnull(), last), ("v", horizon == 0, 1)):
+        some = rates[at.any(others).values]
+        ax.plot(some, some * step, marker, color=color, mfc="none", ms=size)

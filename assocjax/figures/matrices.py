@@ -1,0 +1,40 @@
+"""Heat maps of the statistics."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from assocjax.associations import MATRICES
+from assocjax.figures.style import set_title
+
+
+def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
+    """Heat maps of the matrices, among the most frequent tokens (not counting `<unk>`).
+
+    Colours saturate at the 99th percentile of the absolute entries shown.
+
+    Args:
+      dataset: from `results.statistics_dataset`.
+      top: how many tokens to show.
+    """
+    names = [n for n, v in dataset.data_vars.items() if v.dims == ("token", "other_token")]
+    known = np.flatnonzero(dataset["token"].values != "<unk>")
+    frequency = dataset["target_frequency"].values[known]
+    shown = known[np.argsort(-frequency, kind="stable")[:top]]
+    tokens = [str(token).replace("$", r"\$") for token in dataset["token"].values[shown]]
+    figure = Figure(figsize=(16, 10.5), layout="constrained")
+    for ax, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+        matrix = dataset[name].values[np.ix_(shown, shown)]
+        limit = np.quantile(np.abs(matrix), 0.99) or 1.0
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        ax.set_title(f"{name}\n{MATRICES[str(name)]}", fontsize=8)
+        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+        ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
+        figure.colorbar(image, ax=ax, shrink=0.8, format="%.0e").ax.tick_params(labelsize=6)
+    set_title(
+        figure,
+        f"Statistics among the {len(shown)} most frequent tokens (row: token, column: what the "
+        "title says of it; colours saturate)",
+        dataset,
+    )
+    return figure

@@ -1,0 +1,247 @@
+"""How training and the theories part, step by step: figures of a sweep's Dataset."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Literal
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from assocjax.errors import InputError
+from assocjax.figures.style import (
+    COLORS,
+    LABELS,
+    THEORY_LINES,
+    THEORY_NAMES,
+    and_seeds,
+    finish,
+    in_order,
+    line_and_range,
+    log_panels,
+    save,
+    set_title,
+    shades,
+)
+from assocjax.params import WEIGHTS
+
+_DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
+
+
+def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
+    """Cosine with every theory against step: a panel for each learning rate and starting scale.
+
+    The paper's Figure 4, over a grid and with more than its leading terms.
+
+    Args:
+      dataset: from `sweep`.
+      gradients: compare gradients instead of weights.
+    """
+    dataset = in_order(dataset)
+    rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
+    suffix = "_gradient" if gradients else ""
+    figure, axes = _panels(len(scales), len(rates))
+    last = int(dataset["step"][-1])
+    margin = 0.03 * max(1, last)
+    low = 0.0
+    for i, scale in enumerate(scales):
+        for j, rate in enumerate(rates):
+            cell = dataset.sel(learning_rate=rate, init_scale=scale)
+            for weight in WEIGHTS:
+                cosine = cell[f"{weight}{suffix}_cosine"]
+                _theory_lines(axes[i, j], cosine, COLORS[weight], LABELS[weight])
+                low = min(low, float(cosine.min().fillna(0)))
+            axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
+            axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("cosine with theory")
+    for ax in axes[-1, :]:
+        ax.set_xlabel("step")
+    for ax in axes.flat:
+        ax.set_xlim(-margin, last + margin)  # also where the cosine is undefined
+        ax.set_ylim(low - 0.03, 1.03)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _theory_key(axes[0, 0], dataset)
+    what = "Gradients" if gradients else "Weights"
+    finish(
+        figure,
+        axes,
+        f"{what} against their {_theory_names(dataset)} (line: mean, shade: range over "
+        f"layers{and_seeds(dataset)})",
+        dataset,
+    )
+    return figure
+
+
+def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
+    """Relative error of every theory against step and against learning rate, on log axes.
+
+    Upper row: error against step, a line for each learning rate. Lower row: error against learning
+    rate, a line for each of up to four steps. A column for each weight.
+
+    Args:
+      dataset: from `sweep`.
+      init_scale: which starting scale to show; by default the smallest.
+    """
+    scale, dataset = _at_scale(dataset, init_scale)
+    rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
+    steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
+    steps = [step for step in steps if step <= last]
+    figure, axes = _panels(2, len(WEIGHTS), share_x="row")
+    for j, weight in enumerate(WEIGHTS):
+        error = dataset[f"{weight}_relative_error"]
+        top, bottom = axes[:, j]
+        for ax in (top, bottom):
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
+        for rate, color in zip(rates, shades(len(rates)), strict=True):
+            line = error.sel(learning_rate=rate).isel(step=slice(1, None))
+            _theory_lines(top, line, color, rf"$\eta$ = {rate:g}")
+        for step, color in zip(steps, shades(len(steps)), strict=True):
+            line = error.sel(step=step)
+            _theory_lines(bottom, line, color, f"step {step}", over="learning_rate", marker="o")
+        top.set_title(LABELS[weight], fontsize=10)
+        top.set_xlabel("step")
+        bottom.set_xlabel(r"learning rate $\eta$")
+        # Few, so that their labels do not meet.
+        for ax, ticks in (
+            (top, sorted({1, *steps[::-2]})),
+            (bottom, rates[:: -(-len(rates) // 5)]),
+        ):
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[:, 0]:
+        ax.set_ylabel("relative error")
+    for ax in axes[:, -1] if steps else ():
+        _theory_key(ax, dataset)
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    set_title(
+        figure,
+        f"Relative error of the {_theory_names(dataset)}, start sd {scale:g} (line: mean, shade: "
+        f"range over layers{and_seeds(dataset)}; grey: 10 %)",
+        dataset,
+    )
+    return figure
+
+
+def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
+    """Sampling and truncation error against step, on log axes: what parts training from a theory.
+
+    A row for each theory, a column for each weight, a colour for each learning rate.
+
+    Args:
+      dataset: from `sweep` with a `batch_size`.
+      init_scale: which starting scale to show; by default the smallest.
+    """
+    if "output_sampling_error" not in dataset:
+        raise InputError("dataset must be from a sweep with a batch_size; this one has none")
+    scale, dataset = _at_scale(dataset, init_scale)
+    rates, theories = dataset["learning_rate"].values, dataset["theory"].values
+    dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
+    figure, axes = log_panels(len(theories), len(WEIGHTS), share_y=True)
+    for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
+        ax, cell = axes[i, j], dataset.sel(theory=theory)
+        for rate, color in zip(rates, shades(len(rates)), strict=True):
+            for error, line in _DISAGREEMENT_LINES.items():
+                values = cell[f"{weight}_{error}_error"].sel(learning_rate=rate)
+                line_and_range(ax, values, color, "", line=line)
+        ax.set_title(f"{LABELS[weight]},  {THEORY_NAMES[theory]}", fontsize=9)
+    for rate, color in zip(rates, shades(len(rates)), strict=True):
+        axes[0, 0].plot([], [], color=color, label=rf"$\eta$ = {rate:g}")
+    for error, line in _DISAGREEMENT_LINES.items():
+        axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=f"{error} error")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("relative to the weight")
+    for ax in axes[-1, :]:
+        ax.set_xlabel("step")
+    finish(
+        figure,
+        axes,
+        f"Sampling and truncation error, start sd {scale:g} (line: mean, shade: range over "
+        f"layers{and_seeds(dataset)})",
+        dataset,
+    )
+    return figure
+
+
+def plot_loss(dataset: xr.Dataset) -> Figure:
+    """Loss in nats against step, a line for each learning rate, a panel for each starting scale."""
+    dataset = in_order(dataset)
+    rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
+    figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
+    for ax, scale in zip(axes[0], scales, strict=True):
+        for rate, color in zip(rates, shades(len(rates)), strict=True):
+            loss = dataset["loss"].sel(learning_rate=rate, init_scale=scale)
+            line_and_range(ax, loss, color, rf"$\eta$ = {rate:g}")
+        ax.set_title(f"start sd {scale:g}", fontsize=9)
+        ax.set_xlabel("step")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes[0, 0].set_ylabel("loss (nats per token)")
+    loss, limit = dataset["loss"], 1.5 * float(dataset["loss"].isel(step=0).max())
+    if float(loss.max()) > limit:  # a diverging run must not flatten the others
+        shown = loss.where(loss <= limit)
+        low, high = float(shown.min()), float(shown.max())
+        margin = 0.05 * max(high - low, 0.1)
+        axes[0, 0].set_ylim(low - margin, high + margin)
+    axes[0, -1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    set_title(figure, "Training loss", dataset)
+    return figure
+
+
+def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
+    """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths.
+
+    With minibatches `disagreement` is among them.
+    """
+    figures = {
+        "cosine_weights": plot_cosines(dataset),
+        "cosine_gradients": plot_cosines(dataset, gradients=True),
+        "relative_error": plot_errors(dataset),
+        "loss": plot_loss(dataset),
+    }
+    if "output_sampling_error" in dataset:
+        figures["disagreement"] = plot_disagreement(dataset)
+    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+
+
+def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
+    scales = dataset["init_scale"].values
+    scale = scales.min() if init_scale is None else init_scale
+    if scale not in scales:
+        raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
+    return scale, in_order(dataset).sel(init_scale=scale)
+
+
+def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):
+    figure = Figure(
+        figsize=(max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=True)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
+    """A line for each theory, all of one colour: the first has the label."""
+    options["alpha"] = 0.2 / values.sizes["theory"]  # of shades that may lie on one another
+    for theory in values["theory"].values:
+        line = THEORY_LINES[theory]
+        line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)
+        label = "_"
+
+
+def _theory_key(ax: Axes, dataset: xr.Dataset) -> None:
+    """Adds to the legend of a panel what kind of line each theory has."""
+    if dataset.sizes["theory"] > 1:
+        for theory in dataset["theory"].values:
+            line, name = THEORY_LINES[theory], THEORY_NAMES[theory]
+            ax.plot([], [], color="0.3", lw=1.4, ls=line, label=name)
+
+
+def _theory_names(dataset: xr.Dataset) -> str:
+    return " and the ".join(THEORY_NAMES[theory] for theory in dataset["theory"].values)
