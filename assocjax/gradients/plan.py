@@ -18,11 +18,12 @@ from assocjax.model import activation_budget, activation_size
 FORMS = ("dense", "tables")
 MEMORY_LIMIT = 4 << 30
 
-# Multiply-adds that fit into the time of one entry, as measured on a CPU:
-_PASS = 4  # of a pass over an array
+# Multiply-adds of large products that fit into the time of one entry, as measured on a CPU:
+_PASS = 10  # of a pass over an array
+_SMALL = 150  # not of an entry: products of [V,V] matrices take 1 + 150 / V times as long
 _SOFTMAX = 30  # of log-sum-exp, with its derivative
 _READ, _READ_ENTRY = 7, 180  # gathered as part of a row, or alone
-_ADD, _ADD_ENTRY = 40, 1700  # added to a table as part of a row, or alone
+_ADD, _ADD_ENTRY = 40, 1000  # added to a table as part of a row, or alone
 
 
 class ExactPlan(NamedTuple):
@@ -109,11 +110,11 @@ def _memory(form: str, V: int, T: int, L: int) -> tuple[int, int]:
 def _work(form: str, V: int, T: int, L: int, N: int, microbatch_size: int) -> float:
     loss = N * T * V * _SOFTMAX
     if form == "dense":
-        products = 3 * N * (2 * L - 1) * (T * V * V + T * T * V)
+        products = 3 * N * (2 * L - 1) * (T * V * V + T * T * V) * (1 + _SMALL / V)
         passes = N * 8 * L * T * (V + T) + -(-N // microbatch_size) * 3 * (2 * L + 1) * V * V
         return products + loss + passes * _PASS
     rows, entries = 2**L * T * V, (num_tables(L) - 2**L) * T * T
     mixing = (2**L - 1) * T * T * V + T * (entries - L * T * T)
-    fixed = 3 * num_products(L) * V**3 + 4 * num_tables(L) * V * V * _PASS
+    fixed = 3 * num_products(L) * V**3 * (1 + _SMALL / V) + 4 * num_tables(L) * V * V * _PASS
     of_rows = rows * (_READ + _ADD + 4 * _PASS)
     return fixed + loss + N * (3 * mixing + of_rows + entries * (_READ_ENTRY + _ADD_ENTRY))
