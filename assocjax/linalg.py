@@ -14,5 +14,6 @@ def matmul(a: Array, b: Array) -> Array:
     JAX's own setting is given: `jax.default_matmul_precision("tensorfloat32")`, as a context or
     for the process, or the option `--matmul-precision` of the command line.
     """
-    chosen = jax.config.jax_default_matmul_precision  # part of the key of JAX's compiled programs
+    # It is part of the key of JAX's compiled programs, though not of its type stubs.
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST if chosen is None else None)
