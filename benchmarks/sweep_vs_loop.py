@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> dict:
     V, T, N, L = options.vocab_size, options.seq_len, options.sequences, options.num_layers
     R, S, steps = options.rates, options.seeds, options.steps
     if options.small:
-        V, T, N, L, R, S, steps = 12, 4, 6, 2, 2, 2, 2
+        V, T, N, L, R, S, steps = 12, 4, 6, 1, 2, 2, 2
     tokens, scale = random_tokens(N, T, V), 0.01
     vocabulary = tuple(str(i) for i in range(V))
     data = aj.TokenData(tokens, np.ones((N, T), bool), vocabulary, "random", "")
