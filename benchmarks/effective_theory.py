@@ -17,18 +17,13 @@ Three questions, in double precision:
 Prints tables and ratios, and writes the same as JSON.
 """
 
-import argparse
-import json
-import time
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from harness import double_precision, finish, parser, seconds, slope
 
 import assocjax as aj
-from assocjax.results import versions
 
 CASES = [  # vocab_size, seq_len, num_sequences, learning_rate, steps
     (120, 24, 256, 0.1, (16, 24, 32, 40, 60)),
@@ -143,16 +138,6 @@ def errors(load, cases) -> list[dict]:
     return rows
 
 
-def seconds(function, *arguments, repeats: int = 3) -> float:
-    """The fastest of some calls, after one that compiles."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
 def cost(load, V: int, T: int, sizes: list[int]) -> dict:
     rows = []
     print(f"\nV={V} T={T} L={L}: an effective step (no data) over an exact step")
@@ -172,10 +157,11 @@ def cost(load, V: int, T: int, sizes: list[int]) -> dict:
         ratio = f"{effective:.4f} s / {exact:.4f} s = {effective / exact:.4f}"
         share = f"{attention / exact:.2f} of an exact step"
         print(f"N={data.num_sequences:>6}  {ratio}   pass for W and P: {share}")
-    N, ratio = np.array([(r["num_sequences"], r["effective"] / r["exact"]) for r in rows]).T
-    slope = float(np.polyfit(np.log(N), np.log(ratio), 1)[0])
-    print(f"slope of log ratio on log N: {slope:.2f} (-1 is 1/N)")
-    return {"rows": rows, "slope": slope}
+    power = slope(
+        [row["num_sequences"] for row in rows], [row["effective"] / row["exact"] for row in rows]
+    )
+    print(f"slope of log ratio on log N: {power:.2f} (-1 is 1/N)")
+    return {"rows": rows, "slope": power}
 
 
 def flow(load, V: int, T: int, N: int, duration: float, rates: list[float]) -> dict:
@@ -217,19 +203,15 @@ def flow(load, V: int, T: int, N: int, duration: float, rates: list[float]) -> d
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="fables", help="as of the command line")
-    parser.add_argument("--small", action="store_true", help="sizes that take seconds")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    options = parser.parse_args(arguments)
-    precision = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
+    options = parser(__doc__)
+    options.add_argument("--corpus", default="fables", help="as of the command line")
+    options = options.parse_args(arguments)
 
     def load(**sizes):
         return aj.load_tokens(options.corpus, **sizes)
 
     small = options.small
-    try:
+    with double_precision():
         result = {
             "errors": errors(load, [(10, 4, 6, 0.1, (5,))] if small else CASES),
             "cost": cost(load, 10, 4, [4, 8])
@@ -239,14 +221,8 @@ def main(arguments: list[str] | None = None) -> dict:
             if small
             else flow(load, 120, 24, 256, 3.2, [0.02, 0.005]),
             "corpus": load(vocab_size=10, seq_len=4).describe(),
-            "device": jax.devices()[0].device_kind,
-            "versions": versions(),
         }
-    finally:
-        jax.config.update("jax_enable_x64", precision)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return result
+    return finish(result, options.out)
 
 
 if __name__ == "__main__":

@@ -28,19 +28,16 @@ V = 3,000 and r = V/10, and W_O hardly notices; but V_l is then off by .25 to 1.
 theory's own error.
 """
 
-import argparse
-import json
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import finish, parser
 
 import assocjax as aj
 from assocjax.linalg import matmul
-from assocjax.results import versions
 
 
 def pairs(blocks: jax.Array) -> jax.Array:
@@ -233,21 +230,23 @@ def cost(statistics, directions, ranks, repeats: int) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="fables", help="as of the command line")
-    parser.add_argument("--vocab-size", type=int, default=300)
-    parser.add_argument("--seq-len", type=int, default=64)
-    parser.add_argument("--num-sequences", type=int, default=512)
-    parser.add_argument("--num-layers", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, nargs="*", default=[40, 70], help="none: cost only")
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("--corpus", default="fables", help="as of the command line")
+    options.add_argument("--vocab-size", type=int, default=300)
+    options.add_argument("--seq-len", type=int, default=64)
+    options.add_argument("--num-sequences", type=int, default=512)
+    options.add_argument("--num-layers", type=int, default=2)
+    options.add_argument("--learning-rate", type=float, default=0.5)
+    options.add_argument("--steps", type=int, nargs="*", default=[40, 70], help="none: cost only")
+    options.add_argument(
         "--fractions", type=float, nargs="+", default=[0.03, 0.1, 0.3], help="ranks over V"
     )
-    parser.add_argument("--exact", action="store_true", help="train exactly, too")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    options = parser.parse_args(arguments)
+    options.add_argument("--exact", action="store_true", help="train exactly, too")
+    options.add_argument("--repeats", type=int, default=2)
+    options = options.parse_args(arguments)
+    if options.small:
+        small = {"vocab_size": 8, "seq_len": 4, "num_sequences": 4, "num_layers": 3}
+        vars(options).update(small, steps=[2, 3], fractions=[0.5], repeats=1, exact=True)
     data = aj.load_tokens(
         options.corpus,
         vocab_size=options.vocab_size,
@@ -270,11 +269,8 @@ def main(arguments: list[str] | None = None) -> dict:
         forms |= {f"contexts r={r}": low_rank_contexts(statistics, directions, r) for r in ranks}
         how = options.learning_rate, options.steps, options.exact
         result["errors"] = errors(data, statistics, forms, *how)
-    result |= {"corpus": data.describe(), "device": jax.devices()[0].device_kind}
-    result["versions"] = versions()
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return result
+    result["corpus"] = data.describe()
+    return finish(result, options.out)
 
 
 if __name__ == "__main__":

@@ -7,46 +7,36 @@ double precision. Prints the measured distance from the leading terms, the bound
 for each weight at the last step that meets all conditions, and writes the same as JSON.
 """
 
-import argparse
-import json
 import math
-from pathlib import Path
 
-import jax
 import numpy as np
+from harness import double_precision, finish, parser
 
 import assocjax as aj
-from assocjax.results import versions
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", default="python-docs", help="as of the command line")
-    parser.add_argument("--vocab-size", type=int, default=500)
-    parser.add_argument("--seq-len", type=int, default=60)
-    parser.add_argument("--num-sequences", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    options = parser.parse_args(arguments)
-    precision = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    try:
-        data = aj.load_tokens(
-            options.corpus,
-            vocab_size=options.vocab_size,
-            seq_len=options.seq_len,
-            num_sequences=options.num_sequences,
-        )
+    options = parser(__doc__)
+    options.add_argument("--corpus", default="python-docs", help="as of the command line")
+    options.add_argument("--vocab-size", type=int, default=500)
+    options.add_argument("--seq-len", type=int, default=60)
+    options.add_argument("--num-sequences", type=int, default=128)
+    options.add_argument("--steps", type=int, default=40)
+    options = options.parse_args(arguments)
+    V, T, N = options.vocab_size, options.seq_len, options.num_sequences
+    steps = options.steps
+    if options.small:
+        V, T, N, steps = 10, 4, 4, 4
+    with double_precision():
+        data = aj.load_tokens(options.corpus, vocab_size=V, seq_len=T, num_sequences=N)
         duration = min(1 / 12, 5 / (8 * math.sqrt(data.seq_len)))
-        rate = duration / options.steps * (1 - 1e-12)
-        dataset = aj.sweep(data, learning_rates=[rate], steps=options.steps, num_layers=1)
-    finally:
-        jax.config.update("jax_enable_x64", precision)
+        rate = duration / steps * (1 - 1e-12)
+        dataset = aj.sweep(data, learning_rates=[rate], steps=steps, num_layers=1)
     bounds = aj.theorem_bounds(dataset).squeeze(drop=True)
     met = np.flatnonzero(bounds["conditions_met"].values)
     unmet = bounds["conditions"].isel(step=-1)
     names = unmet["condition"].values[~unmet.values].tolist()
-    step = int(met[-1]) if met.size else options.steps
+    step = int(met[-1]) if met.size else steps
     print(
         f"{data.name}: V={data.vocab_size} T={data.seq_len} N={data.num_sequences} L=1, "
         f"step {step}, s eta = {step * rate:.4f}; conditions not met: {names or 'none'}"
@@ -62,12 +52,8 @@ def main(arguments: list[str] | None = None) -> dict:
         "learning_rate": rate,
         "unmet": names,
         "corpus": data.describe(),
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
     }
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return result
+    return finish(result, options.out)
 
 
 if __name__ == "__main__":
