@@ -62,6 +62,8 @@ from .results import statistics_dataset as statistics_dataset
 from .runs import Corpus as Corpus
 from .runs import RunConfig as RunConfig
 from .runs import run_comparison as run_comparison
+from .sparse import SparseStatistics as SparseStatistics
+from .sparse import sparse_statistics as sparse_statistics
 from .statistics import Statistics as Statistics
 from .statistics import attention_correlation as attention_correlation
 from .statistics import corpus_statistics as corpus_statistics

@@ -122,6 +122,10 @@ class TokenData:
         """V."""
         return len(self.vocabulary)
 
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [n, T+1] and mask [n, T] of the sequences from `start` to `stop`."""
+        return self.tokens[start:stop], self.mask[start:stop]
+
     def describe(self) -> dict[str, object]:
         """How the data were made and their sizes: everything but the arrays and the vocabulary."""
         arrays = ("tokens", "mask", "vocabulary")

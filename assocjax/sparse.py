@@ -1,0 +1,229 @@
+"""The statistics of `assocjax.statistics` without a dense [V,V]: operators on sparse counts.
+
+With c = integer sums of `assocjax.counting` and the marginals f of inputs, g of targets and a of
+attended keys, every matrix is sparse plus rank one, or a product of such:
+
+    B     = bigram / M  - f 1^T / V         Phi = context / M - 1 a^T / V
+    Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B
+    Q     = query_key / M                   Delta = position / M
+
+Each is a `scipy.sparse.linalg.LinearOperator` [V,V]: `value @ X` for X [V,d] costs d times the
+entries of B and Phi, `value.T @ X` as much, and `rows(value, ids)` reads rows off. The
+second pass needs G only where a key stands before a target, which is the pattern of Phi.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+from assocjax.counting import (
+    Correlations,
+    Counts,
+    TokenSource,
+    Units,
+    blocks,
+    choose_units,
+    correlate,
+    count,
+    scale,
+)
+from assocjax.errors import InputError
+
+_BLOCK_ENTRIES = 1 << 24  # of the dense [V, columns] that G is computed in: 128 MiB
+
+
+class SparsePlusRankOne(LinearOperator):
+    """S + u v^T, float64 [V,V]: products with [V,d] in time d times the entries of S."""
+
+    def __init__(self, sparse: csr_array, left: np.ndarray, right: np.ndarray):
+        super().__init__(np.dtype(np.float64), sparse.shape)
+        self.sparse, self.left, self.right = sparse, left, right
+
+    def _matmat(self, X):
+        return self.sparse @ X + np.outer(self.left, self.right @ X)
+
+    def _rmatmat(self, X):
+        return self.sparse.T @ X + np.outer(self.right, self.left @ X)
+
+    def columns(self, part: slice) -> np.ndarray:
+        """The dense columns of a range: [V, columns]."""
+        return self.sparse[:, part].toarray() + np.outer(self.left, self.right[part])
+
+    def column_norms(self) -> np.ndarray:
+        """Sums of squares of the columns [V]."""
+        squares = self.sparse.multiply(self.sparse).sum(axis=0)
+        mixed = self.sparse.T @ self.left * self.right
+        return squares + 2 * mixed + np.sum(self.left**2) * self.right**2
+
+
+class Basis(NamedTuple):
+    """What the first pass tells of a corpus: see `SparseStatistics` for its fields."""
+
+    bigram: SparsePlusRankOne
+    context: SparsePlusRankOne
+    input_frequency: np.ndarray
+    target_frequency: np.ndarray
+    context_frequency: np.ndarray
+    num_positions: int
+    frequency_corrected: bool
+
+
+class SparseStatistics(NamedTuple):
+    """As `Statistics`, with operators in place of dense matrices; all in float64.
+
+    `bigram`, `context`, `interchangeability`, `value`, `composed` and `query_key` are linear
+    operators [V,V], `position` is [T], the frequencies are [V].
+    """
+
+    bigram: LinearOperator
+    context: LinearOperator
+    interchangeability: LinearOperator
+    value: LinearOperator
+    composed: LinearOperator
+    query_key: LinearOperator
+    position: np.ndarray
+    input_frequency: np.ndarray
+    target_frequency: np.ndarray
+    context_frequency: np.ndarray
+    num_positions: int
+
+
+def sparse_statistics(
+    source: TokenSource,
+    *,
+    frequency_corrected: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> SparseStatistics:
+    """Computes the statistics of a corpus larger than memory, or with a large vocabulary.
+
+    Args:
+      source: `TokenData`, or `TokenFile` for a corpus that stays on disk.
+      frequency_corrected: those of `assocjax.associations.frequency_corrected` instead.
+      progress: called with (sequences read, sequences to read) after each block; every sequence
+        is read twice.
+
+    Returns:
+      `SparseStatistics`, the same bits on every call. Against exact arithmetic, relative errors
+      are those of `assocjax.counting.Units` and of float64 products.
+
+    Raises:
+      InputError: no valid position, or more than 2^40 positions.
+
+    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
+    entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
+    """
+    every = range(source.num_sequences)
+    report = progress or (lambda done, total: None)
+
+    def total(sums, before: int):
+        for part, sum_so_far in sums:
+            report(before + part.stop, 2 * len(every))
+        return sum_so_far()  # there is a block: a source has at least one sequence
+
+    counts = total(count(source, blocks(every, source.seq_len)), 0)
+    units = choose_units(source.num_sequences, source.seq_len)
+    found = basis(counts, units, frequency_corrected=frequency_corrected)
+    composed = composed_on_pattern(found)
+    parts = blocks(every, source.seq_len)
+    sums = total(correlate(source, parts, composed), len(every))
+    return assemble(found, sums, correlation_unit(composed, units))
+
+
+def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) -> Basis:
+    """B, Phi and the marginals from the sums of the first pass.
+
+    Raises:
+      InputError: no valid position.
+    """
+    M = int(counts.bigram.sum())
+    if M == 0:
+        raise InputError("mask must leave at least one valid position; all are False")
+    V = counts.bigram.shape[0]
+    joint = counts.bigram * (1 / M)
+    attention = counts.context * (2.0**-units.attention / M)
+    f = counts.bigram.sum(axis=1) / M
+    g = counts.bigram.sum(axis=0) / M
+    a = attention.sum(axis=0)
+    if frequency_corrected:
+        root_f, root_g, root_a = np.sqrt(f), np.sqrt(g), np.sqrt(a)
+        bigram = SparsePlusRankOne(_scaled(joint, root_f, root_g), -root_f, root_g)
+        context = SparsePlusRankOne(_scaled(attention, root_g, root_a), -root_g, root_a)
+    else:
+        chance = np.full(V, 1 / V)
+        bigram = SparsePlusRankOne(joint, -f, chance)
+        context = SparsePlusRankOne(attention, -chance, a)
+    return Basis(bigram, context, f, g, a, M, frequency_corrected)
+
+
+def composed_on_pattern(found: Basis) -> csr_array:
+    """G[k,y] - mean_j G[k,j] wherever key k stands before target y: float64, entry [y,k].
+
+    The rest of G (V^2 entries) is computed too, by columns of Phi, but never held.
+
+    Cost: 2 V nnz(B).
+    """
+    V = found.context.shape[0]
+    B, Phi = found.bigram, found.context
+    pattern = Phi.sparse.tocsc()
+    Phi = SparsePlusRankOne(pattern, Phi.left, Phi.right)
+    entries = np.empty(pattern.nnz)
+    width = max(1, _BLOCK_ENTRIES // V)
+    for start in range(0, V, width):
+        stop = min(start + width, V)
+        block = B.rmatmat(B.matmat(Phi.columns(slice(start, stop))))  # G^T, [V, width]
+        block -= block.mean(axis=0)
+        first, last = pattern.indptr[start], pattern.indptr[stop]
+        column = np.repeat(np.arange(stop - start), np.diff(pattern.indptr[start : stop + 1]))
+        entries[first:last] = block[pattern.indices[first:last], column]
+    return type(pattern)((entries, pattern.indices, pattern.indptr), pattern.shape).tocsr()
+
+
+def correlation_unit(composed: csr_array, units: Units) -> float:
+    """What an integer of `Correlations` is worth."""
+    return scale(composed) * 2.0**-units.correlation
+
+
+def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
+    """The statistics from both passes; an integer of `sums` is worth `unit`."""
+    M = found.num_positions
+    Q = sums.query_key * (unit / M)
+    B, Phi = found.bigram, found.context
+    Sigma = B.T @ B
+    if found.frequency_corrected:
+        Q = _scaled(Q, np.sqrt(found.input_frequency), np.sqrt(found.context_frequency))
+        norm = aslinearoperator(diags_array(_inverse(np.sqrt(B.column_norms()))))
+        Sigma = norm @ Sigma @ norm
+    value = Phi.T @ B.T
+    return SparseStatistics(
+        bigram=B,
+        context=Phi,
+        interchangeability=Sigma,
+        value=value,
+        composed=value @ B,
+        query_key=SparsePlusRankOne(Q, np.zeros(Q.shape[0]), np.zeros(Q.shape[0])),
+        position=sums.position * (unit / M),
+        input_frequency=found.input_frequency,
+        target_frequency=found.target_frequency,
+        context_frequency=found.context_frequency,
+        num_positions=M,
+    )
+
+
+def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
+    """Some rows of an operator, dense: [len(ids), V]."""
+    ids = np.asarray(ids)
+    chosen = np.zeros((matrix.shape[0], ids.size))
+    chosen[ids, np.arange(ids.size)] = 1
+    return matrix.rmatmat(chosen).T
+
+
+def _scaled(matrix: csr_array, rows: np.ndarray, columns: np.ndarray) -> csr_array:
+    """matrix / outer(rows, columns), where entries of a token that does not occur stay 0."""
+    return (diags_array(_inverse(rows)) @ matrix @ diags_array(_inverse(columns))).tocsr()
+
+
+def _inverse(values: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
