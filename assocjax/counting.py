@@ -18,7 +18,7 @@ bytes a pair of the block. Sums of blocks are merged in pairs of similar size, s
 entry is copied a logarithmic number of times only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -63,6 +63,7 @@ class Correlations(NamedTuple):
 
 
 Sums = TypeVar("Sums", Counts, Correlations)
+AfterBlock = Callable[[int, Callable[[], Sums]], None]
 
 
 class Units(NamedTuple):
@@ -98,16 +99,21 @@ def choose_units(num_sequences: int, seq_len: int) -> Units:
     )
 
 
-def count(source: TokenSource, sequences: Iterable[range], start: Counts | None = None):
-    """Yields, after each block, what gives the sum so far of bigrams and attention.
+def count(
+    source: TokenSource,
+    sequences: range,
+    *,
+    start: Counts | None = None,
+    after_block: AfterBlock[Counts] | None = None,
+) -> Counts:
+    """Counts bigrams and adds up attention over a range of sequences.
 
     Args:
       source: the corpus.
-      sequences: ranges of sequences, as `blocks` gives them.
+      sequences: those to read, of step 1.
       start: sums to go on from.
-
-    Yields:
-      The range just added, and a function without arguments that returns the sum up to it.
+      after_block: called after each block with the sequence that is next, and a function without
+        arguments that returns the sum so far (which merging makes slower if it is called often).
     """
     V, T = source.vocab_size, source.seq_len
     units = choose_units(source.num_sequences, T)
@@ -125,25 +131,25 @@ def count(source: TokenSource, sequences: Iterable[range], start: Counts | None 
             context=_rows(y, weight, V) @ pairs.keys(x, ones[:, pairs.k], V),
         )
 
-    return _add_up(source, sequences, block, start)
+    return _add_up(source, sequences, block, start, after_block)
 
 
 def correlate(
     source: TokenSource,
-    sequences: Iterable[range],
+    sequences: range,
     composed: csr_array,
+    *,
     start: Correlations | None = None,
-):
-    """Yields as `count`, for the sums of D: the query-key matrix and the position vector.
+    after_block: AfterBlock[Correlations] | None = None,
+) -> Correlations:
+    """Adds up D over a range of sequences: the query-key matrix and the position vector.
 
         m[t,k] = composed[y_t, x_k]      D[t,k] = (m[t,k] - mean_{k'<=t} m[t,k']) / (t+1)
 
     Args:
-      source: the corpus.
-      sequences: ranges of sequences.
       composed: float64 [V,V], sorted, with an entry for every pair (target, key) of the corpus;
         D is counted in units of 2^-correlation times `scale(composed)`.
-      start: sums to go on from.
+      source, sequences, start, after_block: as of `count`.
     """
     V, T = source.vocab_size, source.seq_len
     _, digits, kept = choose_units(source.num_sequences, T)
@@ -173,20 +179,13 @@ def correlate(
         np.add.at(position, q - k, D.sum(axis=0))
         return Correlations(_rows(x, ones, V) @ pairs.keys(x, D, V), position)
 
-    return _add_up(source, sequences, block, start)
+    return _add_up(source, sequences, block, start, after_block)
 
 
 def scale(composed: csr_array) -> float:
     """The power of two that G is measured by: the least that no entry exceeds (1 if G is 0)."""
     largest = float(np.max(np.abs(composed.data), initial=0))
     return 2.0 ** np.ceil(np.log2(largest)) if largest else 1.0
-
-
-def blocks(sequences: range, seq_len: int) -> Iterator[range]:
-    """Divides a range of sequences into the blocks that are held in memory at once."""
-    size = max(1, _BLOCK_PAIRS // (seq_len * (seq_len + 1) // 2))
-    for start in range(sequences.start, sequences.stop, size):
-        yield range(start, min(start + size, sequences.stop))
 
 
 def add(sums: Iterable[Sums]) -> Sums:
@@ -226,16 +225,22 @@ def _rows(tokens: np.ndarray, values: np.ndarray, vocab_size: int) -> csr_array:
 
 def _add_up(
     source: TokenSource,
-    sequences: Iterable[range],
+    sequences: range,
     block: Callable[[np.ndarray, np.ndarray], Sums],
     start: Sums | None,
-) -> Iterator[tuple[range, Callable[[], Sums]]]:
+    after_block: AfterBlock[Sums] | None,
+) -> Sums:
     running = _Running()
     if start is not None:
         running.push(start)
-    for part in sequences:
-        running.push(block(*source.read(part.start, part.stop)))
-        yield part, running.sum
+    T = source.seq_len
+    size = max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
+    for first in range(sequences.start, sequences.stop, size):
+        stop = min(first + size, sequences.stop)
+        running.push(block(*source.read(first, stop)))
+        if after_block is not None:
+            after_block(stop, running.sum)
+    return running.sum()
 
 
 class _Running:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from assocjax.counting import (
@@ -24,7 +24,6 @@ from assocjax.counting import (
     Counts,
     TokenSource,
     Units,
-    blocks,
     choose_units,
     correlate,
     count,
@@ -32,7 +31,7 @@ from assocjax.counting import (
 )
 from assocjax.errors import InputError
 
-_BLOCK_ENTRIES = 1 << 24  # of the dense [V, columns] that G is computed in: 128 MiB
+_BLOCK_COLUMNS = 64  # of G at once; more no longer stay in cache
 
 
 class SparsePlusRankOne(LinearOperator):
@@ -47,10 +46,6 @@ class SparsePlusRankOne(LinearOperator):
 
     def _rmatmat(self, X):
         return self.sparse.T @ X + np.outer(self.right, self.left @ X)
-
-    def columns(self, part: slice) -> np.ndarray:
-        """The dense columns of a range: [V, columns]."""
-        return self.sparse[:, part].toarray() + np.outer(self.left, self.right[part])
 
     def column_norms(self) -> np.ndarray:
         """Sums of squares of the columns [V]."""
@@ -118,17 +113,16 @@ def sparse_statistics(
     every = range(source.num_sequences)
     report = progress or (lambda done, total: None)
 
-    def total(sums, before: int):
-        for part, sum_so_far in sums:
-            report(before + part.stop, 2 * len(every))
-        return sum_so_far()  # there is a block: a source has at least one sequence
-
-    counts = total(count(source, blocks(every, source.seq_len)), 0)
+    counts = count(source, every, after_block=lambda done, _: report(done, 2 * len(every)))
     units = choose_units(source.num_sequences, source.seq_len)
     found = basis(counts, units, frequency_corrected=frequency_corrected)
     composed = composed_on_pattern(found)
-    parts = blocks(every, source.seq_len)
-    sums = total(correlate(source, parts, composed), len(every))
+    sums = correlate(
+        source,
+        every,
+        composed,
+        after_block=lambda done, _: report(len(every) + done, 2 * len(every)),
+    )
     return assemble(found, sums, correlation_unit(composed, units))
 
 
@@ -141,7 +135,6 @@ def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) ->
     M = int(counts.bigram.sum())
     if M == 0:
         raise InputError("mask must leave at least one valid position; all are False")
-    V = counts.bigram.shape[0]
     joint = counts.bigram * (1 / M)
     attention = counts.context * (2.0**-units.attention / M)
     f = counts.bigram.sum(axis=1) / M
@@ -152,7 +145,7 @@ def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) ->
         bigram = SparsePlusRankOne(_scaled(joint, root_f, root_g), -root_f, root_g)
         context = SparsePlusRankOne(_scaled(attention, root_g, root_a), -root_g, root_a)
     else:
-        chance = np.full(V, 1 / V)
+        chance = np.full(f.size, 1 / f.size)
         bigram = SparsePlusRankOne(joint, -f, chance)
         context = SparsePlusRankOne(attention, -chance, a)
     return Basis(bigram, context, f, g, a, M, frequency_corrected)
@@ -161,24 +154,30 @@ def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) ->
 def composed_on_pattern(found: Basis) -> csr_array:
     """G[k,y] - mean_j G[k,j] wherever key k stands before target y: float64, entry [y,k].
 
-    The rest of G (V^2 entries) is computed too, by columns of Phi, but never held.
+    The rest of G (V^2 entries) passes by, some columns of Phi at a time, and is never held. With
+    B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
+
+        G^T = S^T S P + v (u^T S P) + (B^T B p) a^T + (B^T u) (v^T P)
 
     Cost: 2 V nnz(B).
     """
-    V = found.context.shape[0]
     B, Phi = found.bigram, found.context
-    pattern = Phi.sparse.tocsc()
-    Phi = SparsePlusRankOne(pattern, Phi.left, Phi.right)
-    entries = np.empty(pattern.nnz)
-    width = max(1, _BLOCK_ENTRIES // V)
-    for start in range(0, V, width):
-        stop = min(start + width, V)
-        block = B.rmatmat(B.matmat(Phi.columns(slice(start, stop))))  # G^T, [V, width]
-        block -= block.mean(axis=0)
-        first, last = pattern.indptr[start], pattern.indptr[stop]
-        column = np.repeat(np.arange(stop - start), np.diff(pattern.indptr[start : stop + 1]))
-        entries[first:last] = block[pattern.indices[first:last], column]
-    return type(pattern)((entries, pattern.indices, pattern.indptr), pattern.shape).tocsr()
+    V = B.shape[0]
+    S, P = B.sparse, Phi.sparse.tocsc()
+    St = S.T.tocsr()
+    mean = Phi.T @ (B.T @ (B @ np.full(V, 1 / V)))
+    left = np.stack([B.right, B.T @ (B @ Phi.left), B.T @ B.left, np.ones(V)], axis=1)
+    right = np.stack([P.T @ (St @ B.left), Phi.right, P.T @ B.right, -mean], axis=1)
+    entries = np.empty(P.nnz)
+    for start in range(0, V, _BLOCK_COLUMNS):
+        part = slice(start, min(start + _BLOCK_COLUMNS, V))
+        block = St @ (S @ P[:, part].toarray(order="C"))
+        pointers = P.indptr[part.start : part.stop + 1]
+        here = slice(pointers[0], pointers[-1])
+        y, k = P.indices[here], np.repeat(np.arange(part.stop - start), np.diff(pointers))
+        low_rank = np.einsum("er,er->e", left[y], right[part][k])
+        entries[here] = block[y, k] + low_rank
+    return csc_array((entries, P.indices, P.indptr), P.shape).tocsr()
 
 
 def correlation_unit(composed: csr_array, units: Units) -> float:
@@ -197,13 +196,14 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
         norm = aslinearoperator(diags_array(_inverse(np.sqrt(B.column_norms()))))
         Sigma = norm @ Sigma @ norm
     value = Phi.T @ B.T
+    nothing = np.zeros_like(found.input_frequency)
     return SparseStatistics(
         bigram=B,
         context=Phi,
         interchangeability=Sigma,
         value=value,
         composed=value @ B,
-        query_key=SparsePlusRankOne(Q, np.zeros(Q.shape[0]), np.zeros(Q.shape[0])),
+        query_key=SparsePlusRankOne(Q, nothing, nothing),
         position=sums.position * (unit / M),
         input_frequency=found.input_frequency,
         target_frequency=found.target_frequency,

@@ -10,6 +10,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "theorem_bounds": "--vocab-size 10 --seq-len 4 --num-sequences 4 --steps 4",
     "effective_theory": "--small",
+    "large_vocabulary": "--vocab-size 60 --seq-len 8 --num-sequences 20 --columns 2 --tokens 2 "
+    "--samples 3",
     "statistics_scaling": "--vocab-size 5 --seq-len 4 --smallest 4 --doublings 1 --repeats 1",
 }
 

@@ -87,26 +87,23 @@ def test_associations_read_operators(data, x64):
 
 
 def test_blocks_and_their_order_do_not_change_a_bit(data, monkeypatch):
-    every = range(data.num_sequences)
-    *_, (_, whole) = counting.count(data, [every])
-    composed = sparse.composed_on_pattern(
-        sparse.basis(whole(), counting.choose_units(data.num_sequences, data.seq_len))
-    )
-    *_, (_, correlations) = counting.correlate(data, [every], composed)
+    N, T = data.num_sequences, data.seq_len
+    counts = counting.count(data, range(N))
+    found = sparse.basis(counts, counting.choose_units(N, T))
+    composed = sparse.composed_on_pattern(found)
+    correlations = counting.correlate(data, range(N), composed)
     monkeypatch.setattr(counting, "_BLOCK_PAIRS", 3 * 45)
-    parts = list(counting.blocks(every, data.seq_len))
-    assert len(parts) == 14
-    shuffled = [parts[i] for i in np.random.default_rng(0).permutation(len(parts))]
-    *_, (_, again) = counting.count(data, shuffled)
-    same(again(), whole())
-    *_, (_, again) = counting.correlate(data, shuffled, composed)
-    same(again(), correlations())
+    stops = []
+    again = counting.count(data, range(N), after_block=lambda stop, _: stops.append(stop))
+    same(again, counts)
+    assert stops == [*range(3, N, 3), N]
+    same(counting.correlate(data, range(N), composed), correlations)
+    parts = [range(25, N), range(0, 11), range(11, 25)]
+    same(counting.add(counting.count(data, part) for part in parts), counts)
+    same(counting.add(counting.correlate(data, part, composed) for part in parts), correlations)
     # By columns, of which the last are fewer.
-    monkeypatch.setattr(sparse, "_BLOCK_ENTRIES", 5 * data.vocab_size)
-    narrow = sparse.composed_on_pattern(
-        sparse.basis(whole(), counting.choose_units(data.num_sequences, data.seq_len))
-    )
-    assert_close(narrow.toarray(), composed.toarray(), 1e-14)
+    monkeypatch.setattr(sparse, "_BLOCK_COLUMNS", 5)
+    assert_close(sparse.composed_on_pattern(found).toarray(), composed.toarray(), 1e-14)
 
 
 def test_sums_of_integers_are_as_wide_as_they_may_be():
@@ -128,8 +125,8 @@ def test_rounding_is_that_of_the_units(monkeypatch):
     data = token_data(random_tokens(0, N, T, V), V)
     units = counting.choose_units(N, T)
     assert units.attention == 16
-    *_, (_, counts) = counting.count(data, [range(N)])
-    context = counts().context.toarray() * 2.0**-units.attention / (N * T)
+    counts = counting.count(data, range(N))
+    context = counts.context.toarray() * 2.0**-units.attention / (N * T)
     expected = brute_force(data.tokens, V, data.mask)["context"]
     error = np.abs(context - context.mean(axis=0) - expected)
     pairs = T * (T + 1) / 2
