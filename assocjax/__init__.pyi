@@ -62,6 +62,7 @@ from .results import statistics_dataset as statistics_dataset
 from .runs import Corpus as Corpus
 from .runs import RunConfig as RunConfig
 from .runs import run_comparison as run_comparison
+from .shards import load_statistics as load_statistics
 from .sparse import SparseStatistics as SparseStatistics
 from .sparse import sparse_statistics as sparse_statistics
 from .statistics import Statistics as Statistics

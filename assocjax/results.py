@@ -121,9 +121,14 @@ def load(path: str | os.PathLike) -> xr.Dataset:
     Raises:
       InputError: the file is missing or no NetCDF.
     """
+    with open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def open_dataset(path: str | os.PathLike) -> xr.Dataset:
+    """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
     try:
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.load()
+        return xr.open_dataset(path, engine="netcdf4")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from assocjax import load_tokens, sparse_statistics, top_associations
 from assocjax.associations import MATRICES
-from assocjax.corpora import TokenData
+from assocjax.corpora import TokenData, read_documents
+from assocjax.corpora.tokenizers import stream_words
 from assocjax.results import versions
 from assocjax.sparse import rows
 
@@ -117,23 +118,17 @@ def main(arguments: list[str] | None = None) -> dict:
         print(f"{name:>13} {seconds[name]:8.2f} s   peak {memory[name]:6.2f} GiB", flush=True)
         return result
 
-    def load(vocab_size: int | None) -> TokenData:
+    def load() -> TokenData:
+        types = len(stream_words(read_documents(options.corpus).documents).types)
         return load_tokens(
             options.corpus,
-            vocab_size=vocab_size,
+            vocab_size=min(options.vocab_size, types),
             seq_len=options.seq_len,
             num_sequences=options.num_sequences,
             short="pad",
         )
 
-    def load_at_most() -> TokenData:
-        try:
-            return load(options.vocab_size)
-        except ValueError as error:
-            types = [int(word) for word in str(error).split() if word.isdigit()]
-            return load(types[0])
-
-    data = timed("load", load_at_most)
+    data = timed("load", load)
     print(f"{data.name}: V={data.vocab_size} T={data.seq_len} N={data.num_sequences}")
     stats = timed("statistics", lambda: sparse_statistics(data))
     common = np.argsort(-stats.input_frequency, kind="stable")[100 : 100 + options.tokens]
@@ -142,9 +137,7 @@ def main(arguments: list[str] | None = None) -> dict:
     def associations():
         return {
             data.vocabulary[i]: {
-                name: top_associations(
-                    getattr(stats, name), data.vocabulary, data.vocabulary[i], 3
-                )
+                name: top_associations(getattr(stats, name), data.vocabulary, data.vocabulary[i], 3)
                 for name in MATRICES
             }
             for i in common
