@@ -17,7 +17,10 @@ from .compare import Agreement as Agreement
 from .compare import agreement as agreement
 from .compare import compare_params as compare_params
 from .corpora import TokenData as TokenData
+from .corpora import TokenFile as TokenFile
 from .corpora import load_tokens as load_tokens
+from .corpora import open_tokens as open_tokens
+from .corpora import write_tokens as write_tokens
 from .corrections import CorrectedWeights as CorrectedWeights
 from .corrections import corrected_weights as corrected_weights
 from .errors import InputError as InputError

@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 
 from assocjax import results
 from assocjax.arguments import check_integer
-from assocjax.corpora import TokenData
+from assocjax.corpora import TokenData, TokenFile
 from assocjax.counting import (
     Correlations,
     Counts,
@@ -47,7 +47,7 @@ _SAME = ("kind", "corpus_sha256", "corpus", "config", "versions", "counts_sha256
 
 
 def run_shard(
-    source: TokenData,
+    source: TokenData | TokenFile,
     path: str | os.PathLike,
     *,
     shard: int,
@@ -228,19 +228,22 @@ def _encode(sums: Counts | Correlations, vocabulary, attributes: dict[str, Any])
 
 
 def _decode(dataset: xr.Dataset, kind: type):
-    return kind(*(_array(dataset, name, name) for name in kind._fields))
+    return kind(
+        *(
+            _sparse(dataset, name, name) if f"{name}_start" in dataset else dataset[name].values
+            for name in kind._fields
+        )
+    )
 
 
-def _array(dataset: xr.Dataset, name: str, pattern: str):
-    if f"{pattern}_start" not in dataset:
-        return dataset[name].values
+def _sparse(dataset: xr.Dataset, name: str, pattern: str) -> csr_array:
     V = dataset.sizes["token"]
     indices, indptr = dataset[f"{pattern}_column"].values, dataset[f"{pattern}_start"].values
     return csr_array((dataset[name].values, indices, indptr), shape=(V, V))
 
 
 def _composed(counts: xr.Dataset) -> csr_array:
-    return _array(counts, "composed", "context")
+    return _sparse(counts, "composed", "context")
 
 
 def _hash(counts: Counts) -> str:

@@ -12,8 +12,8 @@ entries of B and Phi, `value.T @ X` as much, and `rows(value, ids)` reads rows o
 second pass needs G only where a key stands before a target, which is the pattern of Phi.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csc_array, csr_array, diags_array
@@ -46,6 +46,14 @@ class SparsePlusRankOne(LinearOperator):
 
     def _rmatmat(self, X):
         return self.sparse.T @ X + np.outer(self.right, self.left @ X)
+
+    def largest(self) -> tuple[float, int, int]:
+        """The largest of the entries of S + u v^T that S holds, its row and its column."""
+        rows = np.repeat(np.arange(self.sparse.indptr.size - 1), np.diff(self.sparse.indptr))
+        columns = self.sparse.indices
+        values = self.sparse.data + self.left[rows] * self.right[columns]
+        i = int(np.argmax(values))
+        return float(values[i]), int(rows[i]), int(columns[i])
 
     def column_norms(self) -> np.ndarray:
         """Sums of squares of the columns [V]."""
@@ -210,6 +218,25 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
         context_frequency=found.context_frequency,
         num_positions=M,
     )
+
+
+def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
+    """Entries, Frobenius norm and largest entry, with its tokens, of the matrices that are held."""
+    summary = []
+    for name in ("bigram", "context", "query_key"):
+        matrix = getattr(statistics, name)
+        value, i, j = matrix.largest()
+        summary.append(
+            {
+                "matrix": name,
+                "entries": matrix.sparse.nnz,
+                "norm": float(np.sqrt(matrix.column_norms().sum())),
+                "largest": value,
+                "row": vocabulary[i],
+                "column": vocabulary[j],
+            }
+        )
+    return summary
 
 
 def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
