@@ -85,13 +85,15 @@ def run_shard(
     attributes = results.provenance(source, config)
     kind = Counts if counts is None else Correlations
     attributes |= {"kind": _KINDS[kind], "start": start, "stop": stop, "counts_sha256": ""}
-    first = None
+    composed = None
     if counts is not None:
         first = results.load(counts)
         _check_merged(first, counts, "counts")
         attributes["counts_sha256"] = first.attrs["counts_sha256"]
         same = ("corpus_sha256", "corpus", "config")
         _refuse_difference(f"counts: {counts} and the corpus", first.attrs, attributes, same)
+        composed = _composed(first)
+        del first  # the counts themselves are no longer needed, and large
     path, done, so_far = Path(path), start, None
     if path.exists():
         dataset = results.load(path)
@@ -113,10 +115,9 @@ def run_shard(
             progress(following - start, stop - start)
 
     part = range(done, stop)
-    if first is None:
+    if composed is None:
         sums = count(source, part, start=so_far, after_block=after_block)
     else:
-        composed = _composed(first)
         sums = correlate(source, part, composed, start=so_far, after_block=after_block)
     dataset = _encode(sums, vocabulary, attributes | {"next": stop})
     results.save(dataset, path)
