@@ -31,16 +31,15 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def frequencies(data: TokenData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each token is an input, a target, and each pair (input, target), by encoding."""
-    x, y = data.tokens[:, :-1][data.mask], data.tokens[:, 1:][data.mask]
-    return np.bincount(x, minlength=data.vocab_size), x, y
+def positions(data: TokenData) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of the valid positions [M]."""
+    return data.tokens[:, :-1][data.mask], data.tokens[:, 1:][data.mask]
 
 
 def brute_force_value(data: TokenData, i: int, j: int) -> float:
     """(Phi^T B^T)[i,j] = sum_r Phi[r,i] B[j,r], from the definitions."""
     V = data.vocab_size
-    _, x, y = frequencies(data)
+    x, y = positions(data)
     after = np.bincount(y[x == j], minlength=V) / x.size
     B_j = after - after.sum() / V
     keys = (data.tokens[:, :-1] == i) & data.mask
@@ -65,7 +64,7 @@ def check(data: TokenData, stats, samples: int) -> dict[str, float]:
     """Largest error of sampled entries, relative to the largest of them."""
     V = data.vocab_size
     rng = np.random.default_rng(0)
-    count, _, _ = frequencies(data)
+    count = np.bincount(positions(data)[0], minlength=V)
     # Pairs of one sequence, so that entries of Q are not 0; queries that are not too frequent.
     pairs = set()
     for n in rng.permutation(data.num_sequences):
