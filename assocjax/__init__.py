@@ -8,6 +8,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
     stats = corpus_statistics(
         data.tokens, data.vocab_size, data.mask)                -> statistics       statistics.py
+    large = sparse_statistics(open_tokens("tokens/"))           -> of large corpora sparse.py
     theory = leading_weights(stats, num_layers=3, ...)          -> theory           closed_forms.py
     moments = effective_statistics(data.tokens, ...)            -> statistics       moments.py
     theory = effective_weights(moments, data.tokens, ...)       -> a longer theory  quadrature.py
@@ -20,9 +21,9 @@ statistics, trains the transformer, and compares the two. The data flows one way
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
-`moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`, `flow`, `quadrature`,
-`compare`, `corrections`, `runs`, `results`, `sweeps`, `horizons`, `bounds`, `associations`,
-`figures`, `options`, `cli`.
+`counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
+`flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `sweeps`, `horizons`,
+`bounds`, `associations`, `figures`, `options`, `cli`.
 """
 
 import lazy_loader

@@ -17,7 +17,10 @@ from .compare import Agreement as Agreement
 from .compare import agreement as agreement
 from .compare import compare_params as compare_params
 from .corpora import TokenData as TokenData
+from .corpora import TokenFile as TokenFile
 from .corpora import load_tokens as load_tokens
+from .corpora import open_tokens as open_tokens
+from .corpora import write_tokens as write_tokens
 from .corrections import CorrectedWeights as CorrectedWeights
 from .corrections import corrected_weights as corrected_weights
 from .errors import InputError as InputError
@@ -64,6 +67,9 @@ from .results import statistics_dataset as statistics_dataset
 from .runs import Corpus as Corpus
 from .runs import RunConfig as RunConfig
 from .runs import run_comparison as run_comparison
+from .shards import load_statistics as load_statistics
+from .sparse import SparseStatistics as SparseStatistics
+from .sparse import sparse_statistics as sparse_statistics
 from .statistics import Statistics as Statistics
 from .statistics import attention_correlation as attention_correlation
 from .statistics import corpus_statistics as corpus_statistics

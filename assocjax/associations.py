@@ -6,11 +6,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
+from scipy.sparse.linalg import LinearOperator
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
+from assocjax.sparse import rows
 from assocjax.statistics import Statistics, attention_correlation
 
 MATRICES = {
@@ -90,9 +92,15 @@ class Association(NamedTuple):
 
 
 def top_associations(
-    matrix: Float[ArrayLike, "V V"], vocabulary: Sequence[str], token: str, k: int = 10
+    matrix: Float[ArrayLike, "V V"] | LinearOperator,
+    vocabulary: Sequence[str],
+    token: str,
+    k: int = 10,
 ) -> list[Association]:
     """The k highest entries of a token's row, without the token itself, highest first.
+
+    Args:
+      matrix: [V,V], an array or an operator of `SparseStatistics`.
 
     Raises:
       InputError: the token is not in the vocabulary, or the matrix is of another size.
@@ -101,13 +109,14 @@ def top_associations(
     matrix = _check_matrix(matrix, vocabulary)
     if token not in vocabulary:
         raise InputError(f"token {token!r} is not in the vocabulary")
-    row = vocabulary.index(token)
-    best: list[int] = _ranking(matrix[row : row + 1], np.array([row]))[0, :k].tolist()
-    return [Association(vocabulary[i], float(matrix[row, i])) for i in best]
+    own = np.array([vocabulary.index(token)])
+    row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
+    best: list[int] = _ranking(row, own)[0, :k].tolist()
+    return [Association(vocabulary[i], float(row[0, i])) for i in best]
 
 
 def precision_at_k(
-    matrix: Float[ArrayLike, "V V"],
+    matrix: Float[ArrayLike, "V V"] | LinearOperator,
     vocabulary: Sequence[str],
     truth: Mapping[str, Collection[str]],
     k: int,
@@ -118,7 +127,7 @@ def precision_at_k(
     can always be reached. Queries and associates outside the vocabulary are left out.
 
     Args:
-      matrix: [V,V] scores; the query tokens are rows.
+      matrix: [V,V] scores, an array or an operator; the query tokens are rows.
       vocabulary: token of each row.
       truth: query token -> its true associates.
       k: how deep to look.
@@ -141,7 +150,8 @@ def precision_at_k(
     if not known:
         raise InputError("truth has no query token with an associate in the vocabulary")
     queries = np.array(list(known))
-    ranking = _ranking(matrix[queries], queries)
+    scores = rows(matrix, queries) if isinstance(matrix, LinearOperator) else matrix[queries]
+    ranking = _ranking(scores, queries)
     precisions = []
     for best, associates in zip(ranking, known.values(), strict=True):
         depth = min(k, len(associates))
@@ -149,8 +159,9 @@ def precision_at_k(
     return float(np.mean(precisions))
 
 
-def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray:
-    matrix = np.asarray(matrix)
+def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray | LinearOperator:
+    if not isinstance(matrix, LinearOperator):
+        matrix = np.asarray(matrix)
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
@@ -159,9 +170,9 @@ def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray:
     return matrix
 
 
-def _ranking(rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+def _ranking(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Token ids of each row from high to low score, without the row's own token."""
-    scores = np.array(rows, float)
+    scores = np.array(scores, float)
     scores[np.arange(len(own)), own] = -np.inf
     # Stable, so that ties are broken by the lower id: the more frequent token.
     return np.argsort(-scores, axis=1, kind="stable")[:, :-1]

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import sys
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
-from assocjax.options import FABLES_INIT_SCALES, parser
+from assocjax.options import DENSE_VOCAB_SIZE, FABLES_INIT_SCALES, parser
 
 if TYPE_CHECKING:
-    from assocjax.corpora import TokenData
+    from assocjax.corpora import TokenData, TokenFile
+    from assocjax.sparse import SparseStatistics
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        options = parser(sweep, horizon, statistics, associations).parse_args(arguments)
+        commands = (sweep, horizon, statistics, associations, tokenize, merge)
+        options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
@@ -177,9 +180,17 @@ def statistics(options: argparse.Namespace) -> None:
 
     folder = results.output_folder(options.out)
     _configure_jax(options)
-    data = _load(options)
+    data = _source(options)
+    if options.shard is not None or options.counts is not None:
+        path = _run_shard(options, data, folder)
+        _print_written(folder, [path.name])
+        return
+    if _is_sparse(options, data):
+        _sparse_statistics(data, folder)
+        return
+    tokens, mask = data.read(0, data.num_sequences)
     with _status("counting"):
-        found = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+        found = corpus_statistics(tokens, data.vocab_size, mask)
         dataset = results.statistics_dataset(data, found)
     results.save(dataset, folder / "statistics.nc")
     rows = results.statistics_summary(dataset)
@@ -190,46 +201,125 @@ def statistics(options: argparse.Namespace) -> None:
     _print_written(folder, ["statistics.nc", "summary.json", *(path.name for path in paths)])
 
 
+def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile", folder: Path) -> Path:
+    """Writes one shard of a pass and returns its file."""
+    from assocjax import shards
+
+    numbers = (options.shard or "").split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise InputError(f"--shard: expected I/N such as 1/4, got {options.shard!r}")
+    shard, of = map(int, numbers)
+    kind = "counts" if options.counts is None else "correlations"
+    path = folder / f"{kind}-{shard}-of-{of}.nc"
+    with _progress(kind, "sequences") as progress:
+        shards.run_shard(
+            data, path, shard=shard, shards=of, counts=options.counts, progress=progress
+        )
+    return path
+
+
+def _sparse_statistics(data: "TokenData | TokenFile", folder: Path) -> None:
+    """Both passes, each in one shard, so that they can be stopped and resumed, too."""
+    from assocjax import results, shards
+    from assocjax.sparse import sparse_summary
+
+    parts = {kind: folder / f"{kind}-1-of-1.nc" for kind in ("counts", "correlations")}
+    files = {kind: folder / f"{kind}.nc" for kind in parts}
+    for kind, part in parts.items():
+        counts = files["counts"] if kind == "correlations" else None
+        with _progress(kind, "sequences") as progress:
+            shards.run_shard(data, part, shard=1, shards=1, counts=counts, progress=progress)
+        with _status("composing"):
+            results.save(shards.merge([part]), files[kind])
+    for part in parts.values():
+        part.unlink()
+    found = shards.load_statistics(**files)
+    rows = sparse_summary(found, data.vocabulary)
+    attributes = results.decode(results.provenance(data, {}))
+    results.save_json({**attributes, "summary": rows}, folder / "summary.json")
+    _print_table(f"Statistics of {data.name}, {found.num_positions} positions", rows)
+    _print_written(folder, ["counts.nc", "correlations.nc", "summary.json"])
+
+
+def merge(options: argparse.Namespace) -> None:
+    """Add up the shards of sparse statistics, of either pass."""
+    from assocjax import results, shards
+
+    folder = results.output_folder(options.out)
+    with _status("merging"):
+        dataset = shards.merge(options.files)
+        name = f"{dataset.attrs['kind']}.nc"
+        results.save(dataset, folder / name)
+    _print_written(folder, [name])
+
+
+def tokenize(options: argparse.Namespace) -> None:
+    """Write a corpus as a token file, for statistics of what does not fit in memory."""
+    from assocjax import results
+    from assocjax.corpora import write_tokens
+
+    if options.num_sequences is not None:
+        raise InputError("--num-sequences: all sequences are written; give it when they are read")
+    folder = results.output_folder(options.out)
+    with _status("tokenizing"):
+        file = write_tokens(
+            options.corpus,
+            folder,
+            vocab_size=options.vocab_size,
+            seq_len=options.seq_len,
+            tokenizer=options.tokenizer,
+            oov=options.oov,
+            long=options.long,
+            short=options.short,
+            seed=options.corpus_seed,
+            num_documents=options.num_documents,
+            separator=options.separator,
+            text_field=options.text_field,
+        )
+    _print_source(file)
+    _print_written(folder, sorted(path.name for path in folder.glob("tokens.*")))
+
+
 def associations(options: argparse.Namespace) -> None:
     """Print the top tokens of some tokens under each basis function and composed matrix."""
     from assocjax import associations as library
     from assocjax import results
-    from assocjax.statistics import corpus_statistics
+    from assocjax.corpora.tokens import find_token
 
     check_integer("--top", options.top, minimum=1)
     folder = None if options.out is None else results.output_folder(options.out)
     _configure_jax(options)
-    data = _load(options)
-    for token in options.tokens:
-        data.token_id(token)  # fails before the work
-    with _status("counting"):
-        found = corpus_statistics(data.tokens, data.vocab_size, data.mask)
-        if options.frequency_corrected:
-            found = library.frequency_corrected(found, data.tokens, data.mask)
+    config = {
+        "tokens": options.tokens,
+        "top": options.top,
+        "frequency_corrected": options.frequency_corrected,
+    }
+    if options.statistics is None:
+        data = _source(options)
+        name, vocabulary, attributes = data.name, data.vocabulary, results.provenance(data, config)
+        for token in options.tokens:
+            data.token_id(token)  # fails before the work
+        with _status("counting"):
+            found = _find(options, data)
+    else:
+        found, vocabulary, attributes = _read_statistics(options.statistics, config)
+        name = attributes["corpus_name"]
+        for token in options.tokens:
+            find_token(token, vocabulary, name)
     listing = {
         token: {
-            name: library.top_associations(
-                getattr(found, name), data.vocabulary, token, options.top
-            )
-            for name in library.MATRICES
+            matrix: library.top_associations(getattr(found, matrix), vocabulary, token, options.top)
+            for matrix in library.MATRICES
         }
         for token in options.tokens
     }
     for token, matrices in listing.items():
-        _print(f"\n{token} in {data.name}")
-        for name, best in matrices.items():
-            _print(f"  {name}: {library.MATRICES[name]}")
+        _print(f"\n{token} in {name}")
+        for matrix, best in matrices.items():
+            _print(f"  {matrix}: {library.MATRICES[matrix]}")
             line = "  ".join(f"{other} {score:.2g}" for other, score in best)
             _print(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
     if folder is not None:
-        attributes = results.provenance(
-            data,
-            {
-                "tokens": options.tokens,
-                "top": options.top,
-                "frequency_corrected": options.frequency_corrected,
-            },
-        )
         scores = {
             token: {name: [a._asdict() for a in best] for name, best in matrices.items()}
             for token, matrices in listing.items()
@@ -237,6 +327,43 @@ def associations(options: argparse.Namespace) -> None:
         content = {**results.decode(attributes), "associations": scores}
         results.save_json(content, folder / "associations.json")
         _print_written(folder, ["associations.json"])
+
+
+def _read_statistics(
+    folder: Path, config: dict[str, Any]
+) -> tuple["SparseStatistics", list[str], dict[str, Any]]:
+    """What `_sparse_statistics` or `merge` left in a folder, its vocabulary and its attributes."""
+    from assocjax import results, shards
+
+    if config["frequency_corrected"]:
+        raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
+    found = shards.load_statistics(folder / "counts.nc", folder / "correlations.nc")
+    with results.open_dataset(folder / "counts.nc") as dataset:
+        names = ("corpus", "corpus_name", "corpus_sha256", "versions", "device")
+        attributes = {name: dataset.attrs[name] for name in names}
+        vocabulary = dataset["token"].values.tolist()
+    return found, vocabulary, attributes | {"config": json.dumps(config, sort_keys=True)}
+
+
+def _find(options: argparse.Namespace, data: "TokenData | TokenFile"):
+    """The statistics of a corpus, dense or sparse."""
+    from assocjax.associations import frequency_corrected
+    from assocjax.sparse import sparse_statistics
+    from assocjax.statistics import corpus_statistics
+
+    if _is_sparse(options, data):
+        return sparse_statistics(data, frequency_corrected=options.frequency_corrected)
+    tokens, mask = data.read(0, data.num_sequences)
+    found = corpus_statistics(tokens, data.vocab_size, mask)
+    return frequency_corrected(found, tokens, mask) if options.frequency_corrected else found
+
+
+def _is_sparse(options: argparse.Namespace, data: "TokenData | TokenFile") -> bool:
+    from assocjax.corpora import TokenFile
+
+    if options.matrices != "auto":
+        return options.matrices == "sparse"
+    return data.vocab_size > DENSE_VOCAB_SIZE or isinstance(data, TokenFile)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -277,11 +404,27 @@ def _load(options: argparse.Namespace) -> "TokenData":
             separator=options.separator,
             text_field=options.text_field,
         )
+    _print_source(data, f", {data.unk_fraction:.1%} unknown")
+    return data
+
+
+def _source(options: argparse.Namespace) -> "TokenData | TokenFile":
+    """As `_load`, or a token file, whose sequences stay on disk."""
+    from assocjax.corpora import open_tokens
+    from assocjax.corpora.token_files import is_token_file
+
+    if not is_token_file(options.corpus):
+        return _load(options)
+    file = open_tokens(options.corpus, options.seq_len, num_sequences=options.num_sequences)
+    _print_source(file)
+    return file
+
+
+def _print_source(data: "TokenData | TokenFile", unknown: str = "") -> None:
     _print(
         f"{data.name}: {data.num_sequences} sequences of {data.seq_len} positions, vocabulary of "
-        f"{data.vocab_size} tokens, {data.unk_fraction:.1%} unknown"
+        f"{data.vocab_size} tokens{unknown}"
     )
-    return data
 
 
 def _print(text: Any, **options: Any) -> None:
@@ -333,8 +476,8 @@ def _status(what: str):
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, fed with (steps done, steps in all). None where no one watches."""
+def _progress(what: str = "training", unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, fed with (units done, units in all). None where no one watches."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -342,7 +485,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("steps"),
+        rich_progress.TextColumn(unit),
         rich_progress.TimeElapsedColumn(),
         rich_progress.TextColumn("left"),
         rich_progress.TimeRemainingColumn(),
@@ -350,10 +493,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     disable = not console.is_terminal
     with rich_progress.Progress(*columns, console=console, disable=disable) as bar:
-        task = bar.add_task("compiling", total=None)
+        task = bar.add_task("starting", total=None)
         try:
             yield lambda done, total: bar.update(
-                task, description="training", completed=done, total=total
+                task, description=what, completed=done, total=total
             )
         except (InputError, InputTypeError):
             bar.remove_task(task)  # the error is all there is to say

@@ -11,6 +11,19 @@ FABLES_INIT_SCALES = [0.0, 1e-4]
 
 THEORIES = ("leading", "effective")  # those of `runs`, which imports JAX
 
+DENSE_VOCAB_SIZE = 8192
+"""Dense statistics of a larger vocabulary would take several GiB."""
+
+_TOKEN_FILES = (
+    "; or a token file, with a vocabulary of its own: a folder of assocjax tokenize, a .bin or .npy"
+)
+_SHARDS = (
+    "In shards, in any order and on any machines; a shard that was stopped goes on when it is "
+    "started again: statistics --shard I/N for each I; merge counts-*-of-N.nc; statistics --shard "
+    "I/N --counts counts.nc for each I; merge correlations-*-of-N.nc; then associations "
+    "--statistics reads counts.nc and correlations.nc. The result has the same bits for every N."
+)
+
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -36,7 +49,12 @@ class _Help(argparse.HelpFormatter):
 
 
 def parser(
-    sweep: Command, horizon: Command, statistics: Command, associations: Command
+    sweep: Command,
+    horizon: Command,
+    statistics: Command,
+    associations: Command,
+    tokenize: Command,
+    merge: Command,
 ) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
@@ -53,7 +71,8 @@ def parser(
         out: str | None,
         num_sequences: int | None,
         sizes: bool = True,
-        precision: str = "float32",
+        precision: str | None = "float32",
+        files: str = "",
     ):
         summary = (function.__doc__ or "").strip()
         subparser = commands.add_parser(
@@ -61,16 +80,17 @@ def parser(
             help=summary,
             description=summary,
             formatter_class=_Help,
-            parents=[_corpus_options(num_sequences, sizes)],
+            parents=[_corpus_options(num_sequences, sizes, files)],
         )
         subparser.set_defaults(command=function)
         subparser.add_argument("--out", type=Path, default=out, help="folder for the results")
-        subparser.add_argument(
-            "--precision",
-            choices=["float32", "float64"],
-            default=precision,
-            help="floating-point precision",
-        )
+        if precision is not None:
+            subparser.add_argument(
+                "--precision",
+                choices=["float32", "float64"],
+                default=precision,
+                help="floating-point precision",
+            )
         return subparser
 
     subparser = command(sweep, out="assocjax-sweep", num_sequences=128)
@@ -79,8 +99,27 @@ def parser(
         horizon, out="assocjax-horizon", num_sequences=128, sizes=False, precision="float64"
     )
     _horizon_options(subparser)
-    command(statistics, out="assocjax-statistics", num_sequences=None)
-    subparser = command(associations, out=None, num_sequences=None)
+    subparser = command(
+        statistics, out="assocjax-statistics", num_sequences=None, files=_TOKEN_FILES
+    )
+    subparser.epilog = _SHARDS
+    _add_matrices(subparser)
+    subparser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only the I-th of N parts of the sequences, by sparse sums, to be merged",
+    )
+    subparser.add_argument(
+        "--counts", type=Path, metavar="FILE", help="merged counts: --shard is of the second pass"
+    )
+    subparser = command(associations, out=None, num_sequences=None, files=_TOKEN_FILES)
+    _add_matrices(subparser)
+    subparser.add_argument(
+        "--statistics",
+        type=Path,
+        metavar="FOLDER",
+        help="read counts.nc and correlations.nc there, and no corpus",
+    )
     subparser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
     subparser.add_argument("--top", type=int, default=8, help="associations to list a matrix")
     subparser.add_argument(
@@ -88,10 +127,30 @@ def parser(
         action="store_true",
         help="divide token frequencies out, so that rare and frequent tokens compare",
     )
+    command(tokenize, out="assocjax-tokens", num_sequences=None, precision=None)
+    summary = (merge.__doc__ or "").strip()
+    subparser = commands.add_parser(
+        "merge", help=summary, description=summary, formatter_class=_Help, epilog=_SHARDS
+    )
+    subparser.set_defaults(command=merge)
+    subparser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of all shards")
+    subparser.add_argument(
+        "--out", type=Path, default="assocjax-statistics", help="folder for the results"
+    )
     return main
 
 
-def _corpus_options(num_sequences: int | None, sizes: bool) -> _Parser:
+def _add_matrices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--matrices",
+        choices=["auto", "dense", "sparse"],
+        default="auto",
+        help="dense [V, V], of which some 12 are held, or sparse (float64, on the CPU); auto is "
+        f"sparse for V above {DENSE_VOCAB_SIZE} and for token files (default: auto)",
+    )
+
+
+def _corpus_options(num_sequences: int | None, sizes: bool, files: str) -> _Parser:
     parser = _Parser(add_help=False)
     group = parser.add_argument_group("corpus and tokens")
     add = group.add_argument
@@ -99,7 +158,7 @@ def _corpus_options(num_sequences: int | None, sizes: bool) -> _Parser:
         "--corpus",
         default="fables",
         help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
-        ".parquet file",
+        f".parquet file{files}",
     )
     if sizes:
         add(

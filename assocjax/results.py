@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from assocjax.corpora import TokenData
+from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.statistics import Statistics
 
@@ -19,7 +19,7 @@ _JSON = ("config", "corpus", "versions")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 
 
-def provenance(data: TokenData, config: dict[str, Any]) -> dict[str, Any]:
+def provenance(data: TokenData | TokenFile, config: dict[str, Any]) -> dict[str, Any]:
     """Attributes that make a result reproducible: configuration, versions, device and corpus.
 
     `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `decode`.
@@ -46,7 +46,7 @@ def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
     return {name: json.loads(v) if name in _JSON else v for name, v in attrs.items()}
 
 
-def statistics_dataset(data: TokenData, statistics: Statistics) -> xr.Dataset:
+def statistics_dataset(data: TokenData | TokenFile, statistics: Statistics) -> xr.Dataset:
     """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
     dims = {1: ("token",), 2: ("token", "other_token")}
     variables = {}
@@ -121,9 +121,14 @@ def load(path: str | os.PathLike) -> xr.Dataset:
     Raises:
       InputError: the file is missing or no NetCDF.
     """
+    with open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def open_dataset(path: str | os.PathLike) -> xr.Dataset:
+    """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
     try:
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.load()
+        return xr.open_dataset(path, engine="netcdf4")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
 

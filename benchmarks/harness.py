@@ -109,9 +109,14 @@ def peak_memory(function: Callable, *arguments: Any) -> float:
 
 
 def _call_and_measure(function, arguments) -> float:
+    function(*arguments)
+    return resident_peak()
+
+
+def resident_peak() -> float:
+    """GiB that this process has held at most so far."""
     import resource  # not on Windows
 
-    function(*arguments)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

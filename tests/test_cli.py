@@ -96,6 +96,22 @@ def test_help(arguments, capsys):
         assert word in out
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("tokenize", ("--corpus", "--tokenizer", "assocjax-tokens")),
+        ("merge", ("FILE", "--out", "--counts counts.nc", "same bits")),
+        ("statistics", ("--matrices", "V above 8192", "--shard", "assocjax tokenize", "--counts")),
+    ],
+)
+def test_help_of_large_corpora(command, words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    for word in words:
+        assert word in out
+
+
 def test_help_tells_defaults(capsys):
     with pytest.raises(SystemExit):
         cli.main(["sweep", "--help"])
@@ -423,6 +439,26 @@ BAD = {
     "unknown token": ("associations bird brid", ["'brid'", "close to it", "'bird'"]),
     "unlike any token": ("associations xyzzy", ["'xyzzy'", "vocabulary of fables"]),
     "no token": ("associations", ["TOKEN"]),
+    "shard that is no part": ("statistics --shard 1-4", ["--shard", "I/N", "'1-4'"]),
+    "second pass without a shard": ("statistics --counts {dir}/short.txt", ["--shard", "None"]),
+    "shard after the last": ("statistics --shard 5/4", ["shards", "at least 5", "got 4"]),
+    "counts that are none": (
+        "statistics --shard 1/4 --counts {dir}/short.txt",
+        ["cannot read results", "short.txt"],
+    ),
+    "merge of other files": ("merge {dir}/short.txt", ["cannot read results", "short.txt"]),
+    "nothing to merge": ("merge", ["FILE"]),
+    "statistics that are not there": (
+        "associations bird --statistics {dir}/none",
+        ["cannot read results", "counts.nc"],
+    ),
+    "correction without a corpus": (
+        "associations bird --statistics {dir} --frequency-corrected",
+        ["--frequency-corrected", "--statistics"],
+    ),
+    "token file that is not there": ("statistics --corpus {dir}/no.bin", ["no.json"]),
+    "tokens of some sequences": ("tokenize --num-sequences 3", ["--num-sequences"]),
+    "tokens by trained BPE": ("tokenize --tokenizer bpe", ["'word'", "got 'bpe'"]),
     "no associations": ("associations bird --top 0", ["--top", "got 0"]),
     "no command": ("", ["COMMAND"]),
     "unknown command": ("train", ["'train'"]),
@@ -446,7 +482,7 @@ def test_bad_input_is_one_line(case, bad_files, capsys, monkeypatch):
     arguments = [word.format(dir=bad_files) for word in line.split()]
     if arguments and "--corpus" not in arguments:
         # A small corpus, quickly read; of an option given twice, the second counts.
-        arguments[1:1] = {"sweep": TINY, "train": ()}.get(arguments[0], TINY_TEXT)
+        arguments[1:1] = {"sweep": TINY, "train": (), "merge": ()}.get(arguments[0], TINY_TEXT)
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
@@ -530,6 +566,66 @@ def test_library_sweep_rejects_bad_arguments(options, error, message):
     arguments = {"data": data, "learning_rates": [0.1], "steps": 1, "num_layers": 1} | options
     with pytest.raises(error, match=message):
         aj.sweep(arguments.pop("data"), **arguments)
+
+
+# Large corpora
+
+
+def test_shards_of_a_token_file_give_the_bits_of_one_run(tmp_path, capsys):
+    tokens, out, one = (str(tmp_path / name) for name in ("tokens", "out", "one"))
+    cli.main(["tokenize", *TINY_TEXT, "--short", "pad", "--out", tokens])
+    assert "written to" in capsys.readouterr().out
+    for kind, first in (("counts", []), ("correlations", ["--counts", f"{out}/counts.nc"])):
+        for shard in ("1/2", "2/2"):
+            cli.main(["statistics", "--corpus", tokens, "--shard", shard, *first, "--out", out])
+        files = [f"{out}/{kind}-{shard}-of-2.nc" for shard in (2, 1)]
+        cli.main(["merge", *files, "--out", out])
+    cli.main(["statistics", "--corpus", tokens, "--out", one])
+    for name in ("counts.nc", "correlations.nc"):
+        assert aj.load(f"{out}/{name}").identical(aj.load(f"{one}/{name}"))
+    written = {path.name for path in (tmp_path / "one").iterdir()}
+    assert written == {"counts.nc", "correlations.nc", "summary.json"}
+    capsys.readouterr()
+    # What is read off them is what the text itself gives, by dense matrices.
+    text = [*TINY_TEXT, "--short", "pad", "--precision", "float64"]
+    scores = {}
+    for name, arguments in (
+        ("dense", [*text, "--matrices", "dense"]),
+        ("sparse", [*text, "--matrices", "sparse"]),
+        ("file", ["--corpus", tokens]),
+        ("dense of a file", ["--corpus", tokens, "--matrices", "dense", "--precision", "float64"]),
+        ("statistics", ["--statistics", out]),
+    ):
+        folder = tmp_path / name
+        cli.main(["associations", "bird", "--top", "3", *arguments, "--out", str(folder)])
+        content = read_json(folder / "associations.json")
+        assert content["corpus_name"] == "fables"
+        assert content["config"]["top"] == 3
+        found = content["associations"]["bird"]
+        assert set(found) == set(MATRICES)
+        scores[name] = [best["score"] for matrix in found.values() for best in matrix]
+    for name in scores:
+        np.testing.assert_allclose(scores[name], scores["dense"], rtol=1e-6, err_msg=name)
+    # The summary tells the norms of the dense matrices.
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60, short="pad")
+    dense = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    for row in read_json(tmp_path / "one" / "summary.json")["summary"]:
+        matrix = np.asarray(getattr(dense, row["matrix"]), float)
+        assert row["norm"] == pytest.approx(np.linalg.norm(matrix), rel=1e-5)
+        assert row["largest"] == pytest.approx(matrix.max(), rel=1e-5)
+        i, j = np.unravel_index(np.argmax(matrix), matrix.shape)
+        assert (row["row"], row["column"]) == (data.vocabulary[i], data.vocabulary[j])
+
+
+def test_frequency_correction_of_sparse_matrices(tmp_path):
+    scores = []
+    for matrices in ("dense", "sparse"):
+        how = ("--frequency-corrected", "--matrices", matrices, "--precision", "float64")
+        out = ("--out", str(tmp_path / matrices))
+        cli.main(["associations", "bird", *TINY_TEXT, *how, *out])
+        found = read_json(tmp_path / matrices / "associations.json")["associations"]["bird"]
+        scores.append([best["score"] for matrix in found.values() for best in matrix])
+    np.testing.assert_allclose(*scores, rtol=1e-6)
 
 
 # Horizons

@@ -7,19 +7,24 @@ In reading order:
 * `tokenizers`: `words`, the paper's tokeniser, and BPE; documents to one stream of ids.
 * `layout`: the stream to a vocabulary and to sequences, cut, windowed or padded.
 * `tokens`: `load_tokens`, all of the above in one call, and `TokenData`, what comes out.
+* `token_files`: the same on disk, for corpora larger than memory: `write_tokens`, `open_tokens`.
 """
 
 from assocjax.corpora import fables
 from assocjax.corpora.sources import Documents, read_documents
+from assocjax.corpora.token_files import TokenFile, open_tokens, write_tokens
 from assocjax.corpora.tokenizers import train_bpe, words
 from assocjax.corpora.tokens import TokenData, load_tokens
 
 __all__ = [
     "Documents",
     "TokenData",
+    "TokenFile",
     "fables",
     "load_tokens",
+    "open_tokens",
     "read_documents",
     "train_bpe",
     "words",
+    "write_tokens",
 ]

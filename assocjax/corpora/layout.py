@@ -45,24 +45,32 @@ def select_vocabulary(
         InputError: If `vocab_size` is more than the number of different tokens in the text.
     """
     counts = np.bincount(stream.ids, minlength=len(stream.types))
+    new_ids, vocabulary = rank_types(counts, stream.types, vocab_size, oov)
+    return new_ids[stream.ids], vocabulary
+
+
+def rank_types(
+    counts: np.ndarray, types: tuple[str, ...], vocab_size: int, oov: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """As `select_vocabulary`, from how often each type occurs: the new id of each, int32."""
     present = np.flatnonzero(counts).tolist()
     if vocab_size > len(present):
         raise InputError(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}"
         )
-    ranked = sorted(present, key=lambda i: (-counts[i], stream.types[i]))
+    ranked = sorted(present, key=lambda i: (-counts[i], types[i]))
     if vocab_size < len(present) and oov == "unk":
         # A loaded tokeniser may have an <unk> of its own: it shares the slot.
-        kept = [i for i in ranked if stream.types[i] != UNKNOWN][: vocab_size - 1]
-        vocabulary = (*(stream.types[i] for i in kept), UNKNOWN)
+        kept = [i for i in ranked if types[i] != UNKNOWN][: vocab_size - 1]
+        vocabulary = (*(types[i] for i in kept), UNKNOWN)
         other = len(kept)
     else:
         kept = ranked[:vocab_size]
-        vocabulary = tuple(stream.types[i] for i in kept)
+        vocabulary = tuple(types[i] for i in kept)
         other = -1
-    new_ids = np.full(len(stream.types), other, np.int32)
+    new_ids = np.full(len(types), other, np.int32)
     new_ids[kept] = np.arange(len(kept), dtype=np.int32)
-    return new_ids[stream.ids], vocabulary
+    return new_ids, vocabulary
 
 
 def count_in_documents(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:

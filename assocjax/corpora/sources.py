@@ -77,6 +77,32 @@ def read_documents(
             format, a hub that cannot be reached, or an extra that is not installed.
         InputTypeError: For an argument of a wrong type.
     """
+    name, texts = stream_documents(
+        corpus,
+        seed=seed,
+        num_documents=num_documents,
+        separator=separator,
+        text_field=text_field,
+        min_words=min_words,
+    )
+    documents = list(texts)
+    return Documents(name, documents, hash_documents(documents))
+
+
+def stream_documents(
+    corpus: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    num_documents: int | None = None,
+    separator: str = SEPARATOR,
+    text_field: str = "text",
+    min_words: int = 80,
+) -> tuple[str, Iterator[str]]:
+    """As `read_documents`: the name, and the documents one by one.
+
+    A hub dataset and a `.parquet` file are then never wholly in memory. That there is a document
+    is known when the first is asked for.
+    """
     if num_documents is not None:
         num_documents = check_integer("num_documents", num_documents, minimum=1)
     check_string("separator", separator)
@@ -102,10 +128,15 @@ def read_documents(
     else:
         path = Path(corpus)
         name, texts = path.name, _read_file(path, separator, text_field)
-    documents = list(itertools.islice(filter(str.strip, texts), num_documents))
-    if not documents:
+    return name, _some(itertools.islice(filter(str.strip, texts), num_documents), corpus)
+
+
+def _some(documents: Iterator[str], corpus: str) -> Iterator[str]:
+    first = next(documents, None)
+    if first is None:
         raise InputError(f"corpus: {corpus!r} holds no document")
-    return Documents(name, documents, hash_documents(documents))
+    yield first
+    yield from documents
 
 
 def hash_documents(documents: Iterable[str]) -> str:
@@ -115,10 +146,15 @@ def hash_documents(documents: Iterable[str]) -> str:
     """
     digest = hashlib.sha256()
     for document in documents:
-        data = document.encode()
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
+        update_hash(digest, document)
     return digest.hexdigest()
+
+
+def update_hash(digest: hashlib._Hash, document: str) -> None:
+    """Adds one more document to the hash of `hash_documents`."""
+    data = document.encode()
+    digest.update(b"%d:" % len(data))
+    digest.update(data)
 
 
 def _python_docs() -> list[str]:

@@ -55,12 +55,25 @@ def words(text: str) -> list[str]:
     return re.findall(rf"[^\W\d_{''.join(numerals)}]+|\S", text)
 
 
-def stream_words(documents: Iterable[str]) -> TokenStream:
-    """The documents as word tokens; types are numbered by first appearance."""
-    table: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
+def stream_words(
+    documents: Iterable[str], table: collections.defaultdict[str, int] | None = None
+) -> TokenStream:
+    """The documents as word tokens; types are numbered by first appearance.
+
+    Args:
+        documents: The texts.
+        table: The numbers of an earlier call, `word_table()` at first, so that parts of a corpus
+            share them; new words are added to it.
+    """
+    table = word_table() if table is None else table
     number = table.__getitem__  # of a new word: the next free number
     arrays = [np.fromiter(map(number, words(text)), np.int32) for text in documents]
     return _join(arrays, tuple(table))
+
+
+def word_table() -> collections.defaultdict[str, int]:
+    """An empty numbering of words: of a new word, the next free number."""
+    return collections.defaultdict(itertools.count().__next__)
 
 
 def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStream:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -122,6 +123,10 @@ class TokenData:
         """V."""
         return len(self.vocabulary)
 
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [n, T+1] and mask [n, T] of the sequences from `start` to `stop`."""
+        return self.tokens[start:stop], self.mask[start:stop]
+
     def describe(self) -> dict[str, object]:
         """How the data were made and their sizes: everything but the arrays and the vocabulary."""
         arrays = ("tokens", "mask", "vocabulary")
@@ -132,15 +137,20 @@ class TokenData:
 
     def token_id(self, token: str) -> int:
         """The id of a token. Raises InputError if it is not in the vocabulary."""
-        try:
-            return self.vocabulary.index(token)
-        except ValueError:
-            close = difflib.get_close_matches(str(token), self.vocabulary, n=3)
-            hint = f"; close to it are {', '.join(map(repr, close))}" if close else ""
-            raise InputError(
-                f"token: {token!r} is not among the {self.vocab_size} tokens of the vocabulary "
-                f"of {self.name}{hint}"
-            ) from None
+        return find_token(token, self.vocabulary, self.name)
+
+
+def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
+    """The id of a token. Raises InputError, with those close to it, if it is not there."""
+    try:
+        return vocabulary.index(token)
+    except ValueError:
+        close = difflib.get_close_matches(str(token), vocabulary, n=3)
+        hint = f"; close to it are {', '.join(map(repr, close))}" if close else ""
+        raise InputError(
+            f"token: {token!r} is not among the {len(vocabulary)} tokens of the vocabulary "
+            f"of {name}{hint}"
+        ) from None
 
 
 def load_tokens(
