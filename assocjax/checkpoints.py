@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -90,7 +91,12 @@ class Checkpoints:
             configuration=ocp.args.JsonSave(self._configuration),
         )
         with _disk_errors(self.folder):
-            self._manager.save(done, args=arguments)
+            # Found here a full disk is one line; threads of orbax would add theirs.
+            needed = sum(leaf.nbytes for leaf in (*jax.tree.leaves(carry), *observed.values()))
+            if shutil.disk_usage(self.folder).free < needed + _OVERHEAD:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with _silenced("absl", "asyncio"):  # what they say is raised too
+                self._manager.save(done, args=arguments)
 
     def close(self) -> None:
         self._manager.close()
@@ -139,5 +145,21 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             "make room, and run the same again to go on"
         ) from None
 
+
+@contextlib.contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+_OVERHEAD = 1 << 18
+"""Bytes of what orbax writes beside the arrays, amply."""
 
 _REFUSALS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]

@@ -110,7 +110,7 @@ def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
         dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
         part.replace(path)
     except (OSError, RuntimeError) as error:  # HDF tells so of a full disk
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or f"{error} (is the disk full?)"
         raise InputError(f"cannot write results to {path}: {reason}") from None
     finally:
         part.unlink(missing_ok=True)

@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(data, change, names, tmp_path,
         assert words in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["OSError", "of tensorstore"])
+@pytest.mark.parametrize("kind", ["foreseen", "OSError", "of tensorstore"])
 def test_a_full_disk_is_one_line_and_loses_nothing(data, kind, tmp_path, monkeypatch):
     arguments = GRID | SIZES
     never = aj.sweep(data, **arguments, checkpoint=tmp_path / "never")
@@ -137,7 +137,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(data, kind, tmp_path, monkeyp
         return save(self, step, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.ocp.CheckpointManager, "save", fill)
+        if kind == "foreseen":
+            frees = iter((1 << 30, 100))
+            usage = type("Usage", (), {"free": property(lambda self: next(frees))})
+            patch.setattr(checkpoints.shutil, "disk_usage", lambda folder: usage())
+        else:
+            patch.setattr(checkpoints.ocp.CheckpointManager, "save", fill)
         with pytest.raises(aj.InputError, match=f"cannot write a checkpoint .*: {text}; .* intact"):
             aj.sweep(data, **arguments, checkpoint=tmp_path / "full")
     lines = []
