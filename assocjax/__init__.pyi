@@ -66,7 +66,10 @@ from .results import save as save
 from .results import statistics_dataset as statistics_dataset
 from .runs import Corpus as Corpus
 from .runs import RunConfig as RunConfig
+from .runs import advance_run as advance_run
+from .runs import finish_run as finish_run
 from .runs import run_comparison as run_comparison
+from .runs import start_run as start_run
 from .shards import load_statistics as load_statistics
 from .sparse import SparseStatistics as SparseStatistics
 from .sparse import sparse_statistics as sparse_statistics
@@ -78,3 +81,4 @@ from .sweeps import sweep as sweep
 from .training import Snapshot as Snapshot
 from .training import batch_indices as batch_indices
 from .training import train as train
+from .training import train_segment as train_segment

@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted", 130)
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -42,8 +42,9 @@ def sweep(options: argparse.Namespace) -> None:
 
     folder = results.output_folder(options.out)
     _configure_jax(options)
+    first_process = _join(options)
     data = _load(options)
-    with _progress() as progress:
+    with _at_once(), _progress() as progress:
         dataset = sweeps.sweep(
             data,
             learning_rates=options.learning_rates,
@@ -57,9 +58,13 @@ def sweep(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             microbatch_size=options.microbatch_size,
             memory_limit=options.memory_limit,
+            checkpoint=folder,
+            checkpoint_every=options.checkpoint_every,
             progress=progress,
+            announce=_print,
         )
-    results.save(dataset, folder / "sweep.nc")
+    if not first_process:
+        return
     rows = sweeps.summary(dataset)
     results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
     with _status("drawing"):
@@ -382,6 +387,29 @@ def _configure_jax(options: argparse.Namespace) -> None:
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
+def _join(options: argparse.Namespace) -> bool:
+    """Joins the other processes of a sweep, if there are any; whether this one prints and draws."""
+    by_hand = (options.coordinator, options.num_processes, options.process_id)
+    if any(value is not None for value in by_hand) and None in by_hand:
+        raise InputError("--coordinator, --num-processes and --process-id must be given together")
+    if not options.distributed and options.coordinator is None:
+        return True
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(*by_hand)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed: the other processes cannot be joined: {error}; outside of a cluster "
+            "that JAX knows give --coordinator, --num-processes and --process-id"
+        ) from None
+    if jax.process_index() == 0:
+        return True
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return False
+
+
 def _default_init_scales(corpus: str) -> list[float]:
     return FABLES_INIT_SCALES if corpus == "fables" else [0.0]
 
@@ -473,6 +501,18 @@ def _status(what: str):
 
     console = Console(stderr=True)
     return console.status(what) if console.is_terminal else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _at_once() -> Iterator[None]:
+    """Ends the process where Ctrl-C is not to wait for the steps under way, as JAX would."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):  # all is saved
+            raise
+        print("assocjax: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
 
 
 @contextlib.contextmanager

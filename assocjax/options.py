@@ -257,6 +257,26 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="memory for runs done together",
     )
+    add(
+        "--checkpoint-every",
+        type=int,
+        metavar="STEPS",
+        help="steps after which all is saved under --out; after an interruption the same command "
+        "goes on from there (default: a tenth of --steps, 100 at most)",
+    )
+
+    group = parser.add_argument_group(
+        "processes", "The same command in every process, on as many machines; --out is shared."
+    )
+    add = group.add_argument
+    add(
+        "--distributed",
+        action="store_true",
+        help="join the other processes of a Slurm job, a TPU pod or another cluster that JAX knows",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0")
+    add("--num-processes", type=int, metavar="N", help="elsewhere: how many processes there are")
+    add("--process-id", type=int, metavar="I", help="elsewhere: which of them this is, from 0")
 
 
 def _horizon_options(parser: argparse.ArgumentParser) -> None:

@@ -89,7 +89,7 @@ def output_folder(path: str | os.PathLike) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # of two machines, processes may have one number
     except FileExistsError:
         raise InputError(f"output folder {folder} cannot be made: it is a file") from None
     except OSError as error:
@@ -109,8 +109,9 @@ def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     try:
         dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
         part.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write results to {path}: {error.strerror or error}") from None
+    except (OSError, RuntimeError) as error:  # HDF tells so of a full disk
+        reason = getattr(error, "strerror", None) or f"{error} (is the disk full?)"
+        raise InputError(f"cannot write results to {path}: {reason}") from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,20 +1,21 @@
 """One run: trained by a gradient, and compared with the theories at every step.
 
 `run_comparison` is a pure function of its learning rate, seed and starting scale that can be
-jitted, vmapped and differentiated; `sweep` is its vmap over a grid.
+jitted, vmapped and differentiated. It is made of three: `start_run`, `advance_run` by a segment of
+steps, and `finish_run`. `sweep` is their vmap over a grid, and saves what is between segments.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_tokens
@@ -27,13 +28,12 @@ from assocjax.compare import compare_params
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import effective_gradient, exact_loss_and_gradient, leading_gradient
-from assocjax.gradients.plan import plan_exact_step
 from assocjax.model import loss
 from assocjax.moments import EffectiveStatistics, effective_statistics
 from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
 from assocjax.params import Params, init_params
 from assocjax.statistics import Statistics, corpus_statistics
-from assocjax.training import Snapshot, batch_indices, train
+from assocjax.training import Snapshot, batch_indices, train_segment
 
 THEORIES = ("leading", "effective")
 GRADIENTS = ("exact", *THEORIES)
@@ -108,6 +108,18 @@ class RunConfig:
         return self.num_layers if "effective" in (*self.theories, self.gradient) else None
 
 
+class Carry(NamedTuple):
+    """What a run hands on from one step to the next.
+
+    Both are dicts of sides: "run"; a theory's name, where it is followed beside the run; and with
+    minibatches a theory followed on the run's own batches. A side named as a theory depends on the
+    learning rate alone, the others also on seed and start.
+    """
+
+    sides: dict[str, Params]
+    optimizer_states: dict[str, Any]
+
+
 def run_comparison(
     config: RunConfig,
     corpus: Corpus,
@@ -149,112 +161,74 @@ def run_comparison(
     Cost: steps + 1 gradients and comparisons; for every theory without a closed form as many of
     its gradients; with minibatches those of every theory twice. Memory as `train`.
     """
+    carry = start_run(config, corpus, learning_rate, seed, init_scale)
+    _, observed = advance_run(
+        config,
+        corpus,
+        learning_rate,
+        seed,
+        carry,
+        first=0,
+        length=config.steps + 1,
+        progress=progress,
+    )
+    return finish_run(observed)
+
+
+def start_run(
+    config: RunConfig,
+    corpus: Corpus,
+    learning_rate: Float[Array, ""],
+    seed: Int32[Array, ""],
+    init_scale: Float[Array, ""],
+) -> Carry:
+    """All that a run and its theories have at step 0; arguments as in `run_comparison`."""
     if config.depth is not None and corpus.effective is None:
         raise InputError(
             f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
         )
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
-    init_key, batch_key = jax.random.split(jax.random.key(seed))
-    params = init_params(
-        init_key, vocab_size=V, seq_len=T, num_layers=config.num_layers, scale=init_scale
-    )
-    optimizer = make_optimizer(config.optimizer, learning_rate)
-    training = _sides(config, corpus, params, optimizer, batch_key)
-
-    def observe(snapshot: Snapshot):
-        run = snapshot.params["run"], snapshot.gradient["run"]
-        theories = [training.theory(name, snapshot) for name in config.theories]
-        records = [_compare(run, theory) for theory in theories]
-        if config.batch_size is not None:
-            for name, theory, record in zip(config.theories, theories, records, strict=True):
-                batches = snapshot.params[_batches(name)]
-                record |= _split_disagreement(run[0], batches, theory[0])
-        compared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
-        finite = _all_finite((run, snapshot.loss))
-        return snapshot.loss, compared, finite, jnp.stack([_all_finite(t) for t in theories])
-
-    _, (losses, compared, finite, theory_finite) = train(
-        training.start,
-        training.loss_and_gradient,
-        training.optimizer,
-        config.steps,
-        observe=observe,
-        progress=progress,
-    )
-    alive = lax.cummin(finite.astype(jnp.int32))
-    theory_alive = lax.cummin(theory_finite.astype(jnp.int32), axis=0)
-    both = (alive[:, None] * theory_alive).T.astype(bool)
-
-    def masked(values):  # [steps+1, theories, ...] -> [theories, steps+1, ...]
-        values = jnp.swapaxes(values, 0, 1)
-        return jnp.where(both.reshape(both.shape + (1,) * (values.ndim - 2)), values, jnp.nan)
-
-    def first_end(alive):
-        end = jnp.sum(alive, axis=0, dtype=jnp.int32)
-        return jnp.where(end == config.steps + 1, -1, end)
-
-    return {
-        "loss": jnp.where(alive.astype(bool), losses, jnp.nan),
-        **{name: masked(values) for name, values in compared.items()},
-        "diverged_step": first_end(alive),
-        "theory_diverged_step": first_end(theory_alive),
-    }
-
-
-class _Training(NamedTuple):
-    """A run and its theories: trees of sides, of which one is "run", to be trained together.
-
-    `theory` maps a theory's name and a snapshot to its (weights, gradient).
-    """
-
-    start: dict[str, Params]
-    loss_and_gradient: Callable
-    optimizer: optax.GradientTransformation
-    theory: Callable[[str, Snapshot], tuple[Params, Params]]
-
-
-def _batches(theory: str) -> str:
-    return f"{theory} of batches"
-
-
-def _sides(config: RunConfig, corpus: Corpus, params, optimizer, batch_key) -> _Training:
-    closed = "leading" in config.theories and is_linear(config.optimizer)
-    coefficients = optimizer_coefficients(optimizer, config.steps) if closed else None
-    start = {"run": params}
-    V, T = params.output.shape[0], params.position.shape[1]
+    init = partial(init_params, vocab_size=V, seq_len=T)
+    init_key, _ = _keys(seed)
+    run = init(init_key, num_layers=config.num_layers, scale=init_scale)
+    sides = {"run": run}
     for name in config.theories:
         # From zero all layers of the leading theory are alike: one stands for all.
         layers = 1 if name == "leading" else config.num_layers
-        zero = init_params(
-            jax.random.key(0), vocab_size=V, seq_len=T, num_layers=layers, dtype=params.output.dtype
-        )
-        if not (closed and name == "leading"):
-            start[name] = zero
+        zero = partial(init, jax.random.key(0), num_layers=layers, dtype=run.output.dtype)
+        if not (name == "leading" and _has_closed_form(config)):
+            sides[name] = zero()
         if config.batch_size is not None:
-            start[_batches(name)] = zero
+            sides[_batches(name)] = zero()
+    optimizer = make_optimizer(config.optimizer, learning_rate)
+    return Carry(sides, {side: optimizer.init(params) for side, params in sides.items()})  # type: ignore[arg-type]
 
-    def loss_and_gradient(sides, step):
-        tokens, mask = corpus.tokens, corpus.mask
-        batch = corpus
-        if config.batch_size is not None:
-            rows = batch_indices(batch_key, step, len(tokens), config.batch_size)
-            tokens, mask = tokens[rows], mask[rows]
-            depth = config.num_layers if "effective" in config.theories else None
-            batch = Corpus._of(tokens, mask, V, depth)
-        if config.gradient == "exact":
-            size = config.microbatch_size
-            value, gradient = exact_loss_and_gradient(
-                sides["run"], tokens, mask, microbatch_size=size
-            )
-        else:
-            value = loss(sides["run"], tokens, mask)
-            gradient = _theory_gradient(config.gradient, sides["run"], corpus)
-        gradients = {"run": gradient}
-        for name in config.theories:
-            for side, read in ((name, corpus), (_batches(name), batch)):
-                if side in sides:
-                    gradients[side] = _theory_gradient(name, sides[side], read)
-        return value, gradients
+
+def advance_run(
+    config: RunConfig,
+    corpus: Corpus,
+    learning_rate: Float[Array, ""],
+    seed: Int32[Array, ""],
+    carry: Carry,
+    *,
+    first: int | Int[Array, ""],
+    length: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Carry, dict[str, Array]]:
+    """Trains and compares from step `first` on, for `length` steps, as `train_segment` does.
+
+    Args:
+      carry: of `start_run`, or of the segment before; all else as in `run_comparison`.
+      first: the step that is observed first; may be traced.
+      length: number of steps observed, static.
+
+    Returns:
+      The carry for the next segment, and for `finish_run` what was observed, [length, ...].
+    """
+    optimizer = make_optimizer(config.optimizer, learning_rate)
+    _, batch_key = _keys(seed)
+    closed = _has_closed_form(config)
+    coefficients = optimizer_coefficients(optimizer, config.steps) if closed else None
 
     def theory(name: str, snapshot: Snapshot):
         if name in snapshot.params:
@@ -263,9 +237,109 @@ def _sides(config: RunConfig, corpus: Corpus, params, optimizer, batch_key) -> _
         terms = partial(weights_from_coefficients, corpus.statistics, 1)
         return terms(now), gradient_from_coefficients(corpus.statistics, 1, now)
 
-    # Each side has an optimizer of its own: some, such as clipping, look at the whole tree.
-    by_side = optax.multi_transform({side: optimizer for side in start}, {s: s for s in start})
-    return _Training(start, loss_and_gradient, by_side, theory)
+    def observe(snapshot: Snapshot):
+        run = snapshot.params["run"], snapshot.gradient["run"]
+        theories = [theory(name, snapshot) for name in config.theories]
+        records = [_compare(run, theory) for theory in theories]
+        if config.batch_size is not None:
+            for name, theory_, record in zip(config.theories, theories, records, strict=True):
+                batches = snapshot.params[_batches(name)]
+                record |= _split_disagreement(run[0], batches, theory_[0])
+        return {
+            "loss": snapshot.loss,
+            **jax.tree.map(lambda *leaves: jnp.stack(leaves), *records),
+            "finite": _all_finite((run, snapshot.loss)),
+            "theory_finite": jnp.stack([_all_finite(t) for t in theories]),
+        }
+
+    end, observed = train_segment(
+        (carry.sides, carry.optimizer_states),
+        partial(_losses_and_gradients, config, corpus, batch_key),
+        _each_side(optimizer),
+        config.steps,
+        first=first,
+        length=length,
+        observe=observe,
+        progress=progress,
+    )
+    return Carry(*end), observed
+
+
+def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
+    """What `run_comparison` returns, of the observations of all steps, [steps+1, ...]."""
+    observed = dict(observed)
+    alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
+    theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
+    both = (alive[:, None] * theory_alive).T.astype(bool)
+    loss = jnp.where(alive.astype(bool), observed.pop("loss"), jnp.nan)
+
+    def masked(values):  # [steps+1, theories, ...] -> [theories, steps+1, ...]
+        values = jnp.swapaxes(values, 0, 1)
+        return jnp.where(both.reshape(both.shape + (1,) * (values.ndim - 2)), values, jnp.nan)
+
+    def first_end(alive):
+        end = jnp.sum(alive, axis=0, dtype=jnp.int32)
+        return jnp.where(end == len(alive), -1, end)
+
+    return {
+        "loss": loss,
+        **{name: masked(values) for name, values in observed.items()},
+        "diverged_step": first_end(alive),
+        "theory_diverged_step": first_end(theory_alive),
+    }
+
+
+def _keys(seed):
+    """Keys of the start and of the order of batches."""
+    return jax.random.split(jax.random.key(seed))
+
+
+def _batches(theory: str) -> str:
+    return f"{theory} of batches"
+
+
+def _has_closed_form(config: RunConfig) -> bool:
+    """Whether the leading theory is known without following it."""
+    return "leading" in config.theories and is_linear(config.optimizer)
+
+
+def _each_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for each side: some, such as clipping, look at the whole tree."""
+
+    def init(sides):
+        return {side: optimizer.init(params) for side, params in sides.items()}
+
+    def update(gradients, states, sides):
+        updated = {
+            side: optimizer.update(gradients[side], states[side], params)
+            for side, params in sides.items()
+        }
+        return {s: u for s, (u, _) in updated.items()}, {s: v for s, (_, v) in updated.items()}
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, sides, step):
+    """The run's loss, and the gradient of every side."""
+    tokens, mask = corpus.tokens, corpus.mask
+    batch = corpus
+    if config.batch_size is not None:
+        rows = batch_indices(batch_key, step, len(tokens), config.batch_size)
+        tokens, mask = tokens[rows], mask[rows]
+        depth = config.num_layers if "effective" in config.theories else None
+        batch = Corpus._of(tokens, mask, corpus.statistics.bigram.shape[0], depth)
+    if config.gradient == "exact":
+        size = config.microbatch_size
+        value, gradient = exact_loss_and_gradient(sides["run"], tokens, mask, microbatch_size=size)
+    else:
+        value = loss(sides["run"], tokens, mask)
+        gradient = _theory_gradient(config.gradient, sides["run"], corpus)
+    gradients = {"run": gradient}
+    for name in config.theories:
+        for side, read in ((name, corpus), (_batches(name), batch)):
+            if side in sides:
+                gradients[side] = _theory_gradient(name, sides[side], read)
+    return value, gradients
 
 
 def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:
@@ -296,23 +370,3 @@ def _split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[st
 
 def _all_finite(tree):
     return jax.tree.reduce(lambda ok, leaf: ok & jnp.all(jnp.isfinite(leaf)), tree, True)
-
-
-def run_bytes(config: RunConfig, corpus: Corpus) -> int:
-    """Estimated peak memory of one run: its exact step, and copies of the weights."""
-    itemsize = corpus.statistics.bigram.dtype.itemsize
-    V, T, L = corpus.statistics.bigram.shape[0], corpus.mask.shape[1], config.num_layers
-    weights = itemsize * ((2 * L + 1) * V * V + L * T)
-    plan = plan_exact_step(
-        vocab_size=V,
-        seq_len=T,
-        num_layers=L,
-        num_sequences=config.batch_size or len(corpus.tokens),
-        microbatch_size=config.microbatch_size,
-        itemsize=itemsize,
-    )
-    # Copies of the weights that XLA keeps, as its own analysis reports them: beside the step, the
-    # weights and their comparison; with other optimizers also moments; and four for every theory.
-    copies = 3 if is_linear(config.optimizer) else 5
-    sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (copies + 4 * sides) * weights + plan.memory

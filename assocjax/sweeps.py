@@ -1,27 +1,27 @@
 """Sweeps: a grid of runs, trained and compared in parallel, as one xarray Dataset."""
 
-import contextlib
 import dataclasses
-import functools
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from assocjax import results
 from assocjax.arguments import check_integer
+from assocjax.checkpoints import Checkpoints
 from assocjax.checks import check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
+from assocjax.grids import Grid, run_grid
 from assocjax.optimizers import Optimizer
 from assocjax.params import WEIGHTS
-from assocjax.runs import Corpus, RunConfig, run_bytes, run_comparison
+from assocjax.plans import GIB, Plan, Sizes, make_plan, planned_bytes
+from assocjax.runs import Corpus, RunConfig
 
 GRID = ("learning_rate", "seed", "init_scale")
 
@@ -49,7 +49,10 @@ def sweep(
     batch_size: int | None = None,
     microbatch_size: int | None = None,
     memory_limit: int = 4 << 30,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
     """Trains the model over a grid of runs and compares every one with the theories.
 
@@ -71,9 +74,15 @@ def sweep(
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None fits their memory.
-      memory_limit: bytes that the runs computed together may take (estimated); one run is always
-        tried.
+      memory_limit: bytes that the runs computed together by this process may take (estimated).
+      checkpoint: a folder. Every `checkpoint_every` steps all that is needed to go on is saved in
+        its subfolder `checkpoint`, and what is known so far in its file `sweep.nc`, NaN where a
+        step is not reached. The same call then goes on from there, and gives the same result bit
+        for bit. At the end `sweep.nc` is complete and `checkpoint` is removed. Ctrl-C waits for the
+        next checkpoint; a second one does not.
+      checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
       progress: called with (steps done, steps in all) as the work advances.
+      announce: called with lines for the user: memory and time foreseen, where the work goes on.
 
     Returns:
       A Dataset with dimensions `learning_rate`, `seed`, `init_scale`, `theory`, `step` and
@@ -83,12 +92,15 @@ def sweep(
       `w_truncation_error` (see `run_comparison`). `loss`, in nats, has no theory dimension. A run
       that diverged is NaN from that step on, has it in `diverged_step` (-1 otherwise) and is named
       in the attribute `diverged`; `theory_diverged_step` says the same of the theories. Attributes
-      also hold the configuration, the versions and the corpus with its hash (see `results`).
+      also hold the configuration, the versions and the corpus with its hash (see `results`), and
+      in `incomplete` how much of a sweep is there that was saved before its end.
 
     Raises:
-      InputError, InputTypeError: an argument cannot be used.
+      InputError, InputTypeError: an argument cannot be used; a run does not fit the memory; the
+        checkpoint is of another sweep or cannot be written.
+      KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
-    Cost: (steps + 1) gradients for each distinct run, divided among the local devices; for each
+    Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each
     learning rate as many of every theory that has no closed form: an effective gradient costs
     about half of an exact one.
     """
@@ -109,6 +121,8 @@ def sweep(
             f"got {batch_size}"
         )
     check_integer("memory_limit", memory_limit, minimum=1)
+    if checkpoint_every is not None:
+        check_integer("checkpoint_every", checkpoint_every, minimum=1)
     grid = {
         "learning_rate": check_numbers("learning_rates", learning_rates, minimum=0),
         "seed": check_numbers("seeds", seeds, minimum=0),
@@ -123,12 +137,11 @@ def sweep(
     grid["seed"] = grid["seed"].astype(np.int32)
 
     starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
-    corpus = Corpus.of(data, depth=config.depth)
-    rates = grid["learning_rate"]
-    records = _run_all(config, corpus, rates, starts, memory_limit, progress)
-    cells = {name: value[:, cell_to_start] for name, value in records.items()}
-    dataset = _to_dataset(cells, grid, config)
-    dataset.attrs |= results.provenance(
+    runs = Grid(grid["learning_rate"], starts)
+    itemsize = jnp.dtype(jnp.result_type(float)).itemsize
+    sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize)
+    plan = make_plan(config, sizes, (len(runs.rates), len(starts)), memory_limit)
+    attributes = results.provenance(
         data,
         {
             **{f"{name}s": values.tolist() for name, values in grid.items()},
@@ -136,7 +149,68 @@ def sweep(
             "optimizer": optimizer if isinstance(optimizer, str) else repr(optimizer),
         },
     )
+
+    def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
+        cells = {name: value[:, cell_to_start] for name, value in records.items()}
+        dataset = _to_dataset(cells, grid, config)
+        dataset.attrs |= {**attributes, "incomplete": incomplete}
+        return dataset
+
+    count, together = len(runs.rates) * len(starts), plan.chunk[0] * plan.chunk[1]
+    announce(
+        f"{count} distinct runs, {min(count, together)} at a time on "
+        f"{plan.devices[0] * plan.devices[1]} devices, in about "
+        f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory"
+    )
+    corpus = Corpus.of(data, depth=config.depth)
+    if checkpoint is None:
+        records = run_grid(
+            config, corpus, runs, plan, segment=steps + 1, progress=progress, announce=announce
+        )
+        return make_dataset(records, "")
+
+    folder = results.output_folder(checkpoint)
+    segment = min(checkpoint_every, steps + 1) if checkpoint_every else _segment(steps)
+    checkpoints = Checkpoints(folder / "checkpoint", _identity(attributes, plan, segment, itemsize))
+
+    def publish(dataset: xr.Dataset) -> None:
+        if jax.process_index() == 0:
+            results.save(dataset, folder / "sweep.nc")
+
+    records = run_grid(
+        config,
+        corpus,
+        runs,
+        plan,
+        segment=segment,
+        checkpoints=checkpoints,
+        publish=lambda known, done, parts: publish(
+            make_dataset(known, f"{done} of {parts} parts are done")
+        ),
+        progress=progress,
+        announce=announce,
+    )
+    dataset = make_dataset(records, "")
+    publish(dataset)
+    checkpoints.remove()
     return dataset
+
+
+def _segment(steps: int) -> int:
+    """Steps between checkpoints by default: a tenth of all, and at most 100."""
+    return min(100, -(-(steps + 1) // 10))
+
+
+def _identity(attributes: dict[str, Any], plan: Plan, segment: int, itemsize: int) -> dict:
+    """All that decides a sweep to the last bit."""
+    return {
+        **results.decode(attributes),
+        "precision": f"float{8 * itemsize}",
+        "checkpoint_every": segment,
+        "devices": list(plan.devices),
+        "runs at a time": list(plan.chunk),
+        "processes": jax.process_count(),
+    }
 
 
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -173,111 +247,6 @@ def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
     flat = np.stack([effective.ravel(), scales.ravel()], axis=1)
     starts, cell_to_start = np.unique(flat, axis=0, return_inverse=True)
     return starts, cell_to_start.reshape(seeds.shape)
-
-
-# Compiled programs outlive a sweep, so what they call is the same for all sweeps: `_step_reached`,
-# which tells whoever listens now.
-_listeners: list[Callable[[int], None]] = []
-
-
-def _step_reached(step) -> None:
-    for listener in _listeners:
-        listener(int(step))
-
-
-@contextlib.contextmanager
-def _listening(progress, chunk: int, chunks: int, steps: int) -> Iterator[None]:
-    def listener(step):
-        progress(chunk * steps + step + 1, chunks * steps)
-
-    if progress is not None:
-        _listeners.append(listener)
-    try:
-        yield
-    finally:
-        if progress is not None:
-            _listeners.remove(listener)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "report"))
-def _run_chunk(config, corpus, rates, seeds, scales, report: bool):
-    """Arrays [rates, starts, ...]. Theories do not depend on the start: once for each rate."""
-    progress = _step_reached if report else None
-    run = functools.partial(run_comparison, config, corpus, progress=progress)
-    over_starts = jax.vmap(run, in_axes=(None, 0, 0))
-    return jax.vmap(over_starts, in_axes=(0, None, None))(rates, seeds, scales)
-
-
-def _run_all(config, corpus, rates, starts, memory_limit, progress) -> dict[str, np.ndarray]:
-    """Computes [rates, starts] in equal chunks that fit the memory, with one compiled program.
-
-    A chunk is divided among the local devices along both of its axes.
-    """
-    largest = max(1, int(memory_limit // run_bytes(config, corpus)))
-    shape = len(rates), len(starts)
-    (by_rate, by_start), chunk = _plan(shape, len(jax.local_devices()), largest)
-    mesh = jax.make_mesh(
-        (by_rate, by_start),
-        ("rate", "start"),
-        (AxisType.Auto,) * 2,
-        devices=jax.local_devices()[: by_rate * by_start],
-    )
-
-    def put(values, *axes):
-        return jax.device_put(values, NamedSharding(mesh, PartitionSpec(*axes)))
-
-    corpus = put(corpus)
-    dtype = corpus.statistics.bigram.dtype
-    counts = [-(-n // size) for n, size in zip(shape, chunk, strict=True)]
-    parts = []
-    for done in range(counts[0] * counts[1]):
-        position = divmod(done, counts[1])
-        # What the last chunk lacks is filled up with copies, to keep the compiled shape.
-        rows, columns = (
-            np.minimum(np.arange(i * size, (i + 1) * size), n - 1)
-            for i, size, n in zip(position, chunk, shape, strict=True)
-        )
-        arguments = (
-            put(jnp.asarray(rates[rows], dtype), "rate"),
-            put(jnp.asarray(starts[columns, 0], jnp.int32), "start"),
-            put(jnp.asarray(starts[columns, 1], dtype), "start"),
-        )
-        with _listening(progress, done, counts[0] * counts[1], config.steps + 1):
-            part = _run_chunk(config, corpus, *arguments, progress is not None)
-            parts.append(jax.tree.map(np.asarray, part))
-            jax.effects_barrier()
-
-    def join(*values):
-        lines = [values[i : i + counts[1]] for i in range(0, len(values), counts[1])]
-        joined = np.concatenate([np.concatenate(line, axis=1) for line in lines])
-        return joined[: shape[0], : shape[1]]
-
-    return jax.tree.map(join, *parts)
-
-
-def _plan(
-    shape: tuple[int, int], devices: int, largest: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How [rates, starts] are divided: (devices along each axis), (runs of a chunk along each).
-
-    The division is the one with the least work for the busiest device; a chunk has at most
-    `largest` runs. It holds many starts rather than many rates, as starts share their theories.
-    """
-    R, S = shape
-
-    def work(division):
-        return math.prod(-(-n // d) for n, d in zip(shape, division, strict=True))
-
-    usable = max(1, min(devices, largest))
-    division = min(((d, usable // d) for d in range(usable, 0, -1)), key=work)
-    r, s = (min(n, d) for n, d in zip(shape, division, strict=True))
-    starts = s * min(-(-S // s), max(1, largest // (r * s)))
-    rates = r * min(-(-R // r), max(1, largest // (starts * r)))
-    # Even chunks, so that little of the last one is filled up.
-    rates, starts = (
-        d * -(-n // (d * -(-n // size))) for n, d, size in ((R, r, rates), (S, s, starts))
-    )
-    return (r, s), (rates, starts)
 
 
 def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Training by any gradient and any optimizer, as one `lax.scan`."""
+"""Training by any gradient and any optimizer, as one `lax.scan`, or as segments of one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -65,6 +65,45 @@ def train(
     Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
     """
     check_integer("steps", steps, minimum=0)
+    start = params, optimizer.init(params)
+    (params, _), observations = train_segment(
+        start,
+        loss_and_gradient,
+        optimizer,
+        steps,
+        first=0,
+        length=steps + 1,
+        observe=observe,
+        progress=progress,
+    )
+    return params, observations
+
+
+def train_segment(
+    carry: tuple[Any, Any],
+    loss_and_gradient: LossAndGradient,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    *,
+    first: int | Int[Array, ""],
+    length: int,
+    observe: Callable[[Snapshot], Any] = lambda snapshot: snapshot.loss,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[tuple[Any, Any], Any]:
+    """Part of what `train` does: from one step to another, given and returning all it depends on.
+
+    Segments that follow on one another are `train`, and between them a run can be saved.
+
+    Args:
+      carry: (params, optimizer state) after `first` updates.
+      first: the step that is observed first; may be traced, so that segments share a program.
+      length: number of steps observed, static. Those past `steps`, which fill up the last segment,
+        update nothing, and their observations mean nothing.
+
+    Returns:
+      The carry after `min(first + length, steps)` updates, and the observations with a leading
+      axis of `length`. All else is as in `train`.
+    """
 
     def advance(carry, step):
         params, state = carry
@@ -78,9 +117,8 @@ def train(
         carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
         return carry, observation
 
-    start = params, optimizer.init(params)
-    (params, _), observations = lax.scan(advance, start, jnp.arange(steps + 1))
-    return params, observations
+    first = jnp.asarray(first)
+    return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
 
 
 def batch_indices(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import assocjax as aj
-from assocjax import runs, sweeps
+from assocjax import grids, plans, runs, sweeps
 from assocjax.params import WEIGHTS
 
 N, T, V, L = 8, 5, 6, 2
@@ -22,6 +22,13 @@ THEORIES = ("leading", "effective")
 @pytest.fixture
 def data():
     return token_data(random_tokens(0, N, T, V), V, random_mask(1, N, T))
+
+
+def one_run(**config):
+    """Memory for no more than one run at a time."""
+    itemsize = jnp.dtype(jnp.result_type(float)).itemsize
+    config = aj.RunConfig(num_layers=L, **config)
+    return plans.least_bytes(config, plans.Sizes(N, V, T, itemsize))
 
 
 def theory_gradient(theory, params, tokens, mask):
@@ -179,8 +186,8 @@ def test_where_the_theory_is_zero_the_cosine_is_undefined(data):
 def test_one_compilation_for_any_grid(data, monkeypatch):
     """Rates, seeds and scales are traced: other values of them reuse the program."""
     jax.clear_caches()
-    traced = chex.assert_max_traces(runs.run_comparison, n=1)
-    monkeypatch.setattr(sweeps, "run_comparison", traced)
+    traced = chex.assert_max_traces(runs.advance_run, n=1)
+    monkeypatch.setattr(grids, "advance_run", traced)
     for rates, seeds, scales in (
         ((0.1, 0.2), (0, 1), (0.0, 0.1)),
         ((0.3, 0.7), (5, 9), (0.0, 0.2)),
@@ -193,7 +200,7 @@ def test_one_compilation_for_any_grid(data, monkeypatch):
             init_scales=scales,
             steps=2,
             num_layers=L,
-            memory_limit=1,
+            memory_limit=one_run(steps=2),
             progress=lambda done, total: None,
         )
         assert not dataset["loss"].isnull().any()
@@ -209,7 +216,7 @@ def test_chunks_do_not_change_the_result(x64, data):
         **grid,
         steps=3,
         num_layers=L,
-        memory_limit=1,
+        memory_limit=one_run(steps=3),
         progress=lambda *a: seen.append(a),
     )
     chunks = 8  # one run at a time: fewer cannot be
@@ -233,7 +240,7 @@ def test_starts_that_cannot_differ_are_computed_once():
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 8), st.integers(1, 100))
 def test_a_plan_covers_the_grid_within_memory(rates, starts, devices, largest):
     shape = rates, starts
-    division, chunk = sweeps._plan(shape, devices, largest)
+    division, chunk = plans.divide(shape, devices, largest)
     assert np.prod(division) <= min(devices, largest)
     assert np.prod(chunk) <= largest
     for size, count, parts in zip(chunk, shape, division, strict=True):

@@ -1,0 +1,339 @@
+"""A grid of runs, computed chunk by chunk on all devices, in segments between which it can stop."""
+
+import contextlib
+import functools
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from assocjax.checkpoints import Checkpoints
+from assocjax.plans import Plan
+from assocjax.runs import Carry, Corpus, RunConfig, advance_run, finish_run, start_run
+
+Records = dict[str, np.ndarray]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, after which all work done was saved."""
+
+
+class Grid(NamedTuple):
+    """The runs: learning rates [rates], and starts [starts, 2] of seed and scale."""
+
+    rates: np.ndarray
+    starts: np.ndarray
+
+
+def run_grid(
+    config: RunConfig,
+    corpus: Corpus,
+    grid: Grid,
+    plan: Plan,
+    *,
+    segment: int,
+    checkpoints: Checkpoints | None = None,
+    publish: Callable[[Records, int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Records:
+    """Computes `run_comparison` on a grid, by one compiled program.
+
+    Chunk by chunk, and each in segments of some steps. With checkpoints, what a segment hands to
+    the next and all observations are saved after each, and if some are found the work goes on from
+    there.
+
+    Args:
+      config, corpus: of the runs.
+      grid: N rates and S starts.
+      plan: how they are divided.
+      segment: number of steps observed in a segment.
+      checkpoints: where segments are saved, or None. The first Ctrl-C then waits for the segment
+        under way and its checkpoint; a second one does not.
+      publish: called after each checkpoint with (what is known, parts done, parts in all): the
+        records below, NaN where a step is not reached.
+      progress: called with (steps done, steps in all).
+      announce: called with a line for the user.
+
+    Returns:
+      The records of `run_comparison`, arrays [rates, starts, ...].
+
+    Raises:
+      Stopped: after Ctrl-C, when the last segment has been saved.
+      InputError: a checkpoint cannot be written or is of another sweep.
+    """
+    mesh = _mesh(plan)
+    corpus = _put(corpus, mesh)
+    total = config.steps + 1
+    segments = -(-total // segment)
+    chunks = list(_chunks(grid, plan))
+    parts = len(chunks) * segments
+    done = 0 if checkpoints is None else checkpoints.done()
+    observed: Records = {}
+    carry = program = None
+    with _interrupts(checkpoints is not None) as interrupts:
+        for part in range(done, parts):
+            chunk, within = divmod(part, segments)
+            rows, columns = chunks[chunk]
+            rates, seeds, scales = _chunk_arguments(grid, rows, columns, corpus, mesh)
+            if carry is None or within == 0:
+                carry = _start_chunk(config, mesh, corpus, rates, seeds, scales)
+            if part == done > 0:
+                assert checkpoints is not None
+                saved, observed = checkpoints.load(carry)
+                carry = saved if within else carry
+                announce(f"going on from {checkpoints.folder}: {done} of {parts} parts are done")
+            first = _put(np.asarray(within * segment, np.int32), mesh)
+            arguments = corpus, rates, seeds, carry, first
+            if program is None:
+                report = progress is not None
+                lowered = _advance_chunk.lower(config, mesh, segment, report, *arguments)
+                program = lowered.compile()
+            began = time.monotonic()
+            with _listening(progress, chunk * total, len(chunks) * total, total):
+                carry, found = program(*arguments)
+                interrupts.wait(found, announce)
+                found = jax.tree.map(_fetch, found)
+                jax.effects_barrier()
+            if part == done < parts - 1:
+                left = (time.monotonic() - began) * (parts - part - 1)
+                announce(f"about {_duration(left)} to go")
+            if not observed:
+                observed = _nothing_observed(found, grid, plan, total)
+            _record(observed, found, rows, columns, within * segment)
+            if checkpoints is not None and part + 1 < parts:
+                checkpoints.save(part + 1, carry, observed)
+                if publish is not None:
+                    publish(_finish(observed, grid, plan), part + 1, parts)
+                if interrupts.asked():
+                    raise Stopped(
+                        f"interrupted; {part + 1} of {parts} parts are saved in "
+                        f"{checkpoints.folder}: run the same again to go on"
+                    )
+    return _finish(observed, grid, plan)
+
+
+def _mesh(plan: Plan) -> Mesh:
+    """Devices along rates and starts. Of several processes all devices: some do the same work."""
+    r, s = plan.devices
+    processes = jax.process_count()
+    spare = 1 if processes == 1 else jax.device_count() // (r * s)
+    devices = np.array(jax.devices()[: r * s * spare]).reshape(r, s, spare)
+    return Mesh(devices, ("rate", "start", "spare"), axis_types=(AxisType.Auto,) * 3)
+
+
+def _put(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    """Arrays that every process has, divided along their first axes."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(values):
+        values = np.asarray(values)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(put, tree)
+
+
+def _fetch(array: jax.Array) -> np.ndarray:
+    """All of an array on every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _chunks(grid: Grid, plan: Plan) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of every chunk; those of the last may go beyond the grid."""
+    of_axis = [
+        [slice(i, i + size) for i in range(0, n, size)]
+        for n, size in zip((len(grid.rates), len(grid.starts)), plan.chunk, strict=True)
+    ]
+    return itertools.product(*of_axis)  # type: ignore[return-value]
+
+
+def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, mesh: Mesh):
+    """Rates, seeds and scales; what the last chunk lacks is filled up with copies."""
+    r, s = (
+        np.minimum(np.arange(of.start, of.stop), n - 1)
+        for of, n in ((rows, len(grid.rates)), (columns, len(grid.starts)))
+    )
+    dtype = corpus.statistics.bigram.dtype
+    return (
+        _put(grid.rates[r].astype(dtype), mesh, "rate"),
+        _put(grid.starts[s, 0].astype(np.int32), mesh, "start"),
+        _put(grid.starts[s, 1].astype(dtype), mesh, "start"),
+    )
+
+
+def _by_side(config: RunConfig, carry: Carry, shared: Any, own: Any) -> Carry:
+    """A tree like a carry's sides: what the starts share, and what each has of its own."""
+    of_side = {side: shared if side in config.theories else own for side in carry.sides}
+    return Carry(of_side, of_side)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def _start_chunk(config, mesh, corpus, rates, seeds, scales) -> Carry:
+    """The carry of a chunk: [rates, starts, ...], and of what the starts share [rates, ...]."""
+    start = functools.partial(start_run, config, corpus)
+    carry = jax.eval_shape(start, rates[0], seeds[0], scales[0])
+    over_starts = jax.vmap(start, (None, 0, 0), _by_side(config, carry, None, 0))
+    return _divided(config, mesh, jax.vmap(over_starts, (0, None, None))(rates, seeds, scales))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "mesh", "length", "report"),
+    donate_argnames="carry",
+)
+def _advance_chunk(config, mesh, length, report, corpus, rates, seeds, carry, first):
+    """The carry after a segment, and what was observed in it: [rates, starts, length, ...]."""
+    progress = _step_reached if report else None
+
+    def advance(rate, seed, carry):
+        return advance_run(
+            config, corpus, rate, seed, carry, first=first, length=length, progress=progress
+        )
+
+    axes = _by_side(config, carry, None, 0)
+    over_starts = jax.vmap(advance, (None, 0, axes), (axes, 0))
+    carry, observed = jax.vmap(over_starts, (0, None, 0))(rates, seeds, carry)
+    spread = NamedSharding(mesh, PartitionSpec("rate", "start"))
+    return _divided(config, mesh, carry), lax.with_sharding_constraint(observed, spread)
+
+
+def _divided(config: RunConfig, mesh: Mesh, carry: Carry) -> Carry:
+    """Says how a carry lies on the devices: always the same, as one program takes and makes it."""
+    shared, own = (
+        NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rate",), ("rate", "start"))
+    )
+    shardings = _by_side(config, carry, shared, own)
+    return jax.tree.map(
+        lambda sharding, tree: lax.with_sharding_constraint(tree, sharding),
+        shardings,
+        carry,
+        is_leaf=lambda x: isinstance(x, NamedSharding),
+    )
+
+
+_finish_chunk = jax.jit(jax.vmap(jax.vmap(finish_run)))
+
+
+def _nothing_observed(found: Records, grid: Grid, plan: Plan, total: int) -> Records:
+    """Room for what will be observed: NaN, and nothing yet that is not finite."""
+    sizes = [
+        -(-n // size) * size
+        for n, size in zip((len(grid.rates), len(grid.starts)), plan.chunk, strict=True)
+    ]
+    return {
+        name: np.full(
+            (*sizes, total, *values.shape[3:]),
+            True if values.dtype == bool else np.nan,
+            values.dtype,
+        )
+        for name, values in found.items()
+    }
+
+
+def _record(observed: Records, found: Records, rows: slice, columns: slice, first: int) -> None:
+    for name, values in found.items():
+        room = observed[name][rows, columns, first:]
+        room[:, :, : values.shape[2]] = values[:, :, : room.shape[2]]
+
+
+def _finish(observed: Records, grid: Grid, plan: Plan) -> Records:
+    """Records of all runs: of a partial grid too, NaN where no step was taken."""
+    finished: Records = {}
+    for rows, columns in _chunks(grid, plan):
+        block = {name: values[rows, columns] for name, values in observed.items()}
+        for name, values in _finish_chunk(block).items():
+            if name not in finished:
+                sizes = next(iter(observed.values())).shape[:2]
+                finished[name] = np.empty((*sizes, *values.shape[2:]), values.dtype)
+            finished[name][rows, columns] = values
+    shape = len(grid.rates), len(grid.starts)
+    return {name: values[: shape[0], : shape[1]] for name, values in finished.items()}
+
+
+# Compiled programs outlive a sweep, so what they call is the same for all sweeps: `_step_reached`,
+# which tells whoever listens now.
+_listeners: list[Callable[[int], None]] = []
+
+
+def _step_reached(step) -> None:
+    for listener in _listeners:
+        listener(int(step))
+
+
+@contextlib.contextmanager
+def _listening(progress, before: int, total: int, steps: int) -> Iterator[None]:
+    """Reports steps of a chunk; not those that only fill up the last segment."""
+
+    def listener(step):
+        if step < steps:
+            progress(before + step + 1, total)
+
+    if progress is not None:
+        _listeners.append(listener)
+    try:
+        yield
+    finally:
+        if progress is not None:
+            _listeners.remove(listener)
+
+
+class _Interrupts:
+    """Counts Ctrl-C: one is a wish to stop when that loses nothing, two to stop at once."""
+
+    def __init__(self):
+        self._count = 0
+        self._announced = False
+
+    def handle(self, *_):
+        self._count += 1
+        if self._count > 1:
+            raise KeyboardInterrupt
+
+    def wait(self, tree: Any, announce: Callable[[str], None]) -> None:
+        """Until arrays are computed; in Python, where a signal is noticed."""
+        pause = 1e-4
+        while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
+            if self._count and not self._announced:
+                self._announced = True
+                announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+
+    def asked(self) -> bool:
+        """Whether any process was asked to stop."""
+        if jax.process_count() == 1:
+            return self._count > 0
+        return bool(np.any(multihost_utils.process_allgather(np.array(self._count > 0))))
+
+
+@contextlib.contextmanager
+def _interrupts(handled: bool) -> Iterator[_Interrupts]:
+    """Takes Ctrl-C over, where there is something to save and Python allows it: in main threads."""
+    interrupts = _Interrupts()
+    if not handled or threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    before = signal.signal(signal.SIGINT, interrupts.handle)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"

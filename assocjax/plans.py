@@ -1,0 +1,182 @@
+"""Before the work: how a grid of runs is divided, the memory it takes, and what would fit."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from assocjax.errors import InputError
+from assocjax.gradients import plan_exact_step
+from assocjax.optimizers import is_linear
+from assocjax.runs import RunConfig
+
+GIB = 1 << 30
+
+
+class Plan(NamedTuple):
+    """How [rates, starts] are computed: devices along each axis, and runs of a chunk along each."""
+
+    devices: tuple[int, int]
+    chunk: tuple[int, int]
+
+
+class Sizes(NamedTuple):
+    """Sizes of a corpus: N, V, T, and bytes of a floating-point number."""
+
+    num_sequences: int
+    vocab_size: int
+    seq_len: int
+    itemsize: int
+
+
+def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_limit: int) -> Plan:
+    """Divides a grid of [rates, starts] among all devices, within memory.
+
+    Args:
+      config: of the runs.
+      sizes: of the corpus that they read.
+      shape: numbers of rates and of starts.
+      memory_limit: bytes that this process may take for runs that are computed together.
+
+    Raises:
+      InputError: not even one run fits the limit or the machine; says what would.
+    """
+    machine = machine_bytes()
+    limit = memory_limit if machine is None else min(memory_limit, machine)
+    if least_bytes(config, sizes) > limit:
+        raise InputError(_too_large(config, sizes, limit, memory_limit))
+    one, shared = run_bytes(config, sizes), corpus_bytes(config, sizes)
+    local = min(jax.local_device_count(), limit // (one + shared))
+    largest = (limit - local * shared) // one
+    processes = jax.process_count()
+    if processes == 1:
+        return divide(shape, local, largest)
+    # Every process must take part in every program, so all devices are used; where the grid is
+    # too small for them, some do the same work.
+    return divide(shape, jax.device_count(), largest * processes, exactly=True)
+
+
+def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool = False) -> Plan:
+    """The division with the least work for the busiest device; a chunk has at most `largest` runs.
+
+    A chunk holds many starts rather than many rates, as starts share their theories. `exactly`:
+    the devices used divide all devices.
+    """
+    R, S = shape
+
+    def work(division):
+        return math.prod(-(-n // d) for n, d in zip(shape, division, strict=True))
+
+    usable = max(1, min(devices, largest))
+    divisions = ((d, usable // d) for d in range(usable, 0, -1))
+    if exactly:
+        divisors = [d for d in range(devices, 0, -1) if devices % d == 0]
+        divisions = (
+            (d, e) for d in divisors for e in divisors if devices % (d * e) == 0 and d * e <= usable
+        )
+    division = min(divisions, key=work)
+    # Devices that would only repeat the work of others are left out.
+    r, s = division if exactly else (min(n, d) for n, d in zip(shape, division, strict=True))
+    starts = s * min(-(-S // s), max(1, largest // (r * s)))
+    rates = r * min(-(-R // r), max(1, largest // (starts * r)))
+    # Even chunks, so that little of the last one is filled up.
+    rates, starts = (
+        d * -(-n // (d * -(-n // size))) for n, d, size in ((R, r, rates), (S, s, starts))
+    )
+    return Plan((r, s), (rates, starts))
+
+
+def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
+    """Estimated memory of all devices while a chunk is computed."""
+    devices, runs = math.prod(plan.devices), math.prod(plan.chunk)
+    return devices * corpus_bytes(config, sizes) + runs * run_bytes(config, sizes)
+
+
+def run_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Estimated peak memory of one run: its exact step, and copies of the weights."""
+    N, V, T, itemsize = sizes
+    L = config.num_layers
+    weights = itemsize * ((2 * L + 1) * V * V + L * T)
+    step = plan_exact_step(
+        vocab_size=V,
+        seq_len=T,
+        num_layers=L,
+        num_sequences=config.batch_size or N,
+        microbatch_size=config.microbatch_size,
+        itemsize=itemsize,
+    )
+    # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
+    # carry and its successor; with other optimizers also moments; and four for every theory.
+    copies = 3 if is_linear(config.optimizer) else 5
+    sides = len(config.theories) * (1 if config.batch_size is None else 2)
+    return (copies + 4 * sides) * weights + step.memory
+
+
+def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Memory of a `Corpus`, of which every device has a copy."""
+    N, V, T, itemsize = sizes
+    L = config.depth
+    matrices = 6 if L is None else 6 + (L + 1) + L + L * L
+    vectors = 3 * V + T + (0 if L is None else V)
+    counts = 1 if L is None else 2
+    return itemsize * (matrices * V * V + vectors) + 4 * (N * (T + 1) + counts) + N * T
+
+
+def machine_bytes() -> int | None:
+    """Memory of the devices of this process, or of the machine where they are its cores.
+
+    None where it cannot be told.
+    """
+    found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    if all(found):
+        return sum(found)  # type: ignore[arg-type]
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def least_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Memory without which nothing can be done: of one run, or to count its statistics."""
+    _, V, _, itemsize = sizes
+    # What `effective_statistics` says that it takes.
+    counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
+    return max(counting, run_bytes(config, sizes) + corpus_bytes(config, sizes))
+
+
+def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -> str:
+    V, L = sizes.vocab_size, config.num_layers
+    microbatch = config.microbatch_size or sizes.num_sequences
+
+    def fits(vocab_size: int = V, **changes: int) -> bool:
+        changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        return least_bytes(changed, sizes._replace(vocab_size=vocab_size)) <= limit
+
+    largest = {
+        "vocab_size": _largest(lambda n: fits(vocab_size=n), 2, V),
+        "num_layers": _largest(lambda n: fits(num_layers=n), 1, L),
+        "microbatch_size": _largest(lambda n: fits(microbatch_size=n), 1, microbatch),
+    }
+    options = [f"{name} up to {value}" for name, value in largest.items() if value is not None]
+    needed = f"{least_bytes(config, sizes) / GIB:.3g} GiB"
+    if memory_limit == limit:
+        what = "memory_limit"
+        options.append(f"a memory_limit above {needed}")
+    else:
+        what = "memory of this machine"
+    return (
+        f"{what} must hold one run, which with vocab_size {V} and {L} layers takes about {needed}; "
+        f"got {limit / GIB:.3g} GiB. What fits: {' or '.join(options) or 'nothing near it'}"
+    )
+
+
+def _largest(fits: Callable[[int], bool], least: int, below: int) -> int | None:
+    """The largest n in [least, below) that fits, where a larger n needs more."""
+    low, high = least - 1, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low if low >= least else None
