@@ -79,7 +79,7 @@ def sweep(
         its subfolder `checkpoint`, and what is known so far in its file `sweep.nc`, NaN where a
         step is not reached. The same call then goes on from there, and gives the same result bit
         for bit. At the end `sweep.nc` is complete and `checkpoint` is removed. Ctrl-C waits for the
-        next checkpoint; a second one does not.
+        next checkpoint; a second one does not, but while a program is compiled.
       checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
       progress: called with (steps done, steps in all) as the work advances.
       announce: called with lines for the user: memory and time foreseen, where the work goes on.
