@@ -22,8 +22,8 @@ statistics, trains the transformer, and compares the two. The data flows one way
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
-`flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `sweeps`, `horizons`,
-`bounds`, `associations`, `figures`, `options`, `cli`.
+`flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
+`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`, `commands`, `cli`.
 """
 
 import lazy_loader

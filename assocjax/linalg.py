@@ -14,6 +14,10 @@ def matmul(a: Array, b: Array) -> Array:
     JAX's own setting is given: `jax.default_matmul_precision("tensorfloat32")`, as a context or
     for the process, or the option `--matmul-precision` of the command line.
     """
-    # It is part of the key of JAX's compiled programs, though not of its type stubs.
-    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST if chosen is None else None)
+    default = chosen_precision() is None
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST if default else None)
+
+
+def chosen_precision() -> str | None:
+    """JAX's setting: a part of the key of its compiled programs, though not of its type stubs."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]

@@ -248,7 +248,13 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         "--microbatch-size",
         type=int,
         metavar="N",
-        help="sequences differentiated at once (default: what fits in 16 MiB)",
+        help="sequences differentiated at once (default: what fits in 16 MiB, on a GPU in 1 GiB)",
+    )
+    add(
+        "--matmul-precision",
+        choices=["highest", "tensorfloat32", "bfloat16"],
+        default="highest",
+        help="of matrix products in float32, where a device has less; its error is printed",
     )
     add(
         "--memory-limit",

@@ -13,6 +13,7 @@ import xarray as xr
 
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
+from assocjax.linalg import chosen_precision
 from assocjax.statistics import Statistics
 
 _JSON = ("config", "corpus", "versions")
@@ -32,6 +33,7 @@ def provenance(data: TokenData | TokenFile, config: dict[str, Any]) -> dict[str,
         "corpus_sha256": data.sha256,
         "versions": json.dumps(versions(), sort_keys=True),
         "device": jax.devices()[0].device_kind,
+        "matmul_precision": chosen_precision() or "highest",
     }
 
 

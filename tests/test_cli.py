@@ -697,3 +697,14 @@ def test_sizes_of_horizons_fail_before_the_work(monkeypatch, tmp_path, capsys):
         cli.main(["horizon", "--num-documents", "60", *sizes, "--out", str(tmp_path)])
     assert stop.value.code == 2
     one_line(capsys.readouterr().err, ["vocab_size", "got 9999"])
+
+
+def test_less_precise_products_are_an_error_that_is_printed(tmp_path):
+    """A process of its own: the precision of products is set for all of a process."""
+    tiny = "sweep --vocab-size 60 --seq-len 6 --num-sequences 4 --num-layers 1 --steps 1"
+    arguments = [*tiny.split(), "--learning-rates", "1", "--seeds", "0", "--init-scales", "0"]
+    command = [sys.executable, "-m", "assocjax.cli", *arguments, "--theories", "leading"]
+    command += ["--matmul-precision", "tensorfloat32", "--out", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "exact gradients with products in tensorfloat32" in " ".join(found.stdout.split())
+    assert aj.load(tmp_path / "sweep.nc").attrs["matmul_precision"] == "tensorfloat32"

@@ -1,0 +1,65 @@
+"""What commands do before they work: JAX as asked for, and the corpus."""
+
+import argparse
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from assocjax.commands.terminal import show, status
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData, TokenFile
+
+
+def configure_jax(options: argparse.Namespace) -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", options.precision == "float64")
+    if getattr(options, "matmul_precision", "highest") != "highest":
+        jax.config.update("jax_default_matmul_precision", options.matmul_precision)
+    # The runs of a sweep are divided among devices: let every core be one, unless the user chose
+    # another number or JAX already runs in this process.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def load_corpus(options: argparse.Namespace) -> "TokenData":
+    from assocjax.corpora import load_tokens
+
+    with status("reading"):
+        data = load_tokens(
+            options.corpus,
+            vocab_size=options.vocab_size,
+            seq_len=options.seq_len,
+            num_sequences=options.num_sequences,
+            tokenizer=options.tokenizer,
+            oov=options.oov,
+            long=options.long,
+            short=options.short,
+            seed=options.corpus_seed,
+            num_documents=options.num_documents,
+            separator=options.separator,
+            text_field=options.text_field,
+        )
+    show_corpus(data, f", {data.unk_fraction:.1%} unknown")
+    return data
+
+
+def open_corpus(options: argparse.Namespace) -> "TokenData | TokenFile":
+    """As `load_corpus`, or a token file, whose sequences stay on disk."""
+    from assocjax.corpora import open_tokens
+    from assocjax.corpora.token_files import is_token_file
+
+    if not is_token_file(options.corpus):
+        return load_corpus(options)
+    file = open_tokens(options.corpus, options.seq_len, num_sequences=options.num_sequences)
+    show_corpus(file)
+    return file
+
+
+def show_corpus(data: "TokenData | TokenFile", unknown: str = "") -> None:
+    show(
+        f"{data.name}: {data.num_sequences} sequences of {data.seq_len} positions, vocabulary of "
+        f"{data.vocab_size} tokens{unknown}"
+    )

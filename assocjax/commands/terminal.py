@@ -1,0 +1,86 @@
+"""What is printed: lines, tables, and progress while someone watches."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from assocjax.errors import InputError, InputTypeError
+
+
+def show(text: Any, **options: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(text, markup=False, **options)
+
+
+def show_written(folder: Path, names: list[str]) -> None:
+    show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+
+
+def show_table(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    columns = {name: value for row in reversed(rows) for name, value in row.items()}
+    columns = {name: columns[name] for row in rows for name in row}
+    for name, value in columns.items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
+    show(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if value and not 1e-3 <= abs(value) < 1e4:
+        return f"{value:.2e}"
+    return f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def status(what: str):
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def progress_bar(
+    what: str = "training", unit: str = "steps"
+) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, fed with (units done, units in all). None where no one watches."""
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn(unit),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    disable = not console.is_terminal
+    with rich_progress.Progress(*columns, console=console, disable=disable) as bar:
+        task = bar.add_task("starting", total=None)
+        try:
+            yield lambda done, total: bar.update(
+                task, description=what, completed=done, total=total
+            )
+        except (InputError, InputTypeError):
+            bar.remove_task(task)  # the error is all there is to say
+            raise
