@@ -29,6 +29,7 @@ from assocjax.sums import (
     centred_counts,
     check_corpus,
     count_keys,
+    over_devices,
     sum_blocks,
     to_words,
     zero_words,
@@ -80,11 +81,15 @@ def corpus_statistics(
         T > 8,192.
       InputTypeError: tokens that are not integers or a mask that is not boolean.
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. Works under `jit` and `vmap`.
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. The sums of a large corpus are
+    divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
     tokens, mask = check_corpus(tokens, mask, vocab_size)
-    return _corpus_statistics(tokens, vocab_size, mask)
+    sums = over_devices(partial(_count, vocab_size), tokens, mask)
+    basis = _compose(*sums)
+    query_key, position = _correlate(tokens, basis.composed, mask)
+    return basis.replace(query_key=query_key, position=position)
 
 
 def attention_correlation(
@@ -119,11 +124,12 @@ def attention_correlation(
     if not jnp.issubdtype(matrix.dtype, jnp.floating):
         raise InputTypeError(f"matrix must be floating; got dtype {matrix.dtype}")
     tokens, mask = check_corpus(tokens, mask, matrix.shape[0])
-    return _attention_correlation(tokens, matrix, mask)
+    return _correlate(tokens, matrix, mask)
 
 
-@partial(jax.jit, static_argnames="vocab_size")
-def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
+@partial(jax.jit, static_argnums=0)
+def _count(vocab_size: int, tokens, mask):
+    """Sums over sequences: of (input, target), of attention weights, of inputs and of targets."""
     V, T = vocab_size, mask.shape[1]
     q, k = causal_pairs(T)
     dtype = jnp.result_type(float)
@@ -143,23 +149,27 @@ def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
     counts = partial(jnp.zeros, dtype=jnp.int32)
     zeros = (counts(V * V), zero_words((V * V,), dtype), counts(V), counts(V))
     bigram, context, inputs, targets = sum_blocks(add_block, zeros, V, tokens, mask)
+    return bigram.reshape(V, V), context.reshape(V, V), inputs, targets
+
+
+@jax.jit
+def _compose(bigram, context, inputs, targets) -> Statistics:
+    """All that needs no further pass over the corpus; the rest is zero."""
+    dtype = context.dtype
     num_positions = jnp.sum(inputs)
     M = num_positions.astype(dtype)
-
-    B = centred_counts(bigram.reshape(V, V), inputs, dtype) / M
-    context = context.reshape(V, V) / M
+    B = centred_counts(bigram, inputs, dtype) / M
+    context = context / M
     Phi = context - jnp.mean(context, axis=0, keepdims=True)
     value = matmul(Phi.T, B.T)
-    composed = matmul(value, B)
-    query_key, position = _attention_correlation(tokens, composed, mask)
     return Statistics(
         bigram=B,
         context=Phi,
         interchangeability=matmul(B.T, B),
         value=value,
-        composed=composed,
-        query_key=query_key,
-        position=position,
+        composed=matmul(value, B),
+        query_key=jnp.zeros((), dtype),
+        position=jnp.zeros((), dtype),
         input_frequency=inputs.astype(dtype) / M,
         target_frequency=targets.astype(dtype) / M,
         context_frequency=jnp.sum(context, axis=0),
@@ -167,13 +177,27 @@ def _corpus_statistics(tokens, vocab_size: int, mask) -> Statistics:
     )
 
 
+def _correlate(tokens, matrix, mask):
+    centred, unit = _centre(matrix)
+    query_key, lags = over_devices(_sum_correlations, tokens, mask, centred, unit)
+    M = jnp.sum(mask).astype(matrix.dtype)
+    return query_key / M, lags / M
+
+
 @jax.jit
-def _attention_correlation(tokens, matrix, mask):
-    V, T = matrix.shape[0], mask.shape[1]
-    q, k = causal_pairs(T)
-    centred = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).reshape(-1)
+def _centre(matrix):
+    """The matrix minus the means of its rows, and the unit of its words."""
+    centred = matrix - jnp.mean(matrix, axis=1, keepdims=True)
     largest = lax.stop_gradient(jnp.max(jnp.abs(centred)))
     unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))) * _CORRELATION_UNIT
+    return centred, unit
+
+
+@jax.jit
+def _sum_correlations(tokens, mask, matrix, unit):
+    V, T = matrix.shape[0], mask.shape[1]
+    q, k = causal_pairs(T)
+    centred = matrix.reshape(-1)
 
     def add_block(sums, block):
         query_key, lags = sums
@@ -188,5 +212,4 @@ def _attention_correlation(tokens, matrix, mask):
 
     zeros = zero_words((V * V,), matrix.dtype), zero_words((len(q),), matrix.dtype)
     query_key, lags = sum_blocks(add_block, zeros, V, tokens, mask)
-    M = jnp.sum(mask).astype(matrix.dtype)
-    return query_key.reshape(V, V) / M, jax.ops.segment_sum(lags, q - k, T) / M
+    return query_key.reshape(V, V), jax.ops.segment_sum(lags, q - k, T)

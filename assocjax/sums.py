@@ -12,16 +12,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
 
-from assocjax.checks import check_tokens
+from assocjax.checks import check_tokens, is_traced
 from assocjax.errors import InputError
 
 ATTENTION_UNIT = 2.0**-10  # of attention weights, which sum to at most 1 at a position
 _BLOCK_PAIRS = 1 << 15  # (query, key) pairs a block: their indices and weights stay in cache
 _CHUNK_POSITIONS = 1 << 14  # a chunk's sums of ATTENTION_UNIT are exact up to 2^24 units
 _CHUNK_PAIRS = 1 << 19  # a chunk's sums of remainders are not, and must not be of too many
+_DIVIDED_PAIRS = 1 << 24  # below, sums take no longer than to divide them
 _LARGEST_VOCAB = 46_340  # V^2 must fit a 32-bit index
 _LARGEST_SEQ_LEN = 8_192  # a block holds at least the T^2 / 2 pairs of one sequence
 
@@ -124,6 +126,29 @@ def sum_blocks(
     start = jax.tree.map(_join_words, zeros)
     (total, error), _ = lax.scan(add_chunk, (start, start), sequences)
     return jax.tree.map(jnp.add, total, error)
+
+
+def over_devices(function: Callable, tokens: Array, mask: Array, *shared: Array) -> Any:
+    """`function(tokens, mask, *shared)`, a tree of sums over sequences, by all local devices.
+
+    Each device sums a share of the sequences, if there are enough for that to pay; on a CPU, whose
+    scatter-adds use one core, devices are cores. In a transformation the caller's device does all.
+    """
+    devices = jax.local_devices()
+    N, T = mask.shape
+    if is_traced(tokens) or any(map(is_traced, (mask, *shared))) or N * T * T < _DIVIDED_PAIRS:
+        devices = devices[:1]
+    if len(devices) == 1:
+        return function(tokens, mask, *shared)
+    share = -(-N // len(devices))
+    padding = ((0, share * len(devices) - N), (0, 0))  # masked sequences: one program for all
+    padded = [np.pad(np.asarray(a), padding) for a in (tokens, mask)]
+    parts = [
+        function(*jax.device_put((*(a[i : i + share] for a in padded), *shared), device))
+        for i, device in zip(range(0, share * len(devices), share), devices, strict=True)
+    ]
+    # Through the host, so that the result is bound to no device.
+    return jax.tree.map(lambda *sums: jnp.asarray(sum(map(np.asarray, sums))), *parts)
 
 
 def _join_words(sums):

@@ -310,3 +310,16 @@ def test_bad_matrix():
         aj.attention_correlation(np.zeros((2, 3), np.int32), jnp.zeros((4, 4), jnp.int32))
     with pytest.raises(aj.InputError, match="matrix must have shape"):
         aj.attention_correlation(np.zeros((2, 3), np.int32), jnp.zeros((4, 3)))
+
+
+def test_devices_share_the_sums(tolerance, monkeypatch):
+    """The suite runs on two devices; the sequences are odd in number."""
+    V, N, T = 7, 5, 6
+    tokens, mask = random_tokens(0, N, T, V), random_mask(1, N, T)
+    alone = aj.corpus_statistics(tokens, V, mask)
+    assert len(jax.local_devices()) > 1
+    monkeypatch.setattr(sums, "_DIVIDED_PAIRS", 0)
+    shared = aj.corpus_statistics(tokens, V, mask)
+    assert_trees_close(shared, alone, rtol=tolerance)
+    # Bound to no device: it goes with arrays of any.
+    jnp.add(shared.bigram, jax.device_put(alone.bigram, jax.local_devices()[1]))
