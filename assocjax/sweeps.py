@@ -101,8 +101,8 @@ def sweep(
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
     Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each
-    learning rate as many of every theory that has no closed form: an effective gradient costs
-    about half of an exact one.
+    learning rate as many of every theory that has no closed form: an effective gradient, with
+    its pass for W and P, costs more than half of an exact one.
     """
     config = RunConfig(
         steps=steps,

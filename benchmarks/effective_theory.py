@@ -10,7 +10,8 @@ Three questions, in double precision:
    1 - cosine of W_O. Then the passes over the data that `effective_weights` took, and its error of
    W_1; last, after two corrections for attention's feedback, the passes of `corrected_weights` and
    its errors of W_O, V_1 and W_1.
-2. Seconds of an effective step (no data) over those of an exact step, for growing N.
+2. Seconds of an effective step (no data) over those of an exact step, in its cheaper form, for
+   growing N: the ratio falls like 1/N once N outgrows what an exact step does once a step.
 3. Exact gradient flow by an adaptive solver against gradient descent in small steps to the same
    time: gradients taken, seconds, and how far apart they end.
 

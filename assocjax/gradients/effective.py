@@ -122,7 +122,8 @@ def uniform_attention_gradient(
     Raises:
       InputError, InputTypeError: wrong shapes, dtypes or token ids.
 
-    Cost: 2 L N T V^2 multiply-adds, about half of `exact_gradient`; memory of one microbatch.
+    Cost: 2 L N T V^2 multiply-adds, about half of a dense exact
+    gradient, more of one by tables (`benchmarks/effective_theory.py`); memory of one microbatch.
     Source: paper, Lemma D.8 at uniform attention.
     """
     tokens, mask = check_batch(params, tokens, mask)
