@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from assocjax.commands.terminal import show, status
 
@@ -24,23 +24,19 @@ def configure_jax(options: argparse.Namespace) -> None:
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
+def corpus_options(options: argparse.Namespace) -> dict[str, Any]:
+    """How a corpus is read and tokenised, as arguments of `load_tokens` and `write_tokens`."""
+    names = ("vocab_size", "seq_len", "tokenizer", "oov", "long", "short")
+    names += ("num_documents", "separator", "text_field")
+    return {name: getattr(options, name) for name in names} | {"seed": options.corpus_seed}
+
+
 def load_corpus(options: argparse.Namespace) -> "TokenData":
     from assocjax.corpora import load_tokens
 
     with status("reading"):
         data = load_tokens(
-            options.corpus,
-            vocab_size=options.vocab_size,
-            seq_len=options.seq_len,
-            num_sequences=options.num_sequences,
-            tokenizer=options.tokenizer,
-            oov=options.oov,
-            long=options.long,
-            short=options.short,
-            seed=options.corpus_seed,
-            num_documents=options.num_documents,
-            separator=options.separator,
-            text_field=options.text_field,
+            options.corpus, num_sequences=options.num_sequences, **corpus_options(options)
         )
     show_corpus(data, f", {data.unk_fraction:.1%} unknown")
     return data

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_integer
-from assocjax.commands.setup import configure_jax, open_corpus, show_corpus
+from assocjax.commands.setup import configure_jax, corpus_options, open_corpus, show_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
 from assocjax.options import DENSE_VOCAB_SIZE
@@ -106,20 +106,7 @@ def tokenize(options: argparse.Namespace) -> None:
         raise InputError("--num-sequences: all sequences are written; give it when they are read")
     folder = results.output_folder(options.out)
     with status("tokenizing"):
-        file = write_tokens(
-            options.corpus,
-            folder,
-            vocab_size=options.vocab_size,
-            seq_len=options.seq_len,
-            tokenizer=options.tokenizer,
-            oov=options.oov,
-            long=options.long,
-            short=options.short,
-            seed=options.corpus_seed,
-            num_documents=options.num_documents,
-            separator=options.separator,
-            text_field=options.text_field,
-        )
+        file = write_tokens(options.corpus, folder, **corpus_options(options))
     show_corpus(file)
     show_written(folder, sorted(path.name for path in folder.glob("tokens.*")))
 
