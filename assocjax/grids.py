@@ -78,7 +78,8 @@ def run_grid(
     parts = len(chunks) * segments
     done = 0 if checkpoints is None else checkpoints.done()
     observed: Records = {}
-    carry = program = None
+    carry = None
+    static = config, mesh, plan.one_by_one, segment, progress is not None
     with _interrupts(checkpoints is not None) as interrupts:
         for part in range(done, parts):
             chunk, within = divmod(part, segments)
@@ -93,13 +94,9 @@ def run_grid(
                 announce(f"going on from {checkpoints.folder}: {done} of {parts} parts are done")
             first = _put(np.asarray(within * segment, np.int32), mesh)
             arguments = corpus, rates, seeds, carry, first
-            if program is None:
-                report = progress is not None
-                lowered = _advance_chunk.lower(config, mesh, segment, report, *arguments)
-                program = lowered.compile()
             began = time.monotonic()
             with _listening(progress, chunk * total, len(chunks) * total, total):
-                carry, found = program(*arguments)
+                carry, found = _advance_chunk(*static, *arguments)
                 interrupts.wait(found, announce)
                 found = jax.tree.map(_fetch, found)
                 jax.effects_barrier()
@@ -185,42 +182,58 @@ def _start_chunk(config, mesh, corpus, rates, seeds, scales) -> Carry:
     start = functools.partial(start_run, config, corpus)
     carry = jax.eval_shape(start, rates[0], seeds[0], scales[0])
     over_starts = jax.vmap(start, (None, 0, 0), _by_side(config, carry, None, 0))
-    return _divided(config, mesh, jax.vmap(over_starts, (0, None, None))(rates, seeds, scales))
+    carry = jax.vmap(over_starts, (0, None, None))(rates, seeds, scales)
+    shared, own = (
+        NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rate",), ("rate", "start"))
+    )
+    return jax.tree.map(
+        lambda sharding, tree: lax.with_sharding_constraint(tree, sharding),
+        _by_side(config, carry, shared, own),
+        carry,
+        is_leaf=lambda x: isinstance(x, NamedSharding),
+    )
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "mesh", "length", "report"),
+    static_argnames=("config", "mesh", "one_by_one", "length", "report"),
     donate_argnames="carry",
 )
-def _advance_chunk(config, mesh, length, report, corpus, rates, seeds, carry, first):
+def _advance_chunk(config, mesh, one_by_one, length, report, corpus, rates, seeds, carry, first):
     """The carry after a segment, and what was observed in it: [rates, starts, length, ...]."""
     progress = _step_reached if report else None
 
-    def advance(rate, seed, carry):
+    def advance(corpus, first, rate, seed, carry):
         return advance_run(
-            config, corpus, rate, seed, carry, first=first, length=length, progress=progress
+            config,
+            corpus,
+            rate,
+            seed,
+            carry,
+            first=first,
+            length=length,
+            progress=progress,
+            one_by_one=one_by_one,
         )
 
-    axes = _by_side(config, carry, None, 0)
-    over_starts = jax.vmap(advance, (None, 0, axes), (axes, 0))
-    carry, observed = jax.vmap(over_starts, (0, None, 0))(rates, seeds, carry)
-    spread = NamedSharding(mesh, PartitionSpec("rate", "start"))
-    return _divided(config, mesh, carry), lax.with_sharding_constraint(observed, spread)
+    def advance_of_device(corpus, rates, seeds, carry, first):
+        axes = _by_side(config, carry, None, 0)
+        run = functools.partial(advance, corpus, first)
+        over_starts = jax.vmap(run, (None, 0, axes), (axes, 0))
+        return jax.vmap(over_starts, (0, None, 0))(rates, seeds, carry)
 
-
-def _divided(config: RunConfig, mesh: Mesh, carry: Carry) -> Carry:
-    """Says how a carry lies on the devices: always the same, as one program takes and makes it."""
-    shared, own = (
-        NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rate",), ("rate", "start"))
+    everywhere, by_rate, by_start, by_run = (
+        PartitionSpec(*axes) for axes in ((), ("rate",), ("start",), ("rate", "start"))
     )
-    shardings = _by_side(config, carry, shared, own)
-    return jax.tree.map(
-        lambda sharding, tree: lax.with_sharding_constraint(tree, sharding),
-        shardings,
-        carry,
-        is_leaf=lambda x: isinstance(x, NamedSharding),
-    )
+    carries = _by_side(config, carry, by_rate, by_run)
+    # Runs have nothing to say to one another, which the compiler would have to find out.
+    return jax.shard_map(
+        advance_of_device,
+        mesh=mesh,
+        in_specs=(everywhere, by_rate, by_start, carries, everywhere),
+        out_specs=(carries, by_run),
+        check_vma=False,
+    )(corpus, rates, seeds, carry, first)
 
 
 _finish_chunk = jax.jit(jax.vmap(jax.vmap(finish_run)))
@@ -274,10 +287,16 @@ def _step_reached(step) -> None:
 
 @contextlib.contextmanager
 def _listening(progress, before: int, total: int, steps: int) -> Iterator[None]:
-    """Reports steps of a chunk; not those that only fill up the last segment."""
+    """Reports steps of a chunk, as its first device reaches them.
+
+    Not those that only fill up the last segment.
+    """
+    reached = -1
 
     def listener(step):
-        if step < steps:
+        nonlocal reached
+        if reached < step < steps:
+            reached = step
             progress(before + step + 1, total)
 
     if progress is not None:

@@ -17,10 +17,16 @@ GIB = 1 << 30
 
 
 class Plan(NamedTuple):
-    """How [rates, starts] are computed: devices along each axis, and runs of a chunk along each."""
+    """How [rates, starts] are computed.
+
+    devices: their number along each axis.
+    chunk: runs computed together along each axis.
+    one_by_one: a device takes the gradients of its runs one after another (`advance_run`).
+    """
 
     devices: tuple[int, int]
     chunk: tuple[int, int]
+    one_by_one: bool = False
 
 
 class Sizes(NamedTuple):
@@ -48,15 +54,20 @@ def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_li
     limit = memory_limit if machine is None else min(memory_limit, machine)
     if least_bytes(config, sizes) > limit:
         raise InputError(_too_large(config, sizes, limit, memory_limit))
-    one, shared = run_bytes(config, sizes), corpus_bytes(config, sizes)
+    one_by_one = jax.default_backend() == "cpu"
+    one, shared = weights_bytes(config, sizes), corpus_bytes(config, sizes)
+    step = step_bytes(config, sizes)
+    one, shared = (one, shared + step) if one_by_one else (one + step, shared)
     local = min(jax.local_device_count(), limit // (one + shared))
     largest = (limit - local * shared) // one
     processes = jax.process_count()
     if processes == 1:
-        return divide(shape, local, largest)
-    # Every process must take part in every program, so all devices are used; where the grid is
-    # too small for them, some do the same work.
-    return divide(shape, jax.device_count(), largest * processes, exactly=True)
+        plan = divide(shape, local, largest)
+    else:
+        # Every process must take part in every program, so all devices are used; where the grid
+        # is too small for them, some do the same work.
+        plan = divide(shape, jax.device_count(), largest * processes, exactly=True)
+    return plan._replace(one_by_one=one_by_one)
 
 
 def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool = False) -> Plan:
@@ -92,27 +103,35 @@ def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool 
 def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
     """Estimated memory of all devices while a chunk is computed."""
     devices, runs = math.prod(plan.devices), math.prod(plan.chunk)
-    return devices * corpus_bytes(config, sizes) + runs * run_bytes(config, sizes)
-
-
-def run_bytes(config: RunConfig, sizes: Sizes) -> int:
-    """Estimated peak memory of one run: its exact step, and copies of the weights."""
-    N, V, T, itemsize = sizes
-    L = config.num_layers
-    weights = itemsize * ((2 * L + 1) * V * V + L * T)
-    step = plan_exact_step(
-        vocab_size=V,
-        seq_len=T,
-        num_layers=L,
-        num_sequences=config.batch_size or N,
-        microbatch_size=config.microbatch_size,
-        itemsize=itemsize,
+    steps = devices if plan.one_by_one else runs
+    return (
+        devices * corpus_bytes(config, sizes)
+        + runs * weights_bytes(config, sizes)
+        + steps * step_bytes(config, sizes)
     )
+
+
+def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Estimated memory of the weights of one run, of its theories, and of their copies."""
+    V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
+    weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
     # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
     # carry and its successor; with other optimizers also moments; and four for every theory.
     copies = 3 if is_linear(config.optimizer) else 5
     sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (copies + 4 * sides) * weights + step.memory
+    return (copies + 4 * sides) * weights
+
+
+def step_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Estimated memory of one exact step."""
+    return plan_exact_step(
+        vocab_size=sizes.vocab_size,
+        seq_len=sizes.seq_len,
+        num_layers=config.num_layers,
+        num_sequences=config.batch_size or sizes.num_sequences,
+        microbatch_size=config.microbatch_size,
+        itemsize=sizes.itemsize,
+    ).memory
 
 
 def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
@@ -144,7 +163,7 @@ def least_bytes(config: RunConfig, sizes: Sizes) -> int:
     _, V, _, itemsize = sizes
     # What `effective_statistics` says that it takes.
     counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
-    return max(counting, run_bytes(config, sizes) + corpus_bytes(config, sizes))
+    return max(counting, planned_bytes(config, sizes, Plan((1, 1), (1, 1))))
 
 
 def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -> str:

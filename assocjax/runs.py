@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from assocjax.arguments import check_choice, check_integer
@@ -214,6 +215,7 @@ def advance_run(
     first: int | Int[Array, ""],
     length: int,
     progress: Callable[[int], None] | None = None,
+    one_by_one: bool = False,
 ) -> tuple[Carry, dict[str, Array]]:
     """Trains and compares from step `first` on, for `length` steps, as `train_segment` does.
 
@@ -221,6 +223,9 @@ def advance_run(
       carry: of `start_run`, or of the segment before; all else as in `run_comparison`.
       first: the step that is observed first; may be traced.
       length: number of steps observed, static.
+      one_by_one: runs that are vmapped together have their own gradients one after another, all
+        else together: for a CPU, whose caches hold a microbatch of one run only. Without
+        derivatives in reverse mode.
 
     Returns:
       The carry for the next segment, and for `finish_run` what was observed, [length, ...].
@@ -254,7 +259,7 @@ def advance_run(
 
     end, observed = train_segment(
         (carry.sides, carry.optimizer_states),
-        partial(_losses_and_gradients, config, corpus, batch_key),
+        partial(_losses_and_gradients, config, corpus, batch_key, one_by_one),
         _each_side(optimizer),
         config.steps,
         first=first,
@@ -319,7 +324,7 @@ def _each_side(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, sides, step):
+def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_one, sides, step):
     """The run's loss, and the gradient of every side."""
     tokens, mask = corpus.tokens, corpus.mask
     batch = corpus
@@ -328,18 +333,22 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, sides, s
         tokens, mask = tokens[rows], mask[rows]
         depth = config.num_layers if "effective" in config.theories else None
         batch = Corpus._of(tokens, mask, corpus.statistics.bigram.shape[0], depth)
-    if config.gradient == "exact":
-        size = config.microbatch_size
-        value, gradient = exact_loss_and_gradient(sides["run"], tokens, mask, microbatch_size=size)
-    else:
-        value = loss(sides["run"], tokens, mask)
-        gradient = _theory_gradient(config.gradient, sides["run"], corpus)
+    of_run = partial(_loss_and_gradient_of_run, config)
+    of_run = sequential_vmap(of_run) if one_by_one else of_run
+    value, gradient = of_run(sides["run"], tokens, mask, corpus)
     gradients = {"run": gradient}
     for name in config.theories:
         for side, read in ((name, corpus), (_batches(name), batch)):
             if side in sides:
                 gradients[side] = _theory_gradient(name, sides[side], read)
     return value, gradients
+
+
+def _loss_and_gradient_of_run(config: RunConfig, params: Params, tokens, mask, corpus: Corpus):
+    if config.gradient == "exact":
+        size = config.microbatch_size
+        return exact_loss_and_gradient(params, tokens, mask, microbatch_size=size)
+    return loss(params, tokens, mask), _theory_gradient(config.gradient, params, corpus)
 
 
 def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:

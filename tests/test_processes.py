@@ -64,8 +64,16 @@ def test_devices_and_processes_do_not_change_a_sweep(tmp_path):
             )
 
 
-@pytest.mark.parametrize("theories", [("leading",), ("effective",), ("leading", "effective")])
-def test_memory_foreseen_is_what_the_compiler_plans(theories):
+@pytest.mark.parametrize(
+    ("theories", "runs", "one_by_one"),
+    [
+        (("leading",), 1, False),
+        (("leading",), 2, True),
+        (("effective",), 2, False),
+        (("leading", "effective"), 1, True),
+    ],
+)
+def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
     """An estimate must not be short, nor so long that it wastes the machine."""
     N, T, V, L = 16, 16, 400, 2
     config = aj.RunConfig(steps=3, num_layers=L, theories=theories, microbatch_size=4)
@@ -73,13 +81,14 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories):
     corpus = aj.Corpus.of(token_data(random_tokens(0, N, T, V), V), depth=config.depth)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(corpus))
     assert plans.corpus_bytes(config, sizes) == held
-    plan = plans.Plan((1, 1), (1, 1))
+    plan = plans.Plan((1, 1), (1, runs), one_by_one)
     mesh = grids._mesh(plan)
-    grid = grids.Grid(np.array([0.1]), np.array([[0, 0.1]]))
-    runs = grids._chunk_arguments(grid, slice(0, 1), slice(0, 1), corpus, mesh)
-    carry = jax.eval_shape(lambda *a: grids._start_chunk(config, mesh, *a), corpus, *runs)
-    first = np.asarray(0, np.int32)
-    lowered = grids._advance_chunk.lower(config, mesh, 4, False, corpus, *runs[:2], carry, first)
+    grid = grids.Grid(np.array([0.1]), np.array([[0, 0.1], [1, 0.1]]))
+    of_chunk = grids._chunk_arguments(grid, slice(0, 1), slice(0, runs), corpus, mesh)
+    carry = jax.eval_shape(lambda *a: grids._start_chunk(config, mesh, *a), corpus, *of_chunk)
+    static = config, mesh, one_by_one, 4, False
+    arguments = corpus, *of_chunk[:2], carry, np.asarray(0, np.int32)
+    lowered = grids._advance_chunk.lower(*static, *arguments)
     found = lowered.compile().memory_analysis()
     of_compiler = (
         found.argument_size_in_bytes
@@ -94,7 +103,7 @@ def test_what_cannot_fit_is_refused_with_what_would():
     sizes = plans.Sizes(8, 1000, 16, 4)
     config = aj.RunConfig(steps=1, num_layers=4, theories=("effective",))
     need = plans.least_bytes(config, sizes)
-    assert plans.make_plan(config, sizes, (1, 1), need) == plans.Plan((1, 1), (1, 1))
+    assert plans.make_plan(config, sizes, (1, 1), need) == plans.Plan((1, 1), (1, 1), True)
     with pytest.raises(aj.InputError) as refused:
         plans.make_plan(config, sizes, (1, 1), need - 1)
     message = str(refused.value)

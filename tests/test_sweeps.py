@@ -240,7 +240,7 @@ def test_starts_that_cannot_differ_are_computed_once():
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 8), st.integers(1, 100))
 def test_a_plan_covers_the_grid_within_memory(rates, starts, devices, largest):
     shape = rates, starts
-    division, chunk = plans.divide(shape, devices, largest)
+    division, chunk, _ = plans.divide(shape, devices, largest)
     assert np.prod(division) <= min(devices, largest)
     assert np.prod(chunk) <= largest
     for size, count, parts in zip(chunk, shape, division, strict=True):
