@@ -37,6 +37,7 @@ from .figures import save_sweep as save_sweep
 from .flow import Flow as Flow
 from .flow import gradient_flow as gradient_flow
 from .gradients import ExactPlan as ExactPlan
+from .gradients import count_distinct as count_distinct
 from .gradients import effective_gradient as effective_gradient
 from .gradients import effective_loss as effective_loss
 from .gradients import exact_gradient as exact_gradient

@@ -30,12 +30,13 @@ class Plan(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes of a corpus: N, V, T, and bytes of a floating-point number."""
+    """Sizes of a corpus: N, V, T, bytes of a floating-point number, and `count_distinct`."""
 
     num_sequences: int
     vocab_size: int
     seq_len: int
     itemsize: int
+    max_distinct: int | None = None
 
 
 def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_limit: int) -> Plan:
@@ -130,13 +131,14 @@ def step_bytes(config: RunConfig, sizes: Sizes) -> int:
         num_layers=config.num_layers,
         num_sequences=config.batch_size or sizes.num_sequences,
         microbatch_size=config.microbatch_size,
+        max_distinct=sizes.max_distinct,
         itemsize=sizes.itemsize,
     ).memory
 
 
 def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
     """Memory of a `Corpus`, of which every device has a copy."""
-    N, V, T, itemsize = sizes
+    N, V, T, itemsize, _ = sizes
     L = config.depth
     matrices = 6 if L is None else 6 + (L + 1) + L + L * L
     vectors = 3 * V + T + (0 if L is None else V)
@@ -160,7 +162,7 @@ def machine_bytes() -> int | None:
 
 def least_bytes(config: RunConfig, sizes: Sizes) -> int:
     """Memory without which nothing can be done: of one run, or to count its statistics."""
-    _, V, _, itemsize = sizes
+    V, itemsize = sizes.vocab_size, sizes.itemsize
     # What `effective_statistics` says that it takes.
     counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
     return max(counting, planned_bytes(config, sizes, Plan((1, 1), (1, 1))))

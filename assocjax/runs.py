@@ -28,7 +28,12 @@ from assocjax.closed_forms import (
 from assocjax.compare import compare_params
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
-from assocjax.gradients import effective_gradient, exact_loss_and_gradient, leading_gradient
+from assocjax.gradients import (
+    count_distinct,
+    effective_gradient,
+    exact_loss_and_gradient,
+    leading_gradient,
+)
 from assocjax.model import loss
 from assocjax.moments import EffectiveStatistics, effective_statistics
 from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
@@ -44,19 +49,22 @@ GRADIENTS = ("exact", *THEORIES)
 class Corpus:
     """What a run reads: the tokens [N, T+1], their mask [N, T] and their statistics.
 
-    `effective` is only needed by the effective theory and may be None.
+    `effective` is only needed by the effective theory and may be None. `max_distinct` is that of
+    `exact_gradient`: static, as programs are compiled for it.
     """
 
     tokens: Int32[Array, "N T+1"]
     mask: Bool[Array, "N T"]
     statistics: Statistics
     effective: EffectiveStatistics | None = None
+    max_distinct: int | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def of(cls, data: TokenData, *, depth: int | None = None) -> "Corpus":
         """The corpus of some tokens, with `effective_statistics` of a depth if one is given."""
         tokens, mask = check_tokens(data.tokens, data.mask, data.vocab_size)
-        return cls._of(tokens, mask, data.vocab_size, depth)
+        corpus = cls._of(tokens, mask, data.vocab_size, depth)
+        return corpus.replace(max_distinct=count_distinct(tokens))  # type: ignore[attr-defined]
 
     @classmethod
     def _of(cls, tokens, mask, vocab_size: int, depth: int | None) -> "Corpus":
@@ -346,8 +354,13 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_o
 
 def _loss_and_gradient_of_run(config: RunConfig, params: Params, tokens, mask, corpus: Corpus):
     if config.gradient == "exact":
-        size = config.microbatch_size
-        return exact_loss_and_gradient(params, tokens, mask, microbatch_size=size)
+        return exact_loss_and_gradient(
+            params,
+            tokens,
+            mask,
+            microbatch_size=config.microbatch_size,
+            max_distinct=corpus.max_distinct,
+        )
     return loss(params, tokens, mask), _theory_gradient(config.gradient, params, corpus)
 
 

@@ -17,6 +17,7 @@ from assocjax.checkpoints import Checkpoints
 from assocjax.checks import check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
+from assocjax.gradients import count_distinct
 from assocjax.grids import Grid, run_grid
 from assocjax.optimizers import Optimizer
 from assocjax.params import WEIGHTS
@@ -139,7 +140,8 @@ def sweep(
     starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
     runs = Grid(grid["learning_rate"], starts)
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
-    sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize)
+    distinct = count_distinct(data.tokens)
+    sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
     plan = make_plan(config, sizes, (len(runs.rates), len(starts)), memory_limit)
     attributes = results.provenance(
         data,

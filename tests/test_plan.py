@@ -20,6 +20,25 @@ def test_forms_agree(tolerance):
     assert np.all(tables[1].position[:, T:] == 0)  # lags that no sequence has
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_equal_tokens_of_a_sequence_are_one(layers, x64):
+    """A bound on distinct tokens, found or given, changes rounding only; one that fails, shows."""
+    V, T, N = 40, 19, 5
+    params = random_params(0, V=V, T=T, L=layers, scale=0.5)
+    tokens, mask = random_tokens(1, N, T, V), random_mask(2, N, T)
+    most = max(len(set(sequence[:-1].tolist())) for sequence in tokens)
+    bound = aj.count_distinct(tokens)
+    assert most <= bound < min(most + 8, T)
+    dense = aj.exact_loss_and_gradient(params, tokens, mask, form="dense")
+    for max_distinct in (None, most, T, 5 * T):
+        tables = aj.exact_loss_and_gradient(
+            params, tokens, mask, form="tables", max_distinct=max_distinct
+        )
+        assert_trees_close(tables, dense, rtol=1e-12)
+    loss, _ = aj.exact_loss_and_gradient(params, tokens, form="tables", max_distinct=most - 1)
+    assert np.isnan(loss)
+
+
 def test_both_forms_can_be_differentiated_and_mapped(x64):
     """A Hessian-vector product, forward over the gradient and in reverse through it."""
     V, T, N = 5, 4, 3
@@ -70,12 +89,13 @@ def test_numbers_of_tables_and_products():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("layers", [1, 3])
-def test_memory_is_foreseen(form, layers):
+@pytest.mark.parametrize(("layers", "max_distinct"), [(1, None), (3, None), (3, 16)])
+def test_memory_is_foreseen(form, layers, max_distinct):
     V, T, N = 200, 40, 64
     params = jax.eval_shape(lambda: random_params(0, V=V, T=T, L=layers))
     tokens = jax.ShapeDtypeStruct((N, T + 1), jnp.int32)
-    step = jax.jit(lambda p, t: aj.exact_loss_and_gradient(p, t, form=form, microbatch_size=16))
+    options = {"form": form, "microbatch_size": 16, "max_distinct": max_distinct}
+    step = jax.jit(lambda p, t: aj.exact_loss_and_gradient(p, t, **options))
     found = step.lower(params, tokens).compile().memory_analysis()
     actual = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
     plan = aj.plan_exact_step(
@@ -83,8 +103,7 @@ def test_memory_is_foreseen(form, layers):
         seq_len=T,
         num_layers=layers,
         num_sequences=N,
-        form=form,
-        microbatch_size=16,
+        **options,
     )
     assert plan.microbatch_size == 16
     # XLA reuses buffers as it can: an estimate to plan by, not a bound.

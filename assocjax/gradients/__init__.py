@@ -8,6 +8,7 @@
 from assocjax.gradients.effective import effective_gradient as effective_gradient
 from assocjax.gradients.effective import effective_loss as effective_loss
 from assocjax.gradients.effective import uniform_attention_gradient as uniform_attention_gradient
+from assocjax.gradients.exact import count_distinct as count_distinct
 from assocjax.gradients.exact import exact_gradient as exact_gradient
 from assocjax.gradients.exact import exact_loss_and_gradient as exact_loss_and_gradient
 from assocjax.gradients.leading import leading_gradient as leading_gradient

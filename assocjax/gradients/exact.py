@@ -4,9 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.checks import check_batch
+from assocjax.checks import check_batch, is_traced
 from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.gradients.plan import MEMORY_LIMIT, plan_exact_step
 from assocjax.gradients.tables import tables_loss_and_gradient
@@ -22,6 +23,7 @@ def exact_gradient(
     form: str | None = None,
     microbatch_size: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    max_distinct: int | None = None,
 ) -> Params:
     """Gradient of `loss` with respect to every weight, over all sequences given.
 
@@ -33,8 +35,11 @@ def exact_gradient(
       microbatch_size: sequences differentiated at once; by default so many that their
         activations take about 16 MiB on a CPU, 1 GiB elsewhere.
       memory_limit: bytes that the plan should keep to, as estimated.
+      max_distinct: the largest number of distinct tokens among the T inputs of a sequence, as
+        `count_distinct` finds: fewer are faster. By default it is counted, and T under `jit`. The
+        result may be NaN if a sequence has more.
 
-      The last three change time, memory and rounding, never the meaning.
+      The last four change time, memory and rounding, never the meaning.
 
     Returns:
       dL/d(weight) as `Params`.
@@ -45,8 +50,15 @@ def exact_gradient(
     Cost: see `plan_exact_step`. Differentiable, like `loss`, in either mode.
     Source: paper, Lemma D.8 (here by automatic differentiation).
     """
-    options = {"form": form, "microbatch_size": microbatch_size, "memory_limit": memory_limit}
-    return exact_loss_and_gradient(params, tokens, mask, **options)[1]
+    return exact_loss_and_gradient(
+        params,
+        tokens,
+        mask,
+        form=form,
+        microbatch_size=microbatch_size,
+        memory_limit=memory_limit,
+        max_distinct=max_distinct,
+    )[1]
 
 
 def exact_loss_and_gradient(
@@ -57,9 +69,12 @@ def exact_loss_and_gradient(
     form: str | None = None,
     microbatch_size: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    max_distinct: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
     tokens, mask = check_batch(params, tokens, mask)
+    if max_distinct is None and not is_traced(tokens):
+        max_distinct = count_distinct(tokens)
     plan = plan_exact_step(
         vocab_size=params.output.shape[0],
         seq_len=mask.shape[1],
@@ -68,10 +83,23 @@ def exact_loss_and_gradient(
         form=form,
         microbatch_size=microbatch_size,
         memory_limit=memory_limit,
+        max_distinct=max_distinct,
         itemsize=params.output.dtype.itemsize,
     )
-    compute = {"dense": _dense_loss_and_gradient, "tables": tables_loss_and_gradient}[plan.form]
-    return compute(params, tokens, mask, plan.microbatch_size)
+    if plan.form == "dense":
+        return _dense_loss_and_gradient(params, tokens, mask, plan.microbatch_size)
+    u = min(max_distinct or mask.shape[1], mask.shape[1])
+    return tables_loss_and_gradient(params, tokens, mask, plan.microbatch_size, u)
+
+
+def count_distinct(tokens: ArrayLike) -> int:
+    """The largest number of distinct tokens among the inputs of a sequence of [N, T+1].
+
+    Rounded up to a multiple of 8, so that batches of one corpus share a program.
+    """
+    inputs = np.sort(np.asarray(tokens)[:, :-1], axis=1)
+    most = 1 + int(np.max(np.sum(inputs[:, 1:] != inputs[:, :-1], axis=1)))
+    return min(inputs.shape[1], -(-most // 8) * 8)
 
 
 @partial(jax.jit, static_argnames="microbatch_size")

@@ -50,6 +50,7 @@ def plan_exact_step(
     form: str | None = None,
     microbatch_size: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    max_distinct: int | None = None,
     itemsize: int = 4,
 ) -> ExactPlan:
     """The cheapest plan that fits the memory; with none that fits, the smallest.
@@ -59,6 +60,7 @@ def plan_exact_step(
       form: "dense" or "tables"; None chooses.
       microbatch_size: sequences differentiated at once; None fits the memory and the caches.
       memory_limit: bytes.
+      max_distinct: u, the largest number of distinct tokens in a sequence; None is T.
       itemsize: bytes of a floating number.
 
     Raises:
@@ -67,7 +69,7 @@ def plan_exact_step(
     Cost, of a step, in multiply-adds:
 
         dense     3 N (2L-1) (T V^2 + T^2 V)
-        tables    3 p V^3 + 3 N ((2^L - 1) T^2 V + ...)      p = 2^L + (4^L - 1) / 3 - L - 1
+        tables    3 p V^3 + 3 N ((2^L - 1) T u V + ...)      p = 2^L + (4^L - 1) / 3 - L - 1
     """
     sizes = {
         "vocab_size": vocab_size,
@@ -78,43 +80,46 @@ def plan_exact_step(
     }
     for name, value in sizes.items():
         check_integer(name, value, minimum=1)
-    if microbatch_size is not None:
-        check_integer("microbatch_size", microbatch_size, minimum=1)
+    for name, value in {"microbatch_size": microbatch_size, "max_distinct": max_distinct}.items():
+        if value is not None:
+            check_integer(name, value, minimum=1)
     if form is not None:
         check_choice("form", form, FORMS)
     V, T, L, N = vocab_size, seq_len, num_layers, num_sequences
+    u = T if max_distinct is None else min(T, max_distinct)
     plans = []
     for name in FORMS if form is None else (form,):
-        fixed, one = (itemsize * n for n in _memory(name, V, T, L))
+        fixed, one = (itemsize * n for n in _memory(name, V, T, L, u))
         size = microbatch_size
         if size is None:
             room = min(activation_budget(), memory_limit - fixed)
             size = min(N, max(1, room // one))
-        plans.append(ExactPlan(name, size, fixed + size * one, _work(name, V, T, L, N, size)))
+        plans.append(ExactPlan(name, size, fixed + size * one, _work(name, V, T, L, u, N, size)))
     fitting = [plan for plan in plans if plan.memory <= memory_limit]
     if fitting:
         return min(fitting, key=lambda plan: plan.work)
     return min(plans, key=lambda plan: plan.memory)
 
 
-def _memory(form: str, V: int, T: int, L: int) -> tuple[int, int]:
+def _memory(form: str, V: int, T: int, L: int, u: int) -> tuple[int, int]:
     """Estimated numbers held for a step and for each sequence of a microbatch."""
     weights = (2 * L + 1) * V * V + L * T
     if form == "dense":
         return 3 * weights, activation_size(V, T, L)
     tables = num_tables(L) * V * V
-    rows, entries = 2**L * T * V, (num_tables(L) - 2**L) * T * T
-    return 2 * weights + 2 * tables + 4 * V * V, 3 * rows + 4 * T * V + 4 * entries + 3 * L * T * T
+    rows, entries = 2**L * u * V, (num_tables(L) - 2**L) * u * u
+    mixed = (3 * L + 2**L) * T * T
+    return 2 * weights + 2 * tables + 4 * V * V, 3 * rows + 4 * T * V + 4 * entries + mixed
 
 
-def _work(form: str, V: int, T: int, L: int, N: int, microbatch_size: int) -> float:
+def _work(form: str, V: int, T: int, L: int, u: int, N: int, microbatch_size: int) -> float:
     loss = N * T * V * _SOFTMAX
     if form == "dense":
         products = 3 * N * (2 * L - 1) * (T * V * V + T * T * V) * (1 + _SMALL / V)
         passes = N * 8 * L * T * (V + T) + -(-N // microbatch_size) * 3 * (2 * L + 1) * V * V
         return products + loss + passes * _PASS
-    rows, entries = 2**L * T * V, (num_tables(L) - 2**L) * T * T
-    mixing = (2**L - 1) * T * T * V + T * (entries - L * T * T)
+    rows, entries = (2**L - 1) * u * V, (num_tables(L) - 2**L) * u * u
+    mixing = T * rows + T * entries + (2**L - 1) * T * T * u * 2
     fixed = 3 * num_products(L) * V**3 * (1 + _SMALL / V) + 4 * num_tables(L) * V * V * _PASS
-    of_rows = rows * (_READ + _ADD + 4 * _PASS)
+    of_rows = (rows + T * V) * (_READ + _ADD + 4 * _PASS)
     return fixed + loss + N * (3 * mixing + of_rows + entries * (_READ_ENTRY + _ADD_ENTRY))

@@ -1,15 +1,20 @@
 """The exact gradient through tables: products of weights once a step, gathers of them a sequence.
 
-The first layer's input is one-hot, so that h_0 M = M[x] for any matrix M, and from layer to layer
+The first layer's input is one-hot, so that h_0 M = E M[d] for any matrix M, with the distinct
+tokens d [u] of a sequence and E [T,u], which says where each occurs; and from layer to layer
 
     h_l M = h_{l-1} M + A_l h_{l-1} (V_l M)
 
-Hence the logits h_L W_O are mixtures, by attention, of rows x of the 2^L tables M_S W_O, where M_S
-is the product of the `value` matrices of some layers S, in their order. In the same way the scores
-h_{l-1} W_l h_{l-1}^T are mixtures, by attention from both sides, of entries [x, x] of the 4^(l-1)
-tables M_S W_l M_S'^T. All products of [T,V] by [V,V] have become products of [V,V] matrices, made
-once a step, and T^2 V work a sequence. Backward, a sequence adds to rows and entries of the tables'
-cotangents, in place; these are pulled back through the products once a step.
+With C_S [T,u] the product of the A_l of some layers S, the last one first, and E, and with M_S the
+product of their `value` matrices in their order, it follows that
+
+    logits = sum_S C_S (M_S W_O)[d]
+    scores of layer l = sum_{S,S'} C_S (M_S W_l M_S'^T)[d,d] C_S'^T
+
+over all subsets S of the L layers, and S, S' of the layers before l. All products of [T,V] by
+[V,V] have become products of [V,V] matrices, made once a step, and T u V work a sequence. Backward,
+a sequence adds to rows and entries of the tables' cotangents, in place; these are pulled back
+through the products once a step.
 """
 
 from functools import partial
@@ -46,9 +51,9 @@ def num_tables(num_layers: int) -> int:
     return 2**num_layers + (4**num_layers - 1) // 3
 
 
-@partial(jax.jit, static_argnames="microbatch_size")
+@partial(jax.jit, static_argnames=("microbatch_size", "max_distinct"))
 def tables_loss_and_gradient(
-    params: Params, tokens, mask, microbatch_size: int
+    params: Params, tokens, mask, microbatch_size: int, max_distinct: int
 ) -> tuple[Float[Array, ""], Params]:
     """As `exact_loss_and_gradient`, of arguments that have been checked."""
     # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
@@ -56,26 +61,32 @@ def tables_loss_and_gradient(
     tables, pull_back = jax.vjp(_make_tables, params)
 
     @partial(jax.value_and_grad, argnums=(0, 1))
-    def microbatch_loss(gathered, position, targets, mask):
-        losses = jax.vmap(_sequence_loss, (0, None, 0, 0))(gathered, position, targets, mask)
+    def microbatch_loss(gathered, position, *sequences):
+        losses = jax.vmap(_sequence_loss, (0, None, 0, 0, 0))(gathered, position, *sequences)
         return share * jnp.sum(losses)
 
     def add(sums, tokens, mask):
         loss, cotangents, position = sums
-        x = tokens[:, :-1]
-        rows, pairs = (x,), (x[:, :, None], x[:, None, :])
+        x, y = tokens[:, :-1], tokens[:, 1:]
+        d, occurs = jax.vmap(partial(_distinct, count=max_distinct, dtype=share.dtype))(x)
+        pairs = (d[:, :, None], d[:, None, :])
+        # Of S = {} the rows are those of the inputs themselves, which is cheaper than E M[d].
+        rows = [(x,), *[(d,)] * (len(tables.logits) - 1)]
         gathered = _Tables(
-            [table[rows] for table in tables.logits],
+            [table[index] for table, index in zip(tables.logits, rows, strict=True)],
             [[table[pairs] for table in layer] for layer in tables.scores],
         )
-        nll, (found, of_position) = microbatch_loss(gathered, params.position, tokens[:, 1:], mask)
+        nll, (found, of_position) = microbatch_loss(gathered, params.position, occurs, y, mask)
 
-        def add_at(index, cotangents, found):
-            return [a.at[index].add(b) for a, b in zip(cotangents, found, strict=True)]
+        def add_at(table, index, found):
+            return table.at[index].add(found)
 
         cotangents = _Tables(
-            add_at(rows, cotangents.logits, found.logits),
-            list(map(partial(add_at, pairs), cotangents.scores, found.scores)),
+            list(map(add_at, cotangents.logits, rows, found.logits)),
+            [
+                [add_at(table, pairs, entries) for table, entries in zip(*layers, strict=True)]
+                for layers in zip(cotangents.scores, found.scores, strict=True)
+            ],
         )
         return loss + nll, cotangents, position + of_position
 
@@ -101,16 +112,29 @@ def _make_tables(params: Params) -> _Tables:
     return _Tables(expand(params.output, L), [score_tables(layer) for layer in range(L)])
 
 
-def _sequence_loss(gathered: _Tables, position, targets, mask):
+def _distinct(x, count: int, dtype):
+    """The distinct tokens of a sequence, filled up to `count`, and where each occurs [T, count].
+
+    NaN where they are more than `count`: a wrong bound must not give a wrong gradient.
+    """
+    T = len(x)
+    if count >= T:
+        return x, jnp.eye(T, dtype=dtype)
+    first = jnp.argmax(x[:, None] == x[None, :], axis=1)
+    place = (jnp.cumsum(first == jnp.arange(T)) - 1)[first]
+    d = jnp.zeros(count, x.dtype).at[place].set(x, mode="drop")
+    occurs = jax.nn.one_hot(place, count, dtype=dtype)
+    return d, jnp.where(place[:, None] < count, occurs, jnp.nan)
+
+
+def _sequence_loss(gathered: _Tables, position, occurs, targets, mask):
     """Sum of the negative log-likelihoods of one sequence, of what it gathered from the tables."""
-    A: list = []
-
-    def mix(rows):
-        for A_TxT in A:
-            rows = [M + matmul(A_TxT, VM) for M, VM in zip(rows[::2], rows[1::2], strict=True)]
-        return rows[0]
-
+    u = occurs.shape[1]
+    C = occurs  # [T, 2^l u] after layer l: the C_S side by side
     for layer, entries in enumerate(gathered.scores):
-        by_key = [mix(entries[key :: 2**layer]).T for key in range(2**layer)]
-        A.append(attention(mix(by_key).T, position[layer], mask))
-    return sum_nll(mix(gathered.logits), targets, mask)
+        k = 2**layer
+        K = jnp.stack(entries).reshape(k, k, u, u).swapaxes(1, 2).reshape(k * u, k * u)
+        A_TxT = attention(matmul(matmul(C, K), C.T), position[layer], mask)
+        C = jnp.concatenate([C, matmul(A_TxT, C)], axis=1)
+    logits = gathered.logits[0] + matmul(C[:, u:], jnp.concatenate(gathered.logits[1:]))
+    return sum_nll(logits, targets, mask)
