@@ -82,7 +82,7 @@ def passages(
 
 
 def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
-    """The listed documents of a matrix, as rows of a table."""
+    """The listed documents of a matrix that do push it its way, as rows of a table."""
     of = dataset.sel(matrix=matrix)
     entry = float(of["entry"])
     columns = (of[name].values for name in ("listed_document", "listed_share", "change", "passage"))
@@ -90,11 +90,12 @@ def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
         {
             "document": int(document),
             "share": float(share),
-            "% of entry": 100 * float(share) / entry if entry else float("nan"),
+            "% of entry": 100 * float(share) / entry,
             "change": float(change),
             "passage": str(passage),
         }
         for document, share, change, passage in zip(*columns, strict=True)
+        if share * entry > 0
     ]
 
 
