@@ -17,7 +17,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
     validity_horizon(dataset)                                   -> its end          horizons.py
     ablate(weights, theory, data.tokens)                        -> what edits do    ablation.py
-    passages(data, "bird", "flew")                              -> its documents    passages.py
+    find_passages(data, "bird", "flew")                         -> its documents    passages.py
     save(dataset, "sweep.nc")                                   -> results          results.py
     save_sweep(dataset, ".")                                    -> figures          figures/
 

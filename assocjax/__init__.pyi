@@ -68,7 +68,7 @@ from .optimizers import make_optimizer as make_optimizer
 from .params import WEIGHTS as WEIGHTS
 from .params import Params as Params
 from .params import init_params as init_params
-from .passages import passages as passages
+from .passages import find_passages as find_passages
 from .quadrature import EffectiveWeights as EffectiveWeights
 from .quadrature import effective_weights as effective_weights
 from .results import load as load

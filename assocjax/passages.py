@@ -17,7 +17,7 @@ from assocjax.statistics import Statistics, corpus_statistics
 _AROUND = 4  # tokens shown before, after and between the two that are marked
 
 
-def passages(
+def find_passages(
     data: TokenData,
     row: str,
     column: str,

@@ -69,11 +69,11 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
     from assocjax.ablation import DIRECTIONS
 
     of_controls = {
-        direction: f"{row[f'{direction}_{size}']:+.4f}±{row[f'{direction}_{size}_sd']:.4f}"
+        direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
         for direction in DIRECTIONS
     }
     short = {"weight": row["unit"], "cosine": row["cosine"], "loss": f"{row['loss']:.4f}"}
-    return short | {"theory": f"{row['theory']:+.4f}"} | of_controls
+    return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
 
 
 def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":

@@ -19,7 +19,7 @@ _MEANINGS = {
 def attribute(options: argparse.Namespace) -> None:
     """Print the passages that an association of two tokens comes from, and their shares of it."""
     from assocjax import results
-    from assocjax.passages import listing, passages
+    from assocjax.passages import find_passages, listing
 
     check_integer("--top", options.top, minimum=1)
     folder = None if options.out is None else results.output_folder(options.out)
@@ -29,7 +29,7 @@ def attribute(options: argparse.Namespace) -> None:
     for token in options.tokens:
         data.token_id(token)  # fails before the work
     with status("attributing"):
-        dataset = passages(data, row, column, matrices=options.weight, top=options.top)
+        dataset = find_passages(data, row, column, matrices=options.weight, top=options.top)
     content = {}
     for matrix in options.weight:
         of_matrix = dataset.sel(matrix=matrix)

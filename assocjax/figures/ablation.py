@@ -49,7 +49,7 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
                 mfc="none",
                 label=f"{_NAMES[direction]}, {kind}",
             )
-        ax.plot(changes["loss"], rows, "D", color="#cc3311", ms=5, label="theory")
+        ax.plot(changes["loss"], rows, "D", color="#cc3311", ms=5, label="theory", clip_on=False)
         ax.axvline(0, color="0.8", lw=0.8, zorder=0)
         ax.set_xscale("symlog", linthresh=_SMALLEST)
         ax.xaxis.set_minor_locator(NullLocator())
