@@ -16,7 +16,8 @@ place of Theta (of Theta', when swapping), drawn at random:
     random     normal entries
     shuffled   Theta with its tokens (its distances, for `position`) relabelled by one permutation
                of rows and columns: the same entries, singular values and norm
-    matched    the same, by a permutation among tokens of similar frequency only
+    matched    the same, by a permutation among tokens of similar frequency (near distances) only;
+               most of the few commonest tokens, which have no equals, stay where they are
 
 and each in two sizes:
 
@@ -152,12 +153,13 @@ def ablate(
 
 def default_units(num_layers: int) -> dict[str, Params]:
     """Each weight of each layer, each class of weights in all layers, and all of them."""
-    none = Params(*(np.zeros(num_layers, bool) for _ in range(3)), output=np.zeros((), bool))
-    all_of = {name: np.ones_like(getattr(none, name)) for name in WEIGHTS}
+    layers, one = jnp.zeros(num_layers, bool), jnp.zeros((), bool)
+    none = Params(query_key=layers, position=layers, value=layers, output=one)
+    all_of = {name: jnp.ones_like(getattr(none, name)) for name in WEIGHTS}
     units = {}
     for name in WEIGHTS[:-1]:
         for layer in range(num_layers):
-            chosen = np.arange(num_layers) == layer
+            chosen = jnp.arange(num_layers) == layer
             units[f"{name} {layer + 1}"] = none.replace(**{name: chosen})  # type: ignore[attr-defined]
         if num_layers > 1:
             units[f"{name} all"] = none.replace(**{name: all_of[name]})  # type: ignore[attr-defined]

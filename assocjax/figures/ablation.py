@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 from assocjax.ablation import CONTROLS, DIRECTIONS
 from assocjax.figures.style import set_title
 
-_COLORS = dict(zip(DIRECTIONS, ("0.6", "#0072b2", "#e69f00"), strict=True))
+_COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
     "random": "random",
     "shuffled": "tokens shuffled",
