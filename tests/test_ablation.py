@@ -141,15 +141,16 @@ def test_change_by_target_token(case, measured):
 
 def test_masked_positions_count_in_nothing(case, measured):
     params, theory, tokens, mask = case
-    padded = np.pad(tokens, ((0, 0), (0, 2)), constant_values=1)
-    mask = np.pad(mask, ((0, 0), (0, 2)))
-    longer = [p.replace(position=jnp.pad(p.position, ((0, 0), (0, 2)))) for p in (params, theory)]
-    units = {"value all": ablation.default_units(L)["value all"]}
-    dataset = aj.ablate(*longer, padded, mask, draws=DRAWS, seed=3, units=units)
+    # Token i is the input of position i and the target of position i - 1.
+    ends = np.zeros((N, 1), bool)
+    unused = ~np.concatenate([mask, ends], axis=1) & ~np.concatenate([ends, mask], axis=1)
+    assert unused.sum() > 3
+    other = np.where(unused, (tokens + 1) % V, tokens)
+    units = {"all": ablation.default_units(L)["all"]}
+    dataset = aj.ablate(params, theory, other, mask, draws=DRAWS, seed=3, units=units)
     for name in ("loss", "control_loss", "token_change"):
-        expected = measured[0][name].sel(edit=["remove"], unit=["value all"])
-        # Permutations of lags are of another length, but this unit has none.
-        np.testing.assert_allclose(dataset[name], expected, rtol=1e-5, atol=1e-5)
+        expected = measured[0][name].sel(edit=["remove"], unit=["all"])
+        np.testing.assert_array_equal(dataset[name], expected)
 
 
 @pytest.mark.parametrize("noise", [np.inf, 0.3])
