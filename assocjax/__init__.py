@@ -16,6 +16,8 @@ statistics, trains the transformer, and compares the two. The data flows one way
     compare_params(weights, theory)                             -> comparison       compare.py
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
     validity_horizon(dataset)                                   -> its end          horizons.py
+    ablate(weights, theory, data.tokens)                        -> what edits do    ablation.py
+    find_passages(data, "bird", "flew")                         -> its documents    passages.py
     save(dataset, "sweep.nc")                                   -> results          results.py
     save_sweep(dataset, ".")                                    -> figures          figures/
 
@@ -23,7 +25,8 @@ A module imports only from those before it. Read them in this order, after the s
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
-`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`, `commands`, `cli`.
+`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`, `influence`,
+`passages`, `figures`, `options`, `commands`, `cli`.
 """
 
 import lazy_loader

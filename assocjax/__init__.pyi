@@ -1,8 +1,14 @@
+from .ablation import ablate as ablate
+from .ablation import exchanged as exchanged
 from .associations import MATRICES as MATRICES
 from .associations import Association as Association
 from .associations import frequency_corrected as frequency_corrected
 from .associations import precision_at_k as precision_at_k
 from .associations import top_associations as top_associations
+from .attribution import Attribution as Attribution
+from .attribution import attribute as attribute
+from .attribution import leave_out as leave_out
+from .attribution import pair_shares as pair_shares
 from .bounds import theorem_bounds as theorem_bounds
 from .bounds import theorem_conditions as theorem_conditions
 from .closed_forms import Coefficients as Coefficients
@@ -26,6 +32,7 @@ from .corrections import corrected_weights as corrected_weights
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
 from .figures import LABELS as LABELS
+from .figures import plot_ablation as plot_ablation
 from .figures import plot_bounds as plot_bounds
 from .figures import plot_cosines as plot_cosines
 from .figures import plot_errors as plot_errors
@@ -50,6 +57,8 @@ from .horizons import fit_power_law as fit_power_law
 from .horizons import horizon_study as horizon_study
 from .horizons import horizon_table as horizon_table
 from .horizons import validity_horizon as validity_horizon
+from .influence import Influence as Influence
+from .influence import training_influence as training_influence
 from .model import logits as logits
 from .model import loss as loss
 from .moments import EffectiveStatistics as EffectiveStatistics
@@ -60,6 +69,7 @@ from .optimizers import make_optimizer as make_optimizer
 from .params import WEIGHTS as WEIGHTS
 from .params import Params as Params
 from .params import init_params as init_params
+from .passages import find_passages as find_passages
 from .quadrature import EffectiveWeights as EffectiveWeights
 from .quadrature import effective_weights as effective_weights
 from .results import load as load

@@ -6,6 +6,8 @@ Heavy imports wait until a command runs.
 import sys
 from typing import NoReturn
 
+from assocjax.commands.ablation import ablate
+from assocjax.commands.attribution import attribute
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
 from assocjax.commands.training import horizon, sweep
 from assocjax.errors import InputError, InputTypeError
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        commands = (sweep, horizon, statistics, associations, tokenize, merge)
+        commands = (sweep, horizon, statistics, associations, tokenize, merge, ablate, attribute)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

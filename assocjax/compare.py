@@ -39,9 +39,9 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
     """
     if exact.shape != theory.shape:
         raise InputError(f"theory must have the shape of exact, {exact.shape}; got {theory.shape}")
-    exact_unit, exact_norm, exact_scale = _normalise(exact)
-    theory_unit, theory_norm, theory_scale = _normalise(theory)
-    _, error_norm, error_scale = _normalise(exact - theory)
+    exact_unit, exact_norm, exact_scale = normalise(exact)
+    theory_unit, theory_norm, theory_scale = normalise(theory)
+    _, error_norm, error_scale = normalise(exact - theory)
 
     def ratio(norm, scale):
         defined = exact_scale > 0
@@ -86,7 +86,7 @@ def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     return {name: compare(name) for name in WEIGHTS}
 
 
-def _normalise(a):
+def normalise(a):
     """a / max|a|, its norm (1 if a is zero, so that it can divide), and max|a|."""
     scale = lax.stop_gradient(jnp.max(jnp.abs(a)))
     unit = a / jnp.where(scale > 0, scale, 1)

@@ -90,9 +90,15 @@ def sum_nll(
     logits_TxV: Float[Array, "T V"], targets: Int32[Array, " T"], mask: Bool[Array, " T"]
 ) -> Float[Array, ""]:
     """Sum of the targets' negative log-likelihoods over valid positions."""
+    return jnp.sum(position_nll(logits_TxV, targets, mask))
+
+
+def position_nll(
+    logits_TxV: Float[Array, "T V"], targets: Int32[Array, " T"], mask: Bool[Array, " T"]
+) -> Float[Array, " T"]:
+    """The target's negative log-likelihood at each valid position, 0 elsewhere."""
     target_T = jnp.take_along_axis(logits_TxV, targets[:, None], axis=-1)[:, 0]
-    nll_T = jax.nn.logsumexp(logits_TxV, axis=-1) - target_T
-    return jnp.sum(jnp.where(mask, nll_T, 0))
+    return jnp.where(mask, jax.nn.logsumexp(logits_TxV, axis=-1) - target_T, 0)
 
 
 def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, ""]:

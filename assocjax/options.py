@@ -11,6 +11,12 @@ FABLES_INIT_SCALES = [0.0, 1e-4]
 
 THEORIES = ("leading", "effective")  # those of `runs`, which imports JAX
 
+MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
+"""Those of `attribution`, which imports JAX."""
+
+EDITS = ("remove", "keep", "replace", "swap")
+"""Those of `ablation`."""
+
 DENSE_VOCAB_SIZE = 8192
 """Dense statistics of a larger vocabulary would take several GiB."""
 
@@ -55,6 +61,8 @@ def parser(
     associations: Command,
     tokenize: Command,
     merge: Command,
+    ablate: Command,
+    attribute: Command,
 ) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
@@ -137,6 +145,26 @@ def parser(
     subparser.add_argument(
         "--out", type=Path, default="assocjax-statistics", help="folder for the results"
     )
+    subparser = command(ablate, out="assocjax-ablation", num_sequences=128)
+    _ablation_options(subparser)
+    subparser = command(attribute, out=None, num_sequences=None, precision="float64")
+    subparser.epilog = (
+        "Rows and columns are those of `assocjax associations`: bigram [bird, flew] is how often "
+        "flew follows bird, context [flew, bird] how often bird stands before flew, both minus "
+        "chance; value [bird, flew] says that bird announces what follows flew."
+    )
+    subparser.add_argument(
+        "tokens", nargs=2, metavar="TOKEN", help="the row and the column of the entry"
+    )
+    subparser.add_argument(
+        "--weight",
+        nargs="+",
+        choices=MATRICES,
+        default=["value"],
+        metavar="MATRIX",
+        help=f"matrices whose entry is taken apart, of {', '.join(MATRICES)}",
+    )
+    subparser.add_argument("--top", type=int, default=8, help="documents to list a matrix")
     return main
 
 
@@ -307,6 +335,31 @@ def _horizon_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threshold", type=float, default=0.1, help="relative error that ends a theory"
     )
+
+
+def _ablation_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--learning-rate", type=float, default=1.0, metavar="ETA", help="step size")
+    add("--steps", type=int, default=40, help="updates")
+    add("--num-layers", type=int, default=3, metavar="L", help="layers")
+    add("--init-scale", type=float, default=0.0, metavar="SD", help="standard deviation at start")
+    add("--optimizer", default="sgd", help="any optax optimizer, by name")
+    add("--batch-size", type=int, metavar="N", help="sequences in a minibatch (default: all)")
+    add("--seed", type=int, default=0, help="seed of start, batches and random directions")
+    group = parser.add_argument_group("ablation")
+    add = group.add_argument
+    add("--theory", choices=THEORIES, default="leading", help="whose terms are taken away")
+    add(
+        "--edits",
+        nargs="+",
+        choices=EDITS,
+        default=["remove"],
+        help="remove: the projection on the theory; keep: nothing but it; replace: the weight by "
+        "the theory at the weight's norm; swap: the projection for the term of another weight "
+        "(query_key gets that of value, value of output, output of query_key)",
+    )
+    add("--draws", type=int, default=8, help="random directions of each control")
 
 
 def _add_theories(add: Callable) -> None:

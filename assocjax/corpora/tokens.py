@@ -62,6 +62,8 @@ class TokenData:
         dropped_oov: Documents dropped for a token outside the vocabulary.
         dropped_short: Further documents dropped because they are too short.
         unk_fraction: Fraction of the real tokens in `tokens` that are `<unk>`.
+        documents: int32 [N], which document, counted from 0 as they were read, each sequence is
+            part of; None where that is not known.
 
     Raises:
         InputError: If shapes do not fit one another or an id is out of range.
@@ -81,6 +83,7 @@ class TokenData:
     dropped_oov: int = 0
     dropped_short: int = 0
     unk_fraction: float = 0.0
+    documents: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, array, dtype in (
@@ -101,6 +104,11 @@ class TokenData:
             raise InputError(
                 f"mask: expected shape {list(expected)} beside tokens of shape "
                 f"{list(self.tokens.shape)}, got {list(self.mask.shape)}"
+            )
+        if self.documents is not None and self.documents.shape != (self.num_sequences,):
+            raise InputError(
+                f"documents: expected shape [{self.num_sequences}], one for each sequence, got "
+                f"{list(self.documents.shape)}"
             )
         low, high = int(self.tokens.min()), int(self.tokens.max())
         if low < 0 or high >= self.vocab_size:
@@ -129,7 +137,7 @@ class TokenData:
 
     def describe(self) -> dict[str, object]:
         """How the data were made and their sizes: everything but the arrays and the vocabulary."""
-        arrays = ("tokens", "mask", "vocabulary")
+        arrays = ("tokens", "mask", "vocabulary", "documents")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         made = {name: value for name, value in fields.items() if name not in arrays}
         sizes = ("num_sequences", "seq_len", "vocab_size")
@@ -264,6 +272,7 @@ def load_tokens(
         )
     kept = layout._replace(starts=layout.starts[:num_sequences], sizes=layout.sizes[:num_sequences])
     tokens, real = gather(ids, kept, seq_len)
+    documents_read = np.arange(len(known), dtype=np.int32)
     unknown = vocabulary.index(UNKNOWN) if UNKNOWN in vocabulary else -1
     return TokenData(
         tokens=tokens,
@@ -279,6 +288,7 @@ def load_tokens(
         dropped_oov=dropped_oov,
         dropped_short=dropped_short,
         unk_fraction=float(np.mean(tokens[real] == unknown)),
+        documents=np.repeat(documents_read, layout.per_document)[:num_sequences],
     )
 
 

@@ -4,8 +4,10 @@
 `sweeps`    cosines, errors and loss of a sweep against step
 `limits`    where a theory ends: horizons, and the theorem's bounds
 `matrices`  heat maps of the statistics
+`ablation`  the loss after edits of trained weights, and of controls
 """
 
+from assocjax.figures.ablation import plot_ablation as plot_ablation
 from assocjax.figures.limits import plot_bounds as plot_bounds
 from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons

@@ -1,0 +1,146 @@
+"""The command `ablate`: trains, edits the weights, and tells the loss beside its controls."""
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+from assocjax.arguments import check_choice, check_integer
+from assocjax.commands.setup import configure_jax, load_corpus
+from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.errors import InputError
+from assocjax.options import EDITS
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData
+    from assocjax.params import Params
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Train, then remove from each weight what its theory says, beside random controls."""
+    from assocjax import ablation, figures, results
+
+    folder = results.output_folder(options.out)
+    configure_jax(options)
+    for name, value in (("steps", 0), ("num_layers", 1), ("draws", 2), ("seed", 0)):
+        check_integer(name, getattr(options, name), minimum=value)
+    for edit in options.edits:
+        check_choice("every entry of edits", edit, EDITS)
+    data = load_corpus(options)
+    theory = _theory(options, data)
+    params = _trained(options, data)
+    with progress_bar("editing", "units") as progress:
+        dataset = ablation.ablate(
+            params,
+            theory,
+            data.tokens,
+            data.mask,
+            edits=options.edits,
+            other=ablation.exchanged(theory) if "swap" in options.edits else None,
+            draws=options.draws,
+            seed=options.seed,
+            progress=progress,
+        )
+    names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
+    names += ("batch_size", "edits", "draws", "seed", "precision")
+    config = {name: getattr(options, name) for name in names}
+    dataset = dataset.assign_coords(token=list(data.vocabulary))
+    dataset = dataset.assign_attrs(results.provenance(data, config))
+    results.save(dataset, folder / "ablation.nc")
+    rows = ablation.summary(dataset)
+    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
+    with status("drawing"):
+        paths = figures.save(figures.plot_ablation(dataset), folder / "ablation")
+    show(
+        f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
+        f"{math.log(data.vocab_size):.4f}). Below: its change when a weight is edited along its "
+        f"{options.theory} theory, and along {options.draws} draws (mean±sd) of a random "
+        "direction; of the theory with its tokens shuffled; and of the theory with tokens shuffled "
+        "among those of similar frequency (matched). cosine: of the weight with the theory"
+    )
+    for edit in options.edits:
+        of_edit = [row for row in rows if row["edit"] == edit]
+        for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
+            if f"random_{size}" in of_edit[0]:
+                show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
+    show_written(folder, ["ablation.nc", "summary.json", *(path.name for path in paths)])
+
+
+def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
+    from assocjax.ablation import DIRECTIONS
+
+    of_controls = {
+        direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
+        for direction in DIRECTIONS
+    }
+    short = {"weight": row["unit"], "cosine": row["cosine"], "loss": f"{row['loss']:.4f}"}
+    return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
+
+
+def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
+    """The theory's terms; of the leading one the size does not matter, nor does the optimizer."""
+    from assocjax.closed_forms import Coefficients, weights_from_coefficients
+    from assocjax.moments import effective_statistics
+    from assocjax.quadrature import effective_weights
+    from assocjax.statistics import corpus_statistics
+
+    if options.theory == "leading":
+        with status("counting"):
+            statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+        return weights_from_coefficients(statistics, 1, Coefficients(*[1.0] * 3))  # type: ignore[arg-type]
+    if options.optimizer != "sgd":
+        raise InputError(f"--theory effective: only for --optimizer sgd; got {options.optimizer!r}")
+    with status("following the effective theory"):
+        moments = effective_statistics(
+            data.tokens, data.vocab_size, depth=options.num_layers, mask=data.mask
+        )
+        return effective_weights(
+            moments,
+            data.tokens,
+            data.mask,
+            num_layers=options.num_layers,
+            learning_rate=options.learning_rate,
+            steps=options.steps,
+        ).params
+
+
+def _trained(options: argparse.Namespace, data: "TokenData") -> "Params":
+    import jax
+    import jax.numpy as jnp
+
+    from assocjax.gradients import exact_loss_and_gradient
+    from assocjax.optimizers import make_optimizer
+    from assocjax.params import init_params
+    from assocjax.training import batch_indices, train
+
+    optimizer = make_optimizer(options.optimizer, options.learning_rate)
+    start_key, batch_key = jax.random.split(jax.random.key(options.seed))
+    start = init_params(
+        start_key,
+        vocab_size=data.vocab_size,
+        seq_len=data.seq_len,
+        num_layers=options.num_layers,
+        scale=options.init_scale,
+    )
+
+    @jax.jit
+    def run(params, tokens, mask):
+        def loss_and_gradient(params, step):
+            if options.batch_size is None:
+                return exact_loss_and_gradient(params, tokens, mask)
+            rows = batch_indices(batch_key, step, len(tokens), options.batch_size)
+            return exact_loss_and_gradient(params, tokens[rows], mask[rows])
+
+        def report(step):
+            progress(int(step), options.steps)
+
+        return train(params, loss_and_gradient, optimizer, options.steps, progress=report)
+
+    with progress_bar() as progress:
+        params, losses = run(start, jnp.asarray(data.tokens), jnp.asarray(data.mask))
+        jax.block_until_ready(losses)
+    if not bool(jnp.all(jnp.isfinite(losses))):
+        raise InputError(
+            f"--learning-rate {options.learning_rate:g}: training diverges at step "
+            f"{int(jnp.argmin(jnp.isfinite(losses)))}; give a smaller one"
+        )
+    return params

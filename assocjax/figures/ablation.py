@@ -1,0 +1,67 @@
+"""What edits of trained weights do to the loss, beside their random controls."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from assocjax.ablation import CONTROLS, DIRECTIONS
+from assocjax.figures.style import set_title
+
+_COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
+_NAMES = {
+    "random": "random",
+    "shuffled": "tokens shuffled",
+    "matched": "tokens shuffled\namong similar frequencies",
+}
+_SMALLEST = 1e-4  # nats: changes below are drawn on a linear axis
+
+
+def plot_ablation(dataset: xr.Dataset) -> Figure:
+    """Change of the loss by each edit of each unit: a panel for each edit, a row for each unit.
+
+    The diamond is the theory. Circles are controls of the same norm, crosses controls by
+    projection, one for each draw.
+
+    Args:
+      dataset: from `ablate`.
+    """
+    units, edits = dataset["unit"].values, dataset["edit"].values
+    size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)
+    figure = Figure(figsize=(max(size[0], 7), size[1]), layout="constrained")
+    axes = figure.subplots(1, len(edits), squeeze=False, sharey=True)
+    rows = np.arange(len(units))
+    for ax, edit in zip(axes[0], edits, strict=True):
+        changes = dataset.sel(edit=edit) - dataset["trained_loss"]
+        for control in CONTROLS:
+            direction, kind = control.split("_")
+            values = changes["control_loss"].sel(control=control).values  # [unit, draw]
+            if np.isnan(values).all():
+                continue
+            offset = 0.12 * (DIRECTIONS.index(direction) - 1)
+            ax.plot(
+                values.ravel(),
+                np.repeat(rows + offset, values.shape[1]),
+                "o" if kind == "norm" else "x",
+                color=_COLORS[direction],
+                ms=3,
+                mew=0.8,
+                mfc="none",
+                label=f"{_NAMES[direction]}, {kind}",
+            )
+        ax.plot(changes["loss"], rows, "D", color="#cc3311", ms=5, label="theory", clip_on=False)
+        ax.axvline(0, color="0.8", lw=0.8, zorder=0)
+        ax.set_xscale("symlog", linthresh=_SMALLEST)
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.tick_params(labelsize=8)
+        ax.tick_params(axis="x", rotation=45)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_title(str(edit), fontsize=9)
+        ax.set_xlabel("change of the loss (nats)", fontsize=9)
+    axes[0, 0].set_yticks(rows, [str(unit).replace("_", "-") for unit in units])
+    axes[0, 0].set_ylim(len(units) - 0.5, -0.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+    trained = float(dataset["trained_loss"])
+    set_title(figure, f"Loss after edits of trained weights (trained: {trained:.4f})", dataset)
+    return figure
