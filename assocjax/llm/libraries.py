@@ -1,0 +1,49 @@
+"""The libraries of the extra `llm`: asked for when they are needed, and kept quiet."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Iterator
+
+from assocjax.errors import InputError
+
+
+def require(*names: str) -> None:
+    """Imports libraries.
+
+    Raises:
+        InputError: If one is not installed; says how to install them.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise InputError(
+                f"language models need the library {name}: pip install 'assocjax[llm]'"
+            ) from None
+
+
+@contextlib.contextmanager
+def quiet(*, stderr: bool = False) -> Iterator[None]:
+    """Keeps the progress bars and log lines of transformers to itself, as long as it lasts.
+
+    Args:
+        stderr: All that is written to `sys.stderr` too: some progress bars know no other way.
+    """
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) if stderr else contextlib.nullcontext():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
