@@ -6,6 +6,7 @@ Heavy imports wait until a command runs.
 import sys
 from typing import NoReturn
 
+from assocjax.commands.llm import pretrain_tiny
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
 from assocjax.commands.training import horizon, sweep
 from assocjax.errors import InputError, InputTypeError
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        commands = (sweep, horizon, statistics, associations, tokenize, merge)
+        commands = (sweep, horizon, statistics, associations, tokenize, merge, pretrain_tiny)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

@@ -7,6 +7,7 @@ Needs the extra `llm` (torch, transformers): `pip install 'assocjax[llm]'`. In r
 * `architectures`: what differs between GPT-NeoX, Llama and GPT-2.
 * `models`: `load_model`.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
+* `recipe`: Pythia's, at a small size.
 * `pretrain`: `pretrain_tiny`, a small Pythia with a folder for every checkpoint.
 """
 

@@ -8,8 +8,8 @@
 | `owner/name` | a branch or commit (default: `main`) | a model of the Hugging Face hub |
 
 Hashes need neither torch nor transformers. They tell what names do not: several hosted Pythia
-checkpoints are byte for byte another step's (EleutherAI/pythia, issues 195, 205 and 206), so compare
-them before you believe a curve over steps.
+checkpoints are byte for byte another step's (EleutherAI/pythia, issues 195, 205 and 206), so
+compare them before you believe a curve over steps.
 """
 
 import hashlib
@@ -159,14 +159,11 @@ def _local(name_or_path: Any, revision: str | None) -> Path | None:
                 "or a name on the Hugging Face hub"
             )
         if revision is not None:
-            raise InputError(
-                f"revision: a GGUF file has none, got {revision!r} for {str(path)!r}"
-            )
+            raise InputError(f"revision: a GGUF file has none, got {revision!r} for {str(path)!r}")
         return path
     if not path.is_dir():
-        if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name_or_path):
-            if path.suffix != ".gguf":
-                return None
+        if _HUB_NAME.fullmatch(str(name_or_path)) and path.suffix != ".gguf":
+            return None
         raise InputError(f"model: no folder or file {str(path)!r}")
     known = sorted((file.parent.name for file in path.glob("*/config.json")), key=_by_number)
     if revision is not None:
@@ -175,7 +172,9 @@ def _local(name_or_path: Any, revision: str | None) -> Path | None:
             raise InputError(f"revision: {str(path)!r} has no revision {revision!r}; {which}")
         return path / revision
     if not (path / "config.json").is_file():
-        which = f"give one of its revisions: {', '.join(known)}" if known else "it has no config.json"
+        which = (
+            f"give one of its revisions: {', '.join(known)}" if known else "it has no config.json"
+        )
         raise InputError(f"model: {str(path)!r} is no folder of a model: {which}")
     return path
 
@@ -229,14 +228,12 @@ def _ask(
     """An answer of the hub; of the fallback, where it cannot be reached."""
     require("huggingface_hub")
     import huggingface_hub as hub
-    from huggingface_hub import errors
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub import errors, utils
 
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    hide = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     try:
         if hide:
-            disable_progress_bars()
+            utils.disable_progress_bars()
         return question(hub)
     except InputError:
         raise
@@ -248,9 +245,7 @@ def _ask(
         text = f"no folder {name!r}, and no such model on the hub, or it is private"
     # Network and hub errors have no common base.
     except Exception as error:
-        text = (
-            f"no folder {name!r}, and the Hugging Face hub cannot be reached ({reason(error)})"
-        )
+        text = f"no folder {name!r}, and the Hugging Face hub cannot be reached ({reason(error)})"
         if fallback is not None:
             try:
                 return fallback(hub)
@@ -258,5 +253,5 @@ def _ask(
                 pass
     finally:
         if hide:
-            enable_progress_bars()
+            utils.enable_progress_bars()
     raise InputError(f"model: {text}")
