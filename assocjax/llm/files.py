@@ -226,9 +226,8 @@ def _ask(
     fallback: Callable[[Any], Any] | None = None,
 ) -> Any:
     """An answer of the hub; of the fallback, where it cannot be reached."""
-    require("huggingface_hub")
-    import huggingface_hub as hub
-    from huggingface_hub import errors, utils
+    hub = require("huggingface_hub")
+    errors, utils = hub.errors, hub.utils
 
     hide = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     try:

@@ -4,23 +4,23 @@ import contextlib
 import importlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 from assocjax.errors import InputError
 
 
-def require(*names: str) -> None:
-    """Imports libraries.
+def require(name: str) -> Any:
+    """Imports a library, when it is used and not before.
 
     Raises:
-        InputError: If one is not installed; says how to install them.
+        InputError: If it is not installed; says how to install it.
     """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise InputError(
-                f"language models need the library {name}: pip install 'assocjax[llm]'"
-            ) from None
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(
+            f"language models need the library {name}: pip install 'assocjax[llm]'"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -30,8 +30,7 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
     Args:
         stderr: All that is written to `sys.stderr` too: some progress bars know no other way.
     """
-    from transformers.utils import logging
-
+    logging = require("transformers").utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from assocjax.errors import InputError
 from assocjax.llm.architectures import FAMILIES
 from assocjax.llm.files import ModelFiles, find_model, hash_files
 from assocjax.llm.libraries import quiet, reason, require
-
-if TYPE_CHECKING:
-    import torch
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Old checkpoints hold tables that are computed today.
@@ -48,7 +45,7 @@ class LanguageModel:
     vocab_size: int
     tokenizer: Any
     file_hashes: Mapping[str, str]
-    module: "torch.nn.Module"
+    module: Any
 
     def tokenize(self, text: str) -> np.ndarray:
         """The text as token ids, int32 [T], without the special tokens that begin or end a text.
@@ -87,9 +84,7 @@ def load_model(
 
     Cost: reading the weights twice, once for their hashes; four bytes a weight in memory.
     """
-    require("torch", "transformers")
-    import torch
-
+    require("torch"), require("transformers")
     files = find_model(name_or_path, revision)
     where = _where(device)
     config = _config(files)
@@ -104,7 +99,6 @@ def load_model(
                 f"tokenizer: its tokens go up to id {largest}, but model {str(files.folder)!r} has "
                 f"embeddings of {vocab_size} tokens only: it is another model's"
             )
-    assert isinstance(module, torch.nn.Module)
     return LanguageModel(
         name=files.name,
         revision=revision,
@@ -120,8 +114,7 @@ def load_model(
 
 
 def _where(device: str | None) -> Any:
-    import torch
-
+    torch = require("torch")
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -138,10 +131,8 @@ def _source(files: ModelFiles) -> dict[str, Any]:
 
 
 def _config(files: ModelFiles) -> Any:
-    from transformers import AutoConfig
-
     if files.is_gguf:
-        require("gguf", "accelerate")
+        require("gguf"), require("accelerate")  # of which transformers makes use
         path = files.folder / files.weights[0]
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
@@ -155,7 +146,7 @@ def _config(files: ModelFiles) -> Any:
         _check_family(kind, str(path))
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(**_source(files))
+            config = require("transformers").AutoConfig.from_pretrained(**_source(files))
     except Exception as error:  # of many kinds
         cut = ", or is cut short" if files.is_gguf else ""
         raise InputError(f"model: {str(path)!r} cannot be read{cut} ({reason(error)})") from None
@@ -172,13 +163,11 @@ def _check_family(kind: Any, path: str) -> None:
 
 
 def _load_module(files: ModelFiles, config: Any) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    torch, transformers = require("torch"), require("transformers")
     safe = {} if files.is_gguf else {"use_safetensors": files.weights[0].endswith(".safetensors")}
     try:
         with quiet(stderr=files.is_gguf):
-            module, report = AutoModelForCausalLM.from_pretrained(
+            module, report = transformers.AutoModelForCausalLM.from_pretrained(
                 **_source(files),
                 **safe,
                 config=config,
@@ -202,13 +191,11 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
 
 
 def _load_tokenizer(files: ModelFiles) -> Any:
-    from transformers import AutoTokenizer
-
     if not files.is_gguf and not any((files.folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
         with quiet(stderr=files.is_gguf):
-            return AutoTokenizer.from_pretrained(**_source(files))
+            return require("transformers").AutoTokenizer.from_pretrained(**_source(files))
     except Exception as error:  # of many kinds
         raise InputError(
             f"tokenizer: that of {str(files.folder)!r} cannot be read ({reason(error)})"

@@ -72,9 +72,8 @@ def pretrain_tiny(
 
     Cost: 6 (12 L d^2 + V d) operations a token. Each revision takes 4 bytes a weight on disk.
     """
-    require("torch", "transformers")
-    import torch
-
+    torch = require("torch")
+    require("transformers")
     config = config or PretrainConfig()
     folder = results.output_folder(out)
     configuration = dataclasses.asdict(config) | {
@@ -90,7 +89,7 @@ def pretrain_tiny(
     model = initial_model(config, vocab_size).to(device)
     optimizer = make_optimizer(model)
     done, losses = _restore(folder / _STATE, model, optimizer)
-    record = {
+    header = {
         "config": configuration,
         "corpus": {
             "name": documents.name,
@@ -112,7 +111,7 @@ def pretrain_tiny(
         with _disk_errors(folder):
             if done in kept:
                 _save_revision(folder, done, model, tokenizer)
-            results.save_json(record | {"losses": losses}, folder / RECORD)
+            results.save_json(header | {"losses": losses}, folder / RECORD)
             state = {"done": done, "losses": losses, "model": model.state_dict()}
             part = folder / f"{_STATE}.part"
             torch.save(state | {"optimizer": optimizer.state_dict()}, part)
@@ -142,7 +141,7 @@ def pretrain_tiny(
         ) from None
     if progress is not None:
         progress(done, config.steps)
-    record |= {
+    record = header | {
         "complete": True,
         "revisions": {f"step{s}": hash_files(find_model(folder, f"step{s}")) for s in kept},
         "losses": losses,
@@ -196,8 +195,7 @@ def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
 
 
 def _restore(path: Path, model: Any, optimizer: Any) -> tuple[int, list[float]]:
-    import torch
-
+    torch = require("torch")
     if not path.is_file():
         return 0, []
     try:
@@ -213,12 +211,10 @@ def _restore(path: Path, model: Any, optimizer: Any) -> tuple[int, list[float]]:
 
 def _save_revision(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
     """Whole or not at all."""
-    from transformers import PreTrainedTokenizerFast
-
     final, part = folder / f"step{step}", folder / f".step{step}.part"
     for old in (part, final):
         shutil.rmtree(old, ignore_errors=True)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = require("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
     )
     with quiet():
@@ -229,11 +225,10 @@ def _save_revision(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
+    full = (OSError, RuntimeError, require("safetensors").SafetensorError)
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch tells so of a full disk
+    except full as error:  # torch says so by a RuntimeError
         raise InputError(
             f"out: cannot write to {folder}: {reason(error)}; what was saved before is intact: "
             "make room, and run the same again to go on"

@@ -7,17 +7,15 @@ section 5.3): E before a layer, after its attention, after the layer, and E W_Q 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.architectures import FAMILIES, submodule
+from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
-
-if TYPE_CHECKING:
-    import torch
 
 Progress = Callable[[int, int], None]
 
@@ -117,8 +115,7 @@ def occurrence_streams(
     Cost: N T tokens through the model, whatever `layers`; memory, on the model's device, 24 L' n d
     bytes for the sums and what `batch_size` sequences need.
     """
-    import torch
-
+    torch = require("torch")
     tokens = _check_ids("tokens", tokens, model.vocab_size, dims=2)
     ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
     if len(np.unique(ids)) != len(ids):
@@ -129,7 +126,7 @@ def occurrence_streams(
             f"mask must be boolean, of shape [N, T] = {tokens.shape} as tokens; got {mask.dtype} "
             f"{mask.shape}"
         )
-    longest = model.module.config.max_position_embeddings  # type: ignore[union-attr]
+    longest = model.module.config.max_position_embeddings
     if tokens.shape[1] > longest:
         raise InputError(
             f"tokens must have at most T = {longest} positions, as the model; got {tokens.shape[1]}"
@@ -197,8 +194,7 @@ def query_key_factors(
 
     Cost: of the mean, heads d^2 d_head + n d^2 multiplications.
     """
-    import torch
-
+    torch = require("torch")
     check_integer("layer", layer, minimum=0)
     if layer >= model.num_layers:
         raise InputError(f"layer must be below {model.num_layers}; got {layer}")
@@ -261,18 +257,17 @@ def _first(output: Any) -> Any:
 
 def _forward(model: LanguageModel, tokens: np.ndarray) -> None:
     """Sequences [B, T] through the layers, without the output head, which nothing here reads."""
-    import torch
-
+    torch = require("torch")
     with torch.inference_mode():
         ids = torch.tensor(tokens, dtype=torch.int64, device=_device(model))
-        model.module.base_model(input_ids=ids, use_cache=False)  # type: ignore[operator]
+        model.module.base_model(input_ids=ids, use_cache=False)
 
 
 def _layers(model: LanguageModel) -> Any:
     return submodule(model.module, FAMILIES[model.family].layers)
 
 
-def _device(model: LanguageModel) -> "torch.device":
+def _device(model: LanguageModel) -> Any:
     return next(model.module.parameters()).device
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from assocjax.arguments import check_integer
 from assocjax.checks import check_number
 from assocjax.errors import InputError
+from assocjax.llm.libraries import require
 
 _WARMUP, _LAST_RATE = 0.01, 0.1
 
@@ -73,12 +74,10 @@ def rate_factor(step: int, steps: int) -> float:
 
 
 def initial_model(config: PretrainConfig, vocab_size: int) -> Any:
-    """A GPTNeoXForCausalLM of transformers at its start, a function of `config.seed`."""
-    import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
+    """A GPTNeoXForCausalLM at its start, a function of `config.seed`."""
+    torch, transformers = require("torch"), require("transformers")
     # With 8 dimensions or more a head, its rotated quarter has at least one pair.
-    neox = GPTNeoXConfig(
+    neox = transformers.GPTNeoXConfig(
         vocab_size=vocab_size,
         hidden_size=config.width,
         num_hidden_layers=config.num_layers,
@@ -90,7 +89,7 @@ def initial_model(config: PretrainConfig, vocab_size: int) -> Any:
         use_cache=False,
     )
     with torch.random.fork_rng():  # what the constructor draws is drawn again
-        model = GPTNeoXForCausalLM(neox)
+        model = transformers.GPTNeoXForCausalLM(neox)
     generator = torch.Generator().manual_seed(config.seed)
     small = math.sqrt(2 / (5 * config.width))
     residual = 2 / (config.num_layers * math.sqrt(config.width))
@@ -106,8 +105,7 @@ def initial_model(config: PretrainConfig, vocab_size: int) -> Any:
 
 def make_optimizer(model: Any) -> Any:
     """AdamW; `update` sets its learning rate."""
-    import torch
-
+    torch = require("torch")
     weights = list(model.parameters())
     groups = [
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": 0.1},
@@ -118,8 +116,7 @@ def make_optimizer(model: Any) -> Any:
 
 def update(model: Any, optimizer: Any, batch: Any, rate: float) -> float:
     """One update; returns the loss before it."""
-    import torch
-
+    torch = require("torch")
     for group in optimizer.param_groups:
         group["lr"] = rate
     logits = model(input_ids=batch[:, :-1]).logits
