@@ -240,6 +240,8 @@ def _ask(
         text = f"access to {name!r} is restricted; accept its terms on the hub and log in"
     except errors.RevisionNotFoundError:
         raise InputError(f"revision: {name!r} has no revision {revision!r} on the hub") from None
+    except errors.HFValidationError:
+        text = f"no folder {name!r}, and no such name can be on the hub"
     except errors.RepositoryNotFoundError:
         text = f"no folder {name!r}, and no such model on the hub, or it is private"
     # Network and hub errors have no common base.

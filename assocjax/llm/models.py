@@ -172,20 +172,28 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
                 **safe,
                 config=config,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:  # of many kinds
         raise InputError(
-            f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} are corrupt, "
-            f"cut short or of another configuration ({reason(error)})"
+            f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} are corrupt "
+            f"or cut short ({reason(error)})"
         ) from None
-    # What is missing was made up at random.
-    for what, names in (("lack", report["missing_keys"]), ("hold", report["unexpected_keys"])):
-        wrong = sorted(name for name in names if not name.endswith(_COMPUTED))
-        if wrong:
+    # transformers makes up at random what is missing or of another shape, and drops what is left.
+    wrong = {
+        "lack": sorted(report["missing_keys"]),
+        "have another shape in": sorted(name for name, *_ in report["mismatched_keys"]),
+        "hold besides": sorted(
+            name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED)
+        ),
+    }
+    for what, names in wrong.items():
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
             raise InputError(
-                f"model: the weights in {str(files.folder)!r} {what} {wrong[0]!r} and "
-                f"{len(wrong) - 1} more, against their configuration"
+                f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} {what} "
+                f"{names[0]!r}{more}, against their configuration"
             )
     return module
 
