@@ -399,7 +399,7 @@ BAD = {
     "empty weights": (lambda f: cut(f / "model.safetensors", 0), "corrupt or cut short"),
     "PyTorch's format, cut short": (cut_pytorch, "corrupt or cut short"),
     "a tensor missing": (drop_tensor, r"lack 'gpt_neox.layers.1.attention.dense.weight', against"),
-    "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layers.3"),
+    "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layers."),
     "a layer too many": (lambda f: change_config(f, num_hidden_layers=2), "besides 'gpt_neox.layer"),
     "another width": (
         lambda f: change_config(f, hidden_size=64),

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ def pretrain_tiny(
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
             is of another configuration (names what differs) or cannot be written, the loss is no
             longer finite, or the extra `llm` is not installed.
-        KeyboardInterrupt: Ctrl-C; its text says from which step the same call goes on.
+        KeyboardInterrupt: Ctrl-C, after the step under way is saved; its text says how many are.
 
     On a CPU the same arguments and versions give the same bits, stopped and resumed or not, with
     the same number of threads. The order of sequences is a function of seed and step, and there is
@@ -119,8 +121,7 @@ def pretrain_tiny(
 
     if not done:
         save()
-    saved = done
-    try:
+    with _ctrl_c() as asked_to_stop:
         while done < config.steps:
             if progress is not None:
                 progress(done, config.steps)
@@ -131,14 +132,13 @@ def pretrain_tiny(
             losses.append(loss)
             if not math.isfinite(loss):
                 raise InputError(f"learning_rate: the loss of step {done} is {loss}; try a smaller")
-            if done in kept or done % _SAVE_EVERY == 0:
+            if done in kept or done % _SAVE_EVERY == 0 or asked_to_stop():
                 save()
-                saved = done
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; {saved} of {config.steps} steps are saved in {folder}: the same again goes "
-            "on"
-        ) from None
+            if asked_to_stop():
+                raise KeyboardInterrupt(
+                    f"stopped; {done} of {config.steps} steps are saved in {folder}: the same "
+                    "again goes on"
+                )
     if progress is not None:
         progress(done, config.steps)
     record = header | {
@@ -221,6 +221,28 @@ def _save_revision(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(part)
         wrapped.save_pretrained(part)
     part.rename(final)
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Makes of Ctrl-C a wish, to be asked after; the second stops at once, as the first does in
+    threads, where Python knows no other way."""
+    asked = False
+
+    def handle(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
