@@ -399,11 +399,11 @@ BAD = {
     "empty weights": (lambda f: cut(f / "model.safetensors", 0), "corrupt or cut short"),
     "PyTorch's format, cut short": (cut_pytorch, "corrupt or cut short"),
     "a tensor missing": (drop_tensor, r"lack 'gpt_neox.layers.1.attention.dense.weight', against"),
-    "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layers."),
-    "a layer too many": (lambda f: change_config(f, num_hidden_layers=2), "besides 'gpt_neox.layer"),
+    "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layer"),
+    "a layer too many": (lambda f: change_config(f, num_hidden_layers=2), "besides 'gpt_neox.l"),
     "another width": (
         lambda f: change_config(f, hidden_size=64),
-        "another shape in 'gpt_neox.embed_in.weight' and",
+        "have another shape in",
     ),
     "a tokenizer of another model": (another_tokenizer, "id 96, but .* of 96 tokens only"),
     "a tokenizer that is none": (
