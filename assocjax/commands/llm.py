@@ -13,7 +13,8 @@ def pretrain_tiny(options: argparse.Namespace) -> None:
     from assocjax.corpora import read_documents
     from assocjax.llm.libraries import require
 
-    require("torch"), require("transformers")  # before the corpus is read
+    for library in ("torch", "transformers"):  # before the corpus is read
+        require(library)
     names = [field.name for field in dataclasses.fields(llm.PretrainConfig)]
     config = llm.PretrainConfig(**{name: getattr(options, name) for name in names})
     with status("reading"):

@@ -84,7 +84,8 @@ def load_model(
 
     Cost: reading the weights twice, once for their hashes; four bytes a weight in memory.
     """
-    require("torch"), require("transformers")
+    for library in ("torch", "transformers"):
+        require(library)
     files = find_model(name_or_path, revision)
     where = _where(device)
     config = _config(files)
@@ -132,7 +133,8 @@ def _source(files: ModelFiles) -> dict[str, Any]:
 
 def _config(files: ModelFiles) -> Any:
     if files.is_gguf:
-        require("gguf"), require("accelerate")  # of which transformers makes use
+        for library in ("gguf", "accelerate"):  # of which transformers makes use
+            require(library)
         path = files.folder / files.weights[0]
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":

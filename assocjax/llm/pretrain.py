@@ -90,7 +90,8 @@ def pretrain_tiny(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = initial_model(config, vocab_size).to(device)
     optimizer = make_optimizer(model)
-    done, losses = _restore(folder / _STATE, model, optimizer)
+    # A state without its record could be of anything.
+    done, losses = (0, []) if record is None else _restore(folder / _STATE, model, optimizer)
     header = {
         "config": configuration,
         "corpus": {
