@@ -19,6 +19,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     ablate(weights, theory, data.tokens)                        -> what edits do    ablation.py
     find_passages(data, "bird", "flew")                         -> its documents    passages.py
     save(dataset, "sweep.nc")                                   -> results          results.py
+    llm.load_model("owner/name", "step16")                      -> language models  llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
@@ -26,7 +27,7 @@ A module imports only from those before it. Read them in this order, after the s
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
 `grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`, `influence`,
-`passages`, `figures`, `options`, `commands`, `cli`.
+`passages`, `llm`, `figures`, `options`, `commands`, `cli`.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from . import llm as llm
 from .ablation import ablate as ablate
 from .ablation import exchanged as exchanged
 from .associations import MATRICES as MATRICES

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
+from assocjax.commands.llm import pretrain_tiny
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
 from assocjax.commands.training import horizon, sweep
 from assocjax.errors import InputError, InputTypeError
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        commands = (sweep, horizon, statistics, associations, tokenize, merge, ablate, attribute)
+        commands = (sweep, horizon, statistics, associations, tokenize, merge)
+        commands += (ablate, attribute, pretrain_tiny)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

@@ -63,6 +63,7 @@ def parser(
     merge: Command,
     ablate: Command,
     attribute: Command,
+    pretrain_tiny: Command,
 ) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
@@ -165,6 +166,13 @@ def parser(
         help=f"matrices whose entry is taken apart, of {', '.join(MATRICES)}",
     )
     subparser.add_argument("--top", type=int, default=8, help="documents to list a matrix")
+    summary = (pretrain_tiny.__doc__ or "").strip()
+    subparser = commands.add_parser(
+        "pretrain-tiny", help=summary, description=summary, formatter_class=_Help
+    )
+    subparser.set_defaults(command=pretrain_tiny)
+    _reading_options(subparser.add_argument_group("corpus"))
+    _pretraining_options(subparser)
     return main
 
 
@@ -182,12 +190,7 @@ def _corpus_options(num_sequences: int | None, sizes: bool, files: str) -> _Pars
     parser = _Parser(add_help=False)
     group = parser.add_argument_group("corpus and tokens")
     add = group.add_argument
-    add(
-        "--corpus",
-        default="fables",
-        help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
-        f".parquet file{files}",
-    )
+    _reading_options(group, files)
     if sizes:
         add(
             "--vocab-size",
@@ -227,11 +230,21 @@ def _corpus_options(num_sequences: int | None, sizes: bool, files: str) -> _Pars
         default="drop",
         help="documents of fewer than T+1 tokens are dropped, or padded and masked",
     )
+    return parser
+
+
+def _reading_options(group: argparse._ArgumentGroup, files: str = "") -> None:
+    add = group.add_argument
+    add(
+        "--corpus",
+        default="fables",
+        help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
+        f".parquet file{files}",
+    )
     add("--num-documents", type=int, help="documents to read (default: all; of a hub 10000)")
     add("--separator", default="<|endoftext|>", help="what separates documents of a .txt file")
     add("--text-field", default="text", help="field or column of .jsonl, .parquet and hub")
     add("--corpus-seed", type=int, default=0, help="seed of the fables")
-    return parser
 
 
 def _sweep_options(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +324,28 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
     add("--coordinator", metavar="HOST:PORT", help="elsewhere: the address of process 0")
     add("--num-processes", type=int, metavar="N", help="elsewhere: how many processes there are")
     add("--process-id", type=int, metavar="I", help="elsewhere: which of them this is, from 0")
+
+
+def _pretraining_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and training")
+    for name, kind, default, metavar, what in (
+        ("--vocab-size", int, 2048, "V", "tokens of a byte-pair vocabulary, trained on the corpus"),
+        ("--seq-len", int, 128, "T", "positions of a sequence"),
+        ("--batch-size", int, 32, "N", "sequences of a step"),
+        ("--steps", int, 512, "STEPS", "updates; checkpoints after 0, 1, 2, 4, ... of them"),
+        ("--num-layers", int, 6, "L", "layers"),
+        ("--width", int, 128, "D", "size of the residual stream"),
+        ("--num-heads", int, 4, "H", "attention heads"),
+        ("--learning-rate", float, 1e-3, "ETA", "the largest, after the warmup"),
+        ("--seed", int, 0, "SEED", "seed of the start and of the order of sequences"),
+    ):
+        group.add_argument(name, type=kind, default=default, metavar=metavar, help=what)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default="assocjax-pretrained",
+        help="folder for step0, step1, step2, ...; after an interruption the same command goes on",
+    )
 
 
 def _horizon_options(parser: argparse.ArgumentParser) -> None:

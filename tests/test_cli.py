@@ -100,6 +100,7 @@ def test_help(arguments, capsys):
     ("command", "words"),
     [
         ("tokenize", ("--corpus", "--tokenizer", "assocjax-tokens")),
+        ("pretrain-tiny", ("--corpus", "--width", "step0", "assocjax-pretrained", "same command")),
         ("merge", ("FILE", "--out", "--counts counts.nc", "same bits")),
         ("statistics", ("--matrices", "V above 8192", "--shard", "assocjax tokenize", "--counts")),
     ],
@@ -130,6 +131,7 @@ def test_help_does_not_wait_for_heavy_imports():
         "try: main(['sweep', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'jax', 'numpy', 'xarray', 'matplotlib', 'flax', 'optax', 'rich'}\n"
+        "heavy |= {'torch', 'transformers'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -87,7 +87,9 @@ def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStre
     return _join([np.array(e.ids, np.int32) for e in encodings], tuple(types))
 
 
-def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(
+    documents: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()
+) -> Tokenizer:
     """Trains a byte-level BPE tokeniser. The same documents give the same tokeniser.
 
     Its alphabet is the bytes that occur in `documents`, so that no id is spent on a byte that
@@ -98,6 +100,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         documents: Training text.
         vocab_size: Size of the vocabulary: alphabet and merges. The tokeniser has fewer tokens
             if the text runs out of pairs to merge.
+        special_tokens: Tokens that are no text, with the first ids.
 
     Raises:
         InputError: If `vocab_size` is smaller than the alphabet.
@@ -108,7 +111,9 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     # Attributes of a Rust object; the library's type stubs know no setters.
     setattr(tokenizer, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False))  # noqa: B010
     setattr(tokenizer, "decoder", decoders.ByteLevel())  # noqa: B010
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, special_tokens=[])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, show_progress=False, special_tokens=list(special_tokens)
+    )
     tokenizer.train_from_iterator(documents, trainer)
     size = tokenizer.get_vocab_size()
     if size > vocab_size:

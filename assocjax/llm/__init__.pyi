@@ -1,0 +1,10 @@
+from .files import identical_revisions as identical_revisions
+from .files import weight_hashes as weight_hashes
+from .models import LanguageModel as LanguageModel
+from .models import load_model as load_model
+from .pretrain import pretrain_tiny as pretrain_tiny
+from .probes import Streams as Streams
+from .probes import occurrence_streams as occurrence_streams
+from .probes import query_key_factors as query_key_factors
+from .probes import single_token_streams as single_token_streams
+from .recipe import PretrainConfig as PretrainConfig

@@ -1,0 +1,212 @@
+"""Loading language models, in float32, or saying in one line why not."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from assocjax.arguments import check_string
+from assocjax.errors import InputError
+from assocjax.llm.architectures import FAMILIES
+from assocjax.llm.files import ModelFiles, find_model, hash_files
+from assocjax.llm.libraries import quiet, reason, require
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# Old checkpoints hold tables that are computed today.
+_COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model and where it came from.
+
+    Attributes:
+        name: Its name on the hub, or of its folder or file.
+        revision: Its revision, as asked for.
+        family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm.architectures`.
+        num_layers: Layers.
+        num_heads: Query heads of a layer.
+        width: Size of the residual stream, d.
+        vocab_size: Rows of the embedding; of Pythia's the last are padding, which no token has.
+        tokenizer: Its tokeniser, of transformers; None if none is beside the weights.
+        file_hashes: Name of each weight file -> SHA-256.
+        module: The model of transformers, in float32, without dropout or gradients.
+    """
+
+    name: str
+    revision: str | None
+    family: str
+    num_layers: int
+    num_heads: int
+    width: int
+    vocab_size: int
+    tokenizer: Any
+    file_hashes: Mapping[str, str]
+    module: Any
+
+    def tokenize(self, text: str) -> np.ndarray:
+        """The text as token ids, int32 [T], without the special tokens that begin or end a text.
+
+        Raises:
+            InputError: If the model has no tokeniser.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"tokenizer: model {self.name!r} has none")
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.array(ids, np.int32)
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    device: str | None = None,
+) -> LanguageModel:
+    """Loads a language model: GPT-NeoX (Pythia), Llama (SmolLM2, tinyllamas) or GPT-2.
+
+    Args:
+        name_or_path: A folder with weights in safetensors or PyTorch's format, a folder of one such
+            folder a revision, a `.gguf` file, or `owner/name` on the Hugging Face hub.
+        revision: The folder within a folder, or the branch or commit on the hub (Pythia: `step16`).
+        device: Where torch is to compute; by default on a CUDA device, if there is one.
+
+    Returns:
+        The model. Weights that are stored in another precision, or quantised, become float32.
+
+    Raises:
+        InputError: If there is no such model or revision, the hub cannot be reached, its
+            architecture is another, its weights are corrupt, cut short, too few or too many for
+            its configuration, its tokeniser has tokens that it has no embedding of, or the extra
+            `llm` is not installed. One line says which.
+
+    Cost: reading the weights twice, once for their hashes; four bytes a weight in memory.
+    """
+    for library in ("torch", "transformers"):
+        require(library)
+    files = find_model(name_or_path, revision)
+    where = _where(device)
+    config = _config(files)
+    module = _load_module(files, config).to(where)
+    module.eval().requires_grad_(False)
+    tokenizer = _load_tokenizer(files)
+    vocab_size = module.get_input_embeddings().weight.shape[0]
+    if tokenizer is not None:
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if largest >= vocab_size:
+            raise InputError(
+                f"tokenizer: its tokens go up to id {largest}, but model {str(files.folder)!r} has "
+                f"embeddings of {vocab_size} tokens only: it is another model's"
+            )
+    return LanguageModel(
+        name=files.name,
+        revision=revision,
+        family=config.model_type,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        width=config.hidden_size,
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        file_hashes=hash_files(files),
+        module=module,
+    )
+
+
+def _where(device: str | None) -> Any:
+    torch = require("torch")
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=check_string("device", device)).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: torch cannot use {device!r} ({reason(error)})") from None
+
+
+def _source(files: ModelFiles) -> dict[str, Any]:
+    """Arguments of every `from_pretrained`, which is never to ask the hub again."""
+    gguf = {"gguf_file": files.weights[0]} if files.is_gguf else {}
+    path = str(files.folder)
+    return {"pretrained_model_name_or_path": path, "local_files_only": True, **gguf}
+
+
+def _config(files: ModelFiles) -> Any:
+    if files.is_gguf:
+        for library in ("gguf", "accelerate"):  # of which transformers makes use
+            require(library)
+        path = files.folder / files.weights[0]
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise InputError(f"model: {str(path)!r} is no GGUF file")
+    else:
+        path = files.folder / "config.json"
+        try:
+            kind = json.loads(path.read_text("utf-8")).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"model: {str(path)!r} is no configuration ({error})") from None
+        _check_family(kind, str(path))
+    try:
+        with quiet():
+            config = require("transformers").AutoConfig.from_pretrained(**_source(files))
+    except Exception as error:  # of many kinds
+        cut = ", or is cut short" if files.is_gguf else ""
+        raise InputError(f"model: {str(path)!r} cannot be read{cut} ({reason(error)})") from None
+    _check_family(config.model_type, str(path))
+    return config
+
+
+def _check_family(kind: Any, path: str) -> None:
+    if kind not in FAMILIES:
+        raise InputError(
+            f"model: {path!r} has the unsupported architecture {kind!r}; expected one of "
+            f"{', '.join(map(repr, FAMILIES))}"
+        )
+
+
+def _load_module(files: ModelFiles, config: Any) -> Any:
+    torch, transformers = require("torch"), require("transformers")
+    safe = {} if files.is_gguf else {"use_safetensors": files.weights[0].endswith(".safetensors")}
+    try:
+        with quiet(stderr=files.is_gguf):
+            module, report = transformers.AutoModelForCausalLM.from_pretrained(
+                **_source(files),
+                **safe,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # of many kinds
+        raise InputError(
+            f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} are corrupt "
+            f"or cut short ({reason(error)})"
+        ) from None
+    # transformers makes up at random what is missing or of another shape, and drops what is left.
+    wrong = {
+        "lack": sorted(report["missing_keys"]),
+        "have another shape in": sorted(name for name, *_ in report["mismatched_keys"]),
+        "hold besides": sorted(
+            name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED)
+        ),
+    }
+    for what, names in wrong.items():
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise InputError(
+                f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} {what} "
+                f"{names[0]!r}{more}, against their configuration"
+            )
+    return module
+
+
+def _load_tokenizer(files: ModelFiles) -> Any:
+    if not files.is_gguf and not any((files.folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        with quiet(stderr=files.is_gguf):
+            return require("transformers").AutoTokenizer.from_pretrained(**_source(files))
+    except Exception as error:  # of many kinds
+        raise InputError(
+            f"tokenizer: that of {str(files.folder)!r} cannot be read ({reason(error)})"
+        ) from None

@@ -1,0 +1,258 @@
+"""Pretraining a small Pythia, with a folder for every checkpoint, where none can be downloaded.
+
+The checkpoints `step0`, `step1`, `step2`, `step4`, ... of Pythia are revisions on the hub; here
+they are folders, which `load_model(out, "step16")` and transformers read.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assocjax import results
+from assocjax.corpora import Documents, train_bpe
+from assocjax.errors import InputError
+from assocjax.llm.files import find_model, hash_files
+from assocjax.llm.libraries import quiet, reason, require
+from assocjax.llm.recipe import (
+    PretrainConfig,
+    initial_model,
+    make_optimizer,
+    rate_factor,
+    revisions,
+    update,
+)
+
+END_OF_TEXT = "<|endoftext|>"
+"""Token 0, after every document."""
+
+RECORD = "pretraining.json"
+_STATE = "state.pt"
+_SAVE_EVERY = 16
+
+
+def pretrain_tiny(
+    documents: Documents,
+    out: str | os.PathLike[str],
+    config: PretrainConfig | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Trains a small GPT-NeoX on a corpus, or goes on where it was stopped.
+
+    Args:
+        documents: A corpus, as `assocjax.corpora.read_documents` reads it.
+        out: A folder, for `step0`, `step1`, ... (weights as safetensors, configuration,
+            tokenizer), `pretraining.json` and, until the end, the state to go on from.
+        config: See `PretrainConfig`.
+        progress: Called with (steps done, steps in all).
+
+    Returns:
+        What `pretraining.json` holds: configuration, corpus with its hash, versions, device, the
+        hashes of each revision's weights, and the loss of every step, in nats, of its batch before
+        its update.
+
+    Raises:
+        InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
+            is of another configuration (names what differs) or cannot be written, the loss is no
+            longer finite, or the extra `llm` is not installed.
+        KeyboardInterrupt: Ctrl-C, after the step under way is saved; its text says how many are.
+
+    On a CPU the same arguments and versions give the same bits, stopped and resumed or not, with
+    the same number of threads. The order of sequences is a function of seed and step, and there is
+    no dropout: weights and AdamW's moments are all the state there is.
+
+    Cost: 6 (12 L d^2 + V d) operations a token. Each revision takes 4 bytes a weight on disk.
+    """
+    torch = require("torch")
+    require("transformers")
+    config = config or PretrainConfig()
+    folder = results.output_folder(out)
+    configuration = dataclasses.asdict(config) | {
+        "corpus": documents.name,
+        "corpus_sha256": documents.sha256,
+    }
+    record = _read_record(folder, configuration)
+    if record is not None and record["complete"]:
+        return record
+    tokenizer, sequences = _tokenize(documents, config)
+    vocab_size = tokenizer.get_vocab_size()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = initial_model(config, vocab_size).to(device)
+    optimizer = make_optimizer(model)
+    # A state without its record could be of anything.
+    done, losses = (0, []) if record is None else _restore(folder / _STATE, model, optimizer)
+    header = {
+        "config": configuration,
+        "corpus": {
+            "name": documents.name,
+            "sha256": documents.sha256,
+            "documents": len(documents.documents),
+            "sequences": len(sequences),
+            "vocab_size": vocab_size,
+        },
+        "versions": results.versions()
+        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "complete": False,
+    }
+    kept = revisions(config.steps)
+
+    def save() -> None:
+        """State last: whenever the process is killed, it is of a step whose revision is whole."""
+        with _disk_errors(folder):
+            if done in kept:
+                _save_revision(folder, done, model, tokenizer)
+            results.save_json(header | {"losses": losses}, folder / RECORD)
+            state = {"done": done, "losses": losses, "model": model.state_dict()}
+            part = folder / f"{_STATE}.part"
+            torch.save(state | {"optimizer": optimizer.state_dict()}, part)
+            part.replace(folder / _STATE)
+
+    if not done:
+        save()
+    with _ctrl_c() as asked_to_stop:
+        while done < config.steps:
+            if progress is not None:
+                progress(done, config.steps)
+            batch = torch.from_numpy(sequences[_order(config, len(sequences), done)]).to(device)
+            rate = config.learning_rate * rate_factor(done + 1, config.steps)
+            loss = update(model, optimizer, batch, rate)
+            done += 1
+            losses.append(loss)
+            if not math.isfinite(loss):
+                raise InputError(f"learning_rate: the loss of step {done} is {loss}; try a smaller")
+            if done in kept or done % _SAVE_EVERY == 0 or asked_to_stop():
+                save()
+            if asked_to_stop():
+                raise KeyboardInterrupt(
+                    f"stopped; {done} of {config.steps} steps are saved in {folder}: the same "
+                    "again goes on"
+                )
+    if progress is not None:
+        progress(done, config.steps)
+    record = header | {
+        "complete": True,
+        "revisions": {f"step{s}": hash_files(find_model(folder, f"step{s}")) for s in kept},
+        "losses": losses,
+    }
+    with _disk_errors(folder):
+        results.save_json(record, folder / RECORD)
+        (folder / _STATE).unlink()
+    return record
+
+
+def _read_record(folder: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        theirs = record["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no record of pretraining ({error!r})") from None
+    for key in sorted(configuration.keys() | theirs.keys()):
+        if configuration.get(key) != theirs.get(key):
+            raise InputError(
+                f"out: the model in {folder} is another: its {key} is {theirs.get(key)!r}, here it "
+                f"is {configuration.get(key)!r}; choose another folder, or delete it to begin anew"
+            )
+    return record
+
+
+def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
+    """The tokeniser, and sequences [N, T+1], int64, of all documents one after another."""
+    tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
+    end = np.array([tokenizer.token_to_id(END_OF_TEXT)])
+    encodings = tokenizer.encode_batch_fast(documents.documents, add_special_tokens=False)
+    stream = np.concatenate([part for e in encodings for part in (np.array(e.ids, int), end)])
+    T = config.seq_len
+    number = (len(stream) - 1) // T
+    if number < config.batch_size:
+        raise InputError(
+            f"corpus: {documents.name} gives {number} sequences of {T} positions, fewer than the "
+            f"{config.batch_size} of a batch (batch_size)"
+        )
+    starts = T * np.arange(number)
+    return tokenizer, stream[starts[:, None] + np.arange(T + 1)]
+
+
+def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
+    """The sequences of a batch: every epoch has an order of its own, cut into whole batches."""
+    epoch, at = divmod(step, number // config.batch_size)
+    order = np.random.default_rng([config.seed, epoch]).permutation(number)
+    return order[at * config.batch_size : (at + 1) * config.batch_size]
+
+
+def _restore(path: Path, model: Any, optimizer: Any) -> tuple[int, list[float]]:
+    torch = require("torch")
+    if not path.is_file():
+        return 0, []
+    try:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # of many kinds
+        raise InputError(
+            f"out: {path} cannot be read ({reason(error)}); delete it to begin anew"
+        ) from None
+    return state["done"], state["losses"]
+
+
+def _save_revision(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
+    """Whole or not at all."""
+    final, part = folder / f"step{step}", folder / f".step{step}.part"
+    for old in (part, final):
+        shutil.rmtree(old, ignore_errors=True)
+    wrapped = require("transformers").PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
+    )
+    with quiet():
+        model.save_pretrained(part)
+        wrapped.save_pretrained(part)
+    part.rename(final)
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Makes of Ctrl-C a wish, to be asked after; the second stops at once, as the first does in
+    threads, where Python knows no other way."""
+    asked = False
+
+    def handle(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    full = (OSError, RuntimeError, require("safetensors").SafetensorError)
+    try:
+        yield
+    except full as error:  # torch says so by a RuntimeError
+        raise InputError(
+            f"out: cannot write to {folder}: {reason(error)}; what was saved before is intact: "
+            "make room, and run the same again to go on"
+        ) from None

@@ -1,0 +1,296 @@
+"""What a language model makes of tokens: its residual stream, and its attention as a matrix of
+token pairs.
+
+These are the matrices that the theory's are compared with (Im, Oh, Fang, Li, arXiv 2601.19208,
+section 5.3): E before a layer, after its attention, after the layer, and E W_Q W_K^T E^T.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from assocjax.arguments import check_integer
+from assocjax.errors import InputError, InputTypeError
+from assocjax.llm.architectures import FAMILIES, submodule
+from assocjax.llm.libraries import require
+from assocjax.llm.models import LanguageModel
+
+Progress = Callable[[int, int], None]
+
+
+class Streams(NamedTuple):
+    """The residual stream of n tokens around L' layers, each float32 [L', n, d].
+
+    Attributes:
+        before: h, which the layer reads.
+        after_attention: h + attention(norm(h)), without the MLP. So too for the parallel residual
+            of GPT-NeoX, where no module sees this sum: there the MLP reads h, as attention does.
+        after_layer: What the layer hands on; of the last layer, before the final norm.
+    """
+
+    before: np.ndarray
+    after_attention: np.ndarray
+    after_layer: np.ndarray
+
+
+def single_token_streams(
+    model: LanguageModel,
+    token_ids: np.ndarray,
+    *,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 1024,
+    progress: Progress | None = None,
+) -> Streams:
+    """The residual stream of every token fed alone: a sequence of it, at position 0, with no BOS.
+
+    It then attends to itself only, so that queries, keys and positions have no effect.
+
+    Args:
+        model: A language model.
+        token_ids: Integers [n].
+        layers: Layers to return, in that order, counted from 0; by default all L. Of a wide model
+            and many tokens not all fit in memory: take them in groups.
+        batch_size: Tokens fed at once.
+        progress: Called with (tokens done, n).
+
+    Returns:
+        `Streams` [L', n, d].
+
+    Raises:
+        InputError, InputTypeError: If an argument has another shape, type or range.
+
+    Cost: n tokens through the model, whatever `layers`; memory 12 L' n d bytes for the result.
+    """
+    ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
+    chosen = _check_layers(layers, model.num_layers)
+    check_integer("batch_size", batch_size, minimum=1)
+    shape = (len(chosen), ids.size, model.width)
+    streams = Streams(*(np.empty(shape, np.float32) for _ in Streams._fields))
+    for start in range(0, ids.size, batch_size):
+        batch = slice(start, min(start + batch_size, ids.size))
+
+        def keep(layer: int, found: tuple, batch: slice = batch) -> None:
+            for stream, values in zip(streams, found, strict=True):
+                stream[layer, batch] = values[:, 0].cpu().numpy()
+
+        with _watching(model, chosen, keep):
+            _forward(model, ids[batch, None])
+        if progress is not None:
+            progress(batch.stop, ids.size)
+    return streams
+
+
+def occurrence_streams(
+    model: LanguageModel,
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    token_ids: np.ndarray,
+    *,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> tuple[Streams, np.ndarray]:
+    """The residual stream of tokens, averaged over their occurrences in a text.
+
+    Args:
+        model: A language model.
+        tokens: Integers [N, T]: sequences, each fed from position 0.
+        mask: bool [N, T]: positions that count. All are fed, and attend to all before them: padding
+            belongs at the end, where it changes nothing.
+        token_ids: Integers [n], none twice.
+        layers: As in `single_token_streams`.
+        batch_size: Sequences fed at once.
+        progress: Called with (sequences done, N).
+
+    Returns:
+        `Streams` [L', n, d], summed in float64, NaN for a token that does not occur; and the number
+        of occurrences, int64 [n].
+
+    Raises:
+        InputError, InputTypeError: If an argument has another shape, type or range; if T is more
+            than the model has positions.
+
+    Cost: N T tokens through the model, whatever `layers`; memory, on the model's device, 24 L' n d
+    bytes for the sums and what `batch_size` sequences need.
+    """
+    torch = require("torch")
+    tokens = _check_ids("tokens", tokens, model.vocab_size, dims=2)
+    ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
+    if len(np.unique(ids)) != len(ids):
+        raise InputError("token_ids must not repeat an id")
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != tokens.shape:
+        raise InputError(
+            f"mask must be boolean, of shape [N, T] = {tokens.shape} as tokens; got {mask.dtype} "
+            f"{mask.shape}"
+        )
+    longest = model.module.config.max_position_embeddings
+    if tokens.shape[1] > longest:
+        raise InputError(
+            f"tokens must have at most T = {longest} positions, as the model; got {tokens.shape[1]}"
+        )
+    chosen = _check_layers(layers, model.num_layers)
+    check_integer("batch_size", batch_size, minimum=1)
+
+    row_of = np.full(model.vocab_size, -1)
+    row_of[ids] = np.arange(len(ids))
+    rows = np.where(mask, row_of[tokens], -1)
+    counts = np.bincount(rows[rows >= 0], minlength=len(ids))
+    device = _device(model)
+    shape = (len(Streams._fields), len(chosen), len(ids), model.width)
+    sums = torch.zeros(shape, dtype=torch.float64, device=device)
+    for start in range(0, len(tokens), batch_size):
+        batch = slice(start, min(start + batch_size, len(tokens)))
+        of_batch = torch.from_numpy(rows[batch]).to(device)
+        counted = of_batch >= 0
+        where = of_batch[counted]
+
+        def add(layer: int, found: tuple, counted: Any = counted, where: Any = where) -> None:
+            for i, values in enumerate(found):
+                sums[i, layer].index_add_(0, where, values[counted].double())
+
+        with _watching(model, chosen, add):
+            _forward(model, tokens[batch])
+        if progress is not None:
+            progress(batch.stop, len(tokens))
+    means = sums / torch.from_numpy(counts).to(device)[:, None]
+    return Streams(*means.float().cpu().numpy()), counts
+
+
+def query_key_factors(
+    model: LanguageModel,
+    layer: int,
+    embeddings: np.ndarray,
+    *,
+    head: int | None = None,
+    norm: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """E W_Q W_K^T E^T of a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
+
+    Entry (i, j) is how much token i, as a query, attends to token j, as a key: the score before
+    the softmax, without its scale 1 / sqrt(d_head), and without
+
+    * the rotation of rotary models, which is the identity at distance 0: W_Q W_K^T is the score
+      between equal positions;
+    * biases. With b_Q and b_K a score has three terms more: q_i · b_K and b_Q · b_K, the same for
+      all keys, which no softmax sees, and b_Q · k_j, the same for all queries.
+
+    Args:
+        model: A language model.
+        layer: Layer, counted from 0.
+        embeddings: E [n, d], such as `Streams.before` of that layer.
+        head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. Where heads
+            share keys (grouped queries), each query head is counted with its group's keys.
+        norm: Apply the layer's norm before attention to E first, gain and bias included, as the
+            layer does. The paper does not.
+
+    Returns:
+        queries and keys, float32 [n, r]: r = d_head for a head and r = d for the mean.
+
+    Raises:
+        InputError, InputTypeError: If an argument has another shape, type or range.
+
+    Cost: of the mean, heads d^2 d_head + n d^2 multiplications.
+    """
+    torch = require("torch")
+    check_integer("layer", layer, minimum=0)
+    if layer >= model.num_layers:
+        raise InputError(f"layer must be below {model.num_layers}; got {layer}")
+    if head is not None and check_integer("head", head, minimum=0) >= model.num_heads:
+        raise InputError(f"head must be below {model.num_heads}; got {head}")
+    E = np.asarray(embeddings)
+    if E.ndim != 2 or E.shape[1] != model.width or not np.issubdtype(E.dtype, np.floating):
+        raise InputError(
+            f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
+            f"{E.shape}"
+        )
+    block = _layers(model)[layer]
+    family = FAMILIES[model.family]
+    with torch.inference_mode():
+        x = torch.tensor(E, dtype=torch.float32, device=_device(model))
+        if norm:
+            x = submodule(block, family.attention_norm)(x)
+        W_Q, W_K = family.query_key(submodule(block, family.attention))
+        if head is None:
+            queries = x @ (torch.einsum("hir,hjr->ij", W_Q, W_K) / len(W_Q))
+            keys = x
+        else:
+            queries, keys = x @ W_Q[head], x @ W_K[head]
+    return queries.cpu().numpy(), keys.cpu().numpy()
+
+
+@contextlib.contextmanager
+def _watching(
+    model: LanguageModel, layers: Sequence[int], use: Callable[[int, tuple], None]
+) -> Iterator[None]:
+    """Calls `use` with (place in `layers`, the three streams [B, T, d]) as a layer returns."""
+    blocks, path = _layers(model), FAMILIES[model.family].attention
+    with contextlib.ExitStack() as hooks:
+        for place, layer in enumerate(layers):
+            found: dict[str, Any] = {}
+
+            def enter(_: Any, args: tuple, kwargs: dict, found: dict = found) -> None:
+                found["before"] = args[0] if args else kwargs["hidden_states"]
+
+            def attend(_: Any, args: tuple, output: Any, found: dict = found) -> None:
+                found["attention"] = _first(output)
+
+            def leave(_: Any, args: tuple, output: Any, found: dict = found, at: int = place):
+                before, attention = found.pop("before"), found.pop("attention")
+                use(at, (before, before + attention, _first(output)))
+
+            block = blocks[layer]
+            for handle in (
+                block.register_forward_pre_hook(enter, with_kwargs=True),
+                submodule(block, path).register_forward_hook(attend),
+                block.register_forward_hook(leave),
+            ):
+                hooks.callback(handle.remove)
+        yield
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _forward(model: LanguageModel, tokens: np.ndarray) -> None:
+    """Sequences [B, T] through the layers, without the output head, which nothing here reads."""
+    torch = require("torch")
+    with torch.inference_mode():
+        ids = torch.tensor(tokens, dtype=torch.int64, device=_device(model))
+        model.module.base_model(input_ids=ids, use_cache=False)
+
+
+def _layers(model: LanguageModel) -> Any:
+    return submodule(model.module, FAMILIES[model.family].layers)
+
+
+def _device(model: LanguageModel) -> Any:
+    return next(model.module.parameters()).device
+
+
+def _check_ids(name: str, ids: Any, vocab_size: int, *, dims: int) -> np.ndarray:
+    ids = np.asarray(ids)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise InputTypeError(f"{name} must be integers; got dtype {ids.dtype}")
+    if ids.ndim != dims or not ids.size:
+        shape = "[n]" if dims == 1 else "[N, T]"
+        raise InputError(f"{name} must have shape {shape}, not empty; got {ids.shape}")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        bad = low if low < 0 else high
+        raise InputError(f"{name} must be in [0, vocab_size={vocab_size}) of the model; got {bad}")
+    return ids
+
+
+def _check_layers(layers: Sequence[int] | None, num_layers: int) -> list[int]:
+    if layers is None:
+        return list(range(num_layers))
+    chosen = [check_integer("every entry of layers", layer, minimum=0) for layer in layers]
+    if not chosen or max(chosen) >= num_layers or len(set(chosen)) != len(chosen):
+        raise InputError(
+            f"layers must be a non-empty list of different layers below {num_layers}; got {chosen}"
+        )
+    return chosen
