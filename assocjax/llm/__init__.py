@@ -1,0 +1,11 @@
+"""Does the theory describe real language models? A comparison with a control that can fail.
+
+In reading order:
+
+* `similarity`: covariance similarity of a model's vectors and a theory's rows.
+* `nulls`: the same with shuffled tokens, over all of them and among tokens of like frequency.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
