@@ -4,6 +4,7 @@ In reading order:
 
 * `similarity`: covariance similarity of a model's vectors and a theory's rows.
 * `nulls`: the same with shuffled tokens, over all of them and among tokens of like frequency.
+* `dominance`: how much of it is one shared direction, one token or one feature.
 """
 
 import lazy_loader

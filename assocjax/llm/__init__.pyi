@@ -1,3 +1,8 @@
+from .dominance import Dominating as Dominating
+from .dominance import LargestDrop as LargestDrop
+from .dominance import MeanShare as MeanShare
+from .dominance import common_mean_share as common_mean_share
+from .dominance import dominating as dominating
 from .nulls import Null as Null
 from .nulls import frequency_bins as frequency_bins
 from .nulls import permutation_null as permutation_null
