@@ -9,3 +9,6 @@ from .nulls import permutation_null as permutation_null
 from .similarity import CENTERINGS as CENTERINGS
 from .similarity import FactoredMatrix as FactoredMatrix
 from .similarity import covariance_similarity as covariance_similarity
+from .theory import MATRICES as MATRICES
+from .theory import basis_matrices as basis_matrices
+from .theory import subset_matrices as subset_matrices
