@@ -208,8 +208,9 @@ def test_null_in_blocks_of_rows(rows_at_once, x64, monkeypatch):
     rng = np.random.default_rng(0)
     shuffles = np.stack([rng.permutation(N) for _ in range(6)]).astype(np.int32)
     monkeypatch.setattr(nulls, "_BLOCK_ENTRIES", rows_at_once * 6 * N)
-    found = nulls._relabelled(jnp.asarray(A), jnp.asarray(M @ M.T), jnp.asarray(shuffles))
+    found, squares = nulls._relabelled(*map(jnp.asarray, (A, M @ M.T, shuffles)))
     expected = [np.sum((A @ A.T) * (M[p] @ M[p].T)) for p in shuffles]
+    assert float(squares) == pytest.approx(np.sum((A @ A.T) ** 2), rel=1e-12)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 

@@ -1,3 +1,6 @@
+from .bootstrap import Interval as Interval
+from .bootstrap import bootstrap_similarity as bootstrap_similarity
+from .compare import compare_model as compare_model
 from .dominance import Dominating as Dominating
 from .dominance import LargestDrop as LargestDrop
 from .dominance import MeanShare as MeanShare

@@ -27,7 +27,6 @@ from assocjax.llm.similarity import (
     Matrix,
     centre,
     check_matrices,
-    inner_product_norm,
     num_tokens,
     ratio,
     scale_rows,
@@ -137,8 +136,8 @@ def _permutation_null(A, M, seed, bins, num_shuffles: int, centering: str) -> Nu
     theory = centre(scale_rows(M), centering).rows
     K = matmul(theory, theory.T)
     shuffles = _shuffles(seed, bins, num_shuffles)
-    norms = inner_product_norm(rows) * jnp.linalg.norm(K)
-    scores = ratio(_relabelled(rows, K, shuffles), norms)
+    inner, squares = _relabelled(rows, K, shuffles)
+    scores = ratio(inner, jnp.sqrt(squares) * jnp.linalg.norm(K))
     similarity, null = scores[0], scores[1:]
     mean, sd = jnp.mean(null), jnp.std(null, ddof=1)
     rounding = 32 * jnp.finfo(null.dtype).eps
@@ -163,8 +162,8 @@ def _shuffles(seed, bins: Int32[Array, " n"], num_shuffles: int) -> Int32[Array,
 
 def _relabelled(
     rows: Float[Array, "n k"], K: Float[Array, "n n"], shuffles: Int32[Array, "S n"]
-) -> Float[Array, " S"]:
-    """sum_ij (rows rows^T)_ij K[p_i, p_j] of every shuffle p, some rows i at a time."""
+) -> tuple[Float[Array, " S"], Float[Array, ""]]:
+    """sum_ij G_ij K[p_i, p_j] of every shuffle p, and ||G||^2, of G = rows rows^T."""
     S, n = shuffles.shape
     size = max(1, min(n, _BLOCK_ENTRIES // (S * n)))
     blocks = -(-n // size)
@@ -176,6 +175,9 @@ def _relabelled(
         G = matmul(jnp.where(inside, rows[i], 0), rows.T)
         here = shuffles[:, i, None], shuffles[:, None, :]
         part = K.at[here].get(mode="promise_in_bounds")
-        return total + matmul(part.reshape(S, -1), G.reshape(-1)), None
+        inner, squares = total
+        inner = inner + matmul(part.reshape(S, -1), G.reshape(-1))
+        return (inner, squares + jnp.sum(G**2)), None
 
-    return lax.scan(add_block, jnp.zeros(S, rows.dtype), index)[0]
+    zeros = jnp.zeros(S, rows.dtype), jnp.zeros((), rows.dtype)
+    return lax.scan(add_block, zeros, index)[0]
