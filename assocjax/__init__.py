@@ -17,13 +17,15 @@ statistics, trains the transformer, and compares the two. The data flows one way
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
     validity_horizon(dataset)                                   -> its end          horizons.py
     save(dataset, "sweep.nc")                                   -> results          results.py
+    llm.compare_model(streams, matrices, counts)                -> language models  llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
-`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`, `commands`, `cli`.
+`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `llm`, `figures`, `options`, `commands`,
+`cli`.
 """
 
 import lazy_loader

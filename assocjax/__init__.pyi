@@ -1,3 +1,4 @@
+from . import llm as llm
 from .associations import MATRICES as MATRICES
 from .associations import Association as Association
 from .associations import frequency_corrected as frequency_corrected

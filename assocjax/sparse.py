@@ -145,11 +145,8 @@ def sparse_statistics(
         raise InputError(f"residual must be left where frequency_corrected is; got {residual!r}")
     if counts is None:
         counts = count(source, every, after_block=lambda done, _: report(done, total))
-    elif counts.bigram.shape[0] != source.vocab_size:
-        raise InputError(
-            f"counts must be of the {source.vocab_size} tokens of source; got "
-            f"{counts.bigram.shape[0]}"
-        )
+    elif (size := counts.bigram.indptr.size - 1) != source.vocab_size:
+        raise InputError(f"counts must be of the {source.vocab_size} tokens of source; got {size}")
     units = choose_units(source.num_sequences, source.seq_len)
     found = basis(counts, units, frequency_corrected=frequency_corrected, residual=residual)
     composed = composed_on_pattern(found)

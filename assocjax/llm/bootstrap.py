@@ -129,10 +129,11 @@ def bootstrap_similarity(
             scores.setdefault(name, []).append(score[0] if single else score)
         report(num_groups + step + 1, total)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: Interval(first, *np.quantile(others, tails, axis=0), np.mean(others, axis=0))
-        for name, (first, *others) in scores.items()
-    }
+    intervals = {}
+    for name, (whole, *replicates) in scores.items():
+        low, high = np.quantile(replicates, tails, axis=0)
+        intervals[name] = Interval(whole, low, high, np.mean(replicates, axis=0))
+    return intervals
 
 
 class _TokenCounts(NamedTuple):
@@ -213,8 +214,9 @@ class _Stack:
 
 def _keys(matrix: csr_array) -> Int[np.ndarray, " nnz"]:
     """Entries numbered by rows, then columns: rising where a matrix is sorted."""
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    return rows * matrix.shape[1] + matrix.indices
+    height, width = matrix.shape  # type: ignore[misc]
+    rows = np.repeat(np.arange(height, dtype=np.int64), np.diff(matrix.indptr))
+    return rows * width + matrix.indices
 
 
 def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:

@@ -59,7 +59,7 @@ class LargestDrop(NamedTuple):
     """The largest fall of a score when one is left out, and which; negative if it always rises."""
 
     drop: Float[Array, ""]
-    index: Int32[Array, ""]
+    which: Int32[Array, ""]
 
 
 class Dominating(NamedTuple):

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from assocjax.arguments import check_choice
 from assocjax.errors import InputError, InputTypeError
@@ -44,8 +44,8 @@ class FactoredMatrix(NamedTuple):
     Rows belong to tokens, columns to features; so left is [n,r] and right [m,r].
     """
 
-    left: Float[ArrayLike, "n r"]
-    right: Float[ArrayLike, "m r"]
+    left: Float[Array, "n r"]
+    right: Float[Array, "m r"]
 
 
 Matrix = Any  # Float[ArrayLike, "n m"] or FactoredMatrix: jaxtyping has no union of pytrees
