@@ -20,6 +20,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     find_passages(data, "bird", "flew")                         -> its documents    passages.py
     save(dataset, "sweep.nc")                                   -> results          results.py
     llm.load_model("owner/name", "step16")                      -> language models  llm/
+    llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,

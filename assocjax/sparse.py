@@ -7,6 +7,11 @@ attended keys, every matrix is sparse plus rank one, or a product of such:
     Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B
     Q     = query_key / M                   Delta = position / M
 
+Centred on the unigram distribution of the targets instead of on chance (`residual="unigram"`), the
+residual is r = y - g, and g takes the place of 1/V:
+
+    B = bigram / M - f g^T      Phi = context / M - g a^T      m[t,k] = x_k^T G (y_t - g)
+
 Each is a `scipy.sparse.linalg.LinearOperator` [V,V]: `value @ X` for X [V,d] costs d times the
 entries of B and Phi, `value.T @ X` as much, and `rows(value, ids)` reads rows off. The
 second pass needs G only where a key stands before a target, which is the pattern of Phi.
@@ -19,6 +24,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from assocjax.arguments import check_choice
 from assocjax.counting import (
     Correlations,
     Counts,
@@ -30,6 +36,9 @@ from assocjax.counting import (
     scale,
 )
 from assocjax.errors import InputError
+
+RESIDUALS = ("uniform", "unigram")
+"""What the residual of a target is centred on."""
 
 _BLOCK_COLUMNS = 64  # of G at once; more no longer stay in cache
 
@@ -63,7 +72,10 @@ class SparsePlusRankOne(LinearOperator):
 
 
 class Basis(NamedTuple):
-    """What the first pass tells of a corpus: see `SparseStatistics` for its fields."""
+    """What the first pass tells of a corpus: see `SparseStatistics` for its fields.
+
+    `chance` [V] is the distribution of targets that rows of G are centred on in the second pass.
+    """
 
     bigram: SparsePlusRankOne
     context: SparsePlusRankOne
@@ -72,6 +84,7 @@ class Basis(NamedTuple):
     context_frequency: np.ndarray
     num_positions: int
     frequency_corrected: bool
+    chance: np.ndarray
 
 
 class SparseStatistics(NamedTuple):
@@ -98,6 +111,8 @@ def sparse_statistics(
     source: TokenSource,
     *,
     frequency_corrected: bool = False,
+    residual: str = "uniform",
+    counts: Counts | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SparseStatistics:
     """Computes the statistics of a corpus larger than memory, or with a large vocabulary.
@@ -105,6 +120,8 @@ def sparse_statistics(
     Args:
       source: `TokenData`, or `TokenFile` for a corpus that stays on disk.
       frequency_corrected: those of `assocjax.associations.frequency_corrected` instead.
+      residual: "uniform", y - 1/V, or "unigram", y - g with g the frequency of targets.
+      counts: sums of the first pass over `source`, which is then read once only.
       progress: called with (sequences read, sequences to read) after each block; every sequence
         is read twice.
 
@@ -113,33 +130,45 @@ def sparse_statistics(
       are those of `assocjax.counting.Units` and of float64 products.
 
     Raises:
-      InputError: no valid position, or more than 2^40 positions.
+      InputError: no valid position, more than 2^40 positions, an unknown residual, or one besides
+        `frequency_corrected`, which has its own; counts of another vocabulary.
 
     Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
     entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
     """
     every = range(source.num_sequences)
     report = progress or (lambda done, total: None)
+    first = len(every) if counts is None else 0
+    total = first + len(every)
 
-    counts = count(source, every, after_block=lambda done, _: report(done, 2 * len(every)))
+    if frequency_corrected and residual != "uniform":
+        raise InputError(f"residual must be left where frequency_corrected is; got {residual!r}")
+    if counts is None:
+        counts = count(source, every, after_block=lambda done, _: report(done, total))
+    elif (size := counts.bigram.indptr.size - 1) != source.vocab_size:
+        raise InputError(f"counts must be of the {source.vocab_size} tokens of source; got {size}")
     units = choose_units(source.num_sequences, source.seq_len)
-    found = basis(counts, units, frequency_corrected=frequency_corrected)
+    found = basis(counts, units, frequency_corrected=frequency_corrected, residual=residual)
     composed = composed_on_pattern(found)
     sums = correlate(
-        source,
-        every,
-        composed,
-        after_block=lambda done, _: report(len(every) + done, 2 * len(every)),
+        source, every, composed, after_block=lambda done, _: report(first + done, total)
     )
     return assemble(found, sums, correlation_unit(composed, units))
 
 
-def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) -> Basis:
+def basis(
+    counts: Counts,
+    units: Units,
+    *,
+    frequency_corrected: bool = False,
+    residual: str = "uniform",
+) -> Basis:
     """B, Phi and the marginals from the sums of the first pass.
 
     Raises:
-      InputError: no valid position.
+      InputError: no valid position, or an unknown residual.
     """
+    check_choice("residual", residual, RESIDUALS)
     M = int(counts.bigram.sum())
     if M == 0:
         raise InputError("mask must leave at least one valid position; all are False")
@@ -148,19 +177,21 @@ def basis(counts: Counts, units: Units, *, frequency_corrected: bool = False) ->
     f = counts.bigram.sum(axis=1) / M
     g = counts.bigram.sum(axis=0) / M
     a = attention.sum(axis=0)
+    chance = g if residual == "unigram" else np.full(f.size, 1 / f.size)
     if frequency_corrected:
         root_f, root_g, root_a = np.sqrt(f), np.sqrt(g), np.sqrt(a)
         bigram = SparsePlusRankOne(_scaled(joint, root_f, root_g), -root_f, root_g)
         context = SparsePlusRankOne(_scaled(attention, root_g, root_a), -root_g, root_a)
     else:
-        chance = np.full(f.size, 1 / f.size)
         bigram = SparsePlusRankOne(joint, -f, chance)
         context = SparsePlusRankOne(attention, -chance, a)
-    return Basis(bigram, context, f, g, a, M, frequency_corrected)
+    return Basis(bigram, context, f, g, a, M, frequency_corrected, chance)
 
 
 def composed_on_pattern(found: Basis) -> csr_array:
-    """G[k,y] - mean_j G[k,j] wherever key k stands before target y: float64, entry [y,k].
+    """x_k^T G r_y wherever key k stands before target y: float64, entry [y,k].
+
+    It is G[k,y] - sum_j chance[j] G[k,j], where r_y = y - chance.
 
     The rest of G (V^2 entries) passes by, some columns of Phi at a time, and is never held. With
     B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
@@ -173,7 +204,7 @@ def composed_on_pattern(found: Basis) -> csr_array:
     V = B.shape[0]
     S, P = B.sparse, Phi.sparse.tocsc()
     St = S.T.tocsr()
-    mean = Phi.T @ (B.T @ (B @ np.full(V, 1 / V)))
+    mean = Phi.T @ (B.T @ (B @ found.chance))
     left = np.stack([B.right, B.T @ (B @ Phi.left), B.T @ B.left, np.ones(V)], axis=1)
     right = np.stack([P.T @ (St @ B.left), Phi.right, P.T @ B.right, -mean], axis=1)
     entries = np.empty(P.nnz)

@@ -1,6 +1,7 @@
-"""Language models beside the theory: load them, probe them, train a small one.
+"""Language models: load, probe and train them; does the theory describe them?
 
-Needs the extra `llm` (torch, transformers): `pip install 'assocjax[llm]'`. In reading order:
+The comparison has a control that can fail. What needs torch and transformers says so:
+`pip install 'assocjax[llm]'`. In reading order:
 
 * `libraries`: asks for the extra.
 * `files`: where a model's files are, and the hashes of its weights.
@@ -9,6 +10,12 @@ Needs the extra `llm` (torch, transformers): `pip install 'assocjax[llm]'`. In r
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
 * `recipe`: Pythia's, at a small size.
 * `pretrain`: `pretrain_tiny`, a small Pythia with a folder for every checkpoint.
+* `similarity`: covariance similarity of a model's vectors and a theory's rows.
+* `nulls`: the same with shuffled tokens, over all of them and among tokens of like frequency.
+* `dominance`: how much of it is one shared direction, one token or one feature.
+* `theory`: the theory's matrices of some tokens of a large vocabulary, exact.
+* `bootstrap`: how much of a similarity is the sample of text.
+* `compare`: all layers and heads with all matrices, in one Dataset.
 """
 
 import lazy_loader

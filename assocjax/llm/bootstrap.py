@@ -1,0 +1,258 @@
+"""How much of a similarity is this sample of text: a bootstrap over groups of documents.
+
+Counts are integers that add up over sequences. Consecutive sequences, so that documents stay
+together, make groups; a replicate draws as many groups as there are, with replacement, and what it
+needs of a group is its counts. So the text is read once, and a replicate costs products of sparse
+matrices. The model's side is fixed: an interval tells of the text of the theory, not of the choice
+of tokens and not of the model's own training.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+from scipy.sparse import csc_array, csr_array
+
+from assocjax.arguments import check_choice, check_integer
+from assocjax.checks import check_number
+from assocjax.counting import TokenSource, choose_units, count
+from assocjax.errors import InputError
+from assocjax.linalg import matmul
+from assocjax.llm.similarity import (
+    CENTERINGS,
+    Matrix,
+    centre,
+    check_matrices,
+    num_tokens,
+    ratio,
+    scale_rows,
+)
+from assocjax.llm.theory import TokenRows, check_token_ids, compose
+from assocjax.sparse import RESIDUALS
+
+
+class Interval(NamedTuple):
+    """A similarity and its percentile interval.
+
+    similarity  of the whole text
+    low, high   between which the middle share `level` of the replicates lies
+    mean        of the replicates. A replicate repeats some text and misses other, and so its
+                matrices are noisier: mean - similarity estimates the bias that noise of this size
+                gives to a score, and an interval far from its similarity says that bias rules
+    """
+
+    similarity: Float[np.ndarray, "..."]
+    low: Float[np.ndarray, "..."]
+    high: Float[np.ndarray, "..."]
+    mean: Float[np.ndarray, "..."]
+
+
+def bootstrap_similarity(
+    A: Matrix,
+    source: TokenSource,
+    token_ids: Int[ArrayLike, " n"],
+    *,
+    num_groups: int = 32,
+    num_replicates: int = 100,
+    level: float = 0.95,
+    seed: int = 0,
+    centering: str = "feature",
+    residual: str = "uniform",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Interval]:
+    """Percentile intervals of a model's similarity with the theory's matrices.
+
+    `query_key` is not among them: it needs a second pass over the text for every replicate.
+
+    Args:
+      A: [n,d], a `FactoredMatrix`, or either with a leading axis of layers; row i belongs to
+        `token_ids[i]`.
+      source, token_ids, residual: as of `basis_matrices`.
+      num_groups: from 2 to the number of sequences; of like numbers of consecutive sequences.
+      num_replicates: at least 2. Weights of the groups are NumPy's
+        `default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, num_replicates)`.
+      level: between 0 and 1.
+      centering: as of `covariance_similarity`.
+      progress: called with (steps done, steps to do); a group or a replicate is a step.
+
+    Returns:
+      `Interval` for each of "bigram", "context", "interchangeability", "value", with entries [] or
+      [layers].
+
+    Raises:
+      InputError, InputTypeError: as `basis_matrices` and `covariance_similarity`; a number out of
+        range; a group without a valid position.
+
+    Cost: one pass of counting; for each replicate n nnz(B[s,:]) + 4 n^3 multiply-adds and
+      4 n^2 a layer. Memory n^2 words a layer, and 16 bytes an entry of Phi[:,s] of every group.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    ids = check_token_ids(token_ids, source.vocab_size)
+    check_choice("centering", centering, CENTERINGS)
+    check_choice("residual", residual, RESIDUALS)
+    check_integer("num_groups", num_groups, minimum=2)
+    check_integer("num_replicates", num_replicates, minimum=2)
+    check_integer("seed", seed, minimum=0)
+    check_number("level", level, minimum=0)
+    N = source.num_sequences
+    if num_groups > N:
+        raise InputError(f"num_groups must be at most the {N} sequences; got {num_groups}")
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1; got {level:g}")
+    layers, single = _as_layers(A, ids.size)
+    report = progress or (lambda done, total: None)
+    total = num_groups + 1 + num_replicates
+
+    parts = []
+    for group in range(num_groups):
+        here = range(N * group // num_groups, N * (group + 1) // num_groups)
+        parts.append(_count_tokens(source, here, ids))
+        if parts[-1].positions == 0:
+            raise InputError(
+                f"num_groups must leave valid positions in every group; group {group}, sequences "
+                f"{here.start} to {here.stop}, has none"
+            )
+        report(group + 1, total)
+    groups = _Groups(parts, ids, choose_units(N, source.seq_len).attention, residual)
+    inner = _inner_products(layers, centering)
+    draws = np.random.default_rng(seed).multinomial(
+        num_groups, np.full(num_groups, 1 / num_groups), num_replicates
+    )
+    scores: dict[str, list[np.ndarray]] = {}
+    for step, weights in enumerate([np.ones(num_groups, np.int64), *draws]):
+        for name, matrix in compose(groups.weighted(weights)).items():
+            score = np.asarray(_scores(inner, jnp.asarray(matrix), centering))
+            scores.setdefault(name, []).append(score[0] if single else score)
+        report(num_groups + step + 1, total)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    intervals = {}
+    for name, (whole, *replicates) in scores.items():
+        low, high = np.quantile(replicates, tails, axis=0)
+        intervals[name] = Interval(whole, low, high, np.mean(replicates, axis=0))
+    return intervals
+
+
+class _TokenCounts(NamedTuple):
+    """Sums over a group of sequences, int64: of `TokenRows` before any division."""
+
+    rows: csr_array
+    columns: csr_array
+    context: csr_array
+    inputs: np.ndarray
+    targets: np.ndarray
+    keys: np.ndarray
+    positions: int
+
+
+def _count_tokens(source: TokenSource, sequences: range, ids: np.ndarray) -> _TokenCounts:
+    bigram, context = count(source, sequences)
+    return _TokenCounts(
+        rows=bigram[ids],
+        columns=bigram[:, ids],
+        context=context[:, ids],
+        inputs=bigram.sum(axis=1),
+        targets=bigram.sum(axis=0),
+        keys=context.sum(axis=0),
+        positions=int(bigram.sum()),
+    )
+
+
+class _Groups:
+    """Counts of all groups, of which weighted sums are cheap: one product with the weights."""
+
+    def __init__(self, parts: Sequence[_TokenCounts], ids, attention: int, residual: str):
+        self._ids, self._unit, self._residual = ids, 2.0**-attention, residual
+        matrices = ("rows", "columns", "context")
+        self._sparse = [_Stack([getattr(part, name) for part in parts]) for name in matrices]
+        vectors = ("inputs", "targets", "keys", "positions")
+        self._dense = [np.array([getattr(part, name) for part in parts]).T for name in vectors]
+
+    def weighted(self, weights: Int[np.ndarray, " groups"]) -> TokenRows:
+        f, g, a, M = (vector @ weights for vector in self._dense)
+        rows, columns, context = (stack.weighted(weights) for stack in self._sparse)
+        chance = g / M if self._residual == "unigram" else np.full(f.size, 1 / f.size)
+        unit = self._unit / M
+        return TokenRows(
+            self._ids,
+            rows * (1 / M),
+            columns * (1 / M),
+            context * unit,
+            u=-f / M,
+            v=chance,
+            p=-chance,
+            a=a * unit,
+        )
+
+
+class _Stack:
+    """Sparse matrices of one shape, with the entries of all of them in one pattern."""
+
+    def __init__(self, matrices: Sequence[csr_array]):
+        for matrix in matrices:
+            matrix.sum_duplicates()  # sorts, too
+        # Counts are not negative, so that no entry of the sum cancels.
+        pattern: Any = sum(matrices[1:], start=matrices[0])
+        pattern.sum_duplicates()
+        places = [np.searchsorted(_keys(pattern), _keys(matrix)) for matrix in matrices]
+        starts = np.cumsum([0, *(matrix.nnz for matrix in matrices)])
+        data = np.concatenate([matrix.data for matrix in matrices])
+        self._entries = csc_array(
+            (data, np.concatenate(places), starts), shape=(pattern.nnz, len(matrices))
+        )
+        self._pattern = pattern
+
+    def weighted(self, weights: Int[np.ndarray, " groups"]) -> csr_array:
+        pattern = self._pattern
+        return csr_array(
+            (self._entries @ weights, pattern.indices, pattern.indptr), shape=pattern.shape
+        )
+
+
+def _keys(matrix: csr_array) -> Int[np.ndarray, " nnz"]:
+    """Entries numbered by rows, then columns: rising where a matrix is sorted."""
+    height, width = matrix.shape  # type: ignore[misc]
+    rows = np.repeat(np.arange(height, dtype=np.int64), np.diff(matrix.indptr))
+    return rows * width + matrix.indices
+
+
+def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:
+    """A with a leading axis, and whether it had none."""
+    leaves, structure = jax.tree.flatten(A)
+    single = all(np.ndim(leaf) == 2 for leaf in leaves)
+    layers = [jnp.asarray(leaf)[None] if single else jnp.asarray(leaf) for leaf in leaves]
+    if any(leaf.ndim != 3 or not len(leaf) for leaf in layers):
+        raise InputError(
+            "A must have shape [n, d] or [layers, n, d], or factors that do; got "
+            f"{', '.join(str(np.shape(leaf)) for leaf in leaves)}"
+        )
+    layers = jax.tree.unflatten(structure, layers)
+    first = jax.tree.map(lambda leaf: leaf[0], layers)
+    check_matrices(first, jnp.zeros((num_tokens(first), 1)))
+    if num_tokens(first) != n:
+        raise InputError(
+            f"A must have a row for each of the {n} token_ids; got {num_tokens(first)}"
+        )
+    return layers, single
+
+
+@partial(jax.jit, static_argnames="centering")
+def _inner_products(layers: Matrix, centering: str) -> Float[Array, "layers n n"]:
+    """A A^T of every layer, centred, of norm 1 (NaN where it is zero)."""
+
+    def inner(A):
+        rows = centre(A, centering).rows
+        G = matmul(rows, rows.T)
+        return ratio(G, jnp.linalg.norm(G))
+
+    return jax.lax.map(inner, layers)
+
+
+@partial(jax.jit, static_argnames="centering")
+def _scores(inner: Float[Array, "layers n n"], matrix, centering: str) -> Float[Array, " layers"]:
+    rows = centre(scale_rows(matrix.astype(inner.dtype)), centering).rows
+    K = matmul(rows, rows.T)
+    return ratio(matmul(inner.reshape(len(inner), -1), K.reshape(-1)), jnp.linalg.norm(K))

@@ -1,0 +1,223 @@
+"""A model's layers beside the theory's matrices, each score beside its nulls: one Dataset.
+
+Two sets of vectors of a model are compared, each of n tokens fed alone:
+
+* streams, the residual stream before a layer, after its attention and after the layer [n,d], with
+  each of the theory's matrices;
+* attention, A = E (W_Q W_K^T) E^T [n,n] of a head, and A = E (mean over heads of W_Q W_K^T) E^T,
+  with the theory's `query_key`: as factors of a head's width, never dense.
+
+Every score has two nulls: tokens are shuffled over all of them ("all"), and among tokens of like
+frequency only ("frequency"), so that what frequency alone explains shows.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import ArrayLike, Float
+
+from assocjax.arguments import check_choice, check_integer
+from assocjax.errors import InputError, InputTypeError
+from assocjax.llm.nulls import Null, frequency_bins, permutation_null
+from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
+
+STREAMS = ("before", "after_attention", "after_layer")
+"""Where the residual stream is read."""
+
+NULLS = ("all", "frequency")
+"""Among which tokens are shuffled."""
+
+MEAN_HEAD = "mean"
+"""The coordinate of the mean over heads."""
+
+
+class Streams(Protocol):
+    """Residual streams [layers, n, d], such as `assocjax.llm.probes` reads off a model."""
+
+    @property
+    def before(self) -> Any: ...
+    @property
+    def after_attention(self) -> Any: ...
+    @property
+    def after_layer(self) -> Any: ...
+
+
+def compare_model(
+    streams: Streams,
+    matrices: Mapping[str, Mapping[str, Float[ArrayLike, "n n"]]],
+    counts: ArrayLike,
+    *,
+    attention: Iterable[tuple[ArrayLike, ArrayLike]] | None = None,
+    layers: Sequence[int] | None = None,
+    centerings: Sequence[str] = CENTERINGS,
+    num_shuffles: int = 100,
+    num_bins: int = 10,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Compares all layers of a model with all of the theory's matrices.
+
+    Args:
+      streams: of the n tokens, float32 [layers, n, d].
+      matrices: residual -> name -> matrix [n,n] of the same tokens in the same order; the same
+        names for every residual (`basis_matrices`).
+      counts: how often each token occurs in the text of the theory, for `frequency_bins` [n].
+      attention: (queries, keys) of each layer in turn, both [H, n, r]: scores between tokens are
+        queries @ keys.T, head by head, with query tokens in rows (`query_key_factors`).
+      layers: numbers of the layers, by default from 0.
+      centerings: of `CENTERINGS`.
+      num_shuffles, seed: as of `permutation_null`.
+      num_bins: bins of frequency for the second null.
+
+    Returns:
+      Dataset with `similarity` over (residual, theory, centering, layer, stream), and `null_mean`,
+      `null_sd`, `z`, `p` over (null, and those). With attention, the same with the prefix
+      `attention_` over (residual, centering, layer, head) against `query_key`; the coordinate
+      `head` is "0", "1", ... and "mean".
+
+    Raises:
+      InputError: shapes or names that do not fit; attention without `query_key` in `matrices`.
+      InputTypeError: as `covariance_similarity`.
+
+    Cost: for each centering n^2 (n theories + d streams + 2 num_shuffles theories streams)
+      multiply-adds, with 3 streams a layer, and as many for attention with heads for streams, the
+      heads' width for d and residuals for theories. Memory three times the streams.
+    """
+    names = _check_matrices(matrices)
+    residuals = list(matrices)
+    centerings = list(centerings)
+    for centering in centerings:
+        check_choice("every entry of centerings", centering, CENTERINGS)
+    check_integer("num_shuffles", num_shuffles, minimum=2)
+    n = np.shape(matrices[residuals[0]][names[0]])[0]
+    values = [_check_stream(name, getattr(streams, name), n) for name in STREAMS]
+    num_layers = len(values[0])
+    if len({value.shape for value in values}) > 1:
+        raise InputError(f"streams must have one shape; got {[v.shape for v in values]}")
+    layers = list(range(num_layers)) if layers is None else [int(layer) for layer in layers]
+    if len(layers) != num_layers:
+        raise InputError(f"layers must number the {num_layers} layers of streams; got {layers}")
+    if np.shape(counts) != (n,):
+        raise InputError(f"counts must have shape [n] = ({n},); got {np.shape(counts)}")
+    bins = np.stack([np.zeros(n, np.int32), frequency_bins(counts, num_bins)])  # as of NULLS
+    if attention is not None and "query_key" not in names:
+        raise InputError(f"matrices must hold 'query_key' to compare attention; got {names}")
+    compare = partial(
+        _compare, bins=bins, centerings=centerings, num_shuffles=num_shuffles, seed=seed
+    )
+
+    theories = jnp.stack([jnp.asarray(matrices[r][name]) for r in residuals for name in names])
+    stacked = np.stack(values, axis=1).reshape(num_layers * 3, n, -1)
+    found = compare(jnp.asarray(stacked), theories)
+    shape = (len(centerings), len(NULLS), len(residuals), len(names), num_layers, len(STREAMS))
+    dims = ("null", "residual", "theory", "centering", "layer", "stream")
+    parts = [part.reshape(shape).transpose(1, 2, 3, 0, 4, 5) for part in found]
+    variables = _variables("", parts, dims)
+    coords: dict[str, Any] = {
+        "residual": residuals,
+        "theory": names,
+        "centering": centerings,
+        "layer": layers,
+        "stream": list(STREAMS),
+        "null": list(NULLS),
+    }
+    if attention is not None:
+        heads, mean = _read_attention(attention, num_layers, n)
+        query_key = jnp.stack([jnp.asarray(matrices[r]["query_key"]) for r in residuals])
+        num_heads = heads.left.shape[0] // num_layers
+        lead = (len(centerings), len(NULLS), len(residuals), num_layers)
+        parts = [
+            np.concatenate([each.reshape(*lead, num_heads), one.reshape(*lead, 1)], axis=-1)
+            for each, one in zip(compare(heads, query_key), compare(mean, query_key), strict=True)
+        ]
+        dims = ("null", "residual", "centering", "layer", "head")
+        variables |= _variables(
+            "attention_", [part.transpose(1, 2, 0, 3, 4) for part in parts], dims
+        )
+        coords["head"] = [*map(str, range(num_heads)), MEAN_HEAD]
+    attrs = {"num_tokens": n, "num_shuffles": num_shuffles, "num_bins": num_bins, "seed": seed}
+    return xr.Dataset(variables, coords, attrs)
+
+
+def _compare(vectors, theories, *, bins, centerings, **options) -> list[np.ndarray]:
+    """Parts of `Null`, each as an array [centering, null, theory, vectors]."""
+
+    def pair(A, M, within, centering):
+        return permutation_null(A, M, bins=within, centering=centering, **options)
+
+    def every(centering: str) -> Null:
+        call = partial(pair, centering=centering)
+        call = jax.vmap(call, in_axes=(0, None, None))
+        call = jax.vmap(call, in_axes=(None, 0, None))
+        return jax.vmap(call, in_axes=(None, None, 0))(vectors, theories, bins)
+
+    return [np.stack(parts) for parts in zip(*map(every, centerings), strict=True)]
+
+
+def _variables(prefix: str, parts: Sequence[np.ndarray], dims: tuple[str, ...]) -> dict[str, Any]:
+    similarity, mean, sd, z, p = parts
+    # The null does not change the score itself.
+    variables: dict[str, Any] = {f"{prefix}similarity": (dims[1:], similarity[0])}
+    named = {"null_mean": mean, "null_sd": sd, "z": z, "p": p}
+    return variables | {f"{prefix}{name}": (dims, part) for name, part in named.items()}
+
+
+def _read_attention(attention, num_layers: int, n: int) -> tuple[FactoredMatrix, FactoredMatrix]:
+    """Factors of all heads [layers H, n, r], and of the means over heads [layers, n, H r]."""
+    queries, keys = [], []
+    for layer, pair in enumerate(attention):
+        q, k = (np.asarray(part) for part in pair)
+        if (
+            q.ndim != 3
+            or q.shape[1] != n
+            or q.shape != k.shape
+            or (queries and q.shape != queries[0].shape)
+        ):
+            expected = f"[H, {n}, r]" if not queries else str(queries[0].shape)
+            raise InputError(
+                f"attention must hold queries and keys of shape {expected} for every layer; got "
+                f"{q.shape} and {k.shape} at layer {layer}"
+            )
+        queries.append(q)
+        keys.append(k)
+    if len(queries) != num_layers:
+        raise InputError(f"attention must have {num_layers} layers; got {len(queries)}")
+    q, k = np.stack(queries), np.stack(keys)
+    H, r = q.shape[1], q.shape[3]
+    heads = FactoredMatrix(jnp.asarray(q.reshape(-1, n, r)), jnp.asarray(k.reshape(-1, n, r)))
+    # sum_h Q_h K_h^T is one product of the heads side by side; a factor 1/H changes no score.
+    wide = (jnp.asarray(a.swapaxes(1, 2).reshape(num_layers, n, H * r)) for a in (q, k))
+    return heads, FactoredMatrix(*wide)
+
+
+def _check_matrices(matrices) -> list[str]:
+    if not matrices or not all(matrices.values()):
+        raise InputError("matrices must hold a matrix for at least one residual")
+    names = list(next(iter(matrices.values())))
+    shape = np.shape(next(iter(matrices.values()))[names[0]])
+    for residual, each in matrices.items():
+        if list(each) != names:
+            raise InputError(
+                f"matrices must have the same names for every residual, {names}; got {list(each)} "
+                f"for {residual!r}"
+            )
+        for name, matrix in each.items():
+            if np.shape(matrix) != shape or len(shape) != 2 or shape[0] != shape[1]:
+                raise InputError(
+                    f"matrices must all be [n, n] of one n; got {np.shape(matrix)} for {name!r}, "
+                    f"residual {residual!r}"
+                )
+    return names
+
+
+def _check_stream(name: str, stream, n: int) -> np.ndarray:
+    stream = np.asarray(stream)
+    if stream.ndim != 3 or stream.shape[1] != n or 0 in stream.shape:
+        raise InputError(f"streams.{name} must have shape [layers, {n}, d]; got {stream.shape}")
+    if not np.issubdtype(stream.dtype, np.floating):
+        raise InputTypeError(f"streams.{name} must be floating; got dtype {stream.dtype}")
+    return stream

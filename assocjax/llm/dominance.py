@@ -1,0 +1,228 @@
+"""How much of a similarity is one direction, one token or one feature.
+
+With A and M centred as in `assocjax.llm.similarity`, and a and m the means of their rows over
+tokens, A = 1 a^T + A_c and M = 1 m^T + M_c, so that
+
+    A^T M = n a m^T + A_c^T M_c
+    ||A^T M||^2 = n^2 |a|^2 |m|^2  +  2 n a^T A_c^T M_c m  +  ||A_c^T M_c||^2
+                  mean                mixed                    rest
+
+Without a token i (its row on both sides) or a feature f (a column of one side), what is left is
+centred anew. That takes a multiple of the product of the centred rows, or columns, away:
+
+    A^T M -> A^T M - c a_i m_i^T         c = n / (n-1) if "token" is centred, else 1
+    A A^T -> A A^T - c a_f a_f^T         c = d / (d-1) if "feature" is centred, else 1
+
+so that all scores without one token or feature follow from A^T M and sums over its rows.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from assocjax.arguments import check_choice
+from assocjax.errors import InputError
+from assocjax.linalg import matmul
+from assocjax.llm.similarity import (
+    CENTERINGS,
+    Centred,
+    FactoredMatrix,
+    Matrix,
+    centre,
+    check_matrices,
+    inner_product_norm,
+    num_tokens,
+    ratio,
+    scale_rows,
+    score,
+)
+
+
+class MeanShare(NamedTuple):
+    """Shares of ||A^T M||^2, which sum to 1: see the module's docstring.
+
+    mean   of the common mean direction alone: 0 where tokens are centred
+    mixed  of both together; may be negative
+    rest   of what differs between tokens
+    """
+
+    mean: Float[Array, ""]
+    mixed: Float[Array, ""]
+    rest: Float[Array, ""]
+
+
+class LargestDrop(NamedTuple):
+    """The largest fall of a score when one is left out, and which; negative if it always rises."""
+
+    drop: Float[Array, ""]
+    which: Int32[Array, ""]
+
+
+class Dominating(NamedTuple):
+    """What a score rests on most.
+
+    token    left out of both sides, its row of each
+    feature  a dimension left out of the model's side, its column of A
+    theory   a column left out of M, whose rows keep the scale that they have with it
+    """
+
+    token: LargestDrop
+    feature: LargestDrop
+    theory: LargestDrop
+
+
+def common_mean_share(A: Matrix, M: Matrix, centering: str = "feature") -> MeanShare:
+    """How much of a score is the direction that all tokens share.
+
+    Args, raises: as `covariance_similarity`. NaN where the score is 0 or undefined.
+
+    Cost: n d m multiply-adds.
+    """
+    A, M = check_matrices(A, M)
+    check_choice("centering", centering, CENTERINGS)
+    return _common_mean_share(A, M, centering)
+
+
+def dominating(A: Matrix, M: Matrix, centering: str = "feature") -> Dominating:
+    """Which single token, dimension or column a score rests on most, and how much.
+
+    All candidates are scored by the identities of the module's docstring, and the score without
+    the one that is found is computed anew from what is left.
+
+    Args: as `covariance_similarity`, and at least 3 tokens and 2 columns on each side.
+
+    Raises:
+      InputError, InputTypeError: as `covariance_similarity`, or fewer tokens or columns.
+
+    Cost: n (d + m)^2 multiply-adds. Under `vmap` as `covariance_similarity`.
+    """
+    A, M = check_matrices(A, M)
+    check_choice("centering", centering, CENTERINGS)
+    if num_tokens(A) < 3:
+        raise InputError(f"A and M must have at least 3 tokens; got {num_tokens(A)}")
+    for name, matrix in (("A", A), ("M", M)):
+        if _num_features(matrix) < 2:
+            raise InputError(f"{name} must have at least 2 columns; got {_num_features(matrix)}")
+    return _dominating(A, M, centering)
+
+
+@partial(jax.jit, static_argnames="centering")
+def _common_mean_share(A, M, centering: str) -> MeanShare:
+    A, M = centre(A, centering), centre(scale_rows(M), centering)
+    n = A.rows.shape[0]
+    a, m = jnp.mean(A.rows, axis=0), jnp.mean(M.rows, axis=0)
+    within = matmul((A.rows - a[None]).T, M.rows - m[None])
+    mean = n**2 * jnp.sum(a**2) * jnp.sum(m**2)
+    mixed = 2 * n * jnp.dot(a, matmul(within, m))
+    rest = jnp.sum(within**2)
+    total = mean + mixed + rest
+    return MeanShare(*(ratio(part, total) for part in (mean, mixed, rest)))
+
+
+@partial(jax.jit, static_argnames="centering")
+def _dominating(A, M, centering: str) -> Dominating:
+    M = scale_rows(M)
+    a, m = centre(A, centering), centre(M, centering)
+    n = num_tokens(A)
+    shared = matmul(a.rows.T, m.rows)
+    whole = score(a, m)
+
+    c = n / (n - 1) if centering != "feature" else 1.0
+    numerator = _without(
+        jnp.sum(shared**2),
+        jnp.sum(matmul(a.rows, shared) * m.rows, axis=1),
+        jnp.sum(a.rows**2, axis=1) * jnp.sum(m.rows**2, axis=1),
+        c,
+    )
+    own = [
+        _without(
+            inner_product_norm(side.rows) ** 2,
+            _row_squares(side.rows),
+            jnp.sum(side.rows**2, axis=1) ** 2,
+            c,
+        )
+        for side in (a, m)
+    ]
+    i = _worst(
+        numerator, own[0] * own[1], [_unsure(x, y.rows) for x, y in zip(own, (a, m), strict=True)]
+    )
+    token = score(centre(_less_token(A, i), centering), centre(_less_token(M, i), centering))
+
+    f = _worst_feature(a, shared, inner_product_norm(m.rows), centering)
+    feature = score(centre(_less_feature(A, f), centering), m)
+    g = _worst_feature(m, shared.T, inner_product_norm(a.rows), centering)
+    theory = score(a, centre(_less_feature(M, g), centering))
+    return Dominating(
+        LargestDrop(whole - token, i),
+        LargestDrop(whole - feature, f),
+        LargestDrop(whole - theory, g),
+    )
+
+
+def _worst_feature(side: Centred, shared, other_norm, centering: str) -> Int32[Array, ""]:
+    """The feature without which the score is least; shared [k, other] is rows^T other."""
+    inner = matmul(side.rows.T, side.rows)  # features by features, in the basis of rows
+    own, mixed = jnp.sum(inner**2, axis=1), jnp.sum(shared**2, axis=1)
+    squares = jnp.diagonal(inner)
+    count = own.size
+    if side.features is not None:
+        basis = side.features
+        own = jnp.sum(matmul(basis, inner) ** 2, axis=1)
+        mixed = jnp.sum(matmul(basis, shared) ** 2, axis=1)
+        squares = jnp.sum(matmul(basis, inner) * basis, axis=1)
+        count = basis.shape[0]
+    c = count / (count - 1) if centering != "token" else 1.0
+    left = _without(jnp.sum(inner**2), own, squares**2, c)
+    numerator = jnp.sum(shared**2) - c * mixed
+    return _worst(numerator, left * other_norm**2, [_unsure(left, side.rows)])
+
+
+def _without(total, mixed, square, c: float):
+    """|x - c y|^2 of |x|^2, <x, y> and |y|^2."""
+    return total - 2 * c * mixed + c**2 * square
+
+
+def _unsure(left, rows):
+    """Where one holds so much of the norm that what is left of the identities is rounding."""
+    return left < jnp.sqrt(jnp.finfo(left.dtype).eps) * inner_product_norm(rows) ** 2
+
+
+def _worst(numerator, squared_denominator, unsure) -> Int32[Array, ""]:
+    """Where the score is least. One that holds nearly all of a side comes first."""
+    scores = numerator * lax.rsqrt(jnp.where(squared_denominator > 0, squared_denominator, 1))
+    for mark in unsure:
+        scores = jnp.where(mark, -jnp.inf, scores)
+    return jnp.argmin(scores).astype(jnp.int32)
+
+
+def _row_squares(rows):
+    """Sums over j of (rows rows^T)_ij^2."""
+    n, k = rows.shape
+    if k > n:
+        return jnp.sum(matmul(rows, rows.T) ** 2, axis=1)
+    return jnp.sum(matmul(rows, matmul(rows.T, rows)) * rows, axis=1)
+
+
+def _num_features(matrix: Matrix) -> int:
+    return matrix.right.shape[0] if isinstance(matrix, FactoredMatrix) else matrix.shape[1]
+
+
+def _less_token(matrix: Matrix, i) -> Matrix:
+    if isinstance(matrix, FactoredMatrix):
+        return matrix._replace(left=_delete(jnp.asarray(matrix.left), i, 0))
+    return _delete(matrix, i, 0)
+
+
+def _less_feature(matrix: Matrix, f) -> Matrix:
+    if isinstance(matrix, FactoredMatrix):
+        return matrix._replace(right=_delete(jnp.asarray(matrix.right), f, 0))
+    return _delete(matrix, f, 1)
+
+
+def _delete(array: Array, index, axis: int) -> Array:
+    kept = jnp.arange(array.shape[axis] - 1, dtype=jnp.int32)
+    return jnp.take(array, kept + (kept >= index).astype(jnp.int32), axis=axis)
