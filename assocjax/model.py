@@ -17,7 +17,7 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.params import Params
 
-_CPU_ACTIVATION_BYTES = 1 << 24  # of one microbatch: about what the caches of a CPU hold
+_CPU_ACTIVATION_BYTES = 1 << 23  # of one microbatch: about what the caches of a CPU hold
 _ACCELERATOR_ACTIVATION_BYTES = 1 << 30  # enough sequences at once to keep it busy
 
 

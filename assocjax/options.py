@@ -289,7 +289,7 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
         "--microbatch-size",
         type=int,
         metavar="N",
-        help="sequences differentiated at once (default: what fits in 16 MiB, on a GPU in 1 GiB)",
+        help="sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)",
     )
     add(
         "--matmul-precision",

@@ -33,7 +33,7 @@ def exact_gradient(
       mask: boolean array [N, T], False where the input or the target is padding.
       form: "dense" or "tables"; by default the cheaper one, as `plan_exact_step` finds.
       microbatch_size: sequences differentiated at once; by default so many that their
-        activations take about 16 MiB on a CPU, 1 GiB elsewhere.
+        activations take about 8 MiB on a CPU, 1 GiB elsewhere.
       memory_limit: bytes that the plan should keep to, as estimated.
       max_distinct: the largest number of distinct tokens among the T inputs of a sequence, as
         `count_distinct` finds: fewer are faster. By default it is counted, and T under `jit`. The

@@ -115,11 +115,12 @@ def _make_tables(params: Params) -> _Tables:
 def _distinct(x, count: int, dtype):
     """The distinct tokens of a sequence, filled up to `count`, and where each occurs [T, count].
 
-    NaN where they are more than `count`: a wrong bound must not give a wrong gradient.
+    The sequence itself, and None, where there may be T. NaN where they are more than `count`: a
+    wrong bound must not give a wrong gradient.
     """
     T = len(x)
     if count >= T:
-        return x, jnp.eye(T, dtype=dtype)
+        return x, None
     first = jnp.argmax(x[:, None] == x[None, :], axis=1)
     place = (jnp.cumsum(first == jnp.arange(T)) - 1)[first]
     d = jnp.zeros(count, x.dtype).at[place].set(x, mode="drop")
@@ -129,12 +130,19 @@ def _distinct(x, count: int, dtype):
 
 def _sequence_loss(gathered: _Tables, position, occurs, targets, mask):
     """Sum of the negative log-likelihoods of one sequence, of what it gathered from the tables."""
-    u = occurs.shape[1]
-    C = occurs  # [T, 2^l u] after layer l: the C_S side by side
+
+    def expand(rows):  # E rows
+        return rows if occurs is None else matmul(occurs, rows)
+
+    C: list = []  # C_S [T,u] for every S that is not empty, of the layers passed
+
+    def mix(tables):  # sum_S C_S tables_S
+        return sum(map(matmul, C, tables[1:]), start=expand(tables[0]))
+
     for layer, entries in enumerate(gathered.scores):
-        k = 2**layer
-        K = jnp.stack(entries).reshape(k, k, u, u).swapaxes(1, 2).reshape(k * u, k * u)
-        A_TxT = attention(matmul(matmul(C, K), C.T), position[layer], mask)
-        C = jnp.concatenate([C, matmul(A_TxT, C)], axis=1)
-    logits = gathered.logits[0] + matmul(C[:, u:], jnp.concatenate(gathered.logits[1:]))
+        by_key = [mix(entries[key :: 2**layer]).T for key in range(2**layer)]
+        A_TxT = attention(mix(by_key).T, position[layer], mask)
+        A_E = A_TxT if occurs is None else matmul(A_TxT, occurs)
+        C += [A_E, *(matmul(A_TxT, C_S) for C_S in C)]
+    logits = sum(map(matmul, C, gathered.logits[1:]), start=gathered.logits[0])
     return sum_nll(logits, targets, mask)
