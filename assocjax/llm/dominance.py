@@ -16,6 +16,7 @@ centred anew. That takes a multiple of the product of the centred rows, or colum
 so that all scores without one token or feature follow from A^T M and sums over its rows.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -90,8 +91,9 @@ def common_mean_share(A: Matrix, M: Matrix, centering: str = "feature") -> MeanS
 def dominating(A: Matrix, M: Matrix, centering: str = "feature") -> Dominating:
     """Which single token, dimension or column a score rests on most, and how much.
 
-    All candidates are scored by the identities of the module's docstring, and the score without
-    the one that is found is computed anew from what is left.
+    All are scored by the identities of the module's docstring. The scores without the one that is
+    found so, and without the one that holds most of a side, of which what is left may be rounding
+    there, are computed anew from what is left.
 
     Args: as `covariance_similarity`, and at least 3 tokens and 2 columns on each side.
 
@@ -138,7 +140,7 @@ def _dominating(A, M, centering: str) -> Dominating:
         jnp.sum(a.rows**2, axis=1) * jnp.sum(m.rows**2, axis=1),
         c,
     )
-    own = [
+    left = [
         _without(
             inner_product_norm(side.rows) ** 2,
             _row_squares(side.rows),
@@ -147,24 +149,31 @@ def _dominating(A, M, centering: str) -> Dominating:
         )
         for side in (a, m)
     ]
-    i = _worst(
-        numerator, own[0] * own[1], [_unsure(x, y.rows) for x, y in zip(own, (a, m), strict=True)]
-    )
-    token = score(centre(_less_token(A, i), centering), centre(_less_token(M, i), centering))
 
-    f = _worst_feature(a, shared, inner_product_norm(m.rows), centering)
-    feature = score(centre(_less_feature(A, f), centering), m)
-    g = _worst_feature(m, shared.T, inner_product_norm(a.rows), centering)
-    theory = score(a, centre(_less_feature(M, g), centering))
+    def less_token(i):
+        return score(centre(_less_token(A, i), centering), centre(_less_token(M, i), centering))
+
+    def less_feature(f):
+        return score(centre(_less_feature(A, f), centering), m)
+
+    def less_column(f):
+        return score(a, centre(_less_feature(M, f), centering))
+
     return Dominating(
-        LargestDrop(whole - token, i),
-        LargestDrop(whole - feature, f),
-        LargestDrop(whole - theory, g),
+        _largest_drop(whole, less_token, _candidates(numerator, left)),
+        _largest_drop(whole, less_feature, _candidate_features(a, shared, centering)),
+        _largest_drop(whole, less_column, _candidate_features(m, shared.T, centering)),
     )
 
 
-def _worst_feature(side: Centred, shared, other_norm, centering: str) -> Int32[Array, ""]:
-    """The feature without which the score is least; shared [k, other] is rows^T other."""
+def _largest_drop(whole, score_without: Callable, candidates) -> LargestDrop:
+    scores = lax.map(score_without, candidates)
+    best = jnp.argmin(jnp.where(jnp.isnan(scores), jnp.inf, scores))
+    return LargestDrop(whole - scores[best], candidates[best])
+
+
+def _candidate_features(side: Centred, shared, centering: str) -> Int32[Array, " candidates"]:
+    """Features without which a score may be least; shared [k, other] is rows^T other."""
     inner = matmul(side.rows.T, side.rows)  # features by features, in the basis of rows
     own, mixed = jnp.sum(inner**2, axis=1), jnp.sum(shared**2, axis=1)
     squares = jnp.diagonal(inner)
@@ -177,26 +186,28 @@ def _worst_feature(side: Centred, shared, other_norm, centering: str) -> Int32[A
         count = basis.shape[0]
     c = count / (count - 1) if centering != "token" else 1.0
     left = _without(jnp.sum(inner**2), own, squares**2, c)
-    numerator = jnp.sum(shared**2) - c * mixed
-    return _worst(numerator, left * other_norm**2, [_unsure(left, side.rows)])
+    return _candidates(jnp.sum(shared**2) - c * mixed, [left])
+
+
+def _candidates(numerator, left) -> Int32[Array, " candidates"]:
+    """Where numerator / sqrt(prod(left)) is least, and where so little is left that it is rounding.
+
+    Args:
+      numerator: of the score without each.
+      left: squared norms of what each leaves of the sides that it is taken from. No two of them
+        can hold nearly all of one side.
+    """
+    scores = numerator
+    for squares in left:
+        known = squares > jnp.sqrt(jnp.finfo(squares.dtype).eps) * jnp.max(squares)
+        scores = jnp.where(known, scores * lax.rsqrt(jnp.where(known, squares, 1)), jnp.inf)
+    found = [jnp.argmin(scores), *(jnp.argmin(squares) for squares in left)]
+    return jnp.stack(found).astype(jnp.int32)
 
 
 def _without(total, mixed, square, c: float):
     """|x - c y|^2 of |x|^2, <x, y> and |y|^2."""
     return total - 2 * c * mixed + c**2 * square
-
-
-def _unsure(left, rows):
-    """Where one holds so much of the norm that what is left of the identities is rounding."""
-    return left < jnp.sqrt(jnp.finfo(left.dtype).eps) * inner_product_norm(rows) ** 2
-
-
-def _worst(numerator, squared_denominator, unsure) -> Int32[Array, ""]:
-    """Where the score is least. One that holds nearly all of a side comes first."""
-    scores = numerator * lax.rsqrt(jnp.where(squared_denominator > 0, squared_denominator, 1))
-    for mark in unsure:
-        scores = jnp.where(mark, -jnp.inf, scores)
-    return jnp.argmin(scores).astype(jnp.int32)
 
 
 def _row_squares(rows):
