@@ -17,13 +17,16 @@ statistics, trains the transformer, and compares the two. The data flows one way
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
     validity_horizon(dataset)                                   -> its end          horizons.py
     save(dataset, "sweep.nc")                                   -> results          results.py
+    associations = track(data, ...)                             -> when they form   tracking.py
     save_sweep(dataset, ".")                                    -> figures          figures/
+    write_explorer(associations, "explorer.html")               -> a page           explorer/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
-`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `figures`, `options`, `commands`, `cli`.
+`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `scorings`, `formations`, `tracking`,
+`figures`, `explorer`, `options`, `commands`, `cli`.
 """
 
 import lazy_loader

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
+from assocjax.commands.tracking import explore, track
 from assocjax.commands.training import horizon, sweep
 from assocjax.errors import InputError, InputTypeError
 from assocjax.options import parser
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        commands = (sweep, horizon, statistics, associations, tokenize, merge)
+        commands = (sweep, horizon, statistics, associations, tokenize, merge, track, explore)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

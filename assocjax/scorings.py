@@ -244,9 +244,7 @@ def _agree(theory: Float[Array, "V V"], weights: Float[Array, "V V"], k: int) ->
     squares = jnp.sum(theory * theory, axis=1) * jnp.sum(weights * weights, axis=1)
     cosine = jnp.sum(theory * weights, axis=1) / jnp.sqrt(jnp.where(squares > 0, squares, 1))
     defined = jnp.isfinite(expected.scores[:, 0]) & jnp.isfinite(lists.scores[:, 0])
-    return Reading(
-        lists, jnp.where(defined, overlap, jnp.nan), jnp.where(defined, cosine, jnp.nan)
-    )
+    return Reading(lists, jnp.where(defined, overlap, jnp.nan), jnp.where(defined, cosine, jnp.nan))
 
 
 def _rows_of_unit_size(matrix):

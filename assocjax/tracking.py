@@ -5,10 +5,11 @@ Only lists are kept, never a matrix a step: of each token the k best tokens unde
 which weight first.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +22,20 @@ from assocjax.checkpoints import Checkpoints
 from assocjax.checks import check_number
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
+from assocjax.formations import Truth, find_queries, precision
 from assocjax.gradients import exact_loss_and_gradient
 from assocjax.optimizers import Optimizer, check_optimizer, make_optimizer
 from assocjax.params import init_params
 from assocjax.runs import Corpus
-from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES, Frequencies
+from assocjax.scorings import LAYERED, SCORINGS, SIDES, Frequencies
 from assocjax.training import batch_indices, train_segment
 
-Truth = Mapping[str, Mapping[str, Collection[str]]]
-
-READ_AT = {name: (name, "row") for name in MATRICES} | {"context": ("composed", "column")}
-"""Where the true associates of a kind are looked for. No weight learns Phi: its kind, what stands
-before a token, is looked for in the columns of the composed matrix, of theory and weights alike."""
-
-_ATTRIBUTES = {
+_LONG_NAMES = {
+    "loss": "mean negative log-likelihood",
     "id": "index of the associated token",
     "score": "score of the associated token; NaN where the token's entries are all alike",
     "overlap": "share of the weights' list that is in the theory's",
     "cosine": "cosine of the token's entries in weights and theory",
-    "precision": "share of true associates among the best of a list, mean over tokens",
 }
 
 
@@ -57,7 +53,7 @@ def track(
     batch_size: int | None = None,
     microbatch_size: int | None = None,
     truth: Truth | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Trains one run by exact gradients and records its associations beside the theory's.
@@ -91,7 +87,9 @@ def track(
       `scorings.Reading`); bigram and interchangeability have no layers, and the latter, symmetric,
       no sides. `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
       `target_frequency` of tokens. With `truth`, `m_precision` and `m_theory_precision` for its
-      kinds, see `precision`. Where loss or weights stop being finite the Dataset ends, and its
+      kinds: the share of true associates
+      among the n best of a list, n = min(k, number of associates), mean over tokens; a token that
+      ranks nothing counts 0. Where loss or weights stop being finite the Dataset ends, and its
       attribute `incomplete` says so. Means over tokens are left to the reader: unweighted, as in
       `formation`, every token is one list; `dataset.value_overlap.weighted(
       dataset.input_frequency).mean("token")` is by its occurrences.
@@ -103,42 +101,30 @@ def track(
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
     `train`, some 10 [V,V] to read weights, and 24 (3 L + 2) V k bytes for each recorded step.
     """
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
-    check_integer("steps", steps, minimum=0)
-    check_integer("num_layers", num_layers, minimum=1)
-    check_integer("seed", seed, minimum=0)
-    check_number("learning_rate", learning_rate, minimum=0)
-    check_number("init_scale", init_scale, minimum=0)
-    check_optimizer(optimizer)
-    if learning_rate == 0:
-        raise InputError("learning_rate must be positive; got 0")
+    _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, batch_size)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
     record = _steps_to_record(record_at, steps)
-    queries = _queries(truth or {}, data.vocabulary, k)
-    attributes = results.provenance(
-        data,
-        {
-            "learning_rate": learning_rate,
-            "steps": steps,
-            "num_layers": num_layers,
-            "record_at": record,
-            "k": k,
-            "seed": seed,
-            "init_scale": init_scale,
-            "optimizer": optimizer if isinstance(optimizer, str) else repr(optimizer),
-            "batch_size": batch_size,
-            "microbatch_size": microbatch_size,
-        },
-    )
+    queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
+    config = {
+        "learning_rate": learning_rate,
+        "steps": steps,
+        "num_layers": num_layers,
+        "record_at": record,
+        "k": k,
+        "seed": seed,
+        "init_scale": init_scale,
+        "optimizer": optimizer if isinstance(optimizer, str) else repr(optimizer),
+        "batch_size": batch_size,
+    }
+    attributes = results.provenance(data, config)
 
     corpus = Corpus.of(data)
     theory = scorings.theory_weights(corpus.statistics)
     frequencies = Frequencies.of(corpus.statistics)
-    transformation = make_optimizer(optimizer, learning_rate)
+    make = partial(make_optimizer, optimizer, learning_rate)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
 
-    def loss_and_gradient(params, step, tokens, mask):
+    def loss_and_gradient(tokens, mask, params, step):
         if batch_size is not None:
             rows = batch_indices(batch_key, step, len(tokens), batch_size)
             tokens, mask = tokens[rows], mask[rows]
@@ -146,9 +132,14 @@ def track(
 
     @partial(jax.jit, donate_argnums=0)
     def advance(carry, step, tokens, mask):
-        gradient = partial(loss_and_gradient, tokens=tokens, mask=mask)
-        carry, losses = train_segment(carry, gradient, transformation, steps, first=step, length=1)
-        return carry, losses[0]
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(carry)]
+        gradient = partial(loss_and_gradient, tokens, mask)
+        carry, losses = train_segment(carry, gradient, make(), steps, first=step, length=1)
+        return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
+
+    def read(params) -> dict[str, np.ndarray]:
+        of = partial(scorings.read_weights, params, theory, frequencies, k=k)
+        return _by_variable({scoring: of(scoring=scoring) for scoring in SCORINGS})
 
     params = init_params(
         init_key,
@@ -157,43 +148,154 @@ def track(
         num_layers=num_layers,
         scale=init_scale,
     )
-    carry = params, transformation.init(params)
-    records, first = [], 0
-    checkpoints = None
-    if checkpoint is not None:
-        identity = results.decode(attributes) | {"precision": str(params.output.dtype)}
-        checkpoints = Checkpoints(Path(checkpoint), identity)
-        if done := checkpoints.done():
-            carry, observed = checkpoints.load(carry)
-            records = [{name: value[i] for name, value in observed.items()} for i in range(done)]
-            first = record[done]
+    carry = params, make().init(params)
+    saved = _Saved(checkpoint, results.decode(attributes) | {"dtype": str(params.output.dtype)})
+    carry, records = saved.load(carry)
     incomplete = ""
     try:
-        for step in range(first, steps + 1):
-            if step in record:
-                if checkpoints is not None and 0 < len(records) and step != first:
-                    checkpoints.save(len(records), carry, _stacked(records))
-                seen = {
-                    scoring: scorings.read_weights(
-                        carry[0], theory, frequencies, scoring=scoring, k=k
-                    )
-                    for scoring in SCORINGS
-                }
-                finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(carry[0]))
-                record_of_step = _flat(seen)
-            carry, loss = advance(carry, jnp.int32(step), corpus.tokens, corpus.mask)
-            if step in record:
-                if not finite or not bool(jnp.isfinite(loss)):
-                    incomplete = f"diverged by step {step}"
-                    break
-                records.append(record_of_step | {"loss": np.asarray(loss)})
+        for step in range(record[len(records) - 1] + 1 if records else 0, steps + 1):
+            seen = read(carry[0]) if step in record else None
+            carry, loss, finite = advance(carry, jnp.int32(step), corpus.tokens, corpus.mask)
+            if not finite:  # waits for the step
+                incomplete = f"diverged at step {step}"
+                break
+            if seen is not None:
+                records.append(seen | {"loss": np.asarray(loss)})
+                if step < steps:
+                    saved.save(carry, records)
             if progress is not None:
-                jax.block_until_ready(loss)
                 progress(step + 1, steps + 1)
     except KeyboardInterrupt:
-        saved = 0 if checkpoints is None else checkpoints.done()
-        raise KeyboardInterrupt(
-            f"interrupted at step {step} of {steps}; "
-            + (f"{saved} of {len(record)} records are saved, and the same command goes on" * (saved > 0))
-        ) from None
-    raise NotImplementedError
+        raise KeyboardInterrupt(saved.interrupted(record)) from None
+    if not records:
+        raise InputError(f"learning_rate {learning_rate:g} and this start: {incomplete}")
+
+    lists = {
+        scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
+        | {
+            "context": scorings.context_lists(
+                corpus.statistics.context, frequencies, scoring=scoring, k=k
+            )
+        }
+        for scoring in SCORINGS
+    }
+    variables = _by_variable(lists, suffix="_theory")
+    variables |= {name: np.stack([r[name] for r in records]) for name in records[0]}
+    dataset = _to_dataset(variables, record[: len(records)], data, frequencies, num_layers, k)
+    for kind, (tokens, associates) in queries.items():
+        for of in ("", "_theory"):
+            dataset[f"{kind}{of}_precision"] = precision(dataset, kind, of, tokens, associates)
+    dataset.attrs = attributes | {"incomplete": incomplete}
+    saved.remove()
+    return dataset
+
+
+class _Saved:
+    """Records and what the run goes on from, in a folder, if there is one."""
+
+    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any]):
+        self._checkpoints = None if folder is None else Checkpoints(Path(folder), identity)
+
+    def load(self, carry) -> tuple[Any, list[dict[str, np.ndarray]]]:
+        done = 0 if self._checkpoints is None else self._checkpoints.done()
+        if self._checkpoints is None or not done:
+            return carry, []
+        carry, records = self._checkpoints.load(carry)
+        return carry, [{name: of[i] for name, of in records.items()} for i in range(done)]
+
+    def save(self, carry, records: list[dict[str, np.ndarray]]) -> None:
+        if self._checkpoints is not None:
+            stacked = {name: np.stack([r[name] for r in records]) for name in records[0]}
+            self._checkpoints.save(len(records), carry, stacked)
+
+    def interrupted(self, record: list[int]) -> str:
+        done = 0 if self._checkpoints is None else self._checkpoints.done()
+        if not done:
+            return ""
+        return (
+            f"interrupted; {done} of {len(record)} recorded steps, up to step {record[done - 1]}, "
+            "are saved: the same command goes on from there"
+        )
+
+    def remove(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.remove()
+
+
+def _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, batch_size):
+    if not isinstance(data, TokenData):
+        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    check_integer("steps", steps, minimum=0)
+    check_integer("num_layers", num_layers, minimum=1)
+    if check_integer("seed", seed, minimum=0) >= 2**31:
+        raise InputError(f"seed must be below 2^31; got {seed}")
+    check_number("learning_rate", learning_rate, minimum=0)
+    if not learning_rate:
+        raise InputError("learning_rate must be positive; got 0")
+    check_number("init_scale", init_scale, minimum=0)
+    check_optimizer(optimizer)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)
+        if batch_size > data.num_sequences:
+            raise InputError(
+                f"batch_size must be at most the number of sequences, {data.num_sequences}; "
+                f"got {batch_size}"
+            )
+
+
+def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
+    if record_at is None:
+        return sorted(
+            {0, *np.rint(np.geomspace(1, max(steps, 1), 24)).astype(int).tolist()[:steps]}
+        )
+    for step in record_at:
+        if check_integer("every entry of record_at", step, minimum=0) > steps:
+            raise InputError(f"record_at must hold steps up to {steps}; got {step}")
+    if not record_at:
+        raise InputError("record_at must hold a step; got none")
+    return sorted(set(record_at))
+
+
+def _by_variable(lists: dict[str, Any], suffix: str = "") -> dict[str, np.ndarray]:
+    """Arrays of Dataset variables from lists or readings by scoring and matrix."""
+    variables = {}
+    for name in lists[SCORINGS[0]]:
+        of = [lists[scoring][name] for scoring in SCORINGS]
+        axis = int(name in LAYERED and not suffix)
+        trees = [one._asdict() for one in of]
+        if not suffix:
+            trees = [tree.pop("lists")._asdict() | tree for tree in trees]
+        for what in trees[0]:
+            key = {"ids": "id", "scores": "score"}.get(what, what)
+            stacked = np.stack([np.asarray(tree[what]) for tree in trees], axis=axis)
+            variables[f"{name}{suffix}_{key}"] = stacked
+    return variables
+
+
+def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) -> xr.Dataset:
+    id_type = np.uint16 if data.vocab_size <= 1 << 16 else np.int32
+    found = {}
+    for name, value in variables.items():
+        what = name.rsplit("_", 1)[-1]
+        matrix = name.removesuffix(f"_{what}").removesuffix("_theory")
+        dims = () if "_theory" in name else ("step", *["layer"] * (matrix in LAYERED))
+        if name != "loss":
+            dims += ("scoring", *["side"] * (matrix != "interchangeability"), "token")
+        dims += ("rank",) * (what in ("id", "score"))
+        value = value.astype(id_type) if what == "id" else value
+        attrs = {"units": "nat" if name == "loss" else "1", "long_name": _LONG_NAMES[what]}
+        found[name] = (dims, value, attrs)
+    for name in ("input", "target"):
+        attrs = {"units": "1", "long_name": f"share of the token among {name}s"}
+        found[f"{name}_frequency"] = ("token", np.asarray(getattr(frequencies, name)), attrs)
+    return xr.Dataset(
+        found,
+        {
+            "step": ("step", np.array(steps, np.int32), {"units": "updates"}),
+            "layer": np.arange(1, num_layers + 1, dtype=np.int32),
+            "scoring": list(SCORINGS),
+            "side": list(SIDES),
+            "token": np.array(data.vocabulary, dtype=object),
+            "rank": np.arange(1, k + 1, dtype=np.int32),
+        },
+    )
