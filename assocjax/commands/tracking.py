@@ -50,9 +50,9 @@ def track(options: argparse.Namespace) -> None:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]
     show_table(
-        f"Lists of {dataset.sizes['rank']} tokens, corrected for frequency: the recorded step at "
-        "which weights and theory share half of them (formed, -: never), the share at best and at "
-        "the end" + ("; planted associates found (the same three, and by the theory)" * known),
+        f"Lists of {dataset.sizes['rank']} tokens, corrected for frequency: the first recorded step "
+        "at which weights and theory share half of them (formed; -: never), the share at best and "
+        "at the end" + ("; the same of the planted associates, and the theory's share" * known),
         [_short(row) for row in rows if row["scoring"] == "corrected"],
     )
     show_written(folder, ["track.nc", "summary.json", *(path.name for path in paths)])
@@ -74,12 +74,16 @@ def _known_truth(data) -> dict[str, Any] | None:
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """The row of a table that has to fit a terminal; names that occur twice differ by a space."""
-    names = {name: name for name in ("matrix", "weights", "layer", "formed", "best", "end")}
-    names |= {"precision_formed": "planted", "precision_best": "best ", "precision_end": "end "}
-    names |= {"precision_theory": "theory"}
-    return {
-        short: row.get(name) for name, short in names.items() if name in row or name == "formed"
-    }
+    weights = (
+        row["weights"] if row["layer"] is None else row["weights"].replace("l", str(row["layer"]))
+    )
+    names = {"formed": "formed", "best": "best", "end": "end", "precision_formed": "planted"}
+    names |= {"precision_best": "best ", "precision_end": "end ", "precision_theory": "theory"}
+    values = {short: row.get(name) for name, short in names.items()}
+    rounded = {n: round(v, 2) if isinstance(v, float) else v for n, v in values.items()}
+    if "precision_theory" not in row:
+        rounded = {name: rounded[name] for name in ("formed", "best", "end")}
+    return {"matrix": row["matrix"], "weights": weights} | rounded
 
 
 def explore(options: argparse.Namespace) -> None:
