@@ -144,6 +144,9 @@ def parser(
         help="the page (default: RESULTS with the ending .html)",
     )
     subparser.add_argument(
+        "--token", help="what is shown first (default: a word of middling frequency)"
+    )
+    subparser.add_argument(
         "--max-steps",
         type=int,
         default=24,

@@ -125,37 +125,50 @@ def theory_lists(
 
 @partial(jax.jit, static_argnames=("scoring", "k"))
 def read_weights(
-    weights: Params, theory: Params, frequencies: Frequencies, *, scoring: str, k: int
+    weights: Params,
+    theory: Params,
+    lists: dict[str, TopLists],
+    frequencies: Frequencies,
+    *,
+    scoring: str,
+    k: int,
 ) -> dict[str, Reading]:
     """Lists of some weights, and their agreement with the theory's.
 
     Args:
       weights: L layers.
       theory: of `theory_weights`.
+      lists: its `theory_lists` with this scoring and k. They are given, so that tokens that are
+        alike in the text, whose order is a matter of rounding, stand in one order at every step.
       scoring, k: as in `theory_lists`.
 
     Returns:
       A `Reading` for each of `MATRICES`, whose leaves begin with L if it is among `LAYERED`, and
       go on with 2 (row, column), but for `interchangeability`, which is symmetric.
 
-    Cost: 2 (L + 2) products [V,V] by [V,V], and (6 L + 3) rankings of [V,V]. Memory: one layer's.
+    Cost: 2 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: one layer's.
     """
     flat = partial(_flat, frequencies=frequencies, scoring=scoring)
-    agree = jax.vmap(partial(_agree, k=k))
+    agree = partial(_agree, k=k)
     by_theory, by_weights = flat(theory.output), flat(weights.output)
     readings = {
-        name: jax.tree.map(
-            lambda leaf, name=name: leaf[0] if name == "interchangeability" else leaf,
-            agree(by_theory[name], by_weights[name]),
-        )
-        for name in by_theory
+        "bigram": jax.vmap(agree)(by_theory["bigram"], lists["bigram"], by_weights["bigram"]),
+        "interchangeability": agree(
+            by_theory["interchangeability"][0],
+            lists["interchangeability"],
+            by_weights["interchangeability"][0],
+        ),
     }
     one_layer = partial(_layer, frequencies=frequencies, scoring=scoring)
     layered_theory = one_layer(theory.query_key[0], theory.value[0], theory.output)
 
     def read_layer(layer):
-        scored = one_layer(*layer, weights.output)
-        return {name: agree(layered_theory[name], scored[name]) for name in scored}
+        query_key, value = layer
+        scored = one_layer(query_key, value, weights.output)
+        return {
+            name: jax.vmap(agree)(layered_theory[name], lists[name], scored[name])
+            for name in scored
+        }
 
     return readings | lax.map(read_layer, (weights.query_key, weights.value))
 
@@ -174,7 +187,7 @@ def _flat(output, frequencies: Frequencies, scoring: str) -> dict[str, Array]:
     bigram = _both_sides(output, frequencies.input, frequencies.target, scoring)
     factor = bigram[0]
     if scoring == "corrected":
-        norms = jnp.sqrt(jnp.sum(factor * factor, axis=0))
+        norms = jnp.sqrt(jnp.sum(factor * factor, axis=0, keepdims=True))
         factor = factor / jnp.where(norms > 0, norms, 1)
     return {"bigram": bigram, "interchangeability": matmul(factor.T, factor)[None]}
 
@@ -214,8 +227,8 @@ def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
     if per_occurrence:
         occurs = rows[:, None] > 0
         unit = jnp.where(occurs, unit / jnp.where(occurs, rows[:, None], 1), 0)
-    centred = unit - jnp.mean(unit, axis=0)
-    sd = jnp.sqrt(jnp.mean(centred * centred, axis=0))
+    centred = unit - jnp.mean(unit, axis=0, keepdims=True)
+    sd = jnp.sqrt(jnp.mean(centred * centred, axis=0, keepdims=True))
     return jnp.where(sd > 0, centred / jnp.where(sd > 0, sd, 1), 0)
 
 
@@ -236,8 +249,10 @@ def _without_own(matrix, value):
     return jnp.where(own, jnp.asarray(value, matrix.dtype), matrix)
 
 
-def _agree(theory: Float[Array, "V V"], weights: Float[Array, "V V"], k: int) -> Reading:
-    expected, lists = _top(theory, k), _top(weights, k)
+def _agree(
+    theory: Float[Array, "V V"], expected: TopLists, weights: Float[Array, "V V"], k: int
+) -> Reading:
+    lists = _top(weights, k)
     common = lists.ids[:, :, None] == expected.ids[:, None, :]
     overlap = jnp.mean(jnp.any(common, axis=2).astype(theory.dtype), axis=1)
     theory, weights = _rows_of_unit_size(theory), _rows_of_unit_size(weights)

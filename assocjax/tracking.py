@@ -87,19 +87,17 @@ def track(
       `scorings.Reading`); bigram and interchangeability have no layers, and the latter, symmetric,
       no sides. `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
       `target_frequency` of tokens. With `truth`, `m_precision` and `m_theory_precision` for its
-      kinds: the share of true associates
-      among the n best of a list, n = min(k, number of associates), mean over tokens; a token that
-      ranks nothing counts 0. Where loss or weights stop being finite the Dataset ends, and its
-      attribute `incomplete` says so. Means over tokens are left to the reader: unweighted, as in
-      `formation`, every token is one list; `dataset.value_overlap.weighted(
-      dataset.input_frequency).mean("token")` is by its occurrences.
+      kinds (`formations.precision`). Where loss or weights stop being finite the Dataset ends, and
+      its attribute `incomplete` says so. Means over tokens are left to the reader: in
+      `mean_overlap` every token is one list, since by its occurrences a few (the, full stop) would
+      decide; those are `dataset.value_overlap.weighted(dataset.input_frequency).mean("token")`.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
-    `train`, some 10 [V,V] to read weights, and 24 (3 L + 2) V k bytes for each recorded step.
+    `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
     """
     _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, batch_size)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
@@ -137,9 +135,19 @@ def track(
         carry, losses = train_segment(carry, gradient, make(), steps, first=step, length=1)
         return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
 
+    lists = {
+        scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
+        for scoring in SCORINGS
+    }
+
     def read(params) -> dict[str, np.ndarray]:
-        of = partial(scorings.read_weights, params, theory, frequencies, k=k)
-        return _by_variable({scoring: of(scoring=scoring) for scoring in SCORINGS})
+        readings = {
+            scoring: scorings.read_weights(
+                params, theory, lists[scoring], frequencies, scoring=scoring, k=k
+            )
+            for scoring in SCORINGS
+        }
+        return _by_variable(readings)
 
     params = init_params(
         init_key,
@@ -148,7 +156,7 @@ def track(
         num_layers=num_layers,
         scale=init_scale,
     )
-    carry = params, make().init(params)
+    carry = params, make().init(params)  # type: ignore[arg-type]
     saved = _Saved(checkpoint, results.decode(attributes) | {"dtype": str(params.output.dtype)})
     carry, records = saved.load(carry)
     incomplete = ""
@@ -170,15 +178,9 @@ def track(
     if not records:
         raise InputError(f"learning_rate {learning_rate:g} and this start: {incomplete}")
 
-    lists = {
-        scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
-        | {
-            "context": scorings.context_lists(
-                corpus.statistics.context, frequencies, scoring=scoring, k=k
-            )
-        }
-        for scoring in SCORINGS
-    }
+    Phi = partial(scorings.context_lists, corpus.statistics.context, frequencies, k=k)
+    for scoring in SCORINGS:
+        lists[scoring] |= {"context": Phi(scoring=scoring)}
     variables = _by_variable(lists, suffix="_theory")
     variables |= {name: np.stack([r[name] for r in records]) for name in records[0]}
     dataset = _to_dataset(variables, record[: len(records)], data, frequencies, num_layers, k)
@@ -246,7 +248,7 @@ def _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, 
 def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
     if record_at is None:
         return sorted(
-            {0, *np.rint(np.geomspace(1, max(steps, 1), 24)).astype(int).tolist()[:steps]}
+            {0, *np.rint(np.geomspace(1, steps, 24)).astype(int).tolist()} if steps else {0}
         )
     for step in record_at:
         if check_integer("every entry of record_at", step, minimum=0) > steps:

@@ -50,7 +50,7 @@ def track(options: argparse.Namespace) -> None:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]
     show_table(
-        f"Lists of {dataset.sizes['rank']} tokens, corrected for frequency: the first recorded step "
+        f"Lists of {dataset.sizes['rank']} tokens, corrected for frequency: first recorded step "
         "at which weights and theory share half of them (formed; -: never), the share at best and "
         "at the end" + ("; the same of the planted associates, and the theory's share" * known),
         [_short(row) for row in rows if row["scoring"] == "corrected"],
@@ -94,5 +94,5 @@ def explore(options: argparse.Namespace) -> None:
     out = options.out or options.results.with_suffix(".html")
     dataset = results.load(options.results)
     with status("writing"):
-        write_explorer(dataset, out, max_steps=options.max_steps)
+        write_explorer(dataset, out, token=options.token, max_steps=options.max_steps)
     show(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser", soft_wrap=True)

@@ -18,25 +18,17 @@ from assocjax.explorer.packing import NEW, pack
 from assocjax.formations import mean_overlap
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 
-_READS = {  # theory, what a row says of a token, what a column says
+_READS = {  # the theory's symbol, what a token's row lists, what its column lists
     "bigram": ("B", "Tokens that follow {}", "Tokens right before {}"),
-    "interchangeability": ("BᵀB", "Tokens used like {}", "Tokens used like {}"),
-    "composed": ("ΦᵀΣ", "Tokens that {} predicts, however far", "Tokens that predict {}"),
+    "interchangeability": ("B^T B", "Tokens used like {}", "Tokens used like {}"),
+    "composed": ("Φ^T Σ", "Tokens that {} predicts from afar", "Tokens that predict {} from afar"),
     "value": (
-        "ΦᵀBᵀ",
+        "Φ^T B^T",
         "Tokens whose followers {} announces",
         "Tokens that announce followers of {}",
     ),
     "query_key": ("Q", "Keys that {} attends to", "Queries that attend to {}"),
     "context": ("Φ", "Tokens anywhere before {}", "Tokens with {} anywhere before"),
-}
-_WEIGHTS = {
-    "bigram": "W_O",
-    "interchangeability": "W_OᵀW_O",
-    "composed": "V_ℓ W_O",
-    "value": "V_ℓ",
-    "query_key": "W_ℓ",
-    "context": None,
 }
 
 
@@ -124,7 +116,7 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str], start: int) -> dict:
             {
                 "name": name,
                 "theory": theory,
-                "weights": _WEIGHTS[name],
+                "weights": MATRICES.get(name),
                 "layered": name in LAYERED,
                 "sided": name != "interchangeability",
                 "row": row,

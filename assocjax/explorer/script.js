@@ -100,9 +100,11 @@
   const bold = (id) => make("b", { class: "token" }, shown(id));
   const number = (x) => x === 0 ? "0" : Math.abs(x) >= 0.001 && Math.abs(x) < 1e4
     ? String(Number(x.toPrecision(2))) : x.toExponential(1);
-  const weightsOf = (matrix) =>
-    matrix.layered ? matrix.weights.replace("ℓ", subscript(meta.layers[state.layer])) : matrix.weights;
-  const subscript = (n) => [...String(n)].map((d) => "₀₁₂₃₄₅₆₇₈₉"[d]).join("");
+  const weightsOf = (matrix) => matrix.weights.replace("_l", `_${meta.layers[state.layer]}`);
+
+  // W_O^T as a symbol: the letter after _ or the digits hang, the T after ^ stands.
+  const symbol = (text) => text.split(/([_^](?:\d+|\w))/).filter(Boolean).map((part) =>
+    "_^".includes(part[0]) ? make(part[0] === "_" ? "sub" : "sup", {}, part.slice(1)) : part);
 
   function sentence(text) {
     const [before, after] = text.split("{}");
@@ -128,7 +130,8 @@
         strip.append(cell);
       });
       rows.push(
-        make("div", { class: "name" }, weightsOf(matrix), " ", make("small", {}, matrix.theory)), strip,
+        make("div", { class: "name" }, ...symbol(weightsOf(matrix)), " ",
+             make("small", {}, ...symbol(matrix.theory))), strip,
         make("div", { class: "formed" }, first < 0 ? "never half" : `half by step ${meta.steps[first]}`));
     });
     const ticks = make("div", { class: "strip", "aria-hidden": "true" });
@@ -146,7 +149,7 @@
   // ---- Cards ------------------------------------------------------------------------------
 
   function column(title, best, other, kind) {
-    const heading = make("h4", {}, title);
+    const heading = make("h4", {}, ...symbol(title));
     if (best === null) return [heading, make("p", { class: "nothing" }, "Nothing yet: all entries are alike.")];
     const known = new Set(other?.map((entry) => entry.id));
     const largest = Math.max(...best.map((entry) => Math.abs(entry.score))) || 1;
@@ -177,6 +180,8 @@
     const theory = column(`theory: ${matrix.theory}`, expected, found, "theory");
     pair.append(...place(theory, 1));
     if (matrix.weights === null) {
+      const note = "It shows in the rows of V and, through Σ, in the columns of V W_O.";
+      pair.append(...place([make("h4", {}, "weights"), make("p", { class: "nothing" }, ...symbol(note))], 3));
       card.append(make("p", { class: "score" }, "no weight by itself learns this"), pair);
       return card;
     }
@@ -206,7 +211,7 @@
   }
 
   function curve(matrix, arrays) {
-    const W = 320, H = 46, x = (s) => 14 + (W - 28) * (S > 1 ? s / (S - 1) : 0.5), y = (v) => 4 + H * (1 - v);
+    const W = 380, H = 46, x = (s) => 14 + (W - 28) * (S > 1 ? s / (S - 1) : 0.5), y = (v) => 4 + H * (1 - v);
     const svg = draw("svg", { class: "curve", viewBox: `0 0 ${W} 66`, role: "img" });
     const common = meta.steps.map((_, s) => arrays.common(state.layer, s, state.token));
     const share = common.map((count) => count === null ? null : count / K);
@@ -254,7 +259,7 @@
     if (document.activeElement !== $("token")) $("token").value = shown(state.token);
     const rank = byFrequency.indexOf(state.token) + 1;
     $("token-hint").textContent =
-      `${(100 * meta.frequency[state.token]).toPrecision(2)} % of the text, no. ${rank} of ${V}`;
+      `${(100 * meta.frequency[state.token]).toPrecision(2)} % of text, rank ${rank}`;
     drawWhen(learned, arrays);
     $("lists-title").replaceChildren("Associations of ", bold(state.token), ` at step ${step}`);
     $("cards").replaceChildren(...meta.matrices.map((matrix, m) => drawCard(matrix, arrays[m])));
@@ -424,7 +429,7 @@
   $("summary").textContent = [
     from.corpus_name, `${V} tokens`, `${meta.layers.length} layers`,
     config.learning_rate && `step size ${config.learning_rate}`,
-    config.init_scale !== undefined && `start sd ${config.init_scale}`, config.optimizer, from.incomplete,
+    config.init_scale !== undefined && `start sd ${number(config.init_scale)}`, config.optimizer, from.incomplete,
   ].filter(Boolean).join(" · ");
   const told = (value) => typeof value !== "object" || value === null ? String(value)
     : Object.entries(value).map(([key, v]) => `${key}: ${JSON.stringify(v)}`).join(", ");
