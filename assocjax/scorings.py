@@ -223,7 +223,9 @@ def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
     if scoring == "independence":
         by_column, by_row = jnp.sum(unit, axis=0), jnp.sum(unit, axis=1)
         expected = jnp.outer(rows, by_column) + jnp.outer(by_row, columns)
-        return largest * (unit - expected + jnp.sum(unit) * jnp.outer(rows, columns))
+        beyond = unit - expected + jnp.sum(unit) * jnp.outer(rows, columns)
+        # What rounding leaves of nothing ranks nothing.
+        return jnp.where(jnp.abs(beyond) > 4 * jnp.finfo(beyond.dtype).eps, largest * beyond, 0)
     if per_occurrence:
         occurs = rows[:, None] > 0
         unit = jnp.where(occurs, unit / jnp.where(occurs, rows[:, None], 1), 0)

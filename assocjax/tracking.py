@@ -119,22 +119,11 @@ def track(
     corpus = Corpus.of(data)
     theory = scorings.theory_weights(corpus.statistics)
     frequencies = Frequencies.of(corpus.statistics)
-    make = partial(make_optimizer, optimizer, learning_rate)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
-
-    def loss_and_gradient(tokens, mask, params, step):
-        if batch_size is not None:
-            rows = batch_indices(batch_key, step, len(tokens), batch_size)
-            tokens, mask = tokens[rows], mask[rows]
-        return exact_loss_and_gradient(params, tokens, mask, microbatch_size=microbatch_size)
-
-    @partial(jax.jit, donate_argnums=0)
-    def advance(carry, step, tokens, mask):
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(carry)]
-        gradient = partial(loss_and_gradient, tokens, mask)
-        carry, losses = train_segment(carry, gradient, make(), steps, first=step, length=1)
-        return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
-
+    rate = jnp.asarray(learning_rate, theory.output.dtype)
+    advance = partial(
+        _advance, optimizer=optimizer, batch_size=batch_size, microbatch_size=microbatch_size
+    )
     lists = {
         scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
         for scoring in SCORINGS
@@ -156,14 +145,14 @@ def track(
         num_layers=num_layers,
         scale=init_scale,
     )
-    carry = params, make().init(params)  # type: ignore[arg-type]
+    carry = params, make_optimizer(optimizer, rate).init(params)  # type: ignore[arg-type]
     saved = _Saved(checkpoint, results.decode(attributes) | {"dtype": str(params.output.dtype)})
     carry, records = saved.load(carry)
     incomplete = ""
     try:
         for step in range(record[len(records) - 1] + 1 if records else 0, steps + 1):
             seen = read(carry[0]) if step in record else None
-            carry, loss, finite = advance(carry, jnp.int32(step), corpus.tokens, corpus.mask)
+            carry, loss, finite = advance(carry, step, steps, rate, batch_key, corpus)
             if not finite:  # waits for the step
                 incomplete = f"diverged at step {step}"
                 break
@@ -190,6 +179,32 @@ def track(
     dataset.attrs = attributes | {"incomplete": incomplete}
     saved.remove()
     return dataset
+
+
+@partial(
+    jax.jit,
+    static_argnames=("optimizer", "batch_size", "microbatch_size"),
+    donate_argnames="carry",
+)
+def _advance(
+    carry, step, steps, rate, batch_key, corpus, *, optimizer, batch_size, microbatch_size
+):
+    """The carry of `train_segment` a step later, the loss at its start, and whether all that is
+    there is finite; at the last step nothing is updated."""
+
+    def loss_and_gradient(params, step):
+        tokens, mask = corpus.tokens, corpus.mask
+        if batch_size is not None:
+            rows = batch_indices(batch_key, step, len(tokens), batch_size)
+            tokens, mask = tokens[rows], mask[rows]
+        return exact_loss_and_gradient(params, tokens, mask, microbatch_size=microbatch_size)
+
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(carry)]
+    transformation = make_optimizer(optimizer, rate)
+    carry, losses = train_segment(
+        carry, loss_and_gradient, transformation, steps, first=step, length=1
+    )
+    return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
 
 
 class _Saved:

@@ -61,7 +61,7 @@ def matrices_by_loops(W, value, output, frequencies, scoring):
 
 def list_by_loops(row, own, k):
     others = [j for j in range(len(row)) if j != own]
-    if len({row[j] for j in others}) == 1:
+    if np.ptp(row[others]) < 1e-13:  # the rest of nothing, of entries of 0.01 and more
         return None
     return sorted(others, key=lambda j: (-row[j], j))[:k]
 
@@ -132,7 +132,7 @@ def test_readings_against_loops(case, scoring):
                     assert overlap == pytest.approx(len(set(mine) & set(theirs)) / K)
                     product = np.linalg.norm(row) * np.linalg.norm(matrix[token])
                     assert cosine == pytest.approx(row @ matrix[token] / product, abs=1e-10)
-    assert compared > 100
+    assert compared > 80
 
 
 def test_theory_lists_are_those_of_the_statistics(case):
