@@ -346,12 +346,16 @@ def test_figures_draw_the_dataset(tracked, tmp_path):
     }
 
 
-def test_context_graph_names_what_stands_before(tracked):
+def test_context_graph_names_what_stands_before(data, tracked):
     figure = plot_context_graph(tracked, "the", k=4)
     ids = tracked["context_theory_id"].sel(scoring="corrected", side="row", token="the")[:4]
     words = set(tracked["token"].values[ids.values.astype(int)])
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert words | {"the"} <= texts
+    # The same from the matrix itself.
+    statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    figure = plot_context_graph(aj.statistics_dataset(data, statistics), "the", k=4)
+    assert {text.get_text() for text in figure.axes[0].texts} == texts
     for arguments, message in (
         ({"token": "nosuch"}, "'nosuch' is not among"),
         ({"token": "the", "scoring": "best"}, "scoring must be one of"),

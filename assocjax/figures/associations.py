@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError
 from assocjax.figures.style import finish, line_and_range, save, set_title
 from assocjax.formations import READ_AT, mean_overlap
-from assocjax.scorings import MATRICES, SCORINGS, SIDES
+from assocjax.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
 
 _COLORS = {
     "bigram": "#cc3311",
@@ -101,9 +102,9 @@ def plot_context_graph(
     one is among the lists of the other.
 
     Args:
-      dataset: from `track`.
+      dataset: from `track`, or from `results.statistics_dataset`.
       token: in the vocabulary.
-      k: associates to show, at most as many as were recorded.
+      k: associates to show; of a `track` at most as many as were recorded.
       scoring: one of `scorings.SCORINGS`.
 
     Raises:
@@ -113,9 +114,7 @@ def plot_context_graph(
         raise InputError(f"scoring must be one of {', '.join(SCORINGS)}; got {scoring!r}")
     vocabulary = dataset["token"].values.tolist()
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
-    lists = dataset.sel(scoring=scoring, side="row")
-    ids = lists["context_theory_id"].values[:, :k].astype(int)
-    scores = lists["context_theory_score"].values[:, :k]
+    ids, scores = _context_lists(dataset, k, scoring)
     if not np.isfinite(scores[own, 0]):
         raise InputError(f"token {token!r} has no context: it is no target in the corpus")
     angles = 2 * np.pi * np.arange(ids.shape[1]) / ids.shape[1] + np.pi / 2
@@ -142,6 +141,20 @@ def plot_context_graph(
     ax.axis("off")
     set_title(figure, f"What stands before it: context, {scoring}", dataset)
     return figure
+
+
+def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and scores [V, k] in the rows of Phi: recorded, or read off the matrix."""
+    if "context" not in dataset:
+        lists = dataset.sel(scoring=scoring, side="row")
+        names = ("context_theory_id", "context_theory_score")
+        ids, scores = (lists[name].values[:, :k] for name in names)
+        return ids.astype(int), scores
+    shares = (dataset[f"{name}_frequency"].values for name in Frequencies._fields)
+    frequencies = Frequencies(*map(jnp.asarray, shares))
+    k = min(k, dataset.sizes["token"] - 1)
+    lists = context_lists(jnp.asarray(dataset["context"].values), frequencies, scoring=scoring, k=k)
+    return np.asarray(lists.ids[0]), np.asarray(lists.scores[0])
 
 
 def save_track(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
