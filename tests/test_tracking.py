@@ -89,6 +89,7 @@ def test_readings_against_loops(case, scoring):
     theory = scorings.theory_weights(statistics)
     lists = scorings.theory_lists(theory, frequencies, scoring=scoring, k=K)
     readings = scorings.read_weights(params, theory, lists, frequencies, scoring=scoring, k=K)
+    lists, readings = jax.tree.map(np.asarray, (lists, readings))
     expected = matrices_by_loops(
         *map(np.asarray, (statistics.query_key, statistics.value, statistics.bigram)),
         frequencies,
