@@ -357,8 +357,10 @@ def test_context_graph_names_what_stands_before(data, tracked):
     statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
     figure = plot_context_graph(aj.statistics_dataset(data, statistics), "the", k=4)
     assert {text.get_text() for text in figure.axes[0].texts} == texts
+    absent = str(tracked["token"].values[tracked["target_frequency"].values == 0][0])
     for arguments, message in (
         ({"token": "nosuch"}, "'nosuch' is not among"),
+        ({"token": absent}, "no target in these sequences"),
         ({"token": "the", "scoring": "best"}, "scoring must be one of"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -115,8 +115,8 @@ def plot_context_graph(
     vocabulary = dataset["token"].values.tolist()
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
     ids, scores = _context_lists(dataset, k, scoring)
-    if not np.isfinite(scores[own, 0]):
-        raise InputError(f"token {token!r} has no context: it is no target in the corpus")
+    if not dataset["target_frequency"].values[own] or not np.isfinite(scores[own, 0]):
+        raise InputError(f"token {token!r} has no context: it is no target in these sequences")
     angles = 2 * np.pi * np.arange(ids.shape[1]) / ids.shape[1] + np.pi / 2
     places = dict(
         zip(ids[own].tolist(), np.stack([np.cos(angles), np.sin(angles)], 1), strict=True)
@@ -126,7 +126,7 @@ def plot_context_graph(
     for i, start in places.items():
         for j in set(ids[i].tolist()) & places.keys():
             ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
-    widths = 1 + 5 * np.clip(scores[own] / np.abs(scores[own]).max(), 0, 1)
+    widths = 1 + 5 * np.clip(scores[own] / (np.abs(scores[own]).max() or 1), 0, 1)
     for (i, place), width, score in zip(places.items(), widths, scores[own], strict=True):
         ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
         _node(ax, place, vocabulary[i], "#fdf3df")
