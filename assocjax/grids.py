@@ -102,7 +102,7 @@ def run_grid(
                 jax.effects_barrier()
             if part == done < parts - 1:
                 left = (time.monotonic() - began) * (parts - part - 1)
-                announce(f"about {_duration(left)} to go")
+                announce(f"about {duration_text(left)} to go")
             if not observed:
                 observed = _nothing_observed(found, grid, plan, total)
             _record(observed, found, rows, columns, within * segment)
@@ -351,7 +351,8 @@ def _interrupts(handled: bool) -> Iterator[_Interrupts]:
         signal.signal(signal.SIGINT, before)
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """For people: 90 s, 5 min, 3 h."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,15 +1,18 @@
-"""Before the work: how a grid of runs is divided, the memory it takes, and what would fit."""
+"""Before the work: how a grid of runs is divided, its memory and time, and what would fit."""
 
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from assocjax.errors import InputError
-from assocjax.gradients import plan_exact_step
+from assocjax.gradients import ExactPlan, plan_exact_step
+from assocjax.linalg import matmul
 from assocjax.optimizers import is_linear
 from assocjax.runs import RunConfig
 
@@ -125,6 +128,10 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 def step_bytes(config: RunConfig, sizes: Sizes) -> int:
     """Estimated memory of one exact step."""
+    return _exact_step(config, sizes).memory
+
+
+def _exact_step(config: RunConfig, sizes: Sizes) -> ExactPlan:
     return plan_exact_step(
         vocab_size=sizes.vocab_size,
         seq_len=sizes.seq_len,
@@ -133,7 +140,44 @@ def step_bytes(config: RunConfig, sizes: Sizes) -> int:
         microbatch_size=config.microbatch_size,
         max_distinct=sizes.max_distinct,
         itemsize=sizes.itemsize,
-    ).memory
+    )
+
+
+def foreseen_seconds(
+    config: RunConfig, sizes: Sizes, shape: tuple[int, int], multiply_adds: float
+) -> float:
+    """Rough time of a grid of [rates, starts], without compilation.
+
+    Args:
+      config, sizes, shape: as of `make_plan`.
+      multiply_adds: that all devices together do in a second, in large products.
+    """
+    rates, starts = shape
+    L, V = config.num_layers, sizes.vocab_size
+    step = _exact_step(config, sizes).work
+    comparison = 60 * len(config.theories) * (2 * L + 1) * V * V  # a few passes over the weights
+    followed = 0.6 * step if "effective" in config.theories else 0.0  # once a rate
+    each = rates * starts * (step + comparison) + rates * followed
+    return (config.steps + 1) * each / multiply_adds
+
+
+def measured_multiply_adds() -> float:
+    """Multiply-adds in a second of a large product, on all local devices together.
+
+    Cost: a fraction of a second.
+    """
+    n = 1024
+    product = jax.jit(lambda a: matmul(a, a))
+    a = jnp.ones((n, n), jnp.float32)
+    jax.block_until_ready(product(a))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(product(a))
+        times.append(time.perf_counter() - began)
+    # One device of a CPU uses all cores for a large product.
+    devices = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+    return devices * n**3 / min(times)
 
 
 def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +19,18 @@ from assocjax.checks import check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import count_distinct
-from assocjax.grids import Grid, run_grid
+from assocjax.grids import Grid, duration_text, run_grid
 from assocjax.optimizers import Optimizer
 from assocjax.params import WEIGHTS
-from assocjax.plans import GIB, Plan, Sizes, make_plan, planned_bytes
+from assocjax.plans import (
+    GIB,
+    Plan,
+    Sizes,
+    foreseen_seconds,
+    make_plan,
+    measured_multiply_adds,
+    planned_bytes,
+)
 from assocjax.runs import Corpus, RunConfig
 
 GRID = ("learning_rate", "seed", "init_scale")
@@ -139,10 +148,11 @@ def sweep(
 
     starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
     runs = Grid(grid["learning_rate"], starts)
+    shape = len(runs.rates), len(starts)
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
     distinct = count_distinct(data.tokens)
     sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
-    plan = make_plan(config, sizes, (len(runs.rates), len(starts)), memory_limit)
+    plan = make_plan(config, sizes, shape, memory_limit)
     attributes = results.provenance(
         data,
         {
@@ -158,11 +168,13 @@ def sweep(
         dataset.attrs |= {**attributes, "incomplete": incomplete}
         return dataset
 
-    count, together = len(runs.rates) * len(starts), plan.chunk[0] * plan.chunk[1]
+    seconds = foreseen_seconds(config, sizes, shape, measured_multiply_adds())
+    count, together = math.prod(shape), plan.chunk[0] * plan.chunk[1]
     announce(
         f"{count} distinct runs, {min(count, together)} at a time on "
         f"{plan.devices[0] * plan.devices[1]} devices, in about "
-        f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory"
+        f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory; roughly "
+        f"{duration_text(seconds)}, and what compiling takes"
     )
     corpus = Corpus.of(data, depth=config.depth)
     if checkpoint is None:
