@@ -53,6 +53,7 @@ from .formations import formation as formation
 from .formations import mean_overlap as mean_overlap
 from .gradients import ExactPlan as ExactPlan
 from .gradients import count_distinct as count_distinct
+from .gradients import data_parallel_loss_and_gradient as data_parallel_loss_and_gradient
 from .gradients import effective_gradient as effective_gradient
 from .gradients import effective_loss as effective_loss
 from .gradients import exact_gradient as exact_gradient

@@ -210,3 +210,23 @@ def test_bad_microbatch():
     params, tokens = random_params(0, V=V, T=T, L=1), random_tokens(1, N, T, V)
     with pytest.raises(aj.InputError, match="microbatch_size must be at least 1; got 0"):
         aj.exact_gradient(params, tokens, microbatch_size=0)
+
+
+def test_sequences_divided_among_devices_give_the_same(x64):
+    """Uneven shares: sequences that no device count divides, and masks."""
+    V, T, N = 9, 6, 5
+    params = random_params(0, V=V, T=T, L=2)
+    tokens, mask = random_tokens(1, N, T, V), random_mask(2, N, T)
+    mesh = jax.make_mesh((2,), ("data",))
+    expected = aj.exact_loss_and_gradient(params, tokens, mask)
+    found = aj.data_parallel_loss_and_gradient(params, tokens, mask, mesh=mesh)
+    assert_trees_close(found, expected, rtol=1e-12)
+    traced = jax.jit(lambda p, t, m: aj.data_parallel_loss_and_gradient(p, t, m, mesh=mesh))
+    assert_trees_close(traced(params, tokens, mask), expected, rtol=1e-12)
+    # One device has padding alone.
+    alone = aj.data_parallel_loss_and_gradient(params, tokens[:1], mask[:1], mesh=mesh)
+    assert_trees_close(alone, aj.exact_loss_and_gradient(params, tokens[:1], mask[:1]), rtol=1e-12)
+    with pytest.raises(
+        aj.InputError, match=r"mesh must have an axis 'model'; got axes \('data',\)"
+    ):
+        aj.data_parallel_loss_and_gradient(params, tokens, mesh=mesh, axis="model")

@@ -12,5 +12,8 @@ from assocjax.gradients.exact import count_distinct as count_distinct
 from assocjax.gradients.exact import exact_gradient as exact_gradient
 from assocjax.gradients.exact import exact_loss_and_gradient as exact_loss_and_gradient
 from assocjax.gradients.leading import leading_gradient as leading_gradient
+from assocjax.gradients.parallel import (
+    data_parallel_loss_and_gradient as data_parallel_loss_and_gradient,
+)
 from assocjax.gradients.plan import ExactPlan as ExactPlan
 from assocjax.gradients.plan import plan_exact_step as plan_exact_step
