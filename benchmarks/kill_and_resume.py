@@ -4,9 +4,9 @@
 
 Two commands run in processes of their own: `assocjax sweep` with frequent checkpoints, and
 `assocjax statistics` of a token file in sparse sums. Each runs once undisturbed; then again, killed
-by SIGKILL at random moments of half that time, started again after each, and at last left alone. Prints
-whether the files are the same, bit for bit, and the time of all starts against the undisturbed one,
-and writes the same as JSON.
+by SIGKILL at random moments of half that time, started again after each, and at last left alone.
+Prints whether the files are the same, bit for bit, and the time of all starts against the
+undisturbed one, and writes the same as JSON.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict:
             result[what] = row
             same = "the same bits" if row["same"] else "DIFFERENT"
             print(
-                f"{what:10} {same} as undisturbed; killed {len(row['killed_after_s'])} times, after "
+                f"{what:10} {same} as undisturbed; {len(row['killed_after_s'])} kills, after "
                 f"{', '.join(f'{t:.1f}' for t in row['killed_after_s'])} s; all starts "
                 f"{row['seconds'] / row['undisturbed_s']:.2f} of {row['undisturbed_s']:.1f} s"
             )
