@@ -19,16 +19,19 @@ statistics, trains the transformer, and compares the two. The data flows one way
     ablate(weights, theory, data.tokens)                        -> what edits do    ablation.py
     find_passages(data, "bird", "flew")                         -> its documents    passages.py
     save(dataset, "sweep.nc")                                   -> results          results.py
+    associations = track(data, ...)                             -> when they form   tracking.py
     llm.load_model("owner/name", "step16")                      -> language models  llm/
     llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
+    write_explorer(associations, "explorer.html")               -> a page           explorer/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
 `arguments`, `checks` and `linalg` that all use: `params`, `corpora`, `sums`, `statistics`,
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
 `grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`, `influence`,
-`passages`, `llm`, `figures`, `options`, `commands`, `cli`.
+`passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `explorer`, `options`,
+`commands`, `cli`.
 """
 
 import lazy_loader

@@ -10,6 +10,7 @@ from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
 from assocjax.commands.llm import pretrain_tiny
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
+from assocjax.commands.tracking import explore, track
 from assocjax.commands.training import horizon, sweep
 from assocjax.errors import InputError, InputTypeError
 from assocjax.options import parser
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         commands = (sweep, horizon, statistics, associations, tokenize, merge)
-        commands += (ablate, attribute, pretrain_tiny)
+        commands += (ablate, attribute, pretrain_tiny, track, explore)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

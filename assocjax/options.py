@@ -64,6 +64,8 @@ def parser(
     ablate: Command,
     attribute: Command,
     pretrain_tiny: Command,
+    track: Command,
+    explore: Command,
 ) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
@@ -135,6 +137,30 @@ def parser(
         "--frequency-corrected",
         action="store_true",
         help="divide token frequencies out, so that rare and frequent tokens compare",
+    )
+    subparser = command(track, out="assocjax-track", num_sequences=512)
+    _track_options(subparser)
+    summary = (explore.__doc__ or "").strip()
+    subparser = commands.add_parser(
+        "explore", help=summary, description=summary, formatter_class=_Help
+    )
+    subparser.set_defaults(command=explore)
+    subparser.add_argument("results", type=Path, metavar="RESULTS", help="track.nc of a track")
+    subparser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="the page (default: RESULTS with the ending .html)",
+    )
+    subparser.add_argument(
+        "--token", help="what is shown first (default: a word of middling frequency)"
+    )
+    subparser.add_argument(
+        "--max-steps",
+        type=int,
+        default=24,
+        metavar="N",
+        help="of more recorded steps, N that are evenly spread",
     )
     command(tokenize, out="assocjax-tokens", num_sequences=None, precision=None)
     summary = (merge.__doc__ or "").strip()
@@ -345,6 +371,50 @@ def _pretraining_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default="assocjax-pretrained",
         help="folder for step0, step1, step2, ...; after an interruption the same command goes on",
+    )
+
+
+def _track_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run and record")
+    add = group.add_argument
+    add("--learning-rate", type=float, default=2.0, metavar="ETA", help="step size")
+    add("--steps", type=int, default=64, help="updates")
+    add("--num-layers", type=int, default=3, metavar="L", help="layers")
+    add(
+        "--init-scale",
+        type=float,
+        default=1e-5,
+        metavar="SD",
+        help="standard deviation of the start; from 0 the theory's lists are there at once",
+    )
+    add("--seed", type=int, default=0, help="seed of the start and of the order of batches")
+    add("--optimizer", default="sgd", help="any optax optimizer, by name")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="sequences in a minibatch (default: the full batch)",
+    )
+    add(
+        "--microbatch-size",
+        type=int,
+        metavar="N",
+        help="sequences differentiated at once (default: what fits in 16 MiB, on a GPU in 1 GiB)",
+    )
+    add(
+        "--record-at",
+        type=int,
+        nargs="+",
+        metavar="STEP",
+        help="steps at which to record (default: 0 and about twenty, evenly on a log scale)",
+    )
+    add("--top", type=int, default=10, metavar="K", help="length of the lists")
+    add(
+        "--graph",
+        nargs="+",
+        default=[],
+        metavar="TOKEN",
+        help="tokens whose context to draw as a small graph",
     )
 
 

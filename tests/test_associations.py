@@ -179,7 +179,7 @@ def scores(fable_data):
     return found
 
 
-BASIS = ("bigram", "interchangeability", "context", "composed")
+BASIS = ("bigram", "interchangeability", "context", "composed", "value", "query_key")
 
 
 @pytest.mark.parametrize("name", BASIS)

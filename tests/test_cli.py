@@ -84,7 +84,7 @@ def read_json(path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sweep"], ["horizon"], ["statistics"], ["associations"]]
+    "arguments", [[], ["sweep"], ["horizon"], ["statistics"], ["associations"], ["track"]]
 )
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -371,6 +371,41 @@ def test_associations(corrected, tmp_path, capsys):
                 assert f"{other} {score:.2g}" in " ".join(printed.split())
 
 
+# Associations over training
+
+
+def test_track_and_explore(tmp_path, capsys):
+    arguments = ("--steps", "2", "--record-at", "2", "0", "--top", "4", "--vocab-size", "60")
+    out = ("--graph", "the", "--out", str(tmp_path))
+    cli.main(["track", *TINY, *arguments, "--learning-rate", "0.5", *out])
+    printed = capsys.readouterr().out
+    dataset = aj.load(tmp_path / "track.nc")
+    data = aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60, vocab_size=60)
+    assert dataset.attrs["corpus_sha256"] == data.sha256
+    assert dataset["step"].values.tolist() == [0, 2]
+    assert dataset.sizes["rank"] == 4
+    config = json.loads(dataset.attrs["config"])
+    assert (config["learning_rate"], config["init_scale"]) == (0.5, 1e-5)
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["formation"][0]["matrix"] == "bigram"
+    # Names are frequent enough to be among the 60, and with them what is planted of them.
+    assert 0 <= float(dataset["interchangeability_theory_precision"].sel(scoring="raw")) <= 1
+    row = next(r for r in summary["formation"] if r["scoring"] == "corrected")
+    line = next(line for line in printed.splitlines() if line.strip().startswith("bigram"))
+    assert f"{row['end']:.2f}".rstrip("0") in line
+    files = {path.name for path in tmp_path.iterdir()}
+    graph = f"context_{data.token_id('the')}_the"
+    figures = {f"{n}.{k}" for n in ("overlap", "precision", graph) for k in ("png", "pdf")}
+    assert files == figures | {"track.nc", "summary.json"}
+    for name in files - {"summary.json"}:
+        assert name in printed
+    cli.main(["explore", str(tmp_path / "track.nc"), "--token", "the"])
+    assert "track.html" in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "track.html").read_text("utf-8")
+    assert f'"start":{data.token_id("the")},' in text
+    assert data.sha256 in text
+
+
 # Bad input
 
 
@@ -465,6 +500,11 @@ BAD = {
     "tokens of some sequences": ("tokenize --num-sequences 3", ["--num-sequences"]),
     "tokens by trained BPE": ("tokenize --tokenizer bpe", ["'word'", "got 'bpe'"]),
     "no associations": ("associations bird --top 0", ["--top", "got 0"]),
+    "graph of an unknown token": ("track --graph brid", ["'brid'", "'bird'"]),
+    "record after the end": ("track --steps 3 --record-at 4", ["record_at", "3", "got 4"]),
+    "no lists": ("track --top 0", ["k must be", "got 0"]),
+    "nothing to explore": ("explore {dir}/none.nc", ["cannot read results", "none.nc"]),
+    "no results named": ("explore", ["RESULTS"]),
     "no command": ("", ["COMMAND"]),
     "unknown command": ("train", ["'train'"]),
     "unknown option": ("sweep --lr 1", ["--lr"]),
@@ -487,7 +527,13 @@ def test_bad_input_is_one_line(case, bad_files, capsys, monkeypatch):
     arguments = [word.format(dir=bad_files) for word in line.split()]
     if arguments and "--corpus" not in arguments:
         # A small corpus, quickly read; of an option given twice, the second counts.
-        arguments[1:1] = {"sweep": TINY, "train": (), "merge": ()}.get(arguments[0], TINY_TEXT)
+        arguments[1:1] = {
+            "sweep": TINY,
+            "track": TINY,
+            "train": (),
+            "merge": (),
+            "explore": (),
+        }.get(arguments[0], TINY_TEXT)
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2

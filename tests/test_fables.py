@@ -120,9 +120,15 @@ def test_scenes_do_not_mix(stories):
 
 def test_ground_truth_agrees_with_what_is_planted():
     truth = fables.ground_truth()
-    assert truth.keys() == {"bigram", "interchangeability", "context", "composed"}
+    basis = {"bigram", "interchangeability", "context", "composed"}
+    assert truth.keys() == basis | {"value", "query_key"}
     assert truth["bigram"]["red"] == {"apple"}
     assert truth["composed"]["bird"] == {"flew"}
+    assert truth["value"]["bird"] == PLANTED.manners["flew"]
+    # One manner word goes before two verbs, and each verb is of one animal.
+    for manner, animals in truth["query_key"].items():
+        assert len(animals) == 2
+        assert {PLANTED.actions[animal] for animal in animals} == truth["bigram"][manner]
     assert truth["interchangeability"]["mia"] == set(PLANTED.names) - {"mia"}
     swam = {"fish", "pond", "reeds", "lilies", "pebbles", "willows"} | PLANTED.manners["swam"]
     assert truth["context"]["swam"] == swam

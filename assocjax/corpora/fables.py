@@ -230,6 +230,9 @@ def ground_truth() -> dict[str, dict[str, frozenset[str]]]:
         * `"context"`: verb -> what is planted before it: its animal, its two manner words, its
           setting and the things there (row of Phi).
         * `"composed"`: animal -> {its verb} (row of G).
+        * `"value"`: animal -> the manner words that its verb follows (row of Phi^T B^T).
+        * `"query_key"`: manner word -> the animals that say which of its two verbs comes next (row
+          of Q).
 
         Frequent words (the, and, full stop) follow and precede everything, so scores should be
         corrected for frequency before their top k are compared with these sets.
@@ -256,6 +259,11 @@ def ground_truth() -> dict[str, dict[str, frozenset[str]]]:
         "interchangeability": {name: names - {name} for name in PLANTED.names},
         "context": context,
         "composed": {animal: frozenset({verb}) for animal, verb in PLANTED.actions.items()},
+        "value": {animal: PLANTED.manners[verb] for animal, verb in PLANTED.actions.items()},
+        "query_key": {
+            manner: frozenset(a for a, verb in PLANTED.actions.items() if verb in verbs)
+            for manner, verbs in manners.items()
+        },
     }
 
 

@@ -1,13 +1,18 @@
-"""Every plot, drawn from a sweep's Dataset or a study's table.
+"""Every plot, drawn from a Dataset or a study's table.
 
 `style`     what all figures share, and `save`
 `sweeps`    cosines, errors and loss of a sweep against step
 `limits`    where a theory ends: horizons, and the theorem's bounds
 `matrices`  heat maps of the statistics
 `ablation`  the loss after edits of trained weights, and of controls
+`associations`  when associations form, and a token's context
 """
 
 from assocjax.figures.ablation import plot_ablation as plot_ablation
+from assocjax.figures.associations import plot_context_graph as plot_context_graph
+from assocjax.figures.associations import plot_overlap as plot_overlap
+from assocjax.figures.associations import plot_precision as plot_precision
+from assocjax.figures.associations import save_track as save_track
 from assocjax.figures.limits import plot_bounds as plot_bounds
 from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons

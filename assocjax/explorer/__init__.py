@@ -1,0 +1,7 @@
+"""One HTML file that shows a token's associations over training; needs no server and no network.
+
+* `packing`: the lists of a matrix in few bytes, which the page unpacks when they are looked at.
+* `page`: `write_explorer`, which fills in `page.html` with `style.css`, `script.js` and the data.
+"""
+
+from assocjax.explorer.page import write_explorer as write_explorer

@@ -1,0 +1,180 @@
+"""Fills in the page with its style, its program and the data."""
+
+import base64
+import json
+import os
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from assocjax import results
+from assocjax.arguments import check_integer
+from assocjax.corpora.tokens import find_token
+from assocjax.errors import InputError
+from assocjax.explorer.packing import NEW, pack
+from assocjax.formations import mean_overlap
+from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
+
+_READS = {  # the theory's symbol, what a token's row lists, what its column lists
+    "bigram": ("B", "Tokens that follow {}", "Tokens right before {}"),
+    "interchangeability": ("B^T B", "Tokens used like {}", "Tokens used like {}"),
+    "composed": ("Φ^T Σ", "Tokens that {} predicts from afar", "Tokens that predict {} from afar"),
+    "value": (
+        "Φ^T B^T",
+        "Tokens whose followers {} announces",
+        "Tokens that announce followers of {}",
+    ),
+    "query_key": ("Q", "Keys that {} attends to", "Queries that attend to {}"),
+    "context": ("Φ", "Tokens anywhere before {}", "Tokens with {} anywhere before"),
+}
+
+
+def write_explorer(
+    dataset: xr.Dataset,
+    path: str | os.PathLike,
+    *,
+    token: str | None = None,
+    max_steps: int = 24,
+) -> None:
+    """Writes one HTML file in which to look up any token of a `track` Dataset.
+
+    It holds all it needs: lists are packed into blocks (see `packing`) which the page unpacks when
+    they are looked at. The same Dataset gives the same bytes.
+
+    Args:
+      dataset: from `track`.
+      path: of the file.
+      token: what is shown first; by default a word of middling frequency.
+      max_steps: of more recorded steps, so many that are evenly spread.
+
+    Raises:
+      InputError: the Dataset is not of `track`, has over 65,536 tokens or lists of over 254, or
+        the file cannot be written.
+
+    Cost: for V = 3,000, 20 steps, L = 3 and lists of 10, some tens of seconds and of MB.
+    """
+    check_integer("max_steps", max_steps, minimum=2)
+    if "composed_theory_id" not in dataset or "scoring" not in dataset.dims:
+        raise InputError("the explorer needs the results of a track (track.nc); got others")
+    if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:
+        raise InputError(
+            f"the explorer holds up to 65536 tokens and lists of up to {NEW - 1}; got "
+            f"{dataset.sizes['token']} tokens and lists of {dataset.sizes['rank']}"
+        )
+    vocabulary = [str(word) for word in dataset["token"].values]
+    if token is None:
+        start = _middling(vocabulary, dataset["input_frequency"].values)
+    else:
+        start = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the results"))
+    if dataset.sizes["step"] > max_steps:
+        last = dataset.sizes["step"] - 1
+        dataset = dataset.isel(step=np.rint(np.linspace(0, last, max_steps)).astype(int))
+    blocks = {
+        f"{matrix}.{scoring}.{side}": _block(dataset.sel(scoring=scoring), matrix, side)
+        for matrix in _READS
+        for scoring in SCORINGS
+        for side in (SIDES if matrix != "interchangeability" else SIDES[:1])
+    }
+    scripts = (
+        f'<script type="application/octet-stream" id="{name}">'
+        f"{base64.b64encode(block).decode()}</script>"
+        for name, block in blocks.items()
+    )
+    parts = {
+        "STYLE": _resource("style.css"),
+        "SCRIPT": _resource("script.js"),
+        "META": _json(_meta(dataset, vocabulary, start)),
+        "BLOCKS": "\n".join(scripts),
+    }
+    page = re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _resource("page.html"))
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(page, "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _meta(dataset: xr.Dataset, vocabulary: list[str], start: int) -> dict:
+    attributes = results.decode(dataset.attrs)
+    names = ("corpus_name", "corpus_sha256", "corpus", "config", "versions", "device", "incomplete")
+    return {
+        "vocabulary": vocabulary,
+        "start": start,
+        "frequency": _rounded(dataset["input_frequency"]),
+        "steps": dataset["step"].values.tolist(),
+        "layers": dataset["layer"].values.tolist(),
+        "loss": _rounded(dataset["loss"]),
+        "k": dataset.sizes["rank"],
+        "matrices": [
+            {
+                "name": name,
+                "theory": theory,
+                "weights": MATRICES.get(name),
+                "layered": name in LAYERED,
+                "sided": name != "interchangeability",
+                "row": row,
+                "column": column,
+            }
+            for name, (theory, row, column) in _READS.items()
+        ],
+        # [scoring][side][matrix][layer][step]
+        "mean": {
+            scoring: {
+                side: {name: _means(dataset.sel(scoring=scoring), name, side) for name in MATRICES}
+                for side in SIDES
+            }
+            for scoring in SCORINGS
+        },
+        "provenance": {name: attributes[name] for name in names if attributes.get(name)},
+    }
+
+
+def _block(dataset: xr.Dataset, matrix: str, side: str) -> bytes:
+    def values(what):
+        found = dataset[f"{matrix}_{what}"]
+        return (found.sel(side=side) if "side" in found.dims else found).values
+
+    theory = values("theory_id"), values("theory_score")
+    if matrix not in MATRICES:  # Phi, which no weight learns
+        V, k = theory[0].shape
+        empty = np.zeros((0, 1, V, k))
+        return pack(*theory, empty, empty, empty[..., 0])
+    found = [values(what) for what in ("id", "score", "cosine")]
+    if matrix in LAYERED:
+        found = [np.moveaxis(of, 1, 0) for of in found]
+    else:
+        found = [of[None] for of in found]
+    return pack(*theory, *found)
+
+
+def _means(dataset: xr.Dataset, matrix: str, side: str) -> list:
+    mean = mean_overlap(dataset, matrix, side).transpose(..., "step")
+    return [_rounded(of) for of in mean.values.reshape(-1, mean.sizes["step"])]
+
+
+def _rounded(values) -> list:
+    return [None if not np.isfinite(v) else float(f"{v:.4g}") for v in np.asarray(values, float)]
+
+
+def _middling(vocabulary: list[str], frequency: np.ndarray) -> int:
+    """The id of a word of at least three letters whose frequency is in the middle of such words."""
+    words = [i for i, word in enumerate(vocabulary) if word.isalpha() and len(word) > 2]
+    words = words or list(range(len(vocabulary)))
+    return sorted(words, key=lambda i: (-frequency[i], i))[len(words) // 2]
+
+
+def _json(content: dict) -> str:
+    """JSON that may stand within a script element, whatever the tokens are."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _resource(name: str) -> str:
+    return (files("assocjax.explorer") / name).read_text("utf-8")

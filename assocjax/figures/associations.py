@@ -1,0 +1,184 @@
+"""Associations over training, from a Dataset of `track`: when they form, and a token's context."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from assocjax.corpora.tokens import find_token
+from assocjax.errors import InputError
+from assocjax.figures.style import finish, line_and_range, save, set_title
+from assocjax.formations import READ_AT, mean_overlap
+from assocjax.scorings import MATRICES, SCORINGS, SIDES
+
+_COLORS = {
+    "bigram": "#cc3311",
+    "interchangeability": "#aa4499",
+    "value": "#009e73",
+    "composed": "#56b4e9",
+    "query_key": "#0072b2",
+    "context": "#e69f00",
+}
+_LABELS = {
+    "bigram": r"$W_O$ (bigram)",
+    "interchangeability": r"$W_O^\top W_O$ (interchangeability)",
+    "value": r"$V_\ell$ (value)",
+    "composed": r"$V_\ell W_O$ (composed)",
+    "query_key": r"$W_\ell$ (query-key)",
+    "context": r"$V_\ell W_O$, columns (context)",
+}
+
+
+def plot_overlap(dataset: xr.Dataset) -> Figure:
+    """Overlap of weights' lists with the theory's against step: a panel for each scoring and side.
+
+    Args:
+      dataset: from `track`.
+    """
+    figure, axes = _panels(dataset, len(SIDES))
+    chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
+    for row, side in zip(axes, SIDES, strict=True):
+        for ax, scoring in zip(row, SCORINGS, strict=True):
+            of_scoring = dataset.sel(scoring=scoring)
+            for matrix in MATRICES:
+                overlap = mean_overlap(of_scoring, matrix, side)
+                line_and_range(ax, overlap, _COLORS[matrix], _LABELS[matrix])
+            ax.axhline(chance, color="0.6", lw=0.8, ls=":", zorder=0)
+            ax.set_title(f"{side}s, {scoring}", fontsize=9)
+        row[0].set_ylabel("overlap with theory")
+    finish(
+        figure,
+        axes,
+        f"Share of each token's top {dataset.sizes['rank']} that weights and theory have in common "
+        "(line: mean, shade: range over layers; dotted: chance)",
+        dataset,
+    )
+    return figure
+
+
+def plot_precision(dataset: xr.Dataset) -> Figure:
+    """Share of the true associates that weights find, against step: a panel for each scoring.
+
+    Args:
+      dataset: from `track` with a truth.
+
+    Raises:
+      InputError: it has none.
+    """
+    kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
+    if not kinds:
+        raise InputError("dataset must have precisions: track(..., truth=fables.ground_truth())")
+    figure, axes = _panels(dataset, 1)
+    for ax, scoring in zip(axes[0], SCORINGS, strict=True):
+        of_scoring = dataset.sel(scoring=scoring)
+        for kind in kinds:
+            found = of_scoring[f"{kind}_precision"]
+            line_and_range(ax, found, _COLORS[kind], _LABELS[kind])
+            level = float(of_scoring[f"{kind}_theory_precision"])
+            ax.plot([1, 1.04], [level] * 2, color=_COLORS[kind], lw=3, **_at_right(ax))
+        ax.set_title(scoring, fontsize=9)
+    axes[0, 0].set_ylabel("true associates found")
+    finish(
+        figure,
+        axes,
+        "Share of planted associates among the best (line: mean, shade: range over layers; mark at "
+        "the right: in the theory's matrices)",
+        dataset,
+    )
+    return figure
+
+
+def plot_context_graph(
+    dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "corrected"
+) -> Figure:
+    """A token amid the tokens that stand before it, by the basis function Phi: paper, Figure 3.
+
+    Lines to the token are as wide as its scores, and others join those of its associates of which
+    one is among the lists of the other.
+
+    Args:
+      dataset: from `track`.
+      token: in the vocabulary.
+      k: associates to show, at most as many as were recorded.
+      scoring: one of `scorings.SCORINGS`.
+
+    Raises:
+      InputError: the token or the scoring is not there, or the token has no context.
+    """
+    if scoring not in SCORINGS:
+        raise InputError(f"scoring must be one of {', '.join(SCORINGS)}; got {scoring!r}")
+    vocabulary = dataset["token"].values.tolist()
+    own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
+    lists = dataset.sel(scoring=scoring, side="row")
+    ids = lists["context_theory_id"].values[:, :k].astype(int)
+    scores = lists["context_theory_score"].values[:, :k]
+    if not np.isfinite(scores[own, 0]):
+        raise InputError(f"token {token!r} has no context: it is no target in the corpus")
+    angles = 2 * np.pi * np.arange(ids.shape[1]) / ids.shape[1] + np.pi / 2
+    places = dict(
+        zip(ids[own].tolist(), np.stack([np.cos(angles), np.sin(angles)], 1), strict=True)
+    )
+    figure = Figure(figsize=(5.2, 5.2), layout="constrained")
+    ax = figure.subplots()
+    for i, start in places.items():
+        for j in set(ids[i].tolist()) & places.keys():
+            ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
+    widths = 1 + 5 * np.clip(scores[own] / np.abs(scores[own]).max(), 0, 1)
+    for (i, place), width, score in zip(places.items(), widths, scores[own], strict=True):
+        ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
+        _node(ax, place, vocabulary[i], "#fdf3df")
+        ax.annotate(
+            f"{score:.2g}", 0.55 * place, fontsize=7, color="0.3", ha="center", va="center",
+            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
+        )  # fmt: skip
+    _node(ax, (0, 0), vocabulary[own], "#ffffff")
+    ax.set_xlim(-1.35, 1.35)
+    ax.set_ylim(-1.25, 1.25)
+    ax.set_aspect("equal")
+    ax.axis("off")
+    set_title(figure, f"What stands before it: context, {scoring}", dataset)
+    return figure
+
+
+def save_track(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
+    """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths."""
+    figures = {"overlap": plot_overlap(dataset)}
+    if any(f"{kind}_precision" in dataset for kind in READ_AT):
+        figures["precision"] = plot_precision(dataset)
+    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+
+
+def _panels(dataset: xr.Dataset, rows: int):
+    columns = len(SCORINGS)
+    figure = Figure(figsize=(2.9 * columns + 2, 2.2 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    last = int(dataset["step"][-1])
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+        ax.set_ylim(-0.03, 1.03)
+        # Step 0 has a place of its own, and others are as far apart as they are recorded.
+        ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+        powers = range(1 + int(math.log2(max(1, last))))
+        ticks = [0, *(2**power for power in powers)]
+        ax.set_xticks(ticks[:: 1 + len(ticks) // 9], labels=ticks[:: 1 + len(ticks) // 9])
+        ax.set_xticks([], minor=True)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    return figure, axes
+
+
+def _at_right(ax: Axes) -> dict:
+    """Beside the right edge, at the height of the data."""
+    return {"transform": ax.get_yaxis_transform(), "clip_on": False, "solid_capstyle": "butt"}
+
+
+def _node(ax: Axes, place, token: str, color: str) -> None:
+    ax.annotate(
+        token.replace("$", r"\$"), place, fontsize=10, ha="center", va="center", zorder=3,
+        bbox={"boxstyle": "round,pad=0.35", "fc": color, "ec": "0.4"},
+    )  # fmt: skip
