@@ -1,4 +1,5 @@
 from . import llm as llm
+from . import reproduce as reproduce
 from .ablation import ablate as ablate
 from .ablation import exchanged as exchanged
 from .associations import MATRICES as MATRICES

@@ -9,6 +9,7 @@ from typing import NoReturn
 from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
 from assocjax.commands.llm import pretrain_tiny
+from assocjax.commands.reproduce import reproduce
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
 from assocjax.commands.tracking import explore, track
 from assocjax.commands.training import horizon, sweep
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         commands = (sweep, horizon, statistics, associations, tokenize, merge)
-        commands += (ablate, attribute, pretrain_tiny, track, explore)
+        commands += (ablate, attribute, pretrain_tiny, track, explore, reproduce)
         options = parser(*commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:

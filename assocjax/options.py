@@ -17,6 +17,9 @@ MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "que
 EDITS = ("remove", "keep", "replace", "swap")
 """Those of `ablation`."""
 
+ARTEFACTS = ("table1", "table2", "table3", "figure3", "figure4", "figure5", "figures6-8")
+"""Those of `reproduce`, which imports JAX."""
+
 DENSE_VOCAB_SIZE = 8192
 """Dense statistics of a larger vocabulary would take several GiB."""
 
@@ -66,6 +69,7 @@ def parser(
     pretrain_tiny: Command,
     track: Command,
     explore: Command,
+    reproduce: Command,
 ) -> argparse.ArgumentParser:
     """The parser; `options.command(options)` then runs the chosen command."""
     main = _Parser(
@@ -199,6 +203,12 @@ def parser(
     subparser.set_defaults(command=pretrain_tiny)
     _reading_options(subparser.add_argument_group("corpus"))
     _pretraining_options(subparser)
+    summary = (reproduce.__doc__ or "").strip()
+    subparser = commands.add_parser(
+        "reproduce", help=summary, description=summary, formatter_class=_Help
+    )
+    subparser.set_defaults(command=reproduce)
+    _reproduce_options(subparser)
     return main
 
 
@@ -415,6 +425,37 @@ def _track_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TOKEN",
         help="tokens whose context to draw as a small graph",
+    )
+
+
+def _reproduce_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "artefacts",
+        nargs="+",
+        metavar="ARTEFACT",
+        help=f"{', '.join(ARTEFACTS)} or all",
+    )
+    add(
+        "--scale",
+        choices=["tiny", "small", "paper"],
+        default="small",
+        help="the paper's sizes, smaller ones for two cores, or tiny ones that say nothing",
+    )
+    add(
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="CORPUS",
+        help="texts to read besides the fables, or in the paper's sizes instead of tinystories: "
+        "python-docs, hf:owner/name[:split], or a .txt, .jsonl or .parquet file",
+    )
+    add("--precision", choices=["float32", "float64"], default="float32", help="of floating point")
+    add(
+        "--out",
+        type=Path,
+        default="assocjax-reproduce",
+        help="folder for the results; what is there already is not computed again",
     )
 
 
