@@ -110,10 +110,7 @@ def _tokens(name: str, scale: Scale, work: Work) -> TokenData | None:
 
 def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     compute, settings = ARTEFACTS[name]
-    config = {field: getattr(scale, field) for field in settings}
-    config = {
-        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in config.items()
-    }  # type: ignore[arg-type]
+    config = {field: dataclasses.asdict(scale)[field] for field in settings}
     assert work.folder is not None
     folder = results.output_folder(work.folder)
     data = _tokens(name, scale, work)

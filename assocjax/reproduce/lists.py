@@ -4,7 +4,8 @@ A list that shares some tokens with the paper's shows little by itself. So it ha
 lists of all other words, and the lists of the same word in the same text with its tokens shuffled.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from assocjax.reproduce import paper
 from assocjax.reproduce.records import Result, text_differs, text_setting
 from assocjax.reproduce.scales import Lists, Scale
 from assocjax.reproduce.work import Work
+from assocjax.scorings import SCORINGS, SIDES, Frequencies, context_lists
 from assocjax.statistics import Statistics, corpus_statistics
-from assocjax.tracking import track
 
 _SCORINGS = ("raw", "corrected")
 
@@ -66,7 +67,7 @@ def figure_3(scale: Scale, work: Work) -> Result:
     if word not in data.vocabulary:
         notes = [f"Not reproduced: {word!r} is not among the {data.vocab_size} tokens."]
         return Result(xr.Dataset(), [row], text_setting(data), differs, notes, {})
-    dataset = track(data, learning_rate=1.0, steps=0, num_layers=1, k=settings.top)
+    dataset = _context_lists(data, settings.top)
     found = dataset.sel(scoring="corrected", side="row", token=word)
     ids = found["context_theory_id"].values.astype(int)
     ours = [data.vocabulary[i] for i in ids]
@@ -88,15 +89,31 @@ def figure_3(scale: Scale, work: Work) -> Result:
         "The control is the mean number found in the lists of all other words.",
     ]
     figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
-    kept = dataset.drop_dims("step")
-    kept.attrs = dataset.attrs
-    return Result(kept, [row], text_setting(data), differs, notes, figures)
+    return Result(dataset, [row], text_setting(data), differs, notes, figures)
+
+
+def _context_lists(data: TokenData, top: int) -> xr.Dataset:
+    """Phi as lists of all tokens, as `track` has them."""
+    statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    frequencies = Frequencies.of(statistics)
+    lists = [context_lists(statistics.context, frequencies, scoring=s, k=top) for s in SCORINGS]
+    dims = ("scoring", "side", "token", "rank")
+    return xr.Dataset(
+        {
+            "context_theory_id": (dims, np.stack([np.asarray(of.ids) for of in lists])),
+            "context_theory_score": (dims, np.stack([np.asarray(of.scores) for of in lists])),
+        },
+        {
+            "scoring": list(SCORINGS),
+            "side": list(SIDES),
+            "token": np.array(data.vocabulary, dtype=object),
+        },
+        {"corpus_name": data.name},
+    )
 
 
 def shuffled_text(data: TokenData, seed: int) -> TokenData:
     """The same tokens in the places of one another: frequencies stay, associations do not."""
-    import dataclasses
-
     real = np.concatenate([data.mask[:, :1], data.mask], axis=1)
     tokens = data.tokens.copy()
     tokens[real] = np.random.default_rng(seed).permutation(tokens[real])
@@ -174,8 +191,7 @@ def _explanation(settings: Lists) -> str:
 
 
 def _dataset(variables, settings: Lists) -> xr.Dataset:
-    entries: Iterator = iter(variables)
-    of = list(entries)
+    of = variables
     lists = np.array([found["list"] for *_, found in of], dtype=object).reshape(-1, settings.top)
     columns = {
         "matrix": [v[0] for v in of],

@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """How a corpus becomes tokens: arguments of `load_tokens`, but N is `num_sequences` at most
-    where `exactly` is false."""
+    """How a corpus becomes tokens: arguments of `load_tokens`. Unless `exactly`, `num_sequences`
+    and a vocabulary of words are at most so large."""
 
     vocab_size: int
     seq_len: int
@@ -155,16 +155,16 @@ def _paper() -> Scale:
 
 
 def _tiny() -> Scale:
-    words = Text(48, 8, 32)
-    run = Run(words, 0.5, 3, 8, num_layers=2)
+    words = Text(96, 8, 32)
+    run = Run(words, 0.5, 3, 8, num_layers=1)
     return Scale(
         corpora=("fables",),
         small_step=dataclasses.replace(run, seeds=(0, 1)),
         full_batch=dataclasses.replace(run, batch_size=None, epochs=3),
-        subwords=dataclasses.replace(run, text=Text(64, 8, 32, tokenizer="bpe")),
+        subwords=dataclasses.replace(run, text=Text(96, 8, 32, tokenizer="bpe")),
         large_step=dataclasses.replace(run, learning_rate=2.0, effective_epochs=(1, 3)),
         draws=2,
-        lists=Lists(Text(96, 8, 256), top=5, shuffles=2),
+        lists=Lists(words, top=5, shuffles=2),
         language_model=LanguageModel(
             Text(128, 16, 64),
             other_corpus=None,
