@@ -1,13 +1,17 @@
-"""Every plot, drawn from a sweep's Dataset or a study's table.
+"""Every plot, drawn from a Dataset or a study's table.
 
 `style`     what all figures share, and `save`
 `sweeps`    cosines, errors and loss of a sweep against step
 `limits`    where a theory ends: horizons, and the theorem's bounds
 `matrices`  heat maps of the statistics
 `ablation`  the loss after edits of trained weights, and of controls
+`language_models`  layers, heads and checkpoints beside the theory, and shuffled controls
 """
 
 from assocjax.figures.ablation import plot_ablation as plot_ablation
+from assocjax.figures.language_models import plot_by_layer as plot_by_layer
+from assocjax.figures.language_models import plot_heads as plot_heads
+from assocjax.figures.language_models import plot_layers_by_step as plot_layers_by_step
 from assocjax.figures.limits import plot_bounds as plot_bounds
 from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons
