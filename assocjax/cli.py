@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
+from assocjax.commands.compare import compare
 from assocjax.commands.llm import pretrain_tiny
 from assocjax.commands.reproduce import reproduce
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
@@ -25,8 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         commands = (sweep, horizon, statistics, associations, tokenize, merge)
-        commands += (ablate, attribute, pretrain_tiny, track, explore, reproduce)
-        options = parser(*commands).parse_args(arguments)
+        commands += (ablate, attribute, pretrain_tiny, compare, track, explore, reproduce)
+        options = parser(commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)

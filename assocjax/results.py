@@ -16,7 +16,7 @@ from assocjax.errors import InputError
 from assocjax.linalg import chosen_precision
 from assocjax.statistics import Statistics
 
-_JSON = ("config", "corpus", "versions")
+_JSON = ("config", "corpus", "versions", "weights", "identical_revisions")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 
 

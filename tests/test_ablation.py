@@ -257,7 +257,7 @@ def test_bad_arguments(case, change, message):
 
 
 def test_edits_offered_are_those_of_the_library():
-    assert options.EDITS == ablation.EDITS
+    assert options.training.EDITS == ablation.EDITS
 
 
 def test_command(tmp_path, capsys):

@@ -6,7 +6,7 @@ import time
 from assocjax.arguments import check_choice
 from assocjax.commands.setup import configure_jax
 from assocjax.commands.terminal import several_bars, show, show_table, show_written
-from assocjax.options import ARTEFACTS
+from assocjax.options.reproduce import ARTEFACTS
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -23,7 +23,7 @@ def reproduce(options: argparse.Namespace) -> None:
         records = library.reproduce(
             options.artefacts,
             scale=options.scale,
-            corpora=options.corpus,
+            corpora=options.corpus or (),
             out=folder,
             progress=progress,
             announce=lambda line: show(
