@@ -109,7 +109,7 @@ def test_a_run_is_that_of_train_and_its_cosines_those_of_compare_params(run):
         np.testing.assert_allclose(found, expected[name].cosine, atol=1e-4)
     final = aj.loss(params, data.tokens, data.mask)
     np.testing.assert_allclose(dataset["loss"][-1], final, rtol=1e-5)
-    np.testing.assert_allclose(dataset["loss"][0], np.log(data.vocab_size), rtol=1e-6)
+    np.testing.assert_allclose(dataset["loss"][0], np.log(data.vocab_size), rtol=1e-5)
 
 
 def test_the_first_batch_is_the_one_that_is_trained_on_first():
@@ -194,7 +194,7 @@ def test_the_papers_scale_is_the_papers_protocol():
     assert full.small_step.learning_rate * 3200 == pytest.approx(16)
     assert full.large_step.learning_rate * 3200 == pytest.approx(160)
     text = dataclasses.replace(
-        full.small_step.text, vocab_size=120, seq_len=8, num_sequences=16, num_documents=400
+        full.small_step.text, vocab_size=190, seq_len=8, num_sequences=16, num_documents=400
     )
     data = Work("fables").tokens(text)
     assert (data.num_sequences, data.unk_fraction, data.mask.all()) == (16, 0, True)
@@ -225,7 +225,9 @@ def test_controls_of_a_run_are_those_of_ablation(run):
     data, dataset = run
     theory = theory_weights(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask))
     rank = np.argsort(
-        np.argsort(-np.bincount(data.tokens[:, :-1].ravel(), minlength=data.vocab_size))
+        np.argsort(
+            -np.bincount(data.tokens[:, :-1].ravel(), minlength=data.vocab_size), kind="stable"
+        )
     )
     control = shuffled(theory, jnp.asarray(rank), jax.random.key(0), noise=RANK_NOISE)
     params = aj.Params(**{name: jnp.asarray(dataset[name].values) for name in aj.WEIGHTS})

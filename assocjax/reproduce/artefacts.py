@@ -32,8 +32,8 @@ class _Artefact(NamedTuple):
 
 
 ARTEFACTS = {
-    "table1": _Artefact(table_1, ("small_step", "full_batch")),
-    "table2": _Artefact(table_2, ("subwords",)),
+    "table1": _Artefact(table_1, ("small_step", "full_batch", "smaller_step")),
+    "table2": _Artefact(table_2, ("subwords", "subwords_full_batch")),
     "table3": _Artefact(table_3, ("large_step", "draws")),
     "figure3": _Artefact(figure_3, ("lists",)),
     "figure4": _Artefact(figure_4, ("large_step",)),

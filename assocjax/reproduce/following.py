@@ -6,6 +6,7 @@ the direction of a leading term enters a cosine, so that one matrix serves all s
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -94,7 +95,8 @@ def follow(
     records: list[dict[str, np.ndarray]] = []
     if checkpoint is not None:
         identity = dataclasses.asdict(run) | {"seed": seed, "corpus": data.describe()}
-        saved = Checkpoints(Path(checkpoint), identity | results.versions())
+        identity = json.loads(json.dumps(identity | results.versions()))  # tuples as they return
+        saved = Checkpoints(Path(checkpoint), identity)
         if done := saved.done():
             carry, found = saved.load(carry)
             records = [{name: of[i] for name, of in found.items()} for i in range(done)]

@@ -81,7 +81,10 @@ class Scale:
     corpora: tuple[str, ...]
     small_step: Run
     full_batch: Run
+    smaller_step: Run
+    """`full_batch` over a tenth of the training time."""
     subwords: Run
+    subwords_full_batch: Run
     large_step: Run
     draws: int
     """Random directions of each control of Table 3."""
@@ -91,15 +94,16 @@ class Scale:
 
 def _small() -> Scale:
     words = Text(256, 32, 1024)
+    subwords = dataclasses.replace(words, tokenizer="bpe")
     # s eta of 16, 1.6 and 160, as in the paper, in as many steps each: one compiled program.
     run = Run(words, 0.1, 20, 128, seeds=(0, 1))
     return Scale(
         corpora=("fables",),
         small_step=run,
         full_batch=Run(words, 0.4, 40, None),
-        subwords=dataclasses.replace(
-            run, text=dataclasses.replace(words, tokenizer="bpe"), learning_rate=0.01
-        ),
+        smaller_step=Run(words, 0.04, 40, None),
+        subwords=dataclasses.replace(run, text=subwords, learning_rate=0.01),
+        subwords_full_batch=Run(subwords, 0.04, 40, None),
         large_step=dataclasses.replace(
             run, learning_rate=1.0, seeds=(0,), effective_epochs=(1, 2, 4, 6, 8, 12, 16, 20)
         ),
@@ -127,16 +131,15 @@ def _paper() -> Scale:
     words = Text(
         3000, 200, 65_536, oov="drop", long="cut", num_documents=2_200_000, exactly=True
     )  # of all documents, as few have no word that is left out
+    subwords = dataclasses.replace(words, vocab_size=10_000, tokenizer="bpe")
     run = Run(words, 0.005, 100, 2048)
     return Scale(
         corpora=("tinystories",),
         small_step=run,
         full_batch=Run(words, 0.4, 40, None),
-        subwords=dataclasses.replace(
-            run,
-            text=dataclasses.replace(words, vocab_size=10_000, tokenizer="bpe"),
-            epochs=10,
-        ),
+        smaller_step=Run(words, 0.04, 40, None),
+        subwords=dataclasses.replace(run, text=subwords, epochs=10),
+        subwords_full_batch=Run(subwords, 0.04, 40, None),
         large_step=dataclasses.replace(
             run, learning_rate=0.05, effective_epochs=(1, 5, 10, 20, 30, 50, 70, 100)
         ),
@@ -156,12 +159,15 @@ def _paper() -> Scale:
 
 def _tiny() -> Scale:
     words = Text(96, 8, 32)
+    subwords = dataclasses.replace(words, tokenizer="bpe")
     run = Run(words, 0.5, 3, 8, num_layers=1)
     return Scale(
         corpora=("fables",),
         small_step=dataclasses.replace(run, seeds=(0, 1)),
         full_batch=dataclasses.replace(run, batch_size=None, epochs=3),
-        subwords=dataclasses.replace(run, text=Text(96, 8, 32, tokenizer="bpe")),
+        smaller_step=dataclasses.replace(run, learning_rate=0.05, batch_size=None, epochs=3),
+        subwords=dataclasses.replace(run, text=subwords),
+        subwords_full_batch=dataclasses.replace(run, text=subwords, batch_size=None, epochs=3),
         large_step=dataclasses.replace(run, learning_rate=2.0, effective_epochs=(1, 3)),
         draws=2,
         lists=Lists(words, top=5, shuffles=2),

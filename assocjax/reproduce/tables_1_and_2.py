@@ -20,14 +20,23 @@ from assocjax.reproduce.work import Work
 
 
 def table_1(scale: Scale, work: Work) -> Result:
-    """Table 1, of words, and the same with full batches."""
-    full = work.runs("full_batch", scale.full_batch)
-    return _minimum_cosines("table1", work, "small_step", scale.small_step, full)
+    """Table 1, of words; and with full batches, over the same training time and a tenth of it."""
+    others = {
+        _column(run): work.run(name, run, run.seeds[0])
+        for name, run in (("full_batch", scale.full_batch), ("smaller_step", scale.smaller_step))
+    }
+    return _minimum_cosines("table1", work, "small_step", scale.small_step, others)
 
 
 def table_2(scale: Scale, work: Work) -> Result:
-    """Table 2, of subwords."""
-    return _minimum_cosines("table2", work, "subwords", scale.subwords, None)
+    """Table 2, of subwords; and with full batches."""
+    run = scale.subwords_full_batch
+    others = {_column(run): work.run("subwords_full_batch", run, run.seeds[0])}
+    return _minimum_cosines("table2", work, "subwords", scale.subwords, others)
+
+
+def _column(run: Run) -> str:
+    return f"ours, full batches, s eta {run.learning_rate * run.epochs:.2g}"
 
 
 def minimum(dataset: xr.Dataset, weight: str, theory: str) -> float:
@@ -36,51 +45,40 @@ def minimum(dataset: xr.Dataset, weight: str, theory: str) -> float:
 
 
 def _minimum_cosines(
-    artefact: str, work: Work, name: str, run: Run, full: xr.Dataset | None
+    artefact: str, work: Work, name: str, run: Run, others: dict[str, xr.Dataset]
 ) -> Result:
     data, dataset = work.tokens(run.text), work.runs(name, run)
     reported = paper.MINIMUM_COSINES[artefact]
-    rows, below = [], []
+    rows = []
     for weight in WEIGHTS:
-        first, whole = (minimum(dataset, weight, of) for of in ("first batch", "corpus"))
-        by_seed = (
-            dataset[f"{weight}_cosine"]
-            .sel(theory="corpus")
-            .min(["epoch", "layer"] if weight != "output" else "epoch")
+        cosines = dataset[f"{weight}_cosine"].sel(theory="corpus")
+        by_seed = cosines.min([dim for dim in cosines.dims if dim != "seed"])
+        rows.append(
+            {
+                "weight": weight,
+                "paper": reported.get(weight),
+                "ours, first batch": minimum(dataset, weight, "first batch"),
+                "ours, corpus": minimum(dataset, weight, "corpus"),
+                "range over runs": f"{float(by_seed.min()):.6f} to {float(by_seed.max()):.6f}",
+                **{column: minimum(of, weight, "corpus") for column, of in others.items()},
+                "control: matched": _largest(dataset, weight, "matched"),
+                "control: shuffled": _largest(dataset, weight, "shuffled"),
+                "sampling error": float(dataset[f"{weight}_sampling_error"].isel(epoch=-1).max()),
+                "truncation error": float(
+                    dataset[f"{weight}_truncation_error"].isel(epoch=-1).max()
+                ),
+            }
         )
-        row: dict[str, Any] = {
-            "weight": weight,
-            "paper": reported.get(weight),
-            "ours, first batch": first,
-            "ours, corpus": whole,
-            "range over runs": f"{float(by_seed.min()):.6f} to {float(by_seed.max()):.6f}",
-        }
-        if full is not None:
-            row["ours, full batches"] = minimum(full, weight, "corpus")
-        row |= {
-            "control: matched": _largest(dataset, weight, "matched"),
-            "control: shuffled": _largest(dataset, weight, "shuffled"),
-            "sampling error": float(dataset[f"{weight}_sampling_error"].isel(epoch=-1).max()),
-            "truncation error": float(dataset[f"{weight}_truncation_error"].isel(epoch=-1).max()),
-        }
-        rows.append(row)
-        if weight in reported:
-            best = max(v for key, v in row.items() if key.startswith("ours"))
-            below += [f"{weight} {best:.4f}"] if best <= paper.CRITERION else []
-    setting = run_setting(data, run)
     kept = dataset.drop_vars(WEIGHTS)
-    if full is not None:
-        setting["full batches"] = f"{full.sizes['epoch'] - 1} steps"
-        kept = kept.merge(
-            full.drop_vars(WEIGHTS)
-            .rename({"epoch": "full_step", "seed": "full_seed", "layer": "full_layer"})
-            .rename({n: f"full_{n}" for n in full.data_vars if n not in WEIGHTS}),
-            combine_attrs="override",
-        )
-    notes = [_verdict(rows, below), *_why(rows, dataset)]
+    for column, of in others.items():
+        short = column.removeprefix("ours, ").replace(" ", "_").replace(",", "")
+        for weight in WEIGHTS:
+            cosine = of[f"{weight}_cosine"].sel(theory="corpus", drop=True)
+            kept[f"{weight}_cosine_{short}"] = cosine.rename(epoch=f"step_{short}")
+    notes = [_verdict(rows), *_why(rows)]
     figures = {"cosines": plot_epochs(dataset, paper.ARTEFACTS[artefact].title)}
     differs = run_differs(data, run, paper.ARTEFACTS[artefact].setting["s eta"])
-    return Result(kept, rows, setting, differs, notes, figures)
+    return Result(kept, rows, run_setting(data, run), differs, notes, figures)
 
 
 def _largest(dataset: xr.Dataset, weight: str, theory: str) -> float:
@@ -88,16 +86,28 @@ def _largest(dataset: xr.Dataset, weight: str, theory: str) -> float:
     return float(dataset[f"{weight}_cosine"].sel(theory=theory).min("epoch").max())
 
 
-def _verdict(rows: list[dict[str, Any]], below: list[str]) -> str:
-    if not below:
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Which of our settings keep the classes that the paper compares above the criterion."""
+    compared = [row for row in rows if row["paper"] is not None]
+    columns = [name for name in compared[0] if name.startswith("ours")]
+    held, missed = [], []
+    for column in columns:
+        least = min(compared, key=lambda row: row[column])
+        of = f"{column.removeprefix('ours, ')} ({least['weight']} {least[column]:.4f})"
+        (held if least[column] > paper.CRITERION else missed).append(of)
+    if not missed:
         return (
-            f"Reproduced: the three classes that the paper compares stay above {paper.CRITERION} "
-            "in the best of our settings."
+            f"Reproduced: least cosines above {paper.CRITERION} in all settings: {'; '.join(held)}."
         )
-    return f"Not reproduced: below {paper.CRITERION} in all our settings: {', '.join(below)}."
+    if not held:
+        return f"Not reproduced: least cosines are {'; '.join(missed)}."
+    return (
+        f"Reproduced in part: least cosines above {paper.CRITERION} for {'; '.join(held)}; below "
+        f"for {'; '.join(missed)}."
+    )
 
 
-def _why(rows: list[dict[str, Any]], dataset: xr.Dataset) -> list[str]:
+def _why(rows: list[dict[str, Any]]) -> list[str]:
     """What keeps the cosines from 1, by the split of the disagreement at the last epoch."""
     split = [(row["sampling error"], row["truncation error"], row["weight"]) for row in rows]
     sampled = [weight for sampling, truncation, weight in split if sampling > truncation]
@@ -116,8 +126,11 @@ def _why(rows: list[dict[str, Any]], dataset: xr.Dataset) -> list[str]:
     if rest:
         notes.append(
             "Truncation, the powers of eta that leading terms leave out, is the larger error for "
-            f"{', '.join(rest)}. Errors are relative to the weight; an error of size only, not of "
-            "direction, does not enter a cosine."
+            f"{', '.join(rest)}. Errors are relative to the weight, and one of size only does not "
+            "enter a cosine. How far training gets in a time s eta depends on the text: a few very "
+            "frequent tokens (<unk> among them, where words are left out) speed it up, so that the "
+            "paper's s eta is later here. Over a tenth of it, and with full batches, what is left "
+            "of both errors shows."
         )
     worst = max(row["control: matched"] for row in rows if np.isfinite(row["control: matched"]))
     notes.append(
