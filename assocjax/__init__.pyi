@@ -1,4 +1,5 @@
 from . import llm as llm
+from . import reproduce as reproduce
 from .ablation import ablate as ablate
 from .ablation import exchanged as exchanged
 from .associations import MATRICES as MATRICES
@@ -36,11 +37,14 @@ from .explorer import write_explorer as write_explorer
 from .figures import LABELS as LABELS
 from .figures import plot_ablation as plot_ablation
 from .figures import plot_bounds as plot_bounds
+from .figures import plot_by_layer as plot_by_layer
 from .figures import plot_context_graph as plot_context_graph
 from .figures import plot_cosines as plot_cosines
 from .figures import plot_errors as plot_errors
+from .figures import plot_heads as plot_heads
 from .figures import plot_horizon_study as plot_horizon_study
 from .figures import plot_horizons as plot_horizons
+from .figures import plot_layers_by_step as plot_layers_by_step
 from .figures import plot_loss as plot_loss
 from .figures import plot_overlap as plot_overlap
 from .figures import plot_precision as plot_precision

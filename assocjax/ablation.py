@@ -54,7 +54,7 @@ CONTROLS = tuple(
 )
 """Directions and sizes of controls; those of `replace` and `swap` are the last three."""
 
-_RANK_NOISE = 0.3  # sd of log rank by which a `matched` permutation moves a token
+RANK_NOISE = 0.3  # sd of log rank by which a `matched` permutation moves a token
 
 
 class _Case(NamedTuple):
@@ -286,7 +286,7 @@ def _random(source: Params, rank, key) -> Params:
     return jax.tree.unflatten(structure, normal)
 
 
-def _shuffled(source: Params, rank, key, *, noise: float = jnp.inf) -> Params:
+def shuffled(source: Params, rank, key, *, noise: float = jnp.inf) -> Params:
     """The same tree for relabelled tokens, and lags; `noise` is the sd of their log rank."""
 
     def permutation(rank, key):
@@ -314,8 +314,8 @@ def _shuffled(source: Params, rank, key, *, noise: float = jnp.inf) -> Params:
 _DRAWS = (
     lambda source, rank, key: source,
     _random,
-    _shuffled,
-    partial(_shuffled, noise=_RANK_NOISE),
+    shuffled,
+    partial(shuffled, noise=RANK_NOISE),
 )
 
 

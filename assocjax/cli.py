@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
+from assocjax.commands.compare import compare
 from assocjax.commands.llm import pretrain_tiny
+from assocjax.commands.reproduce import reproduce
 from assocjax.commands.statistics import associations, merge, statistics, tokenize
 from assocjax.commands.tracking import explore, track
 from assocjax.commands.training import horizon, sweep
@@ -24,8 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         commands = (sweep, horizon, statistics, associations, tokenize, merge)
-        commands += (track, explore, ablate, attribute, pretrain_tiny)
-        options = parser(*commands).parse_args(arguments)
+        commands += (track, explore, ablate, attribute, pretrain_tiny, compare, reproduce)
+        options = parser(commands).parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)

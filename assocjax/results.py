@@ -16,7 +16,7 @@ from assocjax.errors import InputError
 from assocjax.linalg import chosen_precision
 from assocjax.statistics import Statistics
 
-_JSON = ("config", "corpus", "versions")
+_JSON = ("config", "corpus", "versions", "weights", "identical_revisions")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 
 
@@ -140,15 +140,16 @@ def save_json(content: Any, path: str | os.PathLike) -> None:
     """Writes JSON; numbers that are not finite become null, as the standard demands."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", "utf-8")
+    part.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", "utf-8")
     part.replace(path)
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """The same lists and dicts with None for numbers that are not finite, and lists for tuples."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not abs(content) < float("inf"):
         return None
     return content

@@ -208,7 +208,7 @@ def start_run(
         if not (name == "leading" and _has_closed_form(config)):
             sides[name] = zero()
         if config.batch_size is not None:
-            sides[_batches(name)] = zero()
+            sides[of_batches(name)] = zero()
     optimizer = make_optimizer(config.optimizer, learning_rate)
     return Carry(sides, {side: optimizer.init(params) for side, params in sides.items()})  # type: ignore[arg-type]
 
@@ -256,8 +256,8 @@ def advance_run(
         records = [_compare(run, theory) for theory in theories]
         if config.batch_size is not None:
             for name, theory_, record in zip(config.theories, theories, records, strict=True):
-                batches = snapshot.params[_batches(name)]
-                record |= _split_disagreement(run[0], batches, theory_[0])
+                batches = snapshot.params[of_batches(name)]
+                record |= split_disagreement(run[0], batches, theory_[0])
         return {
             "loss": snapshot.loss,
             **jax.tree.map(lambda *leaves: jnp.stack(leaves), *records),
@@ -307,7 +307,7 @@ def _keys(seed):
     return jax.random.split(jax.random.key(seed))
 
 
-def _batches(theory: str) -> str:
+def of_batches(theory: str) -> str:
     return f"{theory} of batches"
 
 
@@ -346,7 +346,7 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_o
     value, gradient = of_run(sides["run"], tokens, mask, corpus)
     gradients = {"run": gradient}
     for name in config.theories:
-        for side, read in ((name, corpus), (_batches(name), batch)):
+        for side, read in ((name, corpus), (of_batches(name), batch)):
             if side in sides:
                 gradients[side] = _theory_gradient(name, sides[side], read)
     return value, gradients
@@ -380,7 +380,7 @@ def _compare(run, theory) -> dict[str, Array]:
     }
 
 
-def _split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[str, Array]:
+def split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[str, Array]:
     trained, sampled = compare_params(run, batches), compare_params(batches, corpus)
     record = {}
     for name, measures in trained.items():

@@ -158,7 +158,7 @@ def test_shuffled_theories_have_the_same_entries_and_singular_values(noise):
     V, T = 40, 12
     theory = random_params(0, V=V, T=T, L=1)
     rank = jnp.asarray(np.random.default_rng(0).permutation(V))
-    drawn = ablation._shuffled(theory, rank, jax.random.key(1), noise=noise)
+    drawn = ablation.shuffled(theory, rank, jax.random.key(1), noise=noise)
     for name in ("query_key", "value", "output"):
         old, new = (np.asarray(getattr(p, name)).reshape(V, V) for p in (theory, drawn))
         assert not np.array_equal(old, new)
@@ -179,7 +179,7 @@ def test_matched_permutations_keep_tokens_among_those_of_similar_rank():
     theory = none.replace(output=labels)
 
     def moved(noise):
-        drawn = ablation._shuffled(theory, jnp.asarray(rank), jax.random.key(1), noise=noise)
+        drawn = ablation.shuffled(theory, jnp.asarray(rank), jax.random.key(1), noise=noise)
         came = np.asarray(drawn.output[:, 0], int)
         return np.log((1 + rank[came]) / (1 + rank))
 
@@ -257,7 +257,7 @@ def test_bad_arguments(case, change, message):
 
 
 def test_edits_offered_are_those_of_the_library():
-    assert options.EDITS == ablation.EDITS
+    assert options.training.EDITS == ablation.EDITS
 
 
 def test_command(tmp_path, capsys):

@@ -357,7 +357,7 @@ def test_bad_arguments_of_parts(corpus):
 
 
 def test_matrices_offered_are_those_of_the_library():
-    assert options.MATRICES == MATRICES
+    assert options.statistics.MATRICES == MATRICES
 
 
 def test_command(tmp_path, capsys):

@@ -709,7 +709,7 @@ def test_horizon_prints_a_table_and_writes_rows_laws_and_a_figure(tmp_path, caps
 
 
 def test_theories_offered_are_those_of_runs():
-    assert options.THEORIES == runs.THEORIES
+    assert options.training.THEORIES == runs.THEORIES
 
 
 @pytest.mark.parametrize(

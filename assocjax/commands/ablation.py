@@ -8,7 +8,7 @@ from assocjax.arguments import check_choice, check_integer
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
-from assocjax.options import EDITS
+from assocjax.options.training import EDITS
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData

@@ -10,7 +10,7 @@ from assocjax.arguments import check_integer
 from assocjax.commands.setup import configure_jax, corpus_options, open_corpus, show_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
-from assocjax.options import DENSE_VOCAB_SIZE
+from assocjax.options.statistics import DENSE_VOCAB_SIZE
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile

@@ -57,10 +57,9 @@ def status(what: str):
 
 
 @contextlib.contextmanager
-def progress_bar(
-    what: str = "training", unit: str = "steps"
-) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, fed with (units done, units in all). None where no one watches."""
+def progress_bar(what: str = "training", unit: str = "steps") -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, fed with (units done, units in all), and what is being done if that
+    changes. None where no one watches."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -78,9 +77,16 @@ def progress_bar(
     with rich_progress.Progress(*columns, console=console, disable=disable) as bar:
         task = bar.add_task("starting", total=None)
         try:
-            yield lambda done, total: bar.update(
-                task, description=what, completed=done, total=total
+            yield lambda done, total, now=what: bar.update(
+                task, description=now, completed=done, total=total
             )
         except (InputError, InputTypeError):
             bar.remove_task(task)  # the error is all there is to say
             raise
+
+
+@contextlib.contextmanager
+def several_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar that says what is done, fed with (what, units done, units in all)."""
+    with progress_bar(unit="") as update:
+        yield lambda what, done, total: update(done, total, what)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
-from assocjax.options import FABLES_INIT_SCALES
+from assocjax.options.training import FABLES_INIT_SCALES
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData

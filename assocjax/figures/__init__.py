@@ -6,6 +6,7 @@
 `matrices`  heat maps of the statistics
 `ablation`  the loss after edits of trained weights, and of controls
 `associations`  when associations form, and a token's context
+`language_models`  layers, heads and checkpoints beside the theory, and shuffled controls
 """
 
 from assocjax.figures.ablation import plot_ablation as plot_ablation
@@ -13,6 +14,9 @@ from assocjax.figures.associations import plot_context_graph as plot_context_gra
 from assocjax.figures.associations import plot_overlap as plot_overlap
 from assocjax.figures.associations import plot_precision as plot_precision
 from assocjax.figures.associations import save_track as save_track
+from assocjax.figures.language_models import plot_by_layer as plot_by_layer
+from assocjax.figures.language_models import plot_heads as plot_heads
+from assocjax.figures.language_models import plot_layers_by_step as plot_layers_by_step
 from assocjax.figures.limits import plot_bounds as plot_bounds
 from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons

@@ -126,7 +126,8 @@ def plot_context_graph(
     for i, start in places.items():
         for j in set(ids[i].tolist()) & places.keys():
             ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
-    widths = 1 + 5 * np.clip(scores[own] / (np.abs(scores[own]).max() or 1), 0, 1)
+    largest = np.abs(scores[own]).max() or 1.0  # in a tiny text all may be zero
+    widths = 1 + 5 * np.clip(scores[own] / largest, 0, 1)
     for (i, place), width, score in zip(places.items(), widths, scores[own], strict=True):
         ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
         _node(ax, place, vocabulary[i], "#fdf3df")

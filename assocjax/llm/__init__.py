@@ -16,6 +16,8 @@ The comparison has a control that can fail. What needs torch and transformers sa
 * `theory`: the theory's matrices of some tokens of a large vocabulary, exact.
 * `bootstrap`: how much of a similarity is the sample of text.
 * `compare`: all layers and heads with all matrices, in one Dataset.
+* `texts`: a text in a model's tokens, and the theory of its most frequent ones.
+* `revisions`: `compare_revisions`, one checkpoint after another, a file each.
 """
 
 import lazy_loader

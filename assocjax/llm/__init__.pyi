@@ -19,9 +19,13 @@ from .probes import occurrence_streams as occurrence_streams
 from .probes import query_key_factors as query_key_factors
 from .probes import single_token_streams as single_token_streams
 from .recipe import PretrainConfig as PretrainConfig
+from .revisions import compare_revisions as compare_revisions
 from .similarity import CENTERINGS as CENTERINGS
 from .similarity import FactoredMatrix as FactoredMatrix
 from .similarity import covariance_similarity as covariance_similarity
+from .texts import TokenTheory as TokenTheory
+from .texts import theory_of_tokens as theory_of_tokens
+from .texts import tokens_of_model as tokens_of_model
 from .theory import MATRICES as MATRICES
 from .theory import basis_matrices as basis_matrices
 from .theory import subset_matrices as subset_matrices

@@ -11,7 +11,7 @@ Every score has two nulls: tokens are shuffled over all of them ("all"), and amo
 frequency only ("frequency"), so that what frequency alone explains shows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -58,6 +58,7 @@ def compare_model(
     num_shuffles: int = 100,
     num_bins: int = 10,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Compares all layers of a model with all of the theory's matrices.
 
@@ -72,6 +73,8 @@ def compare_model(
       centerings: of `CENTERINGS`.
       num_shuffles, seed: as of `permutation_null`.
       num_bins: bins of frequency for the second null.
+      progress: called with (steps done, steps in all): for each centering a step, or with attention
+        three.
 
     Returns:
       Dataset with `similarity` over (residual, theory, centering, layer, stream), and `null_mean`,
@@ -106,8 +109,17 @@ def compare_model(
     bins = np.stack([np.zeros(n, np.int32), frequency_bins(counts, num_bins)])  # as of NULLS
     if attention is not None and "query_key" not in names:
         raise InputError(f"matrices must hold 'query_key' to compare attention; got {names}")
+    total = len(centerings) * (1 if attention is None else 3)
+    steps = iter(range(1, total + 1))
+    report = progress or (lambda done, total: None)
+    report(0, total)
     compare = partial(
-        _compare, bins=bins, centerings=centerings, num_shuffles=num_shuffles, seed=seed
+        _compare,
+        bins=bins,
+        centerings=centerings,
+        step=lambda: report(next(steps), total),
+        num_shuffles=num_shuffles,
+        seed=seed,
     )
 
     theories = jnp.stack([jnp.asarray(matrices[r][name]) for r in residuals for name in names])
@@ -143,7 +155,7 @@ def compare_model(
     return xr.Dataset(variables, coords, attrs)
 
 
-def _compare(vectors, theories, *, bins, centerings, **options) -> list[np.ndarray]:
+def _compare(vectors, theories, *, bins, centerings, step, **options) -> list[np.ndarray]:
     """Parts of `Null`, each as an array [centering, null, theory, vectors]."""
 
     def pair(A, M, within, centering):
@@ -155,7 +167,11 @@ def _compare(vectors, theories, *, bins, centerings, **options) -> list[np.ndarr
         call = jax.vmap(call, in_axes=(None, 0, None))
         return jax.vmap(call, in_axes=(None, None, 0))(vectors, theories, bins)
 
-    return [np.stack(parts) for parts in zip(*map(every, centerings), strict=True)]
+    found = []
+    for centering in centerings:
+        found.append([np.asarray(part) for part in every(centering)])
+        step()
+    return [np.stack(parts) for parts in zip(*found, strict=True)]
 
 
 def _variables(prefix: str, parts: Sequence[np.ndarray], dims: tuple[str, ...]) -> dict[str, Any]:

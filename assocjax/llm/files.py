@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,10 +120,14 @@ def identical_revisions(
     Raises:
         InputError: As `find_model`, for the first revision that cannot be found.
     """
+    return group_identical({r: weight_hashes(name_or_path, r) for r in dict.fromkeys(revisions)})
+
+
+def group_identical(hashes: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """As `identical_revisions`, of revision -> `weight_hashes`."""
     groups: dict[frozenset[str], list[str]] = {}
-    for revision in dict.fromkeys(revisions):
-        hashes = frozenset(weight_hashes(name_or_path, revision).values())
-        groups.setdefault(hashes, []).append(revision)
+    for revision, of_files in hashes.items():
+        groups.setdefault(frozenset(of_files.values()), []).append(revision)
     return [group for group in groups.values() if len(group) > 1]
 
 

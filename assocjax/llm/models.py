@@ -91,7 +91,7 @@ def load_model(
     config = _config(files)
     module = _load_module(files, config).to(where)
     module.eval().requires_grad_(False)
-    tokenizer = _load_tokenizer(files)
+    tokenizer = load_tokenizer(files)
     vocab_size = module.get_input_embeddings().weight.shape[0]
     if tokenizer is not None:
         largest = max(tokenizer.get_vocab().values(), default=-1)
@@ -200,7 +200,12 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
     return module
 
 
-def _load_tokenizer(files: ModelFiles) -> Any:
+def load_tokenizer(files: ModelFiles) -> Any:
+    """A model's tokeniser, of transformers; None if none is beside its weights.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     if not files.is_gguf and not any((files.folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:

@@ -1,0 +1,115 @@
+"""The command `compare`: a language model's checkpoints beside the theory, and their controls."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from assocjax.commands.setup import show_corpus
+from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
+    from assocjax import results
+    from assocjax.llm.libraries import require
+    from assocjax.llm.revisions import compare_revisions
+    from assocjax.llm.texts import tokens_of_model
+
+    for library in ("torch", "transformers"):  # before the corpus is read
+        require(library)
+    folder = results.output_folder(options.out)
+    revisions = [None] if options.revisions is None else options.revisions.split(",")
+    with status("reading"):
+        data = tokens_of_model(
+            options.model,
+            revisions[0],
+            options.corpus,
+            seq_len=options.seq_len,
+            num_sequences=options.num_sequences,
+            seed=options.corpus_seed,
+            num_documents=options.num_documents,
+            separator=options.separator,
+            text_field=options.text_field,
+        )
+    show_corpus(data)
+    with progress_bar("reading", "") as bar:
+        dataset = compare_revisions(
+            options.model,
+            revisions,
+            data,
+            folder,
+            num_tokens=options.num_tokens,
+            min_count=options.min_count,
+            probe=options.probe,
+            num_shuffles=options.shuffles,
+            num_bins=options.bins,
+            seed=options.seed,
+            progress=lambda what, done, total: bar(done, total, what),
+        )
+    results.save(dataset, folder / "comparison.nc")
+    decoded = results.decode(dataset.attrs)
+    rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
+    results.save_json({**decoded, "summary": rows}, folder / "summary.json")
+    with status("drawing"):
+        paths = _draw(dataset, folder)
+    for group in decoded["identical_revisions"]:
+        show(
+            f"Identical: {', '.join(group)} have the same weights, byte for byte. A curve over "
+            "them compares a model with itself"
+        )
+    show(
+        f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
+        f"more. Median over layers of the similarity; in brackets its mean over {options.shuffles} "
+        "shuffles of the tokens, and how many sd apart they are"
+    )
+    show_table("The paper's form", rows["feature"])
+    show_table("Token-centred", rows["token"])
+    show_written(folder, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+
+
+def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
+    """A row for each revision; a column for each of the paper's panels, and for bigrams."""
+    chosen = dataset.sel(centering=centering, null="all")
+    uniform, unigram = chosen.sel(residual="uniform"), chosen.sel(residual="unigram")
+    value = uniform.sel(theory="value")
+    embedding = unigram.sel(theory="bigram", stream="before").isel(layer=[0])
+    columns = {
+        "attention": (uniform.sel(head="mean"), "attention_"),
+        "without MLP": (value.sel(stream="after_attention"), ""),
+        "embedding": (value.sel(stream="after_layer"), ""),
+        "first embedding, bigram": (embedding, ""),
+    }
+    return [
+        {"revision": str(name)}
+        | {
+            column: _cell(part.sel(revision=name), prefix)
+            for column, (part, prefix) in columns.items()
+        }
+        for name in dataset["revision"].values
+    ]
+
+
+def _cell(part: "xr.Dataset", prefix: str) -> str:
+    score, mean, z = (
+        float(part[prefix + name].median()) for name in ("similarity", "null_mean", "z")
+    )
+    return f"{score:.4f} ({mean:.4f}, {z:+.1f})"
+
+
+def _draw(dataset: "xr.Dataset", folder) -> list:
+    from assocjax import figures
+
+    last = dataset.isel(revision=-1)
+    plots = {
+        "layers": figures.plot_by_layer(last),
+        "layers_bigram": figures.plot_by_layer(last, theory="bigram", residual="unigram"),
+        "heads": figures.plot_heads(dataset),
+    }
+    if dataset.sizes["revision"] > 1:
+        plots["steps"] = figures.plot_layers_by_step(dataset)
+        plots["steps_bigram"] = figures.plot_layers_by_step(
+            dataset, theory="bigram", residual="unigram"
+        )
+    return [path for name, plot in plots.items() for path in figures.save(plot, folder / name)]

@@ -1,0 +1,44 @@
+"""The command `reproduce`: the paper's tables and figures, and one report of them."""
+
+import argparse
+import time
+
+from assocjax.arguments import check_choice
+from assocjax.commands.setup import configure_jax
+from assocjax.commands.terminal import several_bars, show, show_table, show_written
+from assocjax.options.reproduce import ARTEFACTS
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """Reproduce the paper's tables and figures beside its numbers, with controls, in one report."""
+    for name in options.artefacts:
+        check_choice("artefact", name, (*ARTEFACTS, "all"))
+    configure_jax(options)
+    from assocjax import reproduce as library
+    from assocjax import results
+
+    folder = results.output_folder(options.out)
+    began = time.monotonic()
+    with several_bars() as progress:
+        records = library.reproduce(
+            options.artefacts,
+            scale=options.scale,
+            corpora=options.corpus or (),
+            out=folder,
+            progress=progress,
+            announce=lambda line: show(
+                f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
+            ),
+        )
+    for record in records:
+        if record["rows"]:
+            title = f"{record['paper']['title']} ({record['corpus_name']})"
+            show_table(title, [_short(row) for row in record["rows"]])
+    show_written(folder, ["report.html", "report.json", *sorted({r["folder"] for r in records})])
+
+
+def _short(row: dict) -> dict:
+    """The first columns, which have the paper's numbers and ours: the report has all."""
+    from assocjax.reproduce.report import cell
+
+    return {name: cell(value) for name, value in list(row.items())[:5]}

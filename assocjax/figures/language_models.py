@@ -1,0 +1,218 @@
+"""Real language models beside the theory, layer by layer, each score beside its shuffled control.
+
+Panels are those of the paper's Figures 6 to 8: attention with the theory's query-key matrix, and
+the residual stream after attention ("embedding without MLP") and after the layer ("embedding") with
+another matrix of the theory. Layer 0 of the last is what the first layer reads: the embedding.
+"""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.figure import Figure
+
+from assocjax.figures.style import set_title
+
+PANELS = ("attention", "embedding without MLP", "embedding")
+_CHANCE = 3.0  # |z| up to which the colour scale is linear
+_FEW_LAYERS = 3  # the paper's Figure 7 shows three
+
+
+def plot_layers_by_step(
+    dataset: xr.Dataset, *, theory: str = "value", residual: str = "uniform", null: str = "all"
+) -> Figure:
+    """Heat maps of layer against revision: the paper's score and its control, and token-centred.
+
+    Five rows: the paper's form and its mean over shuffled tokens, on one colour scale from 0 to 1;
+    the token-centred form and its mean over shuffled tokens, on one from 0 to the largest; and how
+    many standard deviations of the shuffles the latter two are apart.
+
+    Args:
+      dataset: from `compare_revisions`, with the centerings "feature" and "token".
+      theory: what the two panels of embeddings are compared with.
+      residual: "uniform" (the paper's) or "unigram".
+      null: among which tokens shuffles are, "all" or "frequency".
+    """
+    panels = _panels(dataset.sel(residual=residual, null=null), theory)
+    largest = _largest(panels, "token")
+    rows = [
+        ("paper's form", "similarity", "feature", Normalize(0, 1), "viridis"),
+        ("paper's form,\ntokens shuffled", "null_mean", "feature", Normalize(0, 1), "viridis"),
+        ("token-centred", "similarity", "token", Normalize(0, largest), "viridis"),
+        (
+            "token-centred,\ntokens shuffled",
+            "null_mean",
+            "token",
+            Normalize(0, largest),
+            "viridis",
+        ),
+        ("token-centred, z", "z", "token", _z_norm(panels), "RdBu_r"),
+    ]
+    names = [str(name) for name in dataset["revision"].values]
+    if "step" in dataset.coords:
+        names = [str(step) for step in dataset["step"].values]
+    height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
+    figure = Figure(
+        figsize=(2.6 + 2.5 * len(PANELS), len(rows) * min(max(height, 1.4), 3.2) + 1.0),
+        layout="constrained",
+    )
+    axes = figure.subplots(len(rows), len(PANELS), squeeze=False)
+    for row, (label, variable, centering, norm, colours) in enumerate(rows):
+        image = None
+        for ax, (title, panel) in zip(axes[row], panels.items(), strict=True):
+            values = panel[variable].sel(centering=centering).transpose("layer", "revision")
+            image = _heat_map(ax, values, norm, colours)
+            ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+            if row == 0:
+                ax.set_title(title, fontsize=9)
+            if row < len(rows) - 1:
+                ax.tick_params(labelbottom=False)
+        axes[row, 0].set_ylabel(f"{label}\nlayer", fontsize=8)
+        figure.colorbar(image, ax=list(axes[row]), shrink=0.9).ax.tick_params(labelsize=7)
+    for ax in axes[-1]:
+        ax.set_xlabel("step" if "step" in dataset.coords else "revision", fontsize=8)
+    what = f"{theory} and query-key, residual {residual}"
+    _title(figure, f"Similarity with the theory ({what}), beside shuffled tokens", dataset)
+    return figure
+
+
+def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "all") -> Figure:
+    """Every head beside its control: layer against head; of several revisions, head against them.
+
+    Of several revisions the first, a middle and the last layer are shown, as in the paper's
+    Figure 7. Columns are those of `plot_layers_by_step`: the paper's form and its shuffled mean,
+    the token-centred form and its shuffled mean, and z of the latter.
+
+    Args:
+      dataset: from `compare_revisions`, with the centerings "feature" and "token".
+      residual, null: as of `plot_layers_by_step`.
+    """
+    chosen = dataset.sel(residual=residual, null=null)
+    heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
+    if heads.sizes["revision"] == 1:
+        maps = {"layer": heads.isel(revision=0)}
+        across, down = "head", "layer"
+    else:
+        L = heads.sizes["layer"]
+        which = sorted({0, L // 2, L - 1}) if L > _FEW_LAYERS else range(L)
+        maps = {f"layer {int(heads['layer'][i]) + 1}, head": heads.isel(layer=i) for i in which}
+        across, down = "revision", "head"
+    scores = [heads["attention_similarity"], heads["attention_null_mean"]]
+    largest = max(float(score.sel(centering="token").max()) for score in scores) or 1.0
+    z = float(abs(heads["attention_z"].sel(centering="token")).max())
+    columns = [
+        ("paper's form", "similarity", "feature", Normalize(0, 1), "viridis"),
+        ("tokens shuffled", "null_mean", "feature", Normalize(0, 1), "viridis"),
+        ("token-centred", "similarity", "token", Normalize(0, largest), "viridis"),
+        ("tokens shuffled", "null_mean", "token", Normalize(0, largest), "viridis"),
+        ("token-centred, z", "z", "token", _symmetric(z), "RdBu_r"),
+    ]
+    height = 0.16 * heads.sizes[down] + 0.5
+    figure = Figure(
+        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0),
+        layout="constrained",
+    )
+    axes = figure.subplots(len(maps), len(columns), squeeze=False)
+    for column, (title, variable, centering, norm, colours) in enumerate(columns):
+        image = None
+        for ax, (label, of_map) in zip(axes[:, column], maps.items(), strict=True):
+            values = of_map[f"attention_{variable}"].sel(centering=centering)
+            image = _heat_map(ax, values.transpose(down, across), norm, colours)
+            ax.set_xticks(range(values.sizes[across]), _ticks(dataset, across))
+            ax.tick_params(axis="x", rotation=90 if across == "revision" else 0)
+            if column == 0:
+                ax.set_ylabel(label, fontsize=8)
+        axes[0, column].set_title(title, fontsize=9)
+        axes[-1, column].set_xlabel(
+            "step" if across == "revision" and "step" in dataset.coords else across, fontsize=8
+        )
+        bar = figure.colorbar(image, ax=list(axes[:, column]), location="top", shrink=0.9)
+        bar.ax.tick_params(labelsize=6)
+    _title(figure, f"Attention heads and the theory's query-key, residual {residual}", dataset)
+    return figure
+
+
+def plot_by_layer(
+    dataset: xr.Dataset, *, theory: str = "value", residual: str = "uniform", null: str = "all"
+) -> Figure:
+    """Similarity against layer of one revision, real and shuffled (mean and two sd of shuffles).
+
+    Two rows: the paper's form, token-centred.
+
+    Args:
+      dataset: from `compare_revisions`, one revision of it (`isel(revision=-1)`).
+      theory, residual, null: as of `plot_layers_by_step`.
+    """
+    panels = _panels(dataset.sel(residual=residual, null=null), theory)
+    rows = {"feature": "paper's form", "token": "token-centred"}
+    figure = Figure(figsize=(2.7 * len(PANELS) + 1.2, 5.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(PANELS), squeeze=False, sharey="row")
+    for across, (centering, label) in zip(axes, rows.items(), strict=True):
+        for ax, (title, panel) in zip(across, panels.items(), strict=True):
+            values = panel.sel(centering=centering)
+            layer, mean, sd = values["layer"], values["null_mean"], values["null_sd"]
+            ax.plot(layer, values["similarity"], "o-", color="#cc3311", ms=3, lw=1.2, label="model")
+            ax.plot(layer, mean, "s--", color="0.4", ms=2.5, lw=1.0, label="tokens shuffled")
+            ax.fill_between(layer, mean - 2 * sd, mean + 2 * sd, color="0.4", alpha=0.3, lw=0)
+            ax.set_ylim(bottom=0)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.tick_params(labelsize=8)
+            if centering == "feature":
+                ax.set_title(title, fontsize=9)
+            else:
+                ax.set_xlabel("layer", fontsize=8)
+        across[0].set_ylabel(f"similarity, {label}", fontsize=8)
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    what = f"{theory} and query-key, residual {residual}"
+    _title(figure, f"Similarity with the theory ({what}), layer by layer", dataset)
+    return figure
+
+
+def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
+    """The three panels, layers counted from 1; with layer 0, the embedding, in the last."""
+    names = ("similarity", "null_mean", "null_sd", "z")
+    mean = dataset[[f"attention_{name}" for name in names]].sel(head="mean")
+    attention = mean.rename({f"attention_{name}": name for name in names})
+    streams = dataset[list(names)].sel(theory=theory)
+    numbered = {"layer": dataset["layer"] + 1}
+    start = streams.sel(stream="before").isel(layer=[0])
+    after = streams.sel(stream="after_layer").assign_coords(numbered)
+    whole = xr.concat([start, after], dim="layer", coords="minimal", compat="override")
+    without = streams.sel(stream="after_attention").assign_coords(numbered)
+    return dict(zip(PANELS, (attention.assign_coords(numbered), without, whole), strict=True))
+
+
+def _largest(panels: dict[str, xr.Dataset], centering: str) -> float:
+    chosen = [panel.sel(centering=centering) for panel in panels.values()]
+    return max(float(p[v].max()) for p in chosen for v in ("similarity", "null_mean")) or 1.0
+
+
+def _z_norm(panels: dict[str, xr.Dataset]) -> SymLogNorm:
+    return _symmetric(max(float(abs(p["z"].sel(centering="token")).max()) for p in panels.values()))
+
+
+def _symmetric(largest: float) -> SymLogNorm:
+    limit = max(largest, 10 * _CHANCE)
+    return SymLogNorm(linthresh=_CHANCE, vmin=-limit, vmax=limit)
+
+
+def _heat_map(ax, values: xr.DataArray, norm: Any, colours: str):
+    image = ax.imshow(values.values, norm=norm, cmap=colours, aspect="auto", origin="lower")
+    down = values.dims[0]
+    labels = [str(name) for name in values[down].values]
+    every = -(-len(labels) // 10)
+    ax.set_yticks(np.arange(len(labels))[::every], labels[::every])
+    ax.tick_params(labelsize=7)
+    return image
+
+
+def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
+    if dim == "revision":
+        return [str(v) for v in dataset["step" if "step" in dataset.coords else dim].values]
+    return [str(name) for name in dataset[dim].values if name != "mean"]
+
+
+def _title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
+    model = dataset.attrs.get("model", "")
+    set_title(figure, f"{model}: {title}" if model else title, dataset)

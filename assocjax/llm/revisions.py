@@ -1,0 +1,232 @@
+"""Checkpoints of a model beside the theory of a text: `compare_model`, one revision after another.
+
+Weight files are hashed before anything else. Revisions with the same bytes are named: a curve over
+them compares a model with itself. Then the text is counted once; one revision at a time is loaded,
+probed and let go; and its result is a file of its own, so that nothing is lost when work stops.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from assocjax import results
+from assocjax.arguments import check_choice, check_integer
+from assocjax.corpora import TokenData, TokenFile
+from assocjax.errors import InputError
+from assocjax.llm.compare import compare_model
+from assocjax.llm.files import group_identical, weight_hashes
+from assocjax.llm.libraries import require
+from assocjax.llm.models import LanguageModel, load_model
+from assocjax.llm.probes import (
+    Streams,
+    occurrence_streams,
+    query_key_factors,
+    single_token_streams,
+)
+from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
+
+PROBES = ("single", "occurrence")
+"""A token alone, as in the paper, or its mean over its occurrences in the text."""
+
+ONLY = "main"
+"""What a model without revisions is called."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def compare_revisions(
+    name_or_path: str | os.PathLike[str],
+    revisions: Sequence[str | None],
+    source: TokenData | TokenFile,
+    out: str | os.PathLike[str],
+    *,
+    num_tokens: int | None = None,
+    min_count: int = 1,
+    probe: str = "single",
+    centerings: Sequence[str] = ("feature", "token"),
+    num_shuffles: int = 100,
+    num_bins: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Compares checkpoints of a model with the theory of a text, each score beside its nulls.
+
+    Args:
+        name_or_path, revisions: As of `load_model`; `[None]` for a model without revisions.
+        source: The text, in the model's tokens (`tokens_of_model`).
+        out: A folder, for `revision-NAME.nc` of each. What is there already is used if all that
+            decides it is the same: configuration, corpus, weights and this package's version.
+        num_tokens, min_count: As of `theory_of_tokens`.
+        probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
+        centerings, num_shuffles, num_bins, seed: As of `compare_model`.
+        progress: Called with (what is done, steps done, steps in all).
+
+    Returns:
+        The Dataset of `compare_model`, with the dimension `revision` first, and `step` beside it
+        where all are called stepN. `token_count` over `token` are the tokens and how often each
+        occurs. Attributes besides provenance, all JSON: `weights`, the hash of every file of each
+        revision; `identical_revisions`, groups of those that are byte for byte the same.
+
+    Raises:
+        InputError: If a revision is missing (before any work), one is repeated, too few tokens
+            occur, the text is in other tokens than a revision, or a file in `out` is of another
+            comparison (names what differs); and as `load_model`.
+
+    Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision. Memory holds one
+    checkpoint, its streams and the theory's matrices.
+    """
+    for library in ("torch", "transformers"):
+        require(library)
+    check_choice("probe", probe, PROBES)
+    if not revisions:
+        raise InputError("revisions must name at least one")
+    names = [revision or ONLY for revision in revisions]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
+    check_integer("num_shuffles", num_shuffles, minimum=2)
+    report = progress or (lambda what, done, total: None)
+    folder = results.output_folder(out)
+
+    hashes = {}
+    for i, (name, revision) in enumerate(zip(names, revisions, strict=True)):
+        report("hashing weights", i, len(names))
+        hashes[name] = weight_hashes(name_or_path, revision)
+    settings = {
+        "model": Path(name_or_path).name,
+        "num_tokens": num_tokens,
+        "min_count": min_count,
+        "probe": probe,
+        "centerings": list(centerings),
+        "num_shuffles": num_shuffles,
+        "num_bins": num_bins,
+        "seed": seed,
+    }
+    decides = {name: settings | _of_text(source) | hashes[name] for name in names}
+    paths = {name: folder / f"revision-{urllib.parse.quote(name, safe='')}.nc" for name in names}
+    found = {name: _load_matching(paths[name], decides[name]) for name in names}
+
+    if None in found.values():
+        theory = theory_of_tokens(
+            source,
+            num_tokens,
+            min_count=min_count,
+            progress=lambda done, total: report("counting", done, total),
+        )
+        tokens = [source.vocabulary[i] for i in theory.ids]
+        for name, revision in zip(names, revisions, strict=True):
+            if found[name] is None:
+
+                def tell(what: str, done: int, total: int, name: str = name) -> None:
+                    report(f"{name}: {what}", done, total)
+
+                streams, attention = _probe(name_or_path, revision, source, theory, probe, tell)
+                dataset = compare_model(
+                    streams,
+                    theory.matrices,
+                    theory.counts,
+                    attention=attention,
+                    centerings=centerings,
+                    num_shuffles=num_shuffles,
+                    num_bins=num_bins,
+                    seed=seed,
+                    progress=lambda done, total, tell=tell: tell("comparing", done, total),
+                )
+                dataset = dataset.assign_coords(token=tokens)
+                dataset["token_count"] = ("token", theory.counts)
+                dataset.attrs["decided_by"] = json.dumps(decides[name], sort_keys=True)
+                results.save(dataset, paths[name])
+                found[name] = dataset
+    return _join(found).assign_attrs(  # type: ignore[arg-type]
+        results.provenance(source, settings | {"revisions": names}),
+        versions=json.dumps(_versions(), sort_keys=True),
+        model=settings["model"],
+        weights=json.dumps(hashes, sort_keys=True),
+        identical_revisions=json.dumps(group_identical(hashes)),
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return results.versions() | libraries
+
+
+def _of_text(source: TokenData | TokenFile) -> dict[str, Any]:
+    return {
+        "corpus_sha256": source.sha256,
+        "seq_len": source.seq_len,
+        "num_sequences": source.num_sequences,
+        "assocjax": importlib.metadata.version("assocjax"),
+    }
+
+
+def _load_matching(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
+    if not path.exists():
+        return None
+    dataset = results.load(path)
+    try:
+        theirs = json.loads(dataset.attrs.pop("decided_by"))
+    except (KeyError, ValueError):
+        raise InputError(f"out: {path} is no comparison of a revision") from None
+    for key in sorted(decides.keys() | theirs.keys()):
+        if decides.get(key) != theirs.get(key):
+            raise InputError(
+                f"out: {path} is of another comparison: its {key} is {theirs.get(key)!r}, here it "
+                f"is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
+            )
+    return dataset
+
+
+def _probe(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None,
+    source: TokenData | TokenFile,
+    theory: TokenTheory,
+    probe: str,
+    tell: Progress,
+) -> tuple[Streams, list[tuple[np.ndarray, np.ndarray]]]:
+    """What of a checkpoint is compared; the checkpoint is let go."""
+    tell("loading", 0, 1)
+    model = load_model(name_or_path, revision)
+    if model.tokenizer is not None:
+        check_vocabulary(source, model.tokenizer, f"{model.name} {revision or ''}".strip())
+
+    def progress(done: int, total: int) -> None:
+        tell("probing", done, total)
+
+    if probe == "single":
+        streams = single_token_streams(model, theory.ids, progress=progress)
+    else:
+        tokens, mask = source.read(0, source.num_sequences)
+        streams, _ = occurrence_streams(model, tokens[:, :-1], mask, theory.ids, progress=progress)
+    return streams, [_heads(model, layer, E) for layer, E in enumerate(streams.before)]
+
+
+def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and keys of all heads of a layer, [H, n, r] each."""
+    pairs = [query_key_factors(model, layer, E, head=head) for head in range(model.num_heads)]
+    queries, keys = zip(*pairs, strict=True)
+    return np.stack(queries), np.stack(keys)
+
+
+def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    counts = next(iter(found.values()))["token_count"]  # the same for all
+    dataset = xr.concat(
+        [each.drop_vars("token_count") for each in found.values()],
+        dim="revision",
+        combine_attrs="override",
+        join="exact",
+    ).assign_coords(revision=list(found))
+    dataset.attrs.pop("decided_by", None)
+    steps = [re.fullmatch(r"step(\d+)", name) for name in found]
+    if all(steps):
+        dataset = dataset.assign_coords(step=("revision", [int(s[1]) for s in steps if s]))
+    return dataset.assign(token_count=counts)

@@ -1,0 +1,169 @@
+"""A text as a model reads it, and what the theory says of its most frequent tokens."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from assocjax.arguments import check_integer
+from assocjax.corpora import TokenData, TokenFile, load_tokens, open_tokens
+from assocjax.corpora.token_files import is_token_file
+from assocjax.counting import TokenSource, count
+from assocjax.errors import InputError
+from assocjax.llm.files import find_model
+from assocjax.llm.models import load_tokenizer
+from assocjax.llm.theory import basis_matrices
+from assocjax.sparse import RESIDUALS
+
+NUM_TOKENS = 2000
+"""Tokens that are compared, unless told otherwise."""
+
+NUM_SEQUENCES = 4000
+"""Sequences that are counted, unless told otherwise."""
+
+
+class TokenTheory(NamedTuple):
+    """The theory of the n most frequent tokens of a text.
+
+    Attributes:
+        ids: Their ids, the most frequent first, of equal counts the smallest id.
+        counts: How often each occurs as an input.
+        matrices: Residual ("uniform", "unigram") -> name of `MATRICES` -> matrix [n,n].
+    """
+
+    ids: Int[np.ndarray, " n"]
+    counts: Int[np.ndarray, " n"]
+    matrices: dict[str, dict[str, Float[np.ndarray, "n n"]]]
+
+
+def tokens_of_model(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None,
+    corpus: str | os.PathLike[str],
+    *,
+    seq_len: int,
+    num_sequences: int | None = None,
+    **reading: Any,
+) -> TokenData | TokenFile:
+    """Reads a corpus in the tokens of a model, which is not loaded.
+
+    Args:
+        name_or_path, revision: As of `load_model`. Ids are those of its tokeniser, without special
+            tokens.
+        corpus: As of `load_tokens`; or a token file, which has to be in the same tokens.
+        seq_len: T. Longer documents are cut into windows, and what is shorter is padded and masked,
+            so that every bigram of the text counts once.
+        num_sequences: The first so many; by default 4,000, or all of a shorter text.
+        reading: How documents are read, as of `load_tokens`.
+
+    Raises:
+        InputError: If the model has no tokeniser, a token file is of another vocabulary, or the
+            corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
+    """
+    files = find_model(name_or_path, revision)
+    tokenizer = load_tokenizer(files)
+    if is_token_file(corpus):
+        data = open_tokens(corpus, seq_len, num_sequences=num_sequences)
+        if tokenizer is not None:
+            check_vocabulary(data, tokenizer, files.name)
+        first = open_tokens(corpus, seq_len, num_sequences=min(NUM_SEQUENCES, data.num_sequences))
+        return first if num_sequences is None else data
+    if tokenizer is None:
+        raise InputError(
+            f"tokenizer: model {files.name!r} has none to read {str(corpus)!r} by; give a token "
+            "file in its vocabulary"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tokenizer.backend_tokenizer.save(str(path))
+        data = load_tokens(
+            corpus,
+            seq_len=seq_len,
+            num_sequences=num_sequences,
+            tokenizer=path,
+            short="pad",
+            **reading,
+        )
+    kept = slice(None if num_sequences is not None else NUM_SEQUENCES)
+    return dataclasses.replace(
+        data,
+        tokenizer=files.name,
+        tokens=data.tokens[kept],
+        mask=data.mask[kept],
+        documents=None if data.documents is None else data.documents[kept],
+    )
+
+
+def theory_of_tokens(
+    source: TokenSource,
+    num_tokens: int | None = None,
+    *,
+    min_count: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenTheory:
+    """Counts a text, and composes the theory's matrices of its most frequent tokens.
+
+    Args:
+        source: The text.
+        num_tokens: n, at least 2; by default 2,000, or as many as occur `min_count` times.
+        min_count: How often a token must occur.
+        progress: Called with (sequences read, sequences to read): each is read three times.
+
+    Raises:
+        InputError: If fewer tokens occur so often; and as `basis_matrices`.
+
+    Cost: as `basis_matrices`, with one pass more over the text.
+    """
+    check_integer("min_count", min_count, minimum=1)
+    if num_tokens is not None:
+        check_integer("num_tokens", num_tokens, minimum=2)
+    report = progress or (lambda done, total: None)
+    every = range(source.num_sequences)
+    N = len(every)
+    found = count(source, every, after_block=lambda done, _: report(done, 3 * N))
+    occurrences = np.asarray(found.bigram.sum(axis=1))
+    available = int(np.sum(occurrences >= min_count))
+    n = min(NUM_TOKENS, available) if num_tokens is None else num_tokens
+    if n > available or n < 2:
+        raise InputError(
+            f"num_tokens: {available} different tokens occur {min_count} times or more in the "
+            f"{N} sequences (min_count); got {max(n, 2)}"
+        )
+    ids = np.argsort(-occurrences, kind="stable")[:n]
+    matrices = {}
+    for i, residual in enumerate(RESIDUALS):
+        matrices[residual] = basis_matrices(
+            source,
+            ids,
+            residual=residual,
+            counts=found,
+            progress=lambda done, _, i=i: report((1 + i) * N + done, 3 * N),
+        )
+    return TokenTheory(ids, occurrences[ids], matrices)
+
+
+def check_vocabulary(data: TokenData | TokenFile, tokenizer: Any, model: str) -> None:
+    """That ids of a text mean what they mean to a model's tokeniser.
+
+    Raises:
+        InputError: If not; names the model as `model`.
+    """
+    own = {i: token for token, i in tokenizer.get_vocab().items()}
+    size = 1 + max(own, default=-1)
+    if data.vocab_size != size:
+        raise InputError(
+            f"corpus: {data.name} is in {data.vocab_size} tokens, those of model {model!r} are "
+            f"{size}"
+        )
+    other = [i for i, token in own.items() if data.vocabulary[i] not in (token, str(i))]
+    if other:
+        i = min(other)
+        raise InputError(
+            f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: token "
+            f"{i} is {data.vocabulary[i]!r}, not {own[i]!r}"
+        )

@@ -1,0 +1,140 @@
+"""What the options of all commands share: errors, help, and how a corpus is read."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from assocjax.errors import InputError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports bad usage in one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+class Help(argparse.HelpFormatter):
+    """Adds the default to an option's help, unless the help states it or there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        # A default of 0 equals False, and is one all the same.
+        stated = default is None or default is False or default == argparse.SUPPRESS
+        if isinstance(default, list):
+            default = " ".join(v if isinstance(v, str) else f"{v:g}" for v in default)
+        if stated or not action.option_strings:
+            return action.help
+        return f"{action.help} (default: {default})".replace("%", "%%")
+
+
+class Commands:
+    """The commands of a parser, each of a function and its docstring's first line."""
+
+    def __init__(self, main: "Parser"):
+        self._add = main.add_subparsers(
+            title="commands", metavar="COMMAND", required=True, parser_class=Parser
+        )
+
+    def bare(self, function: Command, epilog: str = "") -> Parser:
+        """A command without options yet."""
+        return self._of(function, [], epilog)
+
+    def of_corpus(
+        self,
+        function: Command,
+        *,
+        out: str | None,
+        num_sequences: int | None,
+        sizes: bool = True,
+        precision: str | None = "float32",
+        files: str = "",
+        epilog: str = "",
+    ) -> Parser:
+        """A command that reads a corpus in tokens of its own choice, and writes results."""
+        parser = self._of(function, [corpus_options(num_sequences, sizes, files)], epilog)
+        parser.add_argument("--out", type=Path, default=out, help="folder for the results")
+        if precision is not None:
+            parser.add_argument(
+                "--precision",
+                choices=["float32", "float64"],
+                default=precision,
+                help="floating-point precision",
+            )
+        return parser
+
+    def _of(self, function: Command, parents: list[Parser], epilog: str) -> Parser:
+        summary = (function.__doc__ or "").strip()
+        parser = self._add.add_parser(
+            function.__name__.replace("_", "-"),
+            help=summary,
+            description=summary,
+            formatter_class=Help,
+            parents=parents,
+            epilog=epilog,
+        )
+        parser.set_defaults(command=function)
+        return parser
+
+
+def corpus_options(num_sequences: int | None, sizes: bool, files: str) -> Parser:
+    parser = Parser(add_help=False)
+    group = parser.add_argument_group("corpus and tokens")
+    add = group.add_argument
+    reading_options(group, files)
+    if sizes:
+        add(
+            "--vocab-size",
+            type=int,
+            metavar="V",
+            help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
+        )
+        add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
+    add(
+        "--num-sequences",
+        type=int,
+        default=num_sequences,
+        metavar="N",
+        help="keep the first N sequences"
+        + ("" if num_sequences else " (default: all; of fables, what 2000 stories give)"),
+    )
+    add(
+        "--tokenizer",
+        default="word",
+        help="word, bpe (trained on the corpus) or a tokenizer.json file",
+    )
+    add(
+        "--oov",
+        choices=["unk", "drop"],
+        default="unk",
+        help="other tokens become <unk>, or their documents are dropped",
+    )
+    add(
+        "--long",
+        choices=["window", "cut"],
+        default="window",
+        help="documents of more than T+1 tokens are split into windows, or cut",
+    )
+    add(
+        "--short",
+        choices=["drop", "pad"],
+        default="drop",
+        help="documents of fewer than T+1 tokens are dropped, or padded and masked",
+    )
+    return parser
+
+
+def reading_options(group: argparse._ArgumentGroup, files: str = "") -> None:
+    add = group.add_argument
+    add(
+        "--corpus",
+        default="fables",
+        help="fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or "
+        f".parquet file{files}",
+    )
+    add("--num-documents", type=int, help="documents to read (default: all; of a hub 10000)")
+    add("--separator", default="<|endoftext|>", help="what separates documents of a .txt file")
+    add("--text-field", default="text", help="field or column of .jsonl, .parquet and hub")
+    add("--corpus-seed", type=int, default=0, help="seed of the fables")

@@ -1,0 +1,171 @@
+"""The artefacts by name: computed, or found again, one file each, and joined into one report."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from assocjax import results
+from assocjax.arguments import check_choice
+from assocjax.corpora import TokenData
+from assocjax.errors import InputError
+from assocjax.figures.style import save
+from assocjax.llm.libraries import require
+from assocjax.reproduce import paper
+from assocjax.reproduce.figure_4 import figure_4
+from assocjax.reproduce.figures_6_to_8 import LIBRARIES, figures_6_to_8
+from assocjax.reproduce.lists import figure_3, figure_5
+from assocjax.reproduce.records import Result
+from assocjax.reproduce.report import write_report
+from assocjax.reproduce.scales import SCALES, Scale
+from assocjax.reproduce.table_3 import table_3
+from assocjax.reproduce.tables_1_and_2 import table_1, table_2
+from assocjax.reproduce.work import Progress, Work, file_name, identity, keep, reuse
+
+
+class _Artefact(NamedTuple):
+    """How it is computed, and the settings of a scale that decide it: the first has its text."""
+
+    compute: Callable[[Scale, Work], Result]
+    settings: tuple[str, ...]
+
+
+ARTEFACTS = {
+    "table1": _Artefact(table_1, ("small_step", "full_batch", "smaller_step")),
+    "table2": _Artefact(table_2, ("subwords", "subwords_full_batch")),
+    "table3": _Artefact(table_3, ("large_step", "draws")),
+    "figure3": _Artefact(figure_3, ("lists",)),
+    "figure4": _Artefact(figure_4, ("large_step",)),
+    "figure5": _Artefact(figure_5, ("lists",)),
+    "figures6-8": _Artefact(figures_6_to_8, ("language_model",)),
+}
+
+
+def reproduce(
+    artefacts: Sequence[str] = ("all",),
+    *,
+    scale: str | Scale = "small",
+    corpora: Sequence[str] = (),
+    out: str | Path,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Computes the paper's tables and figures on some corpora, and writes one report.
+
+    Args:
+      artefacts: names of `ARTEFACTS`, or "all".
+      scale: a name of `SCALES`, or settings of your own (`dataclasses.replace`).
+      corpora: as of `load_tokens`. At small scales they are read besides the fables, at the paper's
+        in the place of TinyStories.
+      out: a folder. Of each corpus a folder of it has an artefact's NetCDF, JSON and figures, and
+        in `runs` training runs; `report.html` is of these artefacts. What is there already is used
+        if configuration, corpus and versions are the same.
+      progress: called with (what is done, units done, units in all).
+      announce: called with a line for each artefact.
+
+    Returns:
+      The records that the JSON files hold, by artefact and corpus: the paper's setting and ours,
+      `rows` with its numbers beside ours and the controls, `differs`, `notes`.
+
+    Raises:
+      InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` is
+        of another configuration (names what differs).
+
+    Cost: at small scale some ten minutes on two cores for two corpora. At the paper's, for one
+    accelerator, 6,720 steps of 2,048 sequences at V = 3,000, T = 200, L = 3, and 320 at V = 10,000.
+    """
+    if not artefacts:
+        raise InputError(f"artefacts must name one of {', '.join(ARTEFACTS)} or all; got none")
+    for name in artefacts:
+        check_choice("artefact", name, (*ARTEFACTS, "all"))
+    names = [name for name in ARTEFACTS if name in artefacts or "all" in artefacts]
+    if isinstance(scale, str):
+        scale = SCALES[check_choice("scale", scale, tuple(SCALES))]
+    in_place = scale.corpora if not corpora or scale.corpora == ("fables",) else ()
+    folder = results.output_folder(out)
+    works = [
+        Work(corpus, folder / file_name(Path(corpus).name), progress)
+        for corpus in dict.fromkeys([*in_place, *corpora])
+    ]
+    if len({work.folder for work in works}) < len(works):
+        raise InputError("corpora must have different names; rename a file")
+    for work in works:  # what cannot be read fails before the work
+        for name in names:
+            _tokens(name, scale, work)
+    records = []
+    for name in names:
+        for work in works:
+            records.append(_record(name, scale, work))
+            announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['notes'][0]}")
+    write_report(records, folder)
+    return records
+
+
+def _tokens(name: str, scale: Scale, work: Work) -> TokenData | None:
+    """The text that decides an artefact; None where a model brings its own tokens."""
+    text = getattr(scale, ARTEFACTS[name].settings[0]).text
+    return work.tokens(text) if text.tokenizer else None
+
+
+def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
+    compute, settings = ARTEFACTS[name]
+    config = {field: dataclasses.asdict(scale)[field] for field in settings}
+    assert work.folder is not None
+    folder = results.output_folder(work.folder)
+    data = _tokens(name, scale, work)
+    missing = _missing_libraries() if name == "figures6-8" else None
+    if missing is not None:  # not kept: the next time they may be there
+        corpus = work.corpus if data is None else data.name
+        return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
+    of = identity(data, config) if data is not None else {"corpus": work.corpus} | config
+    path = folder / f"{name}.nc"
+    dataset = reuse(path, of)
+    if dataset is not None and all(
+        (folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
+    ):
+        record = json.loads(dataset.attrs["record"])
+    else:
+        result = compute(scale, work)
+        files = []
+        for figure_name, figure in result.figures.items():
+            paths = save(figure, folder / f"{name}-{figure_name}")
+            files.append(paths[0].name)
+        corpus = result.dataset.attrs.get("corpus_name", work.corpus if data is None else data.name)
+        record = _head(name, corpus) | {
+            "setting": result.setting,
+            "rows": result.rows,
+            "differs": result.differs,
+            "notes": result.notes,
+            "figures": files,
+            "folder": folder.name,
+            "decided_by": of,
+        }
+        record = results.finite(record)
+        kept = result.dataset.assign_attrs(record=json.dumps(record))
+        keep(kept, path, of)
+    results.save_json(record, folder / f"{name}.json")
+    return record
+
+
+def _head(name: str, corpus: str) -> dict[str, Any]:
+    return {
+        "artefact": name,
+        "corpus_name": corpus,
+        "paper": paper.ARTEFACTS[name]._asdict(),
+        "setting": {},
+        "rows": [],
+        "differs": [],
+        "figures": [],
+        "folder": "",
+        "skipped": None,
+    }
+
+
+def _missing_libraries() -> str | None:
+    for library in LIBRARIES:
+        try:
+            require(library)
+        except InputError as error:
+            return str(error)
+    return None

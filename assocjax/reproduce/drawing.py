@@ -1,0 +1,64 @@
+"""Cosines with the theories and loss against epoch: of Tables 1 and 2, and Figure 4."""
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from assocjax.figures.style import COLORS, LABELS, line_and_range, set_title
+from assocjax.params import WEIGHTS
+
+_LINES = {"corpus": "-", "first batch": ":", "effective": "--"}
+_NAMES = {
+    "corpus": "leading terms, corpus",
+    "first batch": "leading terms, first batch",
+    "effective": "effective theory",
+    "matched": "control: tokens shuffled\namong similar frequencies",
+    "shuffled": "control: tokens shuffled",
+}
+_GREYS = {"matched": "0.45", "shuffled": "0.75"}
+
+
+def plot_epochs(
+    dataset: xr.Dataset, title: str, *, marks: dict[int, float] | None = None
+) -> Figure:
+    """A panel for each class of weights, and one for the loss; shades are ranges over layers and
+    seeds, as lines are means.
+
+    Args:
+      dataset: of `follow`, over `seed` or not.
+      title: above all.
+      marks: epoch -> least cosine that the paper reports of every weight.
+    """
+    figure = Figure(figsize=(14.5, 3.1), layout="constrained")
+    axes = figure.subplots(1, 5)
+    for ax, weight in zip(axes, WEIGHTS, strict=False):
+        cosines = dataset[f"{weight}_cosine"]
+        for theory, color in _GREYS.items():
+            _draw(ax, cosines.sel(theory=theory), color, _NAMES[theory], "-")
+        for theory, line in _LINES.items():
+            _draw(ax, cosines.sel(theory=theory), COLORS[weight], _NAMES[theory], line)
+        for epoch, least in (marks or {}).items():
+            ax.plot(epoch, least, "k^", ms=4, clip_on=False, label="paper: at least")
+        ax.set_title(LABELS[weight], fontsize=10)
+        ax.axhline(1, color="0.8", lw=0.8, zorder=0)
+        ax.set_ylim(min(-0.05, float(cosines.min())), 1.05)
+    axes[0].set_ylabel("cosine with theory")
+    line_and_range(axes[4], dataset["loss"], "black", "loss", over="epoch")
+    axes[4].set_title("loss (nats)", fontsize=10)
+    for ax in axes:
+        ax.set_xlabel("epoch")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    handles, labels = axes[3].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(unique.values()), list(unique), loc="outside right center", fontsize=8, frameon=False
+    )
+    set_title(figure, title, dataset)
+    return figure
+
+
+def _draw(ax, cosine: xr.DataArray, color, label: str, line: str) -> None:
+    cosine = cosine.dropna("epoch", how="all")
+    if cosine.size:
+        marker = "o" if line == "--" else None
+        line_and_range(ax, cosine, color, label, over="epoch", line=line, marker=marker)

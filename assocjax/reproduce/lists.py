@@ -1,0 +1,204 @@
+"""Figures 3 and 5: the tokens that the basis functions tie to a word, beside the paper's.
+
+A list that shares some tokens with the paper's shows little by itself. So it has two controls: the
+lists of all other words, and the lists of the same word in the same text with its tokens shuffled.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from assocjax.associations import frequency_corrected, top_associations
+from assocjax.corpora import TokenData
+from assocjax.figures.associations import plot_context_graph
+from assocjax.reproduce import paper
+from assocjax.reproduce.records import Result, text_differs, text_setting
+from assocjax.reproduce.scales import Lists, Scale
+from assocjax.reproduce.work import Work
+from assocjax.scorings import SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.statistics import Statistics, corpus_statistics
+
+_SCORINGS = ("raw", "corrected")
+
+
+def figure_5(scale: Scale, work: Work) -> Result:
+    """Lists of the paper's words under B, Sigma and Phi, as they are and frequency-corrected."""
+    settings = scale.lists
+    data = work.tokens(settings.text)
+    of_text = _statistics(data)
+    of_shuffled = [_statistics(shuffled_text(data, seed)) for seed in range(settings.shuffles)]
+    rows, variables = [], []
+    for (matrix, word), reported in paper.LISTS.items():
+        row = {"matrix": matrix, "word": word, "paper": ", ".join(reported)}
+        if word not in data.vocabulary:
+            rows.append(row | {"ours, raw": "not in the vocabulary"})
+            continue
+        known = [token for token in reported if token in data.vocabulary]
+        found = _overlaps(of_text, of_shuffled, data, matrix, word, known, settings.top)
+        for scoring in _SCORINGS:
+            row[f"ours, {scoring}"] = ", ".join(found[scoring]["list"])
+        row["of the paper's in the vocabulary"] = f"{len(known)} of {len(reported)}"
+        for scoring in _SCORINGS:
+            row[f"found, {scoring}"] = found[scoring]["found"]
+            row[f"control: other words, {scoring}"] = found[scoring]["others"]
+            row[f"control: shuffled text, {scoring}"] = found[scoring]["shuffled"]
+            variables.append((matrix, word, scoring, len(known), found[scoring]))
+        rows.append(row)
+    notes = [_verdict(variables), _explanation(settings)]
+    return Result(
+        _dataset(variables, settings), rows, text_setting(data), text_differs(data), notes, {}
+    )
+
+
+def figure_3(scale: Scale, work: Work) -> Result:
+    """The context of the paper's word as a graph, with the same controls."""
+    settings = scale.lists
+    data = work.tokens(settings.text)
+    word = paper.GRAPH_WORD
+    row = {"matrix": "context", "word": word, "paper": ", ".join(paper.GRAPH)}
+    differs = [
+        *text_differs(data),
+        "The paper shows weights; here it is the basis function that they learn, with token "
+        "frequencies divided out (`scorings`, corrected).",
+    ]
+    if word not in data.vocabulary:
+        notes = [f"Not reproduced: {word!r} is not among the {data.vocab_size} tokens."]
+        return Result(xr.Dataset(), [row], text_setting(data), differs, notes, {})
+    dataset = _context_lists(data, settings.top)
+    found = dataset.sel(scoring="corrected", side="row", token=word)
+    ids = found["context_theory_id"].values.astype(int)
+    ours = [data.vocabulary[i] for i in ids]
+    known = [token for token in paper.GRAPH if token in data.vocabulary]
+    every = dataset.sel(scoring="corrected", side="row")["context_theory_id"].values.astype(int)
+    hits = np.isin(every, [data.vocabulary.index(token) for token in known]).sum(axis=1)
+    own = data.vocabulary.index(word)
+    row |= {
+        "ours": ", ".join(ours),
+        "of the paper's in the vocabulary": f"{len(known)} of {len(paper.GRAPH)}",
+        "found": int(hits[own]),
+        "control: other words": float(np.delete(hits, own).mean()),
+    }
+    verdict = "Reproduced" if known and hits[own] == len(known) else "Not reproduced"
+    notes = [
+        f"{verdict}: {hits[own]} of the {len(known)} tokens that we can name of the paper's figure "
+        f"and that the vocabulary has are among the {settings.top} of {word!r}.",
+        "Lines are as wide as scores; grey lines join tokens of which one is in the other's list. "
+        "The control is the mean number found in the lists of all other words.",
+    ]
+    figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
+    return Result(dataset, [row], text_setting(data), differs, notes, figures)
+
+
+def _context_lists(data: TokenData, top: int) -> xr.Dataset:
+    """Phi as lists of all tokens, as `track` has them."""
+    statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    frequencies = Frequencies.of(statistics)
+    lists = [context_lists(statistics.context, frequencies, scoring=s, k=top) for s in SCORINGS]
+    dims = ("scoring", "side", "token", "rank")
+    return xr.Dataset(
+        {
+            "context_theory_id": (dims, np.stack([np.asarray(of.ids) for of in lists])),
+            "context_theory_score": (dims, np.stack([np.asarray(of.scores) for of in lists])),
+        },
+        {
+            "scoring": list(SCORINGS),
+            "side": list(SIDES),
+            "token": np.array(data.vocabulary, dtype=object),
+        },
+        {"corpus_name": data.name},
+    )
+
+
+def shuffled_text(data: TokenData, seed: int) -> TokenData:
+    """The same tokens in the places of one another: frequencies stay, associations do not."""
+    real = np.concatenate([data.mask[:, :1], data.mask], axis=1)
+    tokens = data.tokens.copy()
+    tokens[real] = np.random.default_rng(seed).permutation(tokens[real])
+    return dataclasses.replace(data, tokens=tokens)
+
+
+def _statistics(data: TokenData) -> dict[str, Statistics]:
+    raw = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    return {"raw": raw, "corrected": frequency_corrected(raw, data.tokens, data.mask)}
+
+
+def _overlaps(of_text, of_shuffled, data, matrix, word, known, top) -> dict[str, dict[str, Any]]:
+    """Of each scoring: the list, how many known tokens it has, and how many the controls have."""
+    found = {}
+    for scoring in _SCORINGS:
+        of = np.asarray(getattr(of_text[scoring], matrix))
+        ours = [a.token for a in top_associations(of, data.vocabulary, word, top)]
+        others = _hits(of, data.vocabulary, word, known, top)
+        shuffled = [
+            len(
+                {
+                    a.token
+                    for a in top_associations(
+                        np.asarray(getattr(each[scoring], matrix)), data.vocabulary, word, top
+                    )
+                }
+                & set(known)
+            )
+            for each in of_shuffled
+        ]
+        found[scoring] = {
+            "list": ours,
+            "found": len(set(ours) & set(known)),
+            "others": float(others.mean()),
+            "as_many": float((others >= len(set(ours) & set(known))).mean()),
+            "shuffled": float(np.mean(shuffled)),
+        }
+    return found
+
+
+def _hits(matrix, vocabulary: Sequence[str], word: str, known: Sequence[str], top: int):
+    """How many of some tokens the lists of all other words have."""
+    scores = np.array(matrix, float)
+    np.fill_diagonal(scores, -np.inf)
+    best = np.argpartition(-scores, top, axis=1)[:, :top]
+    hits = np.isin(best, [vocabulary.index(token) for token in known]).sum(axis=1)
+    return np.delete(hits, vocabulary.index(word))
+
+
+def _verdict(variables) -> str:
+    if not variables:
+        return "Not reproduced: none of the paper's words is in the vocabulary."
+    total = sum(known for _, _, scoring, known, _ in variables if scoring == "raw")
+    parts = []
+    for scoring in _SCORINGS:
+        of = [found for _, _, each, _, found in variables if each == scoring]
+        parts.append(
+            f"{scoring} {sum(f['found'] for f in of)} (other words "
+            f"{sum(f['others'] for f in of):.1f}, shuffled text "
+            f"{sum(f['shuffled'] for f in of):.1f})"
+        )
+    best = max(sum(f["found"] for _, _, each, _, f in variables if each == s) for s in _SCORINGS)
+    word = "Reproduced in part" if 0 < best < total else "Reproduced" if best else "Not reproduced"
+    return f"{word}: of {total} of the paper's tokens that the vocabulary has: {', '.join(parts)}."
+
+
+def _explanation(settings: Lists) -> str:
+    return (
+        f"Lists are of the {settings.top} highest scores. found: how many of the paper's tokens in "
+        "the vocabulary they have; other words: the same, of the lists of all other words (mean); "
+        f"shuffled text: of the word's own list after all tokens of the text changed places (mean "
+        f"of {settings.shuffles}). The paper shows some tokens of each list; how it chose them is "
+        "not said."
+    )
+
+
+def _dataset(variables, settings: Lists) -> xr.Dataset:
+    of = variables
+    lists = np.array([found["list"] for *_, found in of], dtype=object).reshape(-1, settings.top)
+    columns = {
+        "matrix": [v[0] for v in of],
+        "word": [v[1] for v in of],
+        "scoring": [v[2] for v in of],
+        "in_vocabulary": [v[3] for v in of],
+        **{name: [v[4][name] for v in of] for name in ("found", "others", "as_many", "shuffled")},
+    }
+    found = {name: ("entry", values) for name, values in columns.items()}
+    return xr.Dataset(found | {"token": (("entry", "rank"), lists)})

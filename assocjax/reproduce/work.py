@@ -1,0 +1,151 @@
+"""What artefacts of one corpus share, in memory and on disk: tokens, runs, and files to reuse."""
+
+import dataclasses
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from assocjax import results
+from assocjax.corpora import TokenData, load_tokens, read_documents
+from assocjax.corpora.tokenizers import stream_words
+from assocjax.errors import InputError
+from assocjax.reproduce.following import follow
+from assocjax.reproduce.scales import Run, Text
+
+Progress = Callable[[str, int, int], None]
+
+
+class Work:
+    """Tokens and runs of a corpus, each made once.
+
+    Args:
+      corpus: as of `load_tokens`.
+      folder: where runs are kept and found again; None keeps them in memory only.
+      progress: called with (what is done, units done, units in all).
+    """
+
+    def __init__(self, corpus: str, folder: Path | None = None, progress: Progress | None = None):
+        self.corpus, self.folder = corpus, folder
+        self.progress = progress or (lambda what, done, total: None)
+        self._tokens: dict[Text, TokenData] = {}
+        self._runs: dict[tuple[Run, int], xr.Dataset] = {}
+
+    def tokens(self, text: Text) -> TokenData:
+        """The corpus as a text's settings say."""
+        if text not in self._tokens:
+            options = dataclasses.asdict(text)
+            size, exactly = options.pop("num_sequences"), options.pop("exactly")
+            if not exactly and text.tokenizer == "word":
+                types = self._count_words(text.num_documents)
+                options["vocab_size"] = min(text.vocab_size, types)
+            data = load_tokens(self.corpus, num_sequences=size if exactly else None, **options)
+            self._tokens[text] = first_sequences(data, size)
+        return self._tokens[text]
+
+    def _count_words(self, num_documents: int | None) -> int:
+        documents = read_documents(self.corpus, num_documents=num_documents).documents
+        return len(stream_words(documents).types)
+
+    def run(self, name: str, run: Run, seed: int) -> xr.Dataset:
+        """The Dataset of `follow`, from the folder if it is there."""
+        if (run, seed) not in self._runs:
+            data = self.tokens(run.text)
+            path = checkpoint = None
+            if self.folder is not None:
+                folder = results.output_folder(self.folder / "runs")
+                path = folder / f"{name}-seed{seed}.nc"
+                checkpoint = folder / f"{name}-seed{seed}"
+            decides = identity(data, {"run": dataclasses.asdict(run), "seed": seed})
+            found = None if path is None else reuse(path, decides)
+            if found is None:
+                found = follow(
+                    data,
+                    run,
+                    seed,
+                    checkpoint=checkpoint,
+                    progress=lambda done, total: self.progress(
+                        f"{data.name}: {name.replace('_', ' ')}, seed {seed}", done, total
+                    ),
+                )
+                if path is not None:
+                    keep(found, path, decides)
+            self._runs[run, seed] = found
+        return self._runs[run, seed]
+
+    def runs(self, name: str, run: Run) -> xr.Dataset:
+        """The runs of all seeds, over `seed`."""
+        found = [self.run(name, run, seed) for seed in run.seeds]
+        return xr.concat(found, "seed", combine_attrs="override").assign_coords(
+            seed=list(run.seeds)
+        )
+
+
+def first_sequences(data: TokenData, count: int) -> TokenData:
+    """The first so many sequences, or all of fewer."""
+    if count >= data.num_sequences:
+        return data
+    tokens, mask = data.tokens[:count], data.mask[:count]
+    unknown = data.vocabulary.index("<unk>") if "<unk>" in data.vocabulary else -1
+    documents = None if data.documents is None else data.documents[:count]
+    return dataclasses.replace(
+        data,
+        tokens=tokens,
+        mask=mask,
+        documents=documents,
+        unk_fraction=float(np.mean(tokens[:, 1:][mask] == unknown)),
+    )
+
+
+def identity(data: TokenData, config: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a result: flat, with values that JSON can hold."""
+    versions = {name: importlib.metadata.version(name) for name in ("assocjax", "jax")}
+    precision = {"precision": str(jnp.result_type(float))}
+    of = {"corpus": data.describe(), **config, **precision, "versions": versions}
+    return json.loads(json.dumps(dict(_flat(of))))
+
+
+def reuse(path: Path, decides: dict[str, Any]) -> xr.Dataset | None:
+    """The Dataset of a file that `keep` wrote, or None without one.
+
+    Raises:
+      InputError: it is of another configuration or corpus; names what differs.
+    """
+    if not path.exists():
+        return None
+    dataset = results.load(path)
+    try:
+        theirs = json.loads(dataset.attrs.pop("decided_by"))
+    except (KeyError, ValueError):
+        raise InputError(f"out: {path} is no result of assocjax reproduce") from None
+    for key in sorted(decides.keys() | theirs.keys()):
+        if decides.get(key) != theirs.get(key):
+            raise InputError(
+                f"out: {path} is of another configuration: its {key} is {theirs.get(key)!r}, here "
+                f"it is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
+            )
+    return dataset
+
+
+def keep(dataset: xr.Dataset, path: Path, decides: dict[str, Any]) -> None:
+    """Saves a Dataset for `reuse`."""
+    results.save(dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)), path)
+
+
+def file_name(text: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "corpus"
+
+
+def _flat(tree: dict[str, Any], prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

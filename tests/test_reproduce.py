@@ -1,0 +1,253 @@
+"""The paper's artefacts at a tiny size: they run, say what they must, and are found again."""
+
+import dataclasses
+import json
+from html import unescape
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import assocjax as aj
+from assocjax import cli
+from assocjax.ablation import RANK_NOISE, shuffled
+from assocjax.reproduce import artefacts, paper
+from assocjax.reproduce.lists import shuffled_text
+from assocjax.reproduce.report import cell
+from assocjax.reproduce.scales import Text
+from assocjax.reproduce.work import Work, first_sequences
+from assocjax.scorings import theory_weights
+from assocjax.training import batch_indices
+
+TINY = aj.reproduce.SCALES["tiny"]
+FIRST = [name for name in aj.reproduce.ARTEFACTS if name != "figures6-8"]
+
+
+@pytest.fixture(autouse=True)
+def _default_promotion():
+    """As users run them: strict promotion is for the package."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """All artefacts but those of language models, and their folder."""
+    out = tmp_path_factory.mktemp("reproduce")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return out, aj.reproduce.reproduce(FIRST, scale="tiny", out=out)
+
+
+@pytest.fixture(scope="module")
+def run():
+    work = Work("fables")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return work.tokens(TINY.small_step.text), work.run("small_step", TINY.small_step, 0)
+
+
+def test_every_artefact_of_the_paper_has_a_section(reproduced):
+    out, records = reproduced
+    html = unescape((out / "report.html").read_text("utf-8"))
+    for record in records:
+        name = record["artefact"]
+        assert f'<section id="{name}">' in html
+        assert paper.ARTEFACTS[name].title in html
+        assert record["notes"][0] in html
+        assert all(record[part] for part in ("rows", "setting", "differs"))
+        assert record == json.loads((out / "fables" / f"{name}.json").read_text("utf-8"))
+    assert html.count("data:image/png;base64,") == sum(len(r["figures"]) for r in records) > 0
+    assert "http" not in html.replace("https://arxiv.org/abs/2601.19208", "")  # needs no network
+
+
+def test_what_the_paper_reports_stands_beside_what_we_get(reproduced):
+    _, records = reproduced
+    by_name = {record["artefact"]: record for record in records}
+    for name, reported in paper.MINIMUM_COSINES.items():
+        rows = {row["weight"]: row for row in by_name[name]["rows"]}
+        assert {weight: rows[weight]["paper"] for weight in reported} == reported
+        assert rows["position"]["paper"] is None
+    edited = {row["weight"]: row["paper, loss"] for row in by_name["table3"]["rows"]}
+    assert edited == {unit: paper.EDITED_LOSS[unit] for unit in edited}
+    assert {row["word"] for row in by_name["figure5"]["rows"]} == {w for _, w in paper.LISTS}
+    for record in records:
+        assert record["paper"]["setting"].keys() <= record["setting"].keys() | {"epochs"} | {
+            "layers L", "start", "optimizer", "batch", "theory from", "step size", "s eta"
+        }  # fmt: skip
+
+
+def test_minimum_cosines_are_those_of_the_dataset(reproduced):
+    out, records = reproduced
+    table = next(r for r in records if r["artefact"] == "table1")
+    dataset = aj.load(out / "fables" / "table1.nc")
+    for row in table["rows"]:
+        cosines = dataset[f"{row['weight']}_cosine"].sel(theory="first batch").values
+        assert np.isnan(cosines[:, 0]).all()  # all weights are zero
+        assert row["ours, first batch"] == np.nanmin(cosines)
+
+
+def test_a_run_is_that_of_train_and_its_cosines_those_of_compare_params(run):
+    data, dataset = run
+    settings = TINY.small_step
+    _, key = jax.random.split(jax.random.key(0))
+    steps = data.num_sequences // settings.batch_size * settings.epochs
+    params = aj.init_params(
+        key, vocab_size=data.vocab_size, seq_len=data.seq_len, num_layers=settings.num_layers
+    )
+    for step in range(steps):
+        rows = np.asarray(
+            batch_indices(key, jnp.int32(step), data.num_sequences, settings.batch_size)
+        )
+        gradient = aj.exact_gradient(params, data.tokens[rows], data.mask[rows])
+        params = jax.tree.map(lambda w, g: w - settings.learning_rate * g, params, gradient)
+    theory = theory_weights(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask))
+    expected = aj.compare_params(params, theory)
+    for name in aj.WEIGHTS:
+        # float32: rounding of a few steps of another order of sums
+        np.testing.assert_allclose(dataset[name], getattr(params, name), rtol=0, atol=1e-5)
+        found = dataset[f"{name}_cosine"].sel(theory="corpus").isel(epoch=-1)
+        np.testing.assert_allclose(found, expected[name].cosine, atol=1e-4)
+    final = aj.loss(params, data.tokens, data.mask)
+    np.testing.assert_allclose(dataset["loss"][-1], final, rtol=1e-5)
+    np.testing.assert_allclose(dataset["loss"][0], np.log(data.vocab_size), rtol=1e-5)
+
+
+def test_the_first_batch_is_the_one_that_is_trained_on_first():
+    """After an epoch of one batch, W_O is its B: a cosine of 1, which other batches do not have."""
+    settings = dataclasses.replace(TINY.small_step, epochs=1, batch_size=20)  # of 32: one step
+    work = Work("fables")
+    data = work.tokens(settings.text)
+    cosine = aj.reproduce.follow(data, settings, 3)["output_cosine"].isel(epoch=1)
+    assert float(cosine.sel(theory="first batch")) == pytest.approx(1, abs=1e-6)
+    assert float(cosine.sel(theory="corpus")) < 0.999
+    assert float(cosine.sel(theory="matched")) < float(cosine.sel(theory="corpus"))
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
+    data, expected = run
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        aj.reproduce.follow(data, TINY.small_step, 0, checkpoint=tmp_path / "c", progress=stop)
+    seen = []
+    found = aj.reproduce.follow(
+        data, TINY.small_step, 0, checkpoint=tmp_path / "c", progress=lambda d, _: seen.append(d)
+    )
+    assert seen == [3]
+    for name in expected.data_vars:
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_is_there_is_not_computed_again(reproduced, monkeypatch):
+    out, records = reproduced
+    for name in FIRST:
+        one = artefacts.ARTEFACTS[name]._replace(compute=None)
+        monkeypatch.setitem(artefacts.ARTEFACTS, name, one)
+    assert aj.reproduce.reproduce(FIRST, scale="tiny", out=out) == records
+
+
+def test_another_configuration_is_refused_by_name(reproduced):
+    out, _ = reproduced
+    other = dataclasses.replace(TINY, draws=3)
+    with pytest.raises(aj.InputError, match=r"table3\.nc is of another.* draws is 2, here it is 3"):
+        aj.reproduce.reproduce(["table3"], scale=other, out=out)
+    text = dataclasses.replace(TINY.subwords.text, seq_len=9)
+    other = dataclasses.replace(TINY, subwords=dataclasses.replace(TINY.subwords, text=text))
+    with pytest.raises(aj.InputError, match=r"table2\.nc is of another configuration.*seq_len"):
+        aj.reproduce.reproduce(["table2"], scale=other, out=out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table9"], "artefact must be one of .*'table1'.*'all'; got 'table9'"),
+        (["all", "--corpus", "missing.txt"], "missing.txt"),
+        ([], "ARTEFACT"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["reproduce", *arguments, "--scale", "tiny", "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.count("\n") == 1
+    assert message.split(".*")[0] in error
+
+
+def test_without_torch_the_report_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefacts, "LIBRARIES", ("no_such_library",))
+    (record,) = aj.reproduce.reproduce(["figures6-8"], scale="tiny", out=tmp_path)
+    assert "pip install 'assocjax[llm]'" in record["skipped"]
+    assert "Left out" in (tmp_path / "report.html").read_text("utf-8")
+    assert not list(tmp_path.glob("fables/*.nc"))
+
+
+def test_the_papers_scale_is_the_papers_protocol():
+    """Its code path is the one above; here at its own text options, on a text that allows them."""
+    full = aj.reproduce.SCALES["paper"]
+    for run, steps in ((full.small_step, 3200), (full.large_step, 3200), (full.subwords, 320)):
+        assert (run.text.num_sequences // run.batch_size) * run.epochs == steps
+    assert full.small_step.learning_rate * 3200 == pytest.approx(16)
+    assert full.large_step.learning_rate * 3200 == pytest.approx(160)
+    text = dataclasses.replace(
+        full.small_step.text, vocab_size=190, seq_len=8, num_sequences=16, num_documents=400
+    )
+    data = Work("fables").tokens(text)
+    assert (data.num_sequences, data.unk_fraction, data.mask.all()) == (16, 0, True)
+    too_many = dataclasses.replace(text, num_sequences=10**5)
+    with pytest.raises(aj.InputError, match="num_sequences"):
+        Work("fables").tokens(too_many)
+
+
+def test_fewer_sequences_and_what_of_them_is_unknown():
+    data = Work("fables").tokens(Text(30, 8, 10**6))
+    few = first_sequences(data, 7)
+    assert few.num_sequences == 7
+    share = np.mean([few.vocabulary[i] == "<unk>" for i in few.tokens[:, 1:].ravel()])
+    assert few.unk_fraction == share
+
+
+def test_a_shuffled_text_has_its_tokens_and_not_its_bigrams():
+    data = Work("fables").tokens(Text(60, 8, 200))
+    other = shuffled_text(data, 0)
+    np.testing.assert_array_equal(
+        np.bincount(other.tokens.ravel()), np.bincount(data.tokens.ravel())
+    )
+    one, two = (aj.corpus_statistics(d.tokens, 60, d.mask).bigram for d in (data, other))
+    assert float(aj.agreement(one, two).cosine) < 0.9
+
+
+def test_controls_of_a_run_are_those_of_ablation(run):
+    data, dataset = run
+    theory = theory_weights(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask))
+    rank = np.argsort(
+        np.argsort(
+            -np.bincount(data.tokens[:, :-1].ravel(), minlength=data.vocab_size), kind="stable"
+        )
+    )
+    control = shuffled(theory, jnp.asarray(rank), jax.random.key(0), noise=RANK_NOISE)
+    params = aj.Params(**{name: jnp.asarray(dataset[name].values) for name in aj.WEIGHTS})
+    for name, expected in aj.compare_params(params, control).items():
+        found = dataset[f"{name}_cosine"].sel(theory="matched").isel(epoch=-1)
+        np.testing.assert_allclose(found, expected.cosine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "\N{EN DASH}"),
+        (float("nan"), "\N{EN DASH}"),
+        (0.9994961, "0.999496"),
+        (-0.25, "\N{MINUS SIGN}0.25"),
+        (1.5e-7, "1.5e\N{MINUS SIGN}7"),
+        (65536, "65,536"),
+        (1.0, "1"),
+        ("all", "all"),
+    ],
+)
+def test_numbers_are_readable(value, text):
+    assert cell(value) == text
