@@ -21,6 +21,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     save(dataset, "sweep.nc")                                   -> results          results.py
     llm.load_model("owner/name", "step16")                      -> language models  llm/
     llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
+    llm.compare_revisions("model", ["step0", "step16"], ...)    -> over training    llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
