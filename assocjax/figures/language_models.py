@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from assocjax.figures.style import set_title
 
@@ -157,13 +158,13 @@ def plot_by_layer(
             ax.plot(layer, values["similarity"], "o-", color="#cc3311", ms=3, lw=1.2, label="model")
             ax.plot(layer, mean, "s--", color="0.4", ms=2.5, lw=1.0, label="tokens shuffled")
             ax.fill_between(layer, mean - 2 * sd, mean + 2 * sd, color="0.4", alpha=0.3, lw=0)
-            ax.set_ylim(bottom=0)
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(labelsize=8)
             if centering == "feature":
                 ax.set_title(title, fontsize=9)
             else:
                 ax.set_xlabel("layer", fontsize=8)
+        across[0].set_ylim(bottom=0)  # of all in the row, once all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     what = f"{theory} and query-key, residual {residual}"
@@ -219,6 +220,8 @@ def _colour_bar(figure: Figure, image, norm: Normalize, **where: Any) -> None:
         ticks = [*(-size for size in reversed(sizes)), 0, *sizes]
         bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         bar.minorticks_off()
+    else:
+        bar.locator = MaxNLocator(4)
 
 
 def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
