@@ -22,6 +22,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     associations = track(data, ...)                             -> when they form   tracking.py
     llm.load_model("owner/name", "step16")                      -> language models  llm/
     llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
+    llm.compare_revisions("model", ["step0", "step16"], ...)    -> over training    llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
     write_explorer(associations, "explorer.html")               -> a page           explorer/
 

@@ -16,6 +16,11 @@ def notebook(request):
 
 @pytest.mark.filterwarnings("default")  # of Jupyter's own parts
 def test_runs(notebook):
+    if any("import figures, llm" in cell.source for cell in notebook.cells):
+        for library in ("torch", "transformers"):
+            pytest.importorskip(
+                library, reason="this notebook needs the extra llm: pip install 'assocjax[llm]'"
+            )
     switch = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assert len(switch) == 1
     assert switch[0].source.startswith("SMALL = False")

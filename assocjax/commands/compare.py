@@ -62,7 +62,9 @@ def compare(options: argparse.Namespace) -> None:
     show(
         f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
         f"more. Median over layers of the similarity; in brackets its mean over {options.shuffles} "
-        "shuffles of the tokens, and how many sd apart they are"
+        "shuffles of the tokens, and how many sd apart they are. attention: the mean over heads "
+        "with query_key; without MLP and embedding: the stream after attention and after the layer "
+        "with value; bigram: the first layer's input with bigram, residual unigram"
     )
     show_table("The paper's form", rows["feature"])
     show_table("Token-centred", rows["token"])
@@ -79,7 +81,7 @@ def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
         "attention": (uniform.sel(head="mean"), "attention_"),
         "without MLP": (value.sel(stream="after_attention"), ""),
         "embedding": (value.sel(stream="after_layer"), ""),
-        "first embedding, bigram": (embedding, ""),
+        "bigram": (embedding, ""),
     }
     return [
         {"revision": str(name)}
@@ -95,7 +97,7 @@ def _cell(part: "xr.Dataset", prefix: str) -> str:
     score, mean, z = (
         float(part[prefix + name].median()) for name in ("similarity", "null_mean", "z")
     )
-    return f"{score:.4f} ({mean:.4f}, {z:+.1f})"
+    return f"{score:.4f} ({mean:.4f}, {z:+.0f})"
 
 
 def _draw(dataset: "xr.Dataset", folder) -> list:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from assocjax.figures.style import set_title
 
@@ -69,7 +70,7 @@ def plot_layers_by_step(
             if row < len(rows) - 1:
                 ax.tick_params(labelbottom=False)
         axes[row, 0].set_ylabel(f"{label}\nlayer", fontsize=8)
-        figure.colorbar(image, ax=list(axes[row]), shrink=0.9).ax.tick_params(labelsize=7)
+        _colour_bar(figure, image, norm, ax=list(axes[row]), shrink=0.9)
     for ax in axes[-1]:
         ax.set_xlabel("step" if "step" in dataset.coords else "revision", fontsize=8)
     what = f"{theory} and query-key, residual {residual}"
@@ -91,7 +92,8 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     chosen = dataset.sel(residual=residual, null=null)
     heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
     if heads.sizes["revision"] == 1:
-        maps = {"layer": heads.isel(revision=0)}
+        numbered = heads.assign_coords(layer=heads["layer"] + 1)
+        maps = {"layer": numbered.isel(revision=0)}
         across, down = "head", "layer"
     else:
         L = heads.sizes["layer"]
@@ -127,8 +129,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         axes[-1, column].set_xlabel(
             "step" if across == "revision" and "step" in dataset.coords else across, fontsize=8
         )
-        bar = figure.colorbar(image, ax=list(axes[:, column]), location="top", shrink=0.9)
-        bar.ax.tick_params(labelsize=6)
+        _colour_bar(
+            figure, image, norm, ax=list(axes[:, column]), location="top", shrink=0.9, aspect=15
+        )
     _title(figure, f"Attention heads and the theory's query-key, residual {residual}", dataset)
     return figure
 
@@ -155,17 +158,19 @@ def plot_by_layer(
             ax.plot(layer, values["similarity"], "o-", color="#cc3311", ms=3, lw=1.2, label="model")
             ax.plot(layer, mean, "s--", color="0.4", ms=2.5, lw=1.0, label="tokens shuffled")
             ax.fill_between(layer, mean - 2 * sd, mean + 2 * sd, color="0.4", alpha=0.3, lw=0)
-            ax.set_ylim(bottom=0)
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(labelsize=8)
             if centering == "feature":
                 ax.set_title(title, fontsize=9)
             else:
                 ax.set_xlabel("layer", fontsize=8)
+        across[0].set_ylim(bottom=0)  # of all in the row, once all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     what = f"{theory} and query-key, residual {residual}"
-    _title(figure, f"Similarity with the theory ({what}), layer by layer", dataset)
+    revision = str(dataset["revision"].values)
+    of_revision = "" if revision == "main" else f" at {revision}"
+    _title(figure, f"Similarity with the theory ({what}) by layer{of_revision}", dataset)
     return figure
 
 
@@ -205,6 +210,18 @@ def _heat_map(ax, values: xr.DataArray, norm: Any, colours: str):
     ax.set_yticks(np.arange(len(labels))[::every], labels[::every])
     ax.tick_params(labelsize=7)
     return image
+
+
+def _colour_bar(figure: Figure, image, norm: Normalize, **where: Any) -> None:
+    bar = figure.colorbar(image, **where)
+    bar.ax.tick_params(labelsize=7)
+    if isinstance(norm, SymLogNorm):
+        sizes = [_CHANCE * 10**k for k in range(4) if _CHANCE * 10**k <= float(norm.vmax or 0)]
+        ticks = [*(-size for size in reversed(sizes)), 0, *sizes]
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        bar.minorticks_off()
+    else:
+        bar.locator = MaxNLocator(4)
 
 
 def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:

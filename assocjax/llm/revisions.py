@@ -101,7 +101,7 @@ def compare_revisions(
         report("hashing weights", i, len(names))
         hashes[name] = weight_hashes(name_or_path, revision)
     settings = {
-        "model": Path(name_or_path).name,
+        "model": _name(name_or_path),
         "num_tokens": num_tokens,
         "min_count": min_count,
         "probe": probe,
@@ -152,6 +152,11 @@ def compare_revisions(
         weights=json.dumps(hashes, sort_keys=True),
         identical_revisions=json.dumps(group_identical(hashes)),
     )
+
+
+def _name(name_or_path: str | os.PathLike[str]) -> str:
+    path = Path(name_or_path).expanduser()
+    return path.resolve().name if path.exists() else os.fspath(name_or_path)
 
 
 def _versions() -> dict[str, str]:

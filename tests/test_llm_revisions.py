@@ -1,0 +1,385 @@
+"""Checkpoints beside the theory of a text: numbers, resuming, refusals, figures, command line."""
+
+import collections
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_models as tiny
+
+import assocjax as aj
+from assocjax import cli, figures, llm
+from assocjax.errors import InputError
+from assocjax.llm import revisions as module
+from assocjax.llm import texts
+from assocjax.options.llm import PROBES
+
+N, T, SHUFFLES = 14, 12, 4
+REVISIONS = ["step0", "step4", "step16"]
+SMALL = {"num_tokens": N, "num_shuffles": SHUFFLES, "num_bins": 3}
+WORDS = ["a", "bird", "flew", "over", "the", "pond", "fish", "swam", "in", "saw", "the", "a"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """step4 is a copy of step0."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save(tiny.random_model("neox"), folder / "step0")
+    shutil.copytree(folder / "step0", folder / "step4")
+    tiny.save(tiny.random_model("sequential neox"), folder / "step16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    stories = [" ".join(rng.choice(WORDS, size=rng.integers(6, 40))) for _ in range(30)]
+    path = tmp_path_factory.mktemp("text") / "ponds.txt"
+    path.write_text("<|endoftext|>".join(stories))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(folder, text):
+    return llm.tokens_of_model(folder, "step0", text, seq_len=T)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, text, tmp_path_factory):
+    """What the command leaves, and prints."""
+    out = tmp_path_factory.mktemp("out")
+    command = ["compare", str(folder), "--revisions", ",".join(REVISIONS), "--corpus", str(text)]
+    command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
+        # Drawing in both formats takes seconds; figures are tested below.
+        patch.setattr("assocjax.figures.save", lambda figure, path: [path.with_suffix(".png")])
+        cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
+    return out, " ".join(lines)
+
+
+@pytest.fixture(scope="module")
+def dataset(finished):
+    return aj.load(finished[0] / "comparison.nc")
+
+
+# A text in a model's tokens
+
+
+def test_a_text_in_the_tokens_of_a_model(data, folder, text):
+    model = llm.load_model(folder, "step0")
+    stories = text.read_text().split("<|endoftext|>")
+    ids = [model.tokenize(story) for story in stories]
+    real = np.count_nonzero(data.mask) + len({d for d in data.documents})
+    assert real == sum(len(i) for i in ids)  # each bigram once; a document has one token more
+    np.testing.assert_array_equal(data.tokens[0], ids[0][: T + 1])
+    assert data.vocabulary == tuple(
+        model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
+    )
+    assert data.tokenizer == folder.name
+
+
+def test_the_most_frequent_tokens(data):
+    theory = llm.theory_of_tokens(data, N)
+    counted = collections.Counter(data.tokens[:, :-1][data.mask].tolist())
+    expected = sorted(counted, key=lambda i: (-counted[i], i))[:N]
+    assert theory.ids.tolist() == expected
+    assert theory.counts.tolist() == [counted[i] for i in expected]
+    often = llm.theory_of_tokens(data, min_count=40)
+    assert often.ids.tolist() == [i for i in expected if counted[i] >= 40]
+    with pytest.raises(InputError, match=r"num_tokens: .* occur 40 times or more .*; got 14"):
+        llm.theory_of_tokens(data, N, min_count=40)
+
+
+# Numbers
+
+
+def reference(A, M, centering):
+    """Cosine of both sides' inner products between tokens."""
+    norms = np.linalg.norm(M, axis=1, keepdims=True)
+    M = M / np.where(norms > 0, norms, 1)
+    axis = {"feature": 1, "token": 0}[centering]
+    K, L = (X @ X.T for X in (Y - Y.mean(axis=axis, keepdims=True) for Y in (A, M)))
+    return np.sum(K * L) / (np.linalg.norm(K) * np.linalg.norm(L))
+
+
+@pytest.mark.parametrize("centering", ["feature", "token"])
+def test_scores_are_those_of_dense_statistics_and_raw_weights(dataset, data, folder, centering):
+    stats = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    theory = llm.theory_of_tokens(data, N)
+    pairs = np.ix_(theory.ids, theory.ids)
+    model = llm.load_model(folder, "step16")
+    streams = llm.single_token_streams(model, theory.ids)
+    chosen = dataset.sel(revision="step16", residual="uniform", centering=centering, layer=1)
+    expected = reference(streams.after_layer[1], np.asarray(stats.value)[pairs], centering)
+    found = chosen.similarity.sel(theory="value", stream="after_layer")
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    raw = tiny.raw_attention(model.module, 1)
+    E = streams.before[1]
+    A = E @ raw.W_Q[2] @ raw.W_K[2].T @ E.T
+    expected = reference(A, np.asarray(stats.query_key)[pairs], centering)
+    assert float(chosen.attention_similarity.sel(head="2")) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_dataset_holds(dataset, data, folder):
+    assert dataset.revision.values.tolist() == REVISIONS
+    assert dataset.step.values.tolist() == [0, 4, 16]
+    theory = llm.theory_of_tokens(data, N)
+    assert dataset.token.values.tolist() == [data.vocabulary[i] for i in theory.ids]
+    assert dataset.token_count.values.tolist() == theory.counts.tolist()
+    attrs = aj.results.decode(dataset.attrs)
+    assert attrs["weights"]["step16"] == llm.weight_hashes(folder, "step16")
+    assert attrs["corpus_sha256"] == data.sha256
+    assert attrs["config"]["num_tokens"] == N
+    assert {"torch", "jax"} <= attrs["versions"].keys()
+    assert dataset.z.sel(null="frequency").notnull().any()
+
+
+def test_identical_revisions_are_named(finished, dataset):
+    assert json.loads(dataset.attrs["identical_revisions"]) == [["step0", "step4"]]
+    assert "step0, step4 have the same weights, byte for byte" in finished[1]
+    same = dataset.sel(revision=["step0", "step4"]).z
+    np.testing.assert_array_equal(same[0], same[1])
+    assert float(abs(dataset.z.sel(revision="step16") - same[0]).max()) > 0.1
+
+
+def test_summary(finished, dataset):
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    assert summary["identical_revisions"] == [["step0", "step4"]]
+    row = summary["summary"]["token"][2]
+    chosen = dataset.sel(revision="step16", residual="uniform", centering="token", null="all")
+    score = float(chosen.similarity.sel(theory="value", stream="after_layer").median())
+    assert row["embedding"].startswith(f"{score:.4f} (")
+
+
+def test_occurrences(data, folder, tmp_path):
+    found = llm.compare_revisions(folder, ["step16"], data, tmp_path, probe="occurrence", **SMALL)
+    theory = llm.theory_of_tokens(data, N)
+    model = llm.load_model(folder, "step16")
+    streams, _ = llm.occurrence_streams(model, data.tokens[:, :-1], data.mask, theory.ids)
+    expected = reference(streams.after_layer[2], theory.matrices["unigram"]["bigram"], "token")
+    chosen = found.similarity.sel(residual="unigram", theory="bigram", centering="token", layer=2)
+    assert float(chosen.sel(stream="after_layer").item()) == pytest.approx(expected, rel=1e-4)
+
+
+# Stopped, resumed, refused
+
+
+def compare(folder, data, out, names=REVISIONS, **change):
+    return llm.compare_revisions(folder, names, data, out, **(SMALL | change))
+
+
+def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "revision-step4.nc").unlink()
+    loaded = []
+
+    def load(name, revision):
+        loaded.append(revision)
+        return llm.load_model(name, revision)
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_model", load)
+        again = compare(folder, data, tmp_path, progress=lambda *what: seen.append(what))
+    assert loaded == ["step4"]
+    assert again.drop_attrs().identical(dataset.drop_attrs())
+    assert {"counting", "step4: probing", "step4: comparing"} <= {what for what, *_ in seen}
+    assert all(0 <= done <= total for _, done, total in seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_shuffles": 5}, "revision-step0.nc is of another comparison: its num_shuffles is 4"),
+        ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
+    ],
+)
+def test_another_configuration_is_refused(change, message, folder, data, finished):
+    with pytest.raises(InputError, match=message):
+        compare(folder, data, finished[0], **change)
+
+
+def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_path):
+    shutil.copytree(folder, tmp_path / folder.name)
+    other = tmp_path / folder.name
+    shutil.copy(folder / "step16/model.safetensors", other / "step4")
+    with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
+        compare(other, data, finished[0])
+    fewer = texts.dataclasses.replace(data, sha256="0" * 64)
+    with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
+        compare(folder, fewer, finished[0])
+    (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
+    with pytest.raises(InputError, match="is no comparison of a revision"):
+        compare(folder, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["step0", "step3"], "has no revision 'step3'; its revisions are step0, step4, step16"),
+        (["step0", "step0"], "revisions must differ; got 'step0' more than once"),
+        ([], "revisions must name at least one"),
+        ([None], "give one of its revisions"),
+    ],
+)
+def test_bad_revisions_fail_before_the_work(names, message, folder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "theory_of_tokens", None)
+    with pytest.raises(InputError, match=message):
+        compare(folder, data, tmp_path, names)
+
+
+def test_other_tokens_are_refused(folder, data, text, tmp_path):
+    tokenizer = folder / "step0" / "tokenizer.json"
+    same = aj.write_tokens(text, tmp_path / "same", seq_len=T, tokenizer=tokenizer)
+    aj.write_tokens(text, tmp_path / "words", seq_len=T, vocab_size=9)
+    assert same.vocab_size == data.vocab_size
+    shutil.copytree(tmp_path / "same", tmp_path / "other")
+    about = json.loads((tmp_path / "other/tokens.json").read_text())
+    about["vocabulary"][:2] = about["vocabulary"][1::-1]
+    (tmp_path / "other/tokens.json").write_text(json.dumps(about))
+    found = llm.tokens_of_model(folder, "step0", tmp_path / "same", seq_len=T)
+    assert found.vocabulary == data.vocabulary
+    with pytest.raises(InputError, match=r"corpus: .* is in 9 tokens, those of model .* are 59"):
+        llm.tokens_of_model(folder, "step0", tmp_path / "words", seq_len=T)
+    with pytest.raises(InputError, match=r"tokens of another vocabulary than model .*: token 0 is"):
+        llm.tokens_of_model(folder, "step0", tmp_path / "other", seq_len=T)
+    with pytest.raises(InputError, match=r"another vocabulary than model '.* step16': token 0"):
+        compare(folder, aj.open_tokens(tmp_path / "other"), tmp_path / "out", ["step16"])
+    with pytest.raises(InputError, match=r"num_sequences: .* sequences of 13 tokens .*, got 9999"):
+        llm.tokens_of_model(folder, "step0", text, seq_len=T, num_sequences=9999)
+
+
+def test_a_model_without_a_tokenizer(folder, text, tmp_path):
+    shutil.copytree(folder / "step0", tmp_path / "model")
+    for file in (tmp_path / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"tokenizer: model 'model' has none to read .*ponds.txt"):
+        llm.tokens_of_model(tmp_path / "model", None, text, seq_len=T)
+
+
+# Figures
+
+
+def images(figure):
+    return [ax.images[0] for ax in figure.axes if ax.images]
+
+
+def test_heat_maps_over_steps(dataset):
+    drawn = images(figures.plot_layers_by_step(dataset))
+    assert len(drawn) == 15
+    chosen = dataset.sel(residual="uniform", null="all")
+    value = chosen.sel(theory="value")
+    np.testing.assert_array_equal(
+        drawn[0].get_array(),
+        chosen.attention_similarity.sel(centering="feature", head="mean").transpose("layer", ...),
+    )
+    np.testing.assert_array_equal(
+        drawn[4].get_array(),
+        value.null_mean.sel(centering="feature", stream="after_attention").transpose("layer", ...),
+    )
+    z = value.z.sel(centering="token").transpose("layer", "revision", ...)
+    np.testing.assert_array_equal(drawn[14].get_array()[1:], z.sel(stream="after_layer"))
+    np.testing.assert_array_equal(drawn[14].get_array()[0], z.sel(stream="before", layer=0))
+    # A score and its control are on one scale.
+    assert {image.norm.vmax for image in drawn[:6]} == {1}
+    assert len({image.norm.vmax for image in drawn[6:12]}) == 1
+
+
+def test_heads(dataset):
+    drawn = images(figures.plot_heads(dataset))  # three layers, five columns
+    assert len(drawn) == 15
+    shape = (tiny.HEADS, len(REVISIONS))
+    assert {image.get_array().shape for image in drawn} == {shape}
+    drawn = images(figures.plot_heads(dataset.isel(revision=[2])))
+    expected = dataset.attention_z.sel(residual="uniform", null="all", centering="token")
+    expected = expected.isel(revision=2, head=slice(tiny.HEADS))
+    np.testing.assert_array_equal(drawn[4].get_array(), expected.transpose("layer", "head"))
+
+
+def test_layers(dataset, tmp_path):
+    figure = figures.plot_by_layer(dataset.isel(revision=2), theory="bigram", residual="unigram")
+    model, shuffled = figure.axes[5].lines
+    chosen = dataset.isel(revision=2).sel(residual="unigram", theory="bigram", null="all")
+    chosen = chosen.sel(centering="token")
+    np.testing.assert_array_equal(
+        model.get_ydata()[1:], chosen.similarity.sel(stream="after_layer")
+    )
+    assert shuffled.get_ydata()[0] == chosen.null_mean.sel(stream="before", layer=0)
+    assert "at step16" in figure.get_suptitle()
+    for path in figures.save(figure, tmp_path / "layers"):
+        assert path.stat().st_size > 1000
+
+
+# The command line
+
+
+def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
+    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--revisions", "step0,step99"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "has no revision 'step99'" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_probes_offered_are_those_of_the_library():
+    assert PROBES == module.PROBES
+
+
+@pytest.mark.parametrize("command", [["compare", "x"], ["pretrain-tiny"]])
+def test_without_the_extra_it_is_asked_for(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--out", str(tmp_path)])
+    assert "need the library torch: pip install 'assocjax[llm]'" in capsys.readouterr().err
+
+
+def test_without_the_extra_all_else_works(text, tmp_path):
+    code = """
+import importlib, pkgutil, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "safetensors", "gguf", "accelerate"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+import assocjax
+for module in pkgutil.walk_packages(assocjax.__path__, "assocjax."):
+    importlib.import_module(module.name)
+text, out = sys.argv[1:]
+from assocjax.cli import main
+main(["tokenize", "--corpus", text, "--seq-len", "8", "--vocab-size", "9", "--out", out])
+main(["associations", "--corpus", out, "the", "--top", "1"])
+"""
+    arguments = [sys.executable, "-c", code, str(text), str(tmp_path / "tokens")]
+    found = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "the" in found.stdout
+
+
+# A real model
+
+
+def test_a_real_model_beside_its_shuffled_control(data_dir):
+    """Theory of 40 thousand positions; 260 thousand weights that saw far more of such stories."""
+    path = data_dir / "stories260K"
+    corpus = data_dir / "tinystories_sample.txt"
+    options = {"seq_len": 128, "num_sequences": 320, "num_documents": 200}
+    data = llm.tokens_of_model(path, None, corpus, **options)
+    theory = llm.theory_of_tokens(data, min_count=50)
+    streams = llm.single_token_streams(llm.load_model(path), theory.ids)
+    matrices = {"uniform": {"value": theory.matrices["uniform"]["value"]}}
+    found = llm.compare_model(
+        streams, matrices, theory.counts, centerings=["feature", "token"], num_shuffles=20
+    )
+    chosen = found.squeeze(["residual", "theory"], drop=True).sel(stream="after_layer", null="all")
+    paper, centred = chosen.sel(centering="feature"), chosen.sel(centering="token")
+    # Of the paper's form the control has nearly all; of the other a third, far below.
+    assert float((paper.null_mean / paper.similarity).min()) > 0.98
+    assert float(centred.similarity.min()) > 2 * float(centred.null_mean.max())
+    assert float(centred.z.min()) > 5
