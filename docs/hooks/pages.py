@@ -9,14 +9,15 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # of a clone, this one, whatever is installed
+# Of a clone, this one, whatever is installed.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import command_pages
 import notebook_pages
 import reference_pages
 from mkdocs.structure.files import File
 
+ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "commands/": command_pages.pages,
     "notebooks/": notebook_pages.pages,
