@@ -3,6 +3,7 @@
 Heavy imports wait until a command runs.
 """
 
+import argparse
 import sys
 from typing import NoReturn
 
@@ -25,14 +26,19 @@ def main(arguments: list[str] | None = None) -> None:
     and keeps its traceback.
     """
     try:
-        commands = (sweep, horizon, statistics, associations, tokenize, merge)
-        commands += (track, explore, ablate, attribute, pretrain_tiny, compare, reproduce)
-        options = parser(commands).parse_args(arguments)
+        options = make_parser().parse_args(arguments)
         options.command(options)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted", 130)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the documentation is made of it too."""
+    commands = (sweep, horizon, statistics, associations, tokenize, merge)
+    commands += (track, explore, ablate, attribute, pretrain_tiny, compare, reproduce)
+    return parser(commands)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,0 +1,30 @@
+"""Small things that docstrings leave to the page: what a cost is, and where a name is explained."""
+
+import re
+
+from mkdocs.utils import get_relative_url
+
+_LABEL = re.compile(r"(<p>|\s)(Cost|Source): ")
+_NAME = re.compile(r"(?<!>)<code>(?:aj\.)?(\w+)</code>(?!</a>)")
+
+_anchors: dict[str, str] = {}
+
+
+def on_page_content(content, page, config, files):
+    if page.file.src_uri.startswith("reference/"):
+        content = _LABEL.sub(r"\1<strong>\2:</strong> ", content)
+        for anchor in re.findall(r'id="(assocjax\.[\w.]+)" class="doc', content):
+            _anchors.setdefault(anchor.rpartition(".")[2], f"{page.url}#{anchor}")
+    return content
+
+
+def on_post_page(output, page, config):
+    """Public names in backticks become links to the reference; all pages have been read by now."""
+
+    def link(match: re.Match) -> str:
+        target = _anchors.get(match[1])
+        if target is None:
+            return match[0]
+        return f'<a class="name" href="{get_relative_url(target, page.url)}">{match[0]}</a>'
+
+    return _NAME.sub(link, output)
