@@ -123,6 +123,24 @@ def test_the_first_batch_is_the_one_that_is_trained_on_first():
     assert float(cosine.sel(theory="matched")) < float(cosine.sel(theory="corpus"))
 
 
+def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
+    data, expected = run
+    settings = dataclasses.replace(TINY.small_step, epochs=2, effective_epochs=(1,))
+    dataset = aj.reproduce.follow(data, settings, 0)
+    moments = aj.effective_statistics(data.tokens, data.vocab_size, 1, data.mask)
+    theory = aj.effective_weights(
+        moments, data.tokens, data.mask, num_layers=1, learning_rate=0.5, steps=4, tolerance=1e-2
+    )
+    one = dataclasses.replace(settings, epochs=1, effective_epochs=())
+    found = aj.reproduce.follow(data, one, 0)
+    weights = aj.Params(**{name: jnp.asarray(found[name].values) for name in aj.WEIGHTS})
+    for name, agreement in aj.compare_params(weights, theory.params).items():
+        cosine = dataset[f"{name}_cosine"].sel(theory="effective").values.reshape(3)
+        np.testing.assert_allclose(cosine[1], np.squeeze(agreement.cosine), rtol=1e-5)
+        assert np.isnan(cosine[[0, 2]]).all()
+    assert np.isnan(expected["output_cosine"].sel(theory="effective")).all()
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
     data, expected = run
 

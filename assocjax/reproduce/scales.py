@@ -168,7 +168,7 @@ def _tiny() -> Scale:
         smaller_step=dataclasses.replace(run, learning_rate=0.05, batch_size=None, epochs=3),
         subwords=dataclasses.replace(run, text=subwords),
         subwords_full_batch=dataclasses.replace(run, text=subwords, batch_size=None, epochs=3),
-        large_step=dataclasses.replace(run, learning_rate=2.0, effective_epochs=(1, 3)),
+        large_step=dataclasses.replace(run, learning_rate=2.0),
         draws=2,
         lists=Lists(words, top=5, shuffles=2),
         language_model=LanguageModel(
