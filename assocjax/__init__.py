@@ -24,6 +24,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
     llm.compare_revisions("model", ["step0", "step16"], ...)    -> over training    llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
+    reproduce.reproduce(["all"], out="reproduced/")             -> the paper's      reproduce/
     write_explorer(associations, "explorer.html")               -> a page           explorer/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
@@ -31,8 +32,8 @@ A module imports only from those before it. Read them in this order, after the s
 `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
 `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
 `grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`, `influence`,
-`passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `explorer`, `options`,
-`commands`, `cli`.
+`passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `reproduce`, `explorer`,
+`options`, `commands`, `cli`.
 """
 
 import lazy_loader

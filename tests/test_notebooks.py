@@ -14,6 +14,18 @@ def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Notebooks share compiled programs, which are nearly all of their time."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+        yield
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.filterwarnings("default")  # of Jupyter's own parts
 def test_runs(notebook):
     if any("import figures, llm" in cell.source for cell in notebook.cells):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import assocjax as aj
 from assocjax import cli
@@ -16,7 +17,7 @@ from assocjax.reproduce import artefacts, paper
 from assocjax.reproduce.lists import shuffled_text
 from assocjax.reproduce.report import cell
 from assocjax.reproduce.scales import Text
-from assocjax.reproduce.work import Work, first_sequences
+from assocjax.reproduce.work import Work, first_sequences, identity, keep, reuse
 from assocjax.scorings import theory_weights
 from assocjax.training import batch_indices
 
@@ -123,6 +124,24 @@ def test_the_first_batch_is_the_one_that_is_trained_on_first():
     assert float(cosine.sel(theory="matched")) < float(cosine.sel(theory="corpus"))
 
 
+def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
+    data, expected = run
+    settings = dataclasses.replace(TINY.small_step, epochs=2, effective_epochs=(1,))
+    dataset = aj.reproduce.follow(data, settings, 0)
+    moments = aj.effective_statistics(data.tokens, data.vocab_size, 1, data.mask)
+    theory = aj.effective_weights(
+        moments, data.tokens, data.mask, num_layers=1, learning_rate=0.5, steps=4, tolerance=1e-2
+    )
+    one = dataclasses.replace(settings, epochs=1, effective_epochs=())
+    found = aj.reproduce.follow(data, one, 0)
+    weights = aj.Params(**{name: jnp.asarray(found[name].values) for name in aj.WEIGHTS})
+    for name, agreement in aj.compare_params(weights, theory.params).items():
+        cosine = dataset[f"{name}_cosine"].sel(theory="effective").values.reshape(3)
+        np.testing.assert_allclose(cosine[1], np.squeeze(agreement.cosine), rtol=1e-5)
+        assert np.isnan(cosine[[0, 2]]).all()
+    assert np.isnan(expected["output_cosine"].sel(theory="effective")).all()
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
     data, expected = run
 
@@ -201,6 +220,18 @@ def test_the_papers_scale_is_the_papers_protocol():
     too_many = dataclasses.replace(text, num_sequences=10**5)
     with pytest.raises(aj.InputError, match="num_sequences"):
         Work("fables").tokens(too_many)
+
+
+def test_a_file_is_found_by_what_decides_it(tmp_path):
+    """With nested settings and tuples, and without a text, as where a model brings its tokens."""
+    of = identity(None, {"read": "text", "model": {"heads_at": (1, 2), "name": None}})
+    keep(xr.Dataset({"x": 1.5}), tmp_path / "a.nc", of)
+    found = reuse(tmp_path / "a.nc", of)
+    assert found is not None
+    assert float(found["x"]) == 1.5
+    other = identity(None, {"read": "text", "model": {"heads_at": (1, 3), "name": None}})
+    with pytest.raises(aj.InputError, match=r"model\.heads_at is \[1, 2\], here it is \[1, 3\]"):
+        reuse(tmp_path / "a.nc", other)
 
 
 def test_fewer_sequences_and_what_of_them_is_unknown():

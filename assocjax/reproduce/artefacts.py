@@ -118,7 +118,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     if missing is not None:  # not kept: the next time they may be there
         corpus = work.corpus if data is None else data.name
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
-    of = identity(data, config) if data is not None else {"corpus": work.corpus} | config
+    of = identity(data, config | {"read": work.corpus} if data is None else config)
     path = folder / f"{name}.nc"
     dataset = reuse(path, of)
     if dataset is not None and all(

@@ -2,6 +2,7 @@
 
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from assocjax.figures.style import COLORS, LABELS, line_and_range, set_title
 from assocjax.params import WEIGHTS
@@ -50,6 +51,9 @@ def plot_epochs(
         ax.tick_params(labelsize=8)
     handles, labels = axes[3].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
+    for label, theory in ((_NAMES[name], name) for name in _LINES):  # of no panel's colour
+        if label in unique:
+            unique[label] = Line2D([], [], color="black", lw=1.4, ls=_LINES[theory])
     figure.legend(
         list(unique.values()), list(unique), loc="outside right center", fontsize=8, frameon=False
     )

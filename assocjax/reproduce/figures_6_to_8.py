@@ -17,7 +17,7 @@ from assocjax import figures, llm
 from assocjax.corpora import TokenData, TokenFile, read_documents
 from assocjax.reproduce.records import Result
 from assocjax.reproduce.scales import LanguageModel, Scale
-from assocjax.reproduce.work import Work, file_name
+from assocjax.reproduce.work import Work, file_name, first_sequences
 
 LIBRARIES = ("torch", "transformers")
 _THEORY = "value"
@@ -30,7 +30,7 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
         folder = work.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model, revisions = _model(settings, work, folder)
         found = {}
-        for corpus in dict.fromkeys([work.corpus, settings.other_corpus]):
+        for corpus in dict.fromkeys([settings.corpus or work.corpus, settings.other_corpus]):
             if corpus is not None:
                 found[corpus] = _compare(model, revisions, corpus, settings, work, folder)
     dataset = xr.concat([d for d, _ in found.values()], "text", combine_attrs="override")
@@ -78,8 +78,6 @@ def _compare(
         model, revisions[0], corpus, seq_len=text.seq_len, num_documents=text.num_documents
     )
     if isinstance(data, TokenData):
-        from assocjax.reproduce.work import first_sequences
-
         data = first_sequences(data, text.num_sequences)
     dataset = llm.compare_revisions(
         model,
@@ -127,6 +125,8 @@ def _differs(settings: LanguageModel) -> list[str]:
         "Statistics are of all sequences, and padding counts in nothing; the paper's are of one "
         "batch, padded with token 0.",
     ]
+    if settings.corpus is not None:
+        differs.append("Documents of fewer than 512 characters are not left out.")
     if settings.model is None:
         differs.insert(
             0,

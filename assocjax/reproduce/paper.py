@@ -48,7 +48,12 @@ ARTEFACTS = {
         "Minimum over epochs of the cosine of each trained weight with its leading term: attention "
         ".999914, value .998800, output .997891.",
         WORDS
-        | {"vocabulary": "byte-pair encoding, 10,000", "step size": 0.005, "epochs": 10}
+        | {
+            "vocabulary": "byte-pair encoding, 10,000",
+            "other words": None,
+            "step size": 0.005,
+            "epochs": 10,
+        }
         | {"s eta": 1.6},
         f"{SOURCE}, Table 2",
     ),

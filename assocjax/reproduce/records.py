@@ -35,14 +35,17 @@ _LENGTHS = {"cut": "cut", "window": "split into windows", "drop": "dropped", "pa
 
 def text_setting(data: TokenData) -> dict[str, Any]:
     """The text in the terms of `paper.WORDS`."""
+    other_words = _OTHER_WORDS[data.oov]
+    if data.tokenizer != "word":
+        other_words = "there are none"
+    elif data.oov == "unk":
+        other_words += f" ({data.unk_fraction:.0%})"
     vocabulary = {"word": f"{data.vocab_size:,} most frequent words"}
     return {
         "corpus": f"{data.name}, {data.num_documents:,} documents",
         "documents": f"{data.num_sequences:,} sequences",
         "vocabulary": vocabulary.get(data.tokenizer, f"byte-pair encoding, {data.vocab_size:,}"),
-        "other words": f"{_OTHER_WORDS[data.oov]} ({data.unk_fraction:.0%})"
-        if data.oov == "unk"
-        else _OTHER_WORDS[data.oov],
+        "other words": other_words,
         "positions T": data.seq_len,
         "longer / shorter documents": f"{_LENGTHS[data.long]} / {_LENGTHS[data.short]}",
     }

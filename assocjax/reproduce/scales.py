@@ -58,6 +58,7 @@ class LanguageModel:
     model: of the hub, or a folder; None trains a small Pythia on the corpus, by `pretraining`,
       arguments of `llm.PretrainConfig`.
     revisions: its checkpoints; with None those that pretraining leaves.
+    corpus: statistics of a text other than that of the other artefacts; None is that one.
     other_corpus: statistics of another text, for Figure 8; None leaves it out.
     num_tokens: the most frequent tokens, of at least `min_count` occurrences.
     heads_at: layers whose heads are drawn (Figure 7), counted from 1.
@@ -70,6 +71,7 @@ class LanguageModel:
     model: str | None = None
     revisions: tuple[str, ...] | None = None
     pretraining: tuple[tuple[str, Any], ...] = ()
+    corpus: str | None = None
     min_count: int = 5
     num_shuffles: int = 20
 
@@ -151,6 +153,7 @@ def _paper() -> Scale:
             num_tokens=10_000,
             heads_at=(2, 13, 24),
             model="EleutherAI/pythia-1.4b",
+            corpus="hf:Skylion007/openwebtext:train",
             revisions=tuple(f"step{2**k}" for k in range(10)),
             num_shuffles=100,
         ),
@@ -168,7 +171,7 @@ def _tiny() -> Scale:
         smaller_step=dataclasses.replace(run, learning_rate=0.05, batch_size=None, epochs=3),
         subwords=dataclasses.replace(run, text=subwords),
         subwords_full_batch=dataclasses.replace(run, text=subwords, batch_size=None, epochs=3),
-        large_step=dataclasses.replace(run, learning_rate=2.0, effective_epochs=(1, 3)),
+        large_step=dataclasses.replace(run, learning_rate=2.0),
         draws=2,
         lists=Lists(words, top=5, shuffles=2),
         language_model=LanguageModel(

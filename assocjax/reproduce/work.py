@@ -103,11 +103,12 @@ def first_sequences(data: TokenData, count: int) -> TokenData:
     )
 
 
-def identity(data: TokenData, config: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a result: flat, with values that JSON can hold."""
+def identity(data: TokenData | None, config: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a result: flat, with values as JSON returns them."""
     versions = {name: importlib.metadata.version(name) for name in ("assocjax", "jax")}
     precision = {"precision": str(jnp.result_type(float))}
-    of = {"corpus": data.describe(), **config, **precision, "versions": versions}
+    corpus = {} if data is None else data.describe()
+    of = {"corpus": corpus, **config, **precision, "versions": versions}
     return json.loads(json.dumps(dict(_flat(of))))
 
 
