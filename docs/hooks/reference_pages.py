@@ -20,6 +20,7 @@ GROUPS = {
     "Errors": ("errors",),
 }
 TITLES = {"llm": "Language models"}
+_UNKNOWN = (0, "")  # a name that is imported from elsewhere
 
 
 def pages(root: Path) -> list[tuple[str, str, str]]:
@@ -68,10 +69,11 @@ def _page(title: str, modules: dict[str, list[str]], package: Path) -> str:
             "      show_root_toc_entry: false",
         ]
         definitions = _definitions(package.joinpath(*module.split(".")[1:]))
-        for name in sorted(names, key=lambda name: definitions[name][0]):
+        for name in sorted(names, key=lambda name: definitions.get(name, _UNKNOWN)[0]):
             parts.append(f"::: {module}.{name}\n    options:\n      heading: {name}")
-            if definitions[name][1]:
-                parts.append(f"Fields:\n\n```python\n{definitions[name][1]}\n```")
+            fields = definitions.get(name, _UNKNOWN)[1]
+            if fields:
+                parts.append(f"Fields:\n\n```python\n{fields}\n```")
     return "\n\n".join(parts) + "\n"
 
 
