@@ -1,8 +1,8 @@
 """What a trained weight loses with its projection on its theory, beside what chance would take.
 
 With W a weight of one layer, a direction D of the same shape, and <.,.> the Frobenius product, the
-component of W along D is C(D) = s D / ||D||, of size s = <W, D> / ||D||. Four edits, of one weight
-or of several together, with Theta the theory's term of the weight:
+component of W along D is C(D) = s D / ||D||, of size `s = <W, D> / ||D||`. Four edits, of one
+weight or of several together, with Theta the theory's term of the weight:
 
     remove     W - C(Theta)                                    (the paper's Table 3)
     keep       C(Theta)

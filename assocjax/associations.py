@@ -104,6 +104,12 @@ def top_associations(
 
     Raises:
       InputError: the token is not in the vocabulary, or the matrix is of another size.
+
+    Examples:
+      >>> import numpy as np
+      >>> matrix = np.array([[9.0, 1.0, 3.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+      >>> [found.token for found in top_associations(matrix, ["bird", "swam", "flew"], "bird")]
+      ['flew', 'swam']
     """
     check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)

@@ -45,6 +45,10 @@ def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
     Raises:
       InputError, InputTypeError: `steps` or `learning_rate` negative, or `steps` not an integer.
 
+    Examples:
+      >>> [round(float(scalar), 6) for scalar in descent_coefficients(0.1, 3)]
+      [0.3, 0.03, 0.0002]
+
     Source: paper, Theorem 4.1.
     """
     check_number("learning_rate", learning_rate, minimum=0)

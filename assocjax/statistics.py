@@ -81,6 +81,11 @@ def corpus_statistics(
         T > 8,192.
       InputTypeError: tokens that are not integers or a mask that is not boolean.
 
+    Examples:
+      >>> statistics = corpus_statistics([[0, 1, 0]], vocab_size=2)  # 1 follows 0, and 0 follows 1
+      >>> statistics.bigram.tolist()
+      [[-0.25, 0.25], [0.25, -0.25]]
+
     Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. The sums of a large corpus are
     divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.

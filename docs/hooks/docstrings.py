@@ -5,7 +5,8 @@ import re
 from mkdocs.utils import get_relative_url
 
 _LABEL = re.compile(r"(<p>|\s)(Cost|Source): ")
-_NAME = re.compile(r"(?<!>)<code>(?:aj\.)?(\w+)</code>(?!</a>)")
+# Not of what is a link already, nor of an argument, which mkdocstrings makes bold.
+_NAME = re.compile(r"(?<!<b>)<code>(?:aj\.)?(\w+)</code>(?!</a>)")
 
 _anchors: dict[str, str] = {}
 

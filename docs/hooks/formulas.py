@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
+_GREEK_CAPITAL = re.compile(r"<mi>(&#x003[9A][0-9A-F];)</mi>")  # upright, as LaTeX has them
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -14,7 +15,9 @@ def on_page_content(content, page, config, files):
     def draw(match: re.Match) -> str:
         display = "block" if match[2] == "[" else "inline"
         latex = html.unescape(match[3]).strip()
-        formula = convert(latex, display=display)
+        formula = _GREEK_CAPITAL.sub(
+            r'<mi mathvariant="normal">\1</mi>', convert(latex, display=display)
+        )
         # An unknown command is not refused, but passed on as it is.
         try:
             unknown = [text for text in ET.fromstring(formula).itertext() if "\\" in text]

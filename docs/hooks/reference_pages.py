@@ -20,6 +20,7 @@ GROUPS = {
     "Errors": ("errors",),
 }
 TITLES = {"llm": "Language models"}
+_UNKNOWN = (0, "")  # a name that is imported from elsewhere
 
 
 def pages(root: Path) -> list[tuple[str, str, str]]:
@@ -68,10 +69,11 @@ def _page(title: str, modules: dict[str, list[str]], package: Path) -> str:
             "      show_root_toc_entry: false",
         ]
         definitions = _definitions(package.joinpath(*module.split(".")[1:]))
-        for name in sorted(names, key=lambda name: definitions[name][0]):
+        for name in sorted(names, key=lambda name: definitions.get(name, _UNKNOWN)[0]):
             parts.append(f"::: {module}.{name}\n    options:\n      heading: {name}")
-            if definitions[name][1]:
-                parts.append(f"Fields:\n\n```python\n{definitions[name][1]}\n```")
+            fields = definitions.get(name, _UNKNOWN)[1]
+            if fields:
+                parts.append(f"Fields:\n\n```python\n{fields}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,11 +81,12 @@ def _definitions(module: Path) -> dict[str, tuple[int, str]]:
     """name -> where it stands in its module, and the fields of a class without a signature."""
     sources = sorted(module.glob("*.py")) if module.is_dir() else [module.with_suffix(".py")]
     found: dict[str, tuple[int, str]] = {}
-    for i, source in enumerate(sources):
-        for node in ast.parse(source.read_text("utf-8")).body:
+    for i, path in enumerate(sources):
+        source = path.read_text("utf-8")
+        for node in ast.parse(source).body:
             place = 10_000 * i + node.lineno
             if isinstance(node, ast.ClassDef):
-                found[node.name] = place, "" if _is_dataclass(node) else _fields(node)
+                found[node.name] = place, "" if _is_dataclass(node) else _fields(node, source)
             elif isinstance(node, ast.FunctionDef):
                 found[node.name] = place, ""
             elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -101,6 +104,6 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     )
 
 
-def _fields(node: ast.ClassDef) -> str:
-    fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-    return "\n".join(ast.unparse(n) for n in fields)
+def _fields(node: ast.ClassDef, source: str) -> str:
+    fields = [ast.get_source_segment(source, n) for n in node.body if isinstance(n, ast.AnnAssign)]
+    return "\n".join(field for field in fields if field)

@@ -1,0 +1,58 @@
+"""What the documentation shows runs: Python in Markdown, and examples in docstrings."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# The tour before the README, which shares its programs.
+DOCUMENTS = [*sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("*.md")]
+# A block after such a line is not run: <!-- not run: a reason -->
+BLOCK = re.compile(r"(<!-- not run: .+ -->\n+)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# The README shows what a user would do. Of it at the tour's sizes little is compiled anew.
+SMALLER = {
+    "num_sequences=128": "num_sequences=48",
+    "num_layers=3": "num_layers=1",
+    "depth=3": "depth=1",
+    "steps=20": "steps=10",
+    "steps=400": "steps=10",
+    'theories=["leading", "effective"]': 'theories=["leading"]',
+}
+
+MODULES = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+    for path in sorted((ROOT / "assocjax").rglob("*.py"))
+    if ">>> " in path.read_text("utf-8")
+]
+
+
+def test_python_in_documents_runs(tmp_path, monkeypatch, promote):
+    """In one process, one after another, each document with names of its own."""
+    monkeypatch.chdir(tmp_path)
+    assert {"README.md", "tour.md"} <= {path.name for path in DOCUMENTS}
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8")
+        names: dict = {}
+        for block in BLOCK.finditer(text):
+            skipped, code = block.groups()
+            if skipped:
+                continue
+            if path.name == "README.md":
+                for shown, run in SMALLER.items():
+                    code = code.replace(shown, run)
+            # Errors name the document and the line.
+            lines_before = text.count("\n", 0, block.start(2))
+            exec(compile("\n" * lines_before + code, str(path), "exec"), names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module, promote):
+    found = doctest.testmod(
+        importlib.import_module(module),
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+    )
+    assert found.attempted
+    assert not found.failed
