@@ -98,7 +98,7 @@ def reproduce(
         for work in works:
             records.append(_record(name, scale, work))
             announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['notes'][0]}")
-    write_report(records, folder)
+            write_report(records, folder)
     return records
 
 

@@ -61,7 +61,9 @@ def figure_4(scale: Scale, work: Work) -> Result:
         "epochs; where it is missing its weights have diverged. A cosine has to be read against "
         "the grey controls.",
     ]
-    figures = {"cosines": plot_epochs(dataset, "Figure 4", marks=_marks(epochs))}
+    figures = {
+        "cosines": plot_epochs(dataset, paper.ARTEFACTS["figure4"].title, marks=_marks(epochs))
+    }
     differs = run_differs(data, run, paper.ARTEFACTS["figure4"].setting["s eta"])
     return Result(dataset.drop_vars(WEIGHTS), rows, setting, differs, notes, figures)
 

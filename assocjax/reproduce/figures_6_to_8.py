@@ -33,7 +33,8 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
         for corpus in dict.fromkeys([settings.corpus or work.corpus, settings.other_corpus]):
             if corpus is not None:
                 found[corpus] = _compare(model, revisions, corpus, settings, work, folder)
-    dataset = xr.concat([d for d, _ in found.values()], "text", combine_attrs="override")
+    texts = [of.drop_vars(["token", "token_count"]) for of, _ in found.values()]  # tokens differ
+    dataset = xr.concat(texts, "text", combine_attrs="override")
     dataset = dataset.assign_coords(text=[data.name for _, data in found.values()])
     rows = [row for of, data in found.values() for row in _rows(of, data)]
     drawn = {}

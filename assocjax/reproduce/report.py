@@ -50,7 +50,9 @@ def _section(records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     return {
         "name": records[0]["artefact"],
         "paper": paper,
-        "settings": settings if done else [],
+        "settings": [(name, of) for name, of in settings if any(v is not None for v in of)]
+        if done
+        else [],
         "corpora": [record["corpus_name"] for record in done],
         "parts": [_part(record, folder) for record in records],
     }

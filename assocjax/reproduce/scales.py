@@ -60,13 +60,14 @@ class LanguageModel:
     revisions: its checkpoints; with None those that pretraining leaves.
     corpus: statistics of a text other than that of the other artefacts; None is that one.
     other_corpus: statistics of another text, for Figure 8; None leaves it out.
-    num_tokens: the most frequent tokens, of at least `min_count` occurrences.
+    num_tokens: the most frequent tokens, of at least `min_count` occurrences; None is all of them,
+      up to 2,000.
     heads_at: layers whose heads are drawn (Figure 7), counted from 1.
     """
 
     text: Text
     other_corpus: str | None
-    num_tokens: int
+    num_tokens: int | None
     heads_at: tuple[int, ...]
     model: str | None = None
     revisions: tuple[str, ...] | None = None
@@ -114,7 +115,7 @@ def _small() -> Scale:
         language_model=LanguageModel(
             Text(512, 64, 4096),
             other_corpus="python-docs",
-            num_tokens=400,
+            num_tokens=None,
             heads_at=(1, 2, 4),
             pretraining=(
                 ("vocab_size", 512),
