@@ -37,9 +37,8 @@ def exact_gradient(
       memory_limit: bytes that the plan should keep to, as estimated.
       max_distinct: the largest number of distinct tokens among the T inputs of a sequence, as
         `count_distinct` finds: fewer are faster. By default it is counted, and T under `jit`. The
-        result may be NaN if a sequence has more.
-
-      The last four change time, memory and rounding, never the meaning.
+        result may be NaN if a sequence has more. It and the three before change time, memory and
+        rounding, never the meaning.
 
     Returns:
       dL/d(weight) as `Params`.

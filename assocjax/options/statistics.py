@@ -100,5 +100,5 @@ def _add_matrices(parser: Parser) -> None:
         choices=["auto", "dense", "sparse"],
         default="auto",
         help="dense [V, V], of which some 12 are held, or sparse (float64, on the CPU); auto is "
-        f"sparse for V above {DENSE_VOCAB_SIZE} and for token files (default: auto)",
+        f"sparse for V above {DENSE_VOCAB_SIZE} and for token files",
     )

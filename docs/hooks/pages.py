@@ -53,9 +53,11 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    if page.file.src_uri in COPIES.values() or page.file.src_uri.startswith("notebooks/"):
+    if page.file.src_uri in COPIES.values():
         return markdown
-    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+    folder = posixpath.dirname(page.file.src_uri)
+    if folder != "notebooks":  # which the repository has beside docs/
+        folder = posixpath.join("docs", folder)
     return mend_links(markdown, folder, page.file.src_uri)
 
 

@@ -70,7 +70,7 @@ def _page(title: str, modules: dict[str, list[str]], package: Path) -> str:
         ]
         definitions = _definitions(package.joinpath(*module.split(".")[1:]))
         for name in sorted(names, key=lambda name: definitions.get(name, _UNKNOWN)[0]):
-            parts.append(f"::: {module}.{name}\n    options:\n      heading: {name}")
+            parts.append(f'::: {module}.{name}\n    options:\n      heading: "{name}"')
             fields = definitions.get(name, _UNKNOWN)[1]
             if fields:
                 parts.append(f"Fields:\n\n```python\n{fields}\n```")
