@@ -88,7 +88,11 @@ def figure_3(scale: Scale, work: Work) -> Result:
         "Lines are as wide as scores; grey lines join tokens of which one is in the other's list. "
         "The control is the mean number found in the lists of all other words.",
     ]
-    figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
+    figures = {}
+    if dataset["target_frequency"].sel(token=word):
+        figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
+    else:
+        notes.append(f"No graph: {word!r} is no target in these sequences, so it has no context.")
     return Result(dataset, [row], text_setting(data), differs, notes, figures)
 
 
@@ -102,6 +106,7 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
         {
             "context_theory_id": (dims, np.stack([np.asarray(of.ids) for of in lists])),
             "context_theory_score": (dims, np.stack([np.asarray(of.scores) for of in lists])),
+            "target_frequency": ("token", np.asarray(statistics.target_frequency)),
         },
         {
             "scoring": list(SCORINGS),
