@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,33 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         return xr.open_dataset(path, engine="netcdf4")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
+
+
+def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
+    """The Dataset of a file that `keep` wrote, or None without one.
+
+    Raises:
+      InputError: it is of another configuration or corpus; names what differs.
+    """
+    if not path.exists():
+        return None
+    dataset = load(path)
+    try:
+        theirs = json.loads(dataset.attrs.pop("decided_by"))
+    except (KeyError, ValueError):
+        raise InputError(f"out: {path} is no result that can be used again") from None
+    for key in sorted(decides.keys() | theirs.keys()):
+        if decides.get(key) != theirs.get(key):
+            raise InputError(
+                f"out: {path} is of another configuration: its {key} is {theirs.get(key)!r}, here "
+                f"it is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
+            )
+    return dataset
+
+
+def keep(dataset: xr.Dataset, path: Path, decides: Mapping[str, Any]) -> None:
+    """Saves a Dataset for `reuse`, with all that decides it, as JSON can hold it."""
+    save(dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)), path)
 
 
 def save_json(content: Any, path: str | os.PathLike) -> None:

@@ -195,7 +195,7 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_shuffles": 5}, "revision-step0.nc is of another comparison: its num_shuffles is 4"),
+        ({"num_shuffles": 5}, "step0.nc is of another configuration: its num_shuffles is 4"),
         ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
     ],
 )
@@ -214,7 +214,7 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])
     (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
-    with pytest.raises(InputError, match="is no comparison of a revision"):
+    with pytest.raises(InputError, match="is no result that can be used again"):
         compare(folder, data, tmp_path)
 
 

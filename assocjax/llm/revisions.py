@@ -112,7 +112,7 @@ def compare_revisions(
     }
     decides = {name: settings | _of_text(source) | hashes[name] for name in names}
     paths = {name: folder / f"revision-{urllib.parse.quote(name, safe='')}.nc" for name in names}
-    found = {name: _load_matching(paths[name], decides[name]) for name in names}
+    found = {name: results.reuse(paths[name], decides[name]) for name in names}
 
     if None in found.values():
         theory = theory_of_tokens(
@@ -142,8 +142,7 @@ def compare_revisions(
                 )
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
-                dataset.attrs["decided_by"] = json.dumps(decides[name], sort_keys=True)
-                results.save(dataset, paths[name])
+                results.keep(dataset, paths[name], decides[name])
                 found[name] = dataset
     return _join(found).assign_attrs(  # type: ignore[arg-type]
         results.provenance(source, settings | {"revisions": names}),
@@ -171,23 +170,6 @@ def _of_text(source: TokenData | TokenFile) -> dict[str, Any]:
         "num_sequences": source.num_sequences,
         "assocjax": importlib.metadata.version("assocjax"),
     }
-
-
-def _load_matching(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
-    if not path.exists():
-        return None
-    dataset = results.load(path)
-    try:
-        theirs = json.loads(dataset.attrs.pop("decided_by"))
-    except (KeyError, ValueError):
-        raise InputError(f"out: {path} is no comparison of a revision") from None
-    for key in sorted(decides.keys() | theirs.keys()):
-        if decides.get(key) != theirs.get(key):
-            raise InputError(
-                f"out: {path} is of another comparison: its {key} is {theirs.get(key)!r}, here it "
-                f"is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
-            )
-    return dataset
 
 
 def _probe(
@@ -230,7 +212,6 @@ def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         combine_attrs="override",
         join="exact",
     ).assign_coords(revision=list(found))
-    dataset.attrs.pop("decided_by", None)
     steps = [re.fullmatch(r"step(\d+)", name) for name in found]
     if all(steps):
         dataset = dataset.assign_coords(step=("revision", [int(s[1]) for s in steps if s]))

@@ -21,7 +21,7 @@ from assocjax.reproduce.report import write_report
 from assocjax.reproduce.scales import SCALES, Scale
 from assocjax.reproduce.table_3 import table_3
 from assocjax.reproduce.tables_1_and_2 import table_1, table_2
-from assocjax.reproduce.work import Progress, Work, file_name, identity, keep, reuse
+from assocjax.reproduce.work import Progress, Work, file_name, identity
 
 
 class _Artefact(NamedTuple):
@@ -120,7 +120,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
     of = identity(data, config | {"read": work.corpus} if data is None else config)
     path = folder / f"{name}.nc"
-    dataset = reuse(path, of)
+    dataset = results.reuse(path, of)
     if dataset is not None and all(
         (folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
     ):
@@ -143,7 +143,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         }
         record = results.finite(record)
         kept = result.dataset.assign_attrs(record=json.dumps(record))
-        keep(kept, path, of)
+        results.keep(kept, path, of)
     results.save_json(record, folder / f"{name}.json")
     return record
 

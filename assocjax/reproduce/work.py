@@ -15,7 +15,6 @@ import xarray as xr
 from assocjax import results
 from assocjax.corpora import TokenData, load_tokens, read_documents
 from assocjax.corpora.tokenizers import stream_words
-from assocjax.errors import InputError
 from assocjax.reproduce.following import follow
 from assocjax.reproduce.scales import Run, Text
 
@@ -63,7 +62,7 @@ class Work:
                 path = folder / f"{name}-seed{seed}.nc"
                 checkpoint = folder / f"{name}-seed{seed}"
             decides = identity(data, {"run": dataclasses.asdict(run), "seed": seed})
-            found = None if path is None else reuse(path, decides)
+            found = None if path is None else results.reuse(path, decides)
             if found is None:
                 found = follow(
                     data,
@@ -75,7 +74,7 @@ class Work:
                     ),
                 )
                 if path is not None:
-                    keep(found, path, decides)
+                    results.keep(found, path, decides)
             self._runs[run, seed] = found
         return self._runs[run, seed]
 
@@ -110,33 +109,6 @@ def identity(data: TokenData | None, config: dict[str, Any]) -> dict[str, Any]:
     corpus = {} if data is None else data.describe()
     of = {"corpus": corpus, **config, **precision, "versions": versions}
     return json.loads(json.dumps(dict(_flat(of))))
-
-
-def reuse(path: Path, decides: dict[str, Any]) -> xr.Dataset | None:
-    """The Dataset of a file that `keep` wrote, or None without one.
-
-    Raises:
-      InputError: it is of another configuration or corpus; names what differs.
-    """
-    if not path.exists():
-        return None
-    dataset = results.load(path)
-    try:
-        theirs = json.loads(dataset.attrs.pop("decided_by"))
-    except (KeyError, ValueError):
-        raise InputError(f"out: {path} is no result of assocjax reproduce") from None
-    for key in sorted(decides.keys() | theirs.keys()):
-        if decides.get(key) != theirs.get(key):
-            raise InputError(
-                f"out: {path} is of another configuration: its {key} is {theirs.get(key)!r}, here "
-                f"it is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
-            )
-    return dataset
-
-
-def keep(dataset: xr.Dataset, path: Path, decides: dict[str, Any]) -> None:
-    """Saves a Dataset for `reuse`."""
-    results.save(dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)), path)
 
 
 def file_name(text: str) -> str:
