@@ -138,3 +138,20 @@ def reading_options(group: argparse._ArgumentGroup, files: str = "") -> None:
     add("--separator", default="<|endoftext|>", help="what separates documents of a .txt file")
     add("--text-field", default="text", help="field or column of .jsonl, .parquet and hub")
     add("--corpus-seed", type=int, default=0, help="seed of the fables")
+
+
+def add_optimizer(add: Callable) -> None:
+    """How a run is trained; `add` is `add_argument` of a parser or group."""
+    add("--optimizer", default="sgd", help="any optax optimizer, by name")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="sequences in a minibatch (default: the full batch)",
+    )
+    add(
+        "--microbatch-size",
+        type=int,
+        metavar="N",
+        help="sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)",
+    )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assocjax.options.base import Command, Commands
+from assocjax.options.base import Command, Commands, add_optimizer
 
 
 def add_track(commands: Commands, function: Command) -> None:
@@ -20,19 +20,7 @@ def add_track(commands: Commands, function: Command) -> None:
         help="standard deviation of the start; from 0 the theory's lists are there at once",
     )
     add("--seed", type=int, default=0, help="seed of the start and of the order of batches")
-    add("--optimizer", default="sgd", help="any optax optimizer, by name")
-    add(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="sequences in a minibatch (default: the full batch)",
-    )
-    add(
-        "--microbatch-size",
-        type=int,
-        metavar="N",
-        help="sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)",
-    )
+    add_optimizer(add)
     add(
         "--record-at",
         type=int,

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from assocjax.options.base import Command, Commands
+from assocjax.options.base import Command, Commands, add_optimizer
 
 FABLES_INIT_SCALES = [0.0, 1e-4]
 """Where starts of `fables` begin to hide the theory; those of another text may differ."""
@@ -46,19 +46,7 @@ def add_sweep(commands: Commands, function: Command) -> None:
     add("--num-layers", type=int, default=3, metavar="L", help="layers")
     _add_theories(add)
     add("--gradient", choices=["exact", *THEORIES], default="exact", help="what trains the weights")
-    add("--optimizer", default="sgd", help="any optax optimizer, by name")
-    add(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="sequences in a minibatch (default: the full batch)",
-    )
-    add(
-        "--microbatch-size",
-        type=int,
-        metavar="N",
-        help="sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)",
-    )
+    add_optimizer(add)
     add(
         "--matmul-precision",
         choices=["highest", "tensorfloat32", "bfloat16"],
