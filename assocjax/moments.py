@@ -118,7 +118,7 @@ def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> Effectiv
         x, y, valid = block  # [T, block]
         one = valid.astype(jnp.int32)
         weights = _pair_weights(valid, L, dtype)[q, k] * once
-        words = to_words(weights, ATTENTION_UNIT)  # [pairs, block, L+1, L, words]
+        words = to_words(weights, ATTENTION_UNIT)  # [pairs, block, L+1, L]
         return (
             bigram.at[x * V + y].add(one),
             inputs.at[x].add(one),

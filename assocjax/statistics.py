@@ -25,16 +25,21 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sums import (
     ATTENTION_UNIT,
-    causal_pairs,
     centred_counts,
     check_corpus,
     count_keys,
+    even_positions,
+    fold,
+    of_keys,
+    of_queries,
     over_devices,
     sum_blocks,
+    sum_keys,
     to_words,
     zero_words,
 )
 
+_IN_BOUNDS = "promise_in_bounds"  # as `check_corpus` has found
 _CORRELATION_UNIT = 2.0**-16  # of D, relative to the largest entry of Gamma
 
 
@@ -135,25 +140,31 @@ def attention_correlation(
 @partial(jax.jit, static_argnums=0)
 def _count(vocab_size: int, tokens, mask):
     """Sums over sequences: of (input, target), of attention weights, of inputs and of targets."""
-    V, T = vocab_size, mask.shape[1]
-    q, k = causal_pairs(T)
+    V = vocab_size
+    tokens, mask = even_positions(tokens, mask)
     dtype = jnp.result_type(float)
+
+    def prepare(x, y, valid):  # [T, block]
+        weight = jnp.where(valid, 1 / count_keys(valid, dtype), 0)
+        folded = fold(y * V).queries, fold(to_words(weight, ATTENTION_UNIT)).queries
+        return x, y, valid.astype(jnp.int32), *folded, fold(x).keys, fold(valid).keys
 
     def add_block(sums, block):
         bigram, context, inputs, targets = sums
-        x, y, valid = block  # [T, block]
-        one = valid.astype(jnp.int32)
-        weight = jnp.where(valid[q] & valid[k], 1 / count_keys(valid, dtype)[q], 0)
+        x, y, one, row, words, column, is_key = block
+        words = jnp.where(of_keys(*is_key), of_queries(*words), 0)
         return (
             bigram.at[x * V + y].add(one),
-            context.at[y[q] * V + x[k]].add(to_words(weight, ATTENTION_UNIT)),
+            context.at[of_queries(*row) + of_keys(*column)].add(words, mode=_IN_BOUNDS),
             inputs.at[x].add(one),
             targets.at[y].add(one),
         )
 
     counts = partial(jnp.zeros, dtype=jnp.int32)
     zeros = (counts(V * V), zero_words((V * V,), dtype), counts(V), counts(V))
-    bigram, context, inputs, targets = sum_blocks(add_block, zeros, V, tokens, mask)
+    bigram, context, inputs, targets = sum_blocks(
+        add_block, zeros, V, tokens, mask, prepare=prepare
+    )
     return bigram.reshape(V, V), context.reshape(V, V), inputs, targets
 
 
@@ -200,21 +211,31 @@ def _centre(matrix):
 
 @jax.jit
 def _sum_correlations(tokens, mask, matrix, unit):
-    V, T = matrix.shape[0], mask.shape[1]
-    q, k = causal_pairs(T)
-    centred = matrix.reshape(-1)
+    V, length = matrix.shape[0], mask.shape[1]
+    tokens, mask = even_positions(tokens, mask)
+    T = mask.shape[1]
+    by_target = matrix.T.reshape(-1)  # so that the keys of a query read in one row
+
+    def prepare(x, y, valid):  # [T, block]
+        folded = (fold(a) for a in (x, x * V, y * V, valid, count_keys(valid, matrix.dtype)))
+        token, row, target, valid, num_keys = folded
+        return token.keys, row.queries, target.queries, *valid, num_keys.queries
 
     def add_block(sums, block):
         query_key, lags = sums
-        x, y, valid = block  # [T, block]
-        num_keys = count_keys(valid, matrix.dtype)
-        pair = valid[q] & valid[k]
-        m = jnp.where(pair, centred[x[k] * V + y[q]], 0)
-        mean = jax.ops.segment_sum(m, q, T, indices_are_sorted=True) / num_keys
-        D = jnp.where(pair, m - mean[q], 0) / num_keys[q]
+        token, row, target, is_query, is_key, num_keys = block
+        column, pair = of_keys(*token), of_queries(*is_query) & of_keys(*is_key)
+        m = by_target.at[of_queries(*target) + column].get(mode=_IN_BOUNDS)
+        m = jnp.where(pair, m, 0)
+        mean = map(jnp.divide, sum_keys(m), num_keys)
+        D = jnp.where(pair, m - of_queries(*mean), 0) / of_queries(*num_keys)
         words = to_words(D, unit)
-        return query_key.at[x[q] * V + x[k]].add(words), lags + jnp.sum(words, axis=1)
+        query_key = query_key.at[of_queries(*row) + column].add(words, mode=_IN_BOUNDS)
+        return query_key, lags + jnp.sum(words, axis=2)
 
-    zeros = zero_words((V * V,), matrix.dtype), zero_words((len(q),), matrix.dtype)
-    query_key, lags = sum_blocks(add_block, zeros, V, tokens, mask)
-    return query_key.reshape(V, V), jax.ops.segment_sum(lags, q - k, T)
+    rectangle = (T // 2, T + 1)
+    zeros = zero_words((V * V,), matrix.dtype), zero_words(rectangle, matrix.dtype)
+    query_key, lags = sum_blocks(add_block, zeros, V, tokens, mask, prepare=prepare)
+    position = fold(jnp.arange(T))
+    lag = of_queries(*position.queries) - of_keys(*position.keys)
+    return query_key.reshape(V, V), jax.ops.segment_sum(lags.ravel(), lag.ravel(), T)[:length]

@@ -3,18 +3,19 @@
 Sequences pass in blocks whose working set stays in cache. A corpus may be large (10^8 tokens and
 more); its sums stay exact in three ways. Counts are 32-bit integers, exact up to 2^31 positions. A
 weight is added as two words: a multiple of a fixed unit, so coarse that sums of it are exact within
-a chunk of sequences, and the small remainder. Chunks are added into pairs of floats (value and
-rounding error, Knuth's two-sum). In float64 one word is enough.
+a chunk of sequences, and the small remainder, as the real and the imaginary part of one number, so
+that one scatter-add does for both. Chunks are added into pairs of floats (value and rounding error,
+Knuth's two-sum). In float64 one word is enough.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Inexact, Int32, Shaped
 
 from assocjax.checks import check_tokens, is_traced
 from assocjax.errors import InputError
@@ -49,6 +50,57 @@ def causal_pairs(T: int) -> tuple[Int32[Array, " pairs"], Int32[Array, " pairs"]
     return q, jnp.arange(len(q), dtype=jnp.int32) - q * (q + 1) // 2
 
 
+class Folded(NamedTuple):
+    """Values at T positions (T even), for the pairs of a query and a key at or before it.
+
+    The pairs fill a rectangle [T/2, T+1]: row r has the keys 0..r of query r, then the keys
+    T-1-r..0 of query T-1-r. So what a pair reads of its query and of its key are two selections
+    (`of_queries`, `of_keys`); lists of pairs would take a gather each.
+    """
+
+    queries: tuple[Array, Array]  # [T/2, ...]: of the first query of each row, and of the second
+    keys: tuple[Array, Array]  # [T+1, ...]: in the order of the first, and of the second
+
+
+def even_positions(
+    tokens: Int32[Array, "N T+1"], mask: Bool[Array, "N T"]
+) -> tuple[Int32[Array, "N even+1"], Bool[Array, "N even"]]:
+    """With a masked position more where T is odd, so that they can be folded."""
+    odd = ((0, 0), (0, mask.shape[1] % 2))
+    return jnp.pad(tokens, odd), jnp.pad(mask, odd)
+
+
+def fold(values: Shaped[Array, "T *shape"]) -> Folded:
+    half, reverse = len(values) // 2, values[::-1]
+    keys = jnp.concatenate([values, values[:1]]), jnp.concatenate([values[:1], reverse])
+    return Folded((values[:half], reverse[:half]), keys)
+
+
+def of_queries(first: Array, second: Array) -> Shaped[Array, "half T+1 *shape"]:
+    """`Folded.queries`, for every pair."""
+    return _select(first[:, None], second[:, None], len(first))
+
+
+def of_keys(first: Array, second: Array) -> Shaped[Array, "half T+1 *shape"]:
+    """`Folded.keys`, for every pair."""
+    return _select(first[None], second[None], len(first) // 2)
+
+
+def sum_keys(pairs: Shaped[Array, "half T+1 *shape"]) -> tuple[Array, Array]:
+    """The sum over the keys of each query, as `Folded.queries`."""
+    zero, half = jnp.zeros((), pairs.dtype), len(pairs)
+    return (
+        jnp.sum(_select(pairs, zero, half), axis=1),
+        jnp.sum(_select(zero, pairs, half), axis=1),
+    )
+
+
+def _select(first, second, half: int):
+    of_first = np.arange(2 * half + 1) <= np.arange(half)[:, None]
+    ndim = max(jnp.ndim(first), jnp.ndim(second))
+    return jnp.where(of_first.reshape(*of_first.shape, *[1] * (ndim - 2)), first, second)
+
+
 def count_keys(valid: Bool[Array, "T block"], dtype: DTypeLike) -> Float[Array, "T block"]:
     """Valid keys at or before each position; 1 where there are none, so that it can divide."""
     return jnp.maximum(jnp.cumsum(valid, axis=0), 1).astype(dtype)
@@ -64,16 +116,16 @@ def centred_counts(
     return surplus - (remainder.astype(dtype) / counts.shape[1])[:, None]
 
 
-def zero_words(shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "*shape words"]:
-    return jnp.zeros((*shape, 1 if jnp.finfo(dtype).bits >= 64 else 2), dtype)
+def zero_words(shape: tuple[int, ...], dtype: DTypeLike) -> Inexact[Array, "*shape"]:
+    return jnp.zeros(shape, dtype if jnp.finfo(dtype).bits >= 64 else jnp.complex64)
 
 
-def to_words(values: Float[Array, "*shape"], unit: ArrayLike) -> Float[Array, "*shape words"]:
-    """Values as words that add up to them: one in float64; in float32 (multiple of unit, rest)."""
+def to_words(values: Float[Array, "*shape"], unit: ArrayLike) -> Inexact[Array, "*shape"]:
+    """Values as they are in float64; in float32 as multiple of unit + i rest."""
     if jnp.finfo(values.dtype).bits >= 64:
-        return values[..., None]
+        return values
     coarse = lax.stop_gradient(jnp.round(values / unit) * unit)
-    return jnp.stack([coarse, values - coarse], axis=-1)
+    return lax.complex(coarse, values - coarse)
 
 
 def sum_blocks(
@@ -83,18 +135,21 @@ def sum_blocks(
     tokens: Int32[Array, "N T+1"],
     mask: Bool[Array, "N T"],
     *,
+    prepare: Callable = lambda *block: block,
     values_per_pair: int = 1,
 ) -> Any:
     """Adds up `add_block` over all sequences: blocks in place, chunks of blocks by two-sums.
 
     Args:
-      add_block: from sums and a block (inputs, targets, mask), each [T, block], to new sums.
+      add_block: from sums and a block, as `prepare` returns it, to new sums.
       zeros: the sums to start from, a tree of counts (integers) and words (`zero_words`).
+      prepare: of inputs, targets and mask, each [T, block], what `add_block` needs of them. It is
+        called for all blocks of a chunk at once: small arrays cost less so than in a loop.
       values_per_pair: so many values are added for each pair of positions; the more there are, the
         fewer sequences make a block.
 
     Returns:
-      The tree of sums: counts, and values of words put together, without their last axis.
+      The tree of sums: counts, and values of words put together.
     """
     N, T = mask.shape
     pairs = T * (T + 1) // 2
@@ -114,7 +169,8 @@ def sum_blocks(
     sequences = jax.tree.map(blocked, (tokens[:, :-1], tokens[:, 1:], mask))
 
     def sum_chunk(sequences):
-        return lax.scan(lambda sums, b: (add_block(sums, b), None), zeros, sequences)[0]
+        prepared = jax.vmap(prepare)(*sequences)
+        return lax.scan(lambda sums, b: (add_block(sums, b), None), zeros, prepared)[0]
 
     if chunks == 1:
         return jax.tree.map(_join_words, sum_chunk(jax.tree.map(lambda a: a[0], sequences)))
@@ -152,15 +208,15 @@ def over_devices(function: Callable, tokens: Array, mask: Array, *shared: Array)
 
 
 def _join_words(sums):
-    return jnp.sum(sums, axis=-1) if jnp.issubdtype(sums.dtype, jnp.floating) else sums
+    return jnp.real(sums) + jnp.imag(sums) if jnp.iscomplexobj(sums) else sums
 
 
 def _add_words(total, error, sums):
     """Adds the sums of a chunk to total + error: counts as they are, words by two-sums."""
-    if not jnp.issubdtype(sums.dtype, jnp.floating):
+    if not jnp.issubdtype(sums.dtype, jnp.inexact):
         return total + sums, error
-    for word in range(sums.shape[-1]):
-        total, error = two_sum(total, error, sums[..., word])
+    for word in (jnp.real(sums), jnp.imag(sums)) if jnp.iscomplexobj(sums) else (sums,):
+        total, error = two_sum(total, error, word)
     return total, error
 
 

@@ -78,7 +78,8 @@ def add_attribute(commands: Commands, function: Command) -> None:
         precision="float64",
         epilog="Rows and columns are those of `assocjax associations`: bigram [bird, flew] is how "
         "often flew follows bird, context [flew, bird] how often bird stands before flew, both "
-        "minus chance; value [bird, flew] says that bird announces what follows flew.",
+        "minus chance; value [bird, flew] says that bird announces what follows flew, and composed "
+        "[bird, flew], which is the default, that it announces flew itself.",
     )
     parser.add_argument(
         "tokens", nargs=2, metavar="TOKEN", help="the row and the column of the entry"
@@ -87,7 +88,7 @@ def add_attribute(commands: Commands, function: Command) -> None:
         "--weight",
         nargs="+",
         choices=MATRICES,
-        default=["value"],
+        default=["composed"],
         metavar="MATRIX",
         help=f"matrices whose entry is taken apart, of {', '.join(MATRICES)}",
     )
