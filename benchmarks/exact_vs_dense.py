@@ -2,18 +2,21 @@
 
     python benchmarks/exact_vs_dense.py
 
-Seconds of `exact_loss_and_gradient`, and of the loss in `dense.py` with automatic gradients in
-PyTorch (where installed) and in JAX, float32, on the same cores, in turn, for several depths. The
-dense sides take fewer sequences, and their time is scaled to the same number: it is proportional to
-it. Also prints the memory at most of a process of its own that takes our step, and how far loss and
-gradients agree; writes the same as JSON.
+Seconds of `exact_loss_and_gradient`, and of loss and gradient in `dense.py`, as the paper defines
+them, with Jacobians, and by automatic differentiation, each in PyTorch (where installed) and in
+JAX, float32, on the same cores, in turn, for several depths. The dense sides take fewer sequences,
+and their time is scaled to the same number: it is proportional to it. Also prints the memory at
+most of a process of its own that takes our step, and how far loss and gradients agree; writes the
+same as JSON.
 """
 
 import jax
 import numpy as np
 from dense import (
+    jax_autograd,
     jax_loss_and_gradient,
     to_torch,
+    torch_autograd,
     torch_loss_and_gradient,
     torch_params,
 )
@@ -46,21 +49,25 @@ def measure(V, T, L, N, n, microbatch, repeats) -> dict:
     memory = peak_memory(step, V, T, L, N)
     params, tokens = start(V, T, L), random_tokens(N, T, V)
     few = tokens[:n]
-    dense = {"JAX": lambda: jax_loss_and_gradient(params, few, microbatch)}
+    dense = {
+        "JAX": lambda: jax_loss_and_gradient(params, few, microbatch),
+        "JAX, autograd": lambda: jax_autograd(params, few, microbatch),
+    }
     if TORCH:
         weights, batch = torch_params(params), to_torch(few).long()
         dense["PyTorch"] = lambda: torch_loss_and_gradient(weights, batch, microbatch)
+        dense["PyTorch, autograd"] = lambda: torch_autograd(weights, batch, microbatch)
     loss, gradient = aj.exact_loss_and_gradient(params, few)
     agreement = {}
     for name, side in dense.items():
         dense_loss, dense_gradient = side()
-        if name == "PyTorch":
+        if name.startswith("PyTorch"):
             dense_gradient = aj.Params(**{w: a.cpu().numpy() for w, a in dense_gradient.items()})
         agreement[name] = difference((dense_loss, dense_gradient), (loss, gradient))
     times = in_turn({"ours": lambda: aj.exact_loss_and_gradient(params, tokens), **dense}, repeats)
     ours = times["ours"]
     print(
-        f"\nV={V} T={T} L={L} on {device()}\n{'ours':8} {np.median(ours):8.2f} s   N={N}, "
+        f"\nV={V} T={T} L={L} on {device()}\n{'ours':17} {np.median(ours):8.2f} s   N={N}, "
         f"{memory:.2f} GiB at most"
     )
     rows = {}
@@ -72,7 +79,7 @@ def measure(V, T, L, N, n, microbatch, repeats) -> dict:
             "largest_difference": agreement[name],
         }
         print(
-            f"{name:8} {np.median(scaled):8.2f} s   {N}/{n} times N={n}, microbatches of "
+            f"{name:17} {np.median(scaled):8.2f} s   {N}/{n} times N={n}, microbatches of "
             f"{microbatch}: ratio {rows[name]['ratio']:.1f}, agreement {agreement[name]:.1e}"
         )
     return {

@@ -19,6 +19,7 @@ import numpy as np
 
 from assocjax.results import versions
 
+_REST = 0.5  # seconds before a call is timed: threads of what ran before may still wait for work
 TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -78,6 +79,7 @@ def in_turn(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.n
 
 
 def _once(function, *arguments) -> float:
+    time.sleep(_REST)
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start

@@ -7,8 +7,9 @@ Seconds of `sweep` over learning rates and seeds, from a Gaussian start, against
 - a loop over the same runs: `run_comparison`, compiled once. Both sides count the corpus, train,
   and compare weights and gradients with the leading theory at every step; the sweep also makes its
   Dataset, and divides its runs among the devices.
-- a loop over the same runs of `dense.py` in PyTorch (where installed), plain gradient descent. It
-  only trains: no statistics, no theory, no comparison, and no gradient after the last step.
+- a loop over the same runs of `dense.py` in PyTorch (where installed), plain gradient descent, with
+  the gradient as the paper defines it and by automatic differentiation. It only trains: no
+  statistics, no theory, no comparison, and no gradient after the last step.
 
 Sides take turns. Prints the ratios (median of repeats) and how far the losses agree, and writes the
 same as JSON.
@@ -19,7 +20,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dense import to_torch, torch_loss_and_gradient, torch_params
+from dense import to_torch, torch_autograd, torch_loss_and_gradient, torch_params
 from harness import (
     TORCH,
     device,
@@ -81,21 +82,25 @@ def main(arguments: list[str] | None = None) -> dict:
         return np.stack([record["loss"] for record in records]).reshape(R, S, -1)
 
     sides = {"sweep": swept, "loop": looped}
+    torch_sides = {"PyTorch": torch_loss_and_gradient, "PyTorch, autograd": torch_autograd}
     if TORCH:
         batch = to_torch(tokens).long()
         starts = [_start(seed, V, T, L, scale) for seed in seeds]
-        sides["PyTorch"] = lambda: np.array(
-            [[_descend(start, batch, rate, steps) for start in starts] for rate in rates]
-        )
+        for name, gradient in torch_sides.items():
+            sides[name] = lambda gradient=gradient: np.array(
+                [
+                    [_descend(start, batch, rate, steps, gradient) for start in starts]
+                    for rate in rates
+                ]
+            )
     found = swept()["loss"].values[:, :, 0]
     agreement = {"loop": difference(looped(), found)}
-    if TORCH:
-        agreement["PyTorch"] = difference(sides["PyTorch"](), found[..., :-1])
+    agreement |= {name: difference(sides[name](), found[..., :-1]) for name in torch_sides if TORCH}
     times = in_turn(sides, options.repeats)
     print(f"V={V} T={T} N={N} L={L} on {device()}: {R} x {S} runs of {steps} steps")
     rows = {}
     for name, side in times.items():
-        print(f"{name:8} {np.median(side):8.3f} s", end="")
+        print(f"{name:17} {np.median(side):8.3f} s", end="")
         if name != "sweep":
             rows[name] = {"ratio": ratio(side, times["sweep"]), "agreement": agreement[name]}
             print(f"   ratio {rows[name]['ratio']:.2f}, agreement {agreement[name]:.1e}", end="")
@@ -119,12 +124,15 @@ def _start(seed: int, V: int, T: int, L: int, scale: float) -> aj.Params:
     return aj.init_params(key, vocab_size=V, seq_len=T, num_layers=L, scale=scale)
 
 
-def _descend(start: aj.Params, tokens, rate: float, steps: int) -> list[float]:
+def _descend(start: aj.Params, tokens, rate: float, steps: int, gradient) -> list[float]:
     """Losses before every step of plain gradient descent; all sequences are one microbatch."""
     weights, losses = torch_params(start), []
     optimizer = torch.optim.SGD(weights.values(), lr=rate)
     for _ in range(steps):
-        losses.append(torch_loss_and_gradient(weights, tokens, len(tokens))[0])
+        loss, found = gradient(weights, tokens, len(tokens))
+        for name, weight in weights.items():
+            weight.grad = found[name]
+        losses.append(loss)
         optimizer.step()
     return losses
 

@@ -34,7 +34,8 @@ def reproduce(options: argparse.Namespace) -> None:
         if record["rows"]:
             title = f"{record['paper']['title']} ({record['corpus_name']})"
             show_table(title, [_short(row) for row in record["rows"]])
-    show_written(folder, ["report.html", "report.json", *sorted({r["folder"] for r in records})])
+    folders = sorted({record["folder"] for record in records} - {""})  # of what was left out: none
+    show_written(folder, ["report.html", "report.json", *folders])
 
 
 def _short(row: dict) -> dict:
