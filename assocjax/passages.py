@@ -22,7 +22,7 @@ def find_passages(
     row: str,
     column: str,
     *,
-    matrices: Sequence[str] = ("composed",),
+    matrices: Sequence[str] = ("value",),
     top: int = 10,
     statistics: Statistics | None = None,
 ) -> xr.Dataset:

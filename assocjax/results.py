@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -135,6 +136,23 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         return xr.open_dataset(path, engine="netcdf4")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
+
+
+def identity(data: TokenData | None, config: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a result: flat, with values as JSON returns them."""
+    versions = {name: importlib.metadata.version(name) for name in ("assocjax", "jax")}
+    precision = {"precision": str(jnp.result_type(float))}
+    corpus = {} if data is None else data.describe()
+    of = {"corpus": corpus, **config, **precision, "versions": versions}
+    return json.loads(json.dumps(dict(_flat(of))))
+
+
+def _flat(tree: dict[str, Any], prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import random_mask, random_params, random_tokens
 
 import assocjax as aj
@@ -294,3 +295,37 @@ def test_command(tmp_path, capsys):
         assert words in out
     for kind in ("png", "pdf"):
         assert (tmp_path / f"ablation.{kind}").stat().st_size > 5000
+
+
+def test_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    command = ["ablate", "--num-sequences", "8", "--seq-len", "6", "--num-layers", "1"]
+    command += ["--num-documents", "60", "--vocab-size", "30", "--steps", "4", "--draws", "2"]
+    cli.main([*command, "--out", str(tmp_path / "whole")])
+    assert sorted(path.suffix for path in (tmp_path / "whole").iterdir()) == [
+        ".json",
+        ".nc",
+        ".pdf",
+        ".png",
+    ]
+    done, measure = [], ablation.ablate
+
+    def ablate(*args, units, **kwargs):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.extend(units)
+        return measure(*args, units=units, **kwargs)
+
+    monkeypatch.setattr(ablation, "ablate", ablate)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cli.main([*command, "--out", str(tmp_path / "stopped")])
+    monkeypatch.setattr(
+        ablation, "ablate", lambda *a, **k: done.extend(k["units"]) or measure(*a, **k)
+    )
+    monkeypatch.setattr("assocjax.commands.ablation._trained", None)  # is not done again
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--seed", "1", "--out", str(tmp_path / "stopped")])
+    assert "its seed is 0, here it is 1" in capsys.readouterr().err
+    cli.main([*command, "--out", str(tmp_path / "stopped")])
+    assert done == ["query_key 1", "position 1", "value 1", "output", "all"]
+    expected, found = (aj.load(tmp_path / name / "ablation.nc") for name in ("whole", "stopped"))
+    xr.testing.assert_identical(found, expected)

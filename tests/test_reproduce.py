@@ -17,7 +17,7 @@ from assocjax.reproduce import artefacts, paper
 from assocjax.reproduce.lists import shuffled_text
 from assocjax.reproduce.report import cell
 from assocjax.reproduce.scales import Text
-from assocjax.reproduce.work import Work, first_sequences, identity
+from assocjax.reproduce.work import Work, first_sequences
 from assocjax.scorings import theory_weights
 from assocjax.training import batch_indices
 
@@ -224,12 +224,12 @@ def test_the_papers_scale_is_the_papers_protocol():
 
 def test_a_file_is_found_by_what_decides_it(tmp_path):
     """With nested settings and tuples, and without a text, as where a model brings its tokens."""
-    of = identity(None, {"read": "text", "model": {"heads_at": (1, 2), "name": None}})
+    of = results.identity(None, {"read": "text", "model": {"heads_at": (1, 2), "name": None}})
     results.keep(xr.Dataset({"x": 1.5}), tmp_path / "a.nc", of)
     found = results.reuse(tmp_path / "a.nc", of)
     assert found is not None
     assert float(found["x"]) == 1.5
-    other = identity(None, {"read": "text", "model": {"heads_at": (1, 3), "name": None}})
+    other = results.identity(None, {"read": "text", "model": {"heads_at": (1, 3), "name": None}})
     with pytest.raises(aj.InputError, match=r"model\.heads_at is \[1, 2\], here it is \[1, 3\]"):
         results.reuse(tmp_path / "a.nc", other)
 

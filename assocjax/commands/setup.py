@@ -27,7 +27,7 @@ def configure_jax(options: argparse.Namespace) -> None:
 def corpus_options(options: argparse.Namespace) -> dict[str, Any]:
     """How a corpus is read and tokenised, as arguments of `load_tokens` and `write_tokens`."""
     names = ("vocab_size", "seq_len", "tokenizer", "oov", "long", "short")
-    names += ("num_documents", "separator", "text_field")
+    names += ("num_documents", "separator", "text_field", "default_vocab_size")
     return {name: getattr(options, name) for name in names} | {"seed": options.corpus_seed}
 
 

@@ -190,6 +190,7 @@ def write_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
+    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.
 
@@ -197,8 +198,8 @@ def write_tokens(
     while it is tokenised. What else is held are the different tokens and one number a document.
 
     Args:
-        corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field:
-            As of `load_tokens`.
+        corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
+            default_vocab_size: As of `load_tokens`.
         folder: Where to write, made if need be. Files of the same names are replaced.
         tokenizer: `"word"` or the path of a `tokenizer.json`. BPE reads its text twice: save one
             by `train_bpe(documents, vocab_size).save(path)`.
@@ -210,6 +211,7 @@ def write_tokens(
         InputError, InputTypeError: As `load_tokens`, or the folder cannot be written.
     """
     check_integer("seq_len", seq_len, minimum=1)
+    check_integer("default_vocab_size", default_vocab_size, minimum=2)
     check_choice("oov", oov, ("unk", "drop"))
     check_choice("long", long, ("window", "cut"))
     check_choice("short", short, ("drop", "pad"))
@@ -236,7 +238,7 @@ def write_tokens(
         if tokenizer != "word" and vocab_size in (None, len(types)):
             new_ids, vocabulary = np.arange(len(types), dtype=np.int32), types
         else:
-            size = min(DEFAULT_VOCAB_SIZE, present) if vocab_size is None else vocab_size
+            size = min(default_vocab_size, present) if vocab_size is None else vocab_size
             new_ids, vocabulary = rank_types(counts, types, size, oov)
         dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
         written, padded = 0, False

@@ -157,7 +157,7 @@ def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
         hint = f"; close to it are {', '.join(map(repr, close))}" if close else ""
         raise InputError(
             f"token: {token!r} is not among the {len(vocabulary)} tokens of the vocabulary "
-            f"of {name}{hint}"
+            f"of {name}{hint}; a larger vocabulary keeps more of a text's tokens"
         ) from None
 
 
@@ -175,6 +175,7 @@ def load_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
+    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
 
@@ -184,8 +185,8 @@ def load_tokens(
 
     Args:
         corpus: What to read, see `assocjax.corpora.sources`.
-        vocab_size: V, at least 2. By default 256, or the number of different tokens if that is
-            less; for a loaded tokeniser its whole vocabulary.
+        vocab_size: V, at least 2. By default `default_vocab_size`, or the number of different
+            tokens if that is less; for a loaded tokeniser its whole vocabulary.
         seq_len: T, the number of positions, at least 1; a sequence has T + 1 tokens.
         num_sequences: Keep the first so many; by default all. Of the fables, enough are told.
         tokenizer: `"word"` (the paper's, see `words`), `"bpe"` (byte-level, trained on the corpus
@@ -202,6 +203,7 @@ def load_tokens(
         num_documents: Read at most so many documents (by default all; 10,000 from the hub).
         separator: What stands between two documents of a `.txt` file.
         text_field: The field or column that holds the text.
+        default_vocab_size: What `vocab_size` is where the text has as many tokens.
 
     Returns:
         The sequences, in the order of the text.
@@ -218,6 +220,7 @@ def load_tokens(
         vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
+    check_integer("default_vocab_size", default_vocab_size, minimum=2)
     check_integer("seed", seed, minimum=0)
     check_choice("oov", oov, ("unk", "drop"))
     check_choice("long", long, ("window", "cut"))
@@ -242,12 +245,12 @@ def load_tokens(
         text_field=text_field,
         min_words=max(_FABLE_WORDS, needed),
     )
-    stream, own_order = _tokenize(documents, tokenizer, vocab_size)
+    stream, own_order = _tokenize(documents, tokenizer, vocab_size, default_vocab_size)
     if own_order:
         ids, vocabulary = stream.ids, stream.types
     else:
         types = int(np.count_nonzero(np.bincount(stream.ids)))
-        size = min(DEFAULT_VOCAB_SIZE, types) if vocab_size is None else vocab_size
+        size = min(default_vocab_size, types) if vocab_size is None else vocab_size
         ids, vocabulary = select_vocabulary(stream, size, oov)
     if len(vocabulary) < 2:
         raise InputError(
@@ -293,13 +296,13 @@ def load_tokens(
 
 
 def _tokenize(
-    documents: Documents, tokenizer: str, vocab_size: int | None
+    documents: Documents, tokenizer: str, vocab_size: int | None, default_vocab_size: int
 ) -> tuple[TokenStream, bool]:
     """The token stream, and whether its types are the vocabulary as they are."""
     if tokenizer == "word":
         return stream_words(documents.documents), False
     if tokenizer == "bpe":
-        trained = train_bpe(documents.documents, vocab_size or DEFAULT_VOCAB_SIZE)
+        trained = train_bpe(documents.documents, vocab_size or default_vocab_size)
         stream = stream_subwords(trained, documents.documents)
         if vocab_size is not None and len(stream.types) < vocab_size:
             raise InputError(

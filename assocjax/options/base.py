@@ -49,12 +49,15 @@ class Commands:
         out: str | None,
         num_sequences: int | None,
         sizes: bool = True,
+        vocab_size: int = 256,
         precision: str | None = "float32",
         files: str = "",
         epilog: str = "",
     ) -> Parser:
         """A command that reads a corpus in tokens of its own choice, and writes results."""
-        parser = self._of(function, [corpus_options(num_sequences, sizes, files)], epilog)
+        parser = self._of(
+            function, [corpus_options(num_sequences, sizes, vocab_size, files)], epilog
+        )
         parser.add_argument("--out", type=Path, default=out, help="folder for the results")
         if precision is not None:
             parser.add_argument(
@@ -79,17 +82,18 @@ class Commands:
         return parser
 
 
-def corpus_options(num_sequences: int | None, sizes: bool, files: str) -> Parser:
+def corpus_options(num_sequences: int | None, sizes: bool, vocab_size: int, files: str) -> Parser:
     parser = Parser(add_help=False)
     group = parser.add_argument_group("corpus and tokens")
     add = group.add_argument
     reading_options(group, files)
+    parser.set_defaults(default_vocab_size=vocab_size)
     if sizes:
         add(
             "--vocab-size",
             type=int,
             metavar="V",
-            help="keep the V most frequent tokens (default: 256, or all of a smaller text)",
+            help=f"keep the V most frequent tokens (default: {vocab_size}, or all of a text)",
         )
         add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
     add(

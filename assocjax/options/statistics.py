@@ -10,6 +10,9 @@ MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "que
 DENSE_VOCAB_SIZE = 8192
 """Dense statistics of a larger vocabulary would take several GiB."""
 
+_READ_VOCAB_SIZE = 3000
+"""The paper's; where nothing is trained, it takes seconds."""
+
 _TOKEN_FILES = (
     "; or a token file, with a vocabulary of its own: a folder of assocjax tokenize, a .bin or .npy"
 )
@@ -41,7 +44,9 @@ def add_statistics(commands: Commands, function: Command) -> None:
 
 
 def add_associations(commands: Commands, function: Command) -> None:
-    parser = commands.of_corpus(function, out=None, num_sequences=None, files=_TOKEN_FILES)
+    parser = commands.of_corpus(
+        function, out=None, num_sequences=None, vocab_size=_READ_VOCAB_SIZE, files=_TOKEN_FILES
+    )
     _add_matrices(parser)
     parser.add_argument(
         "--statistics",
@@ -59,7 +64,9 @@ def add_associations(commands: Commands, function: Command) -> None:
 
 
 def add_tokenize(commands: Commands, function: Command) -> None:
-    commands.of_corpus(function, out="assocjax-tokens", num_sequences=None, precision=None)
+    commands.of_corpus(
+        function, out="assocjax-tokens", num_sequences=None, vocab_size=50_000, precision=None
+    )
 
 
 def add_merge(commands: Commands, function: Command) -> None:
@@ -75,11 +82,11 @@ def add_attribute(commands: Commands, function: Command) -> None:
         function,
         out=None,
         num_sequences=None,
+        vocab_size=_READ_VOCAB_SIZE,
         precision="float64",
         epilog="Rows and columns are those of `assocjax associations`: bigram [bird, flew] is how "
         "often flew follows bird, context [flew, bird] how often bird stands before flew, both "
-        "minus chance; value [bird, flew] says that bird announces what follows flew, and composed "
-        "[bird, flew], which is the default, that it announces flew itself.",
+        "minus chance; value [bird, flew] says that bird announces what follows flew.",
     )
     parser.add_argument(
         "tokens", nargs=2, metavar="TOKEN", help="the row and the column of the entry"
@@ -88,7 +95,7 @@ def add_attribute(commands: Commands, function: Command) -> None:
         "--weight",
         nargs="+",
         choices=MATRICES,
-        default=["composed"],
+        default=["value"],
         metavar="MATRIX",
         help=f"matrices whose entry is taken apart, of {', '.join(MATRICES)}",
     )

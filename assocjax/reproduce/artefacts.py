@@ -21,7 +21,7 @@ from assocjax.reproduce.report import write_report
 from assocjax.reproduce.scales import SCALES, Scale
 from assocjax.reproduce.table_3 import table_3
 from assocjax.reproduce.tables_1_and_2 import table_1, table_2
-from assocjax.reproduce.work import Progress, Work, file_name, identity
+from assocjax.reproduce.work import Progress, Work, file_name
 
 
 class _Artefact(NamedTuple):
@@ -118,7 +118,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     if missing is not None:  # not kept: the next time they may be there
         corpus = work.corpus if data is None else data.name
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
-    of = identity(data, config | {"read": work.corpus} if data is None else config)
+    of = results.identity(data, config | {"read": work.corpus} if data is None else config)
     path = folder / f"{name}.nc"
     dataset = results.reuse(path, of)
     if dataset is not None and all(

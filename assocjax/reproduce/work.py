@@ -1,14 +1,10 @@
 """What artefacts of one corpus share, in memory and on disk: tokens, runs, and files to reuse."""
 
 import dataclasses
-import importlib.metadata
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -61,7 +57,7 @@ class Work:
                 folder = results.output_folder(self.folder / "runs")
                 path = folder / f"{name}-seed{seed}.nc"
                 checkpoint = folder / f"{name}-seed{seed}"
-            decides = identity(data, {"run": dataclasses.asdict(run), "seed": seed})
+            decides = results.identity(data, {"run": dataclasses.asdict(run), "seed": seed})
             found = None if path is None else results.reuse(path, decides)
             if found is None:
                 found = follow(
@@ -102,23 +98,6 @@ def first_sequences(data: TokenData, count: int) -> TokenData:
     )
 
 
-def identity(data: TokenData | None, config: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a result: flat, with values as JSON returns them."""
-    versions = {name: importlib.metadata.version(name) for name in ("assocjax", "jax")}
-    precision = {"precision": str(jnp.result_type(float))}
-    corpus = {} if data is None else data.describe()
-    of = {"corpus": corpus, **config, **precision, "versions": versions}
-    return json.loads(json.dumps(dict(_flat(of))))
-
-
 def file_name(text: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "corpus"
-
-
-def _flat(tree: dict[str, Any], prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
