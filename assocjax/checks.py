@@ -22,6 +22,11 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, Tracer)
 
 
+def is_hidden(x: Any) -> bool:
+    """Whether its values cannot be looked at: traced, or partly on devices of other processes."""
+    return is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable)
+
+
 def check_number(name: str, value: Any, *, minimum: float | None = None) -> None:
     """A finite real number; a traced scalar passes."""
     if is_traced(value):
@@ -63,8 +68,8 @@ def check_tokens(
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
-    Without a mask every position is valid. Traced ids, whose values cannot be checked, are clipped
-    to [0, V).
+    Without a mask every position is valid. Ids whose values cannot be looked at are clipped to
+    [0, V).
     """
     check_integer("vocab_size", vocab_size, minimum=2)
     if not hasattr(tokens, "dtype"):
@@ -74,7 +79,7 @@ def check_tokens(
     shape = np.shape(tokens)
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
         raise InputError(f"tokens must have shape [N, T+1] with N, T >= 1; got {shape}")
-    if not is_traced(tokens):
+    if not is_hidden(tokens):
         values = np.asarray(tokens)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:
@@ -94,7 +99,7 @@ def check_tokens(
             "mask must have one entry for each input position, shape [N, T] = "
             f"{expected} for tokens of shape {shape}; got {np.shape(mask)}"
         )
-    if not is_traced(mask) and not np.asarray(mask).any():
+    if not is_hidden(mask) and not np.asarray(mask).any():
         raise InputError("mask must leave at least one valid position; all are False")
     return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)
 

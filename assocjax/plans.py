@@ -1,10 +1,12 @@
 """Before the work: how a grid of runs is divided, its memory and time, and what would fit."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -191,17 +193,40 @@ def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the devices of this process, or of the machine where they are its cores.
-
-    None where it cannot be told.
+    """Memory of the devices of this process, or of the machine where they are its cores, as far as
+    a job or a container may have it. None where it cannot be told.
     """
     found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     if all(found):
         return sum(found)  # type: ignore[arg-type]
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    limits = group_limits()
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(limits, default=None)
+
+
+def group_limits(
+    groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Memory limits of the Linux control groups of this process and of those that contain them."""
+    limits: list[int] = []
+    with contextlib.suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":  # version 2
+                root, name = mounted, "memory.max"
+            elif "memory" in controllers.split(","):
+                root, name = mounted / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
+                # "max", or no such file, is no limit; a container may not see the outer groups.
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int((folder / name).read_text()))
+                if folder == root:
+                    break
+    return limits
 
 
 def least_bytes(config: RunConfig, sizes: Sizes) -> int:

@@ -19,14 +19,40 @@ from assocjax import cli, figures
 figures.save_sweep = lambda dataset, folder: []  # which takes longest
 cli.main(sys.argv[1:])
 """
+# Five sequences and three of padding, of which each of two processes has half.
+ONE_BATCH = """
+import sys
+import jax
+import numpy as np
+import assocjax as aj
+
+process = int(sys.argv[2])
+jax.distributed.initialize(sys.argv[1], 2, process)
+random = np.random.default_rng(0)
+tokens, mask = random.integers(0, 9, (8, 7)), random.random((8, 6)) < 0.8
+mask[5:] = False
+params = aj.init_params(jax.random.key(0), vocab_size=9, seq_len=6, num_layers=2, scale=0.3)
+expected = aj.exact_loss_and_gradient(params, tokens, mask)
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+sharding = jax.NamedSharding(mesh, jax.P("data"))
+half = slice(4 * process, 4 * process + 4)
+parts = (jax.make_array_from_process_local_data(sharding, a[half]) for a in (tokens, mask))
+found = aj.data_parallel_loss_and_gradient(params, *parts, mesh=mesh)
+for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(np.asarray(a.addressable_data(0)), b, rtol=1e-4, atol=1e-7)
+print(jax.device_count(), "devices")
+"""
 ARGUMENTS = ("--num-sequences", "8", "--seq-len", "6", "--vocab-size", "12", "--num-layers", "1")
 ARGUMENTS += ("--num-documents", "60", "--steps", "3", "--theories", "leading")
 
 
 def start(out, devices, *arguments):
-    command = ("-W", "error", "-c", SWEEP, "sweep", *ARGUMENTS, *arguments, f"--out={out}")
+    return start_program(devices, SWEEP, "sweep", *ARGUMENTS, *arguments, f"--out={out}")
+
+
+def start_program(devices, program, *arguments):
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -34,11 +60,22 @@ def start(out, devices, *arguments):
     )
 
 
-def test_devices_and_processes_do_not_change_a_sweep(tmp_path):
+def free_address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    by_hand = ("--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id")
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def test_processes_do_not_change_the_gradient_of_a_batch():
+    address = free_address()
+    for process in [start_program(2, ONE_BATCH, address, str(i)) for i in range(2)]:
+        printed, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "4 devices" in printed
+
+
+def test_devices_and_processes_do_not_change_a_sweep(tmp_path):
+    by_hand = ("--coordinator", free_address(), "--num-processes", "2", "--process-id")
     processes = {
         "one": [start(tmp_path / "one", 1)],
         "eight": [start(tmp_path / "eight", 8)],
@@ -142,3 +179,19 @@ def test_the_machine_limits_too(monkeypatch):
     config, sizes = aj.RunConfig(steps=1, num_layers=1), plans.Sizes(8, 100, 16, 4)
     with pytest.raises(aj.InputError, match=r"memory of this machine .*; got 0\.000977 GiB"):
         plans.make_plan(config, sizes, (1, 1), 4 << 30)
+
+
+def test_a_job_or_a_container_limits_too(tmp_path):
+    """Of both versions of control groups, those above included; as files of a made-up system."""
+    for path, limit in {
+        "job/memory.max": "max",
+        "job/step/memory.max": "5000",
+        "memory/box/memory.limit_in_bytes": "7000",
+        "memory/memory.limit_in_bytes": "9000",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(f"{limit}\n")
+    groups = tmp_path / "groups"
+    groups.write_text("4:cpu,memory:/box\n3:cpuset:/\n0::/job/step/task\n")
+    assert sorted(plans.group_limits(groups, tmp_path)) == [5000, 7000, 9000]
+    assert plans.group_limits(tmp_path / "elsewhere", tmp_path) == []

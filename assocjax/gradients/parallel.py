@@ -6,7 +6,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.checks import check_batch, is_traced
+from assocjax.checks import check_batch, is_hidden
 from assocjax.errors import InputError
 from assocjax.gradients.exact import count_distinct, exact_loss_and_gradient
 from assocjax.params import Params
@@ -49,7 +49,7 @@ def data_parallel_loss_and_gradient(
     tokens, mask = check_batch(params, tokens, mask)
     if axis not in mesh.shape:
         raise InputError(f"mesh must have an axis {axis!r}; got axes {tuple(mesh.shape)}")
-    if max_distinct is None and not is_traced(tokens):
+    if max_distinct is None and not is_hidden(tokens):
         max_distinct = count_distinct(tokens)
     padding = -len(tokens) % mesh.shape[axis]
     tokens, mask = (jnp.pad(a, ((0, padding), (0, 0))) for a in (tokens, mask))
