@@ -18,6 +18,7 @@ from assocjax.explorer.packing import NEW, pack
 from assocjax.formations import mean_overlap
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 
+_EXAMPLE = "bird"
 _READS = {  # the theory's symbol, what a token's row lists, what its column lists
     "bigram": ("B", "Tokens that follow {}", "Tokens right before {}"),
     "interchangeability": ("B^T B", "Tokens used like {}", "Tokens used like {}"),
@@ -47,7 +48,8 @@ def write_explorer(
     Args:
       dataset: from `track`.
       path: of the file.
-      token: what is shown first; by default a word of middling frequency.
+      token: what is shown first; by default "bird", as in the documentation, or, where a text has
+        none, a word of middling frequency.
       max_steps: of more recorded steps, so many that are evenly spread; by default 24, and 12 of
         over 1,500 tokens, lest the file grow.
 
@@ -68,6 +70,8 @@ def write_explorer(
             f"{dataset.sizes['token']} tokens and lists of {dataset.sizes['rank']}"
         )
     vocabulary = [str(word) for word in dataset["token"].values]
+    if token is None and _EXAMPLE in vocabulary:
+        token = _EXAMPLE
     if token is None:
         start = _middling(vocabulary, dataset["input_frequency"].values)
     else:

@@ -47,7 +47,7 @@ def add_explore(commands: Commands, function: Command) -> None:
         metavar="FILE.html",
         help="the page (default: RESULTS with the ending .html)",
     )
-    add("--token", help="what is shown first (default: a word of middling frequency)")
+    add("--token", help="what is shown first (default: bird, or a word of middling frequency)")
     add(
         "--max-steps",
         type=int,
