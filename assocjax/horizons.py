@@ -17,6 +17,7 @@ from assocjax.checks import check_number, check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS
+from assocjax.results import Part, compute_anew
 from assocjax.sweeps import sweep
 
 SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
@@ -196,6 +197,7 @@ def horizon_study(
     theories: Sequence[str] = ("leading", "effective"),
     threshold: float = 0.1,
     progress: Callable[[int, int], None] | None = None,
+    part: Part = compute_anew,
 ) -> list[dict[str, Any]]:
     """Measures how horizons depend on the setting, varying one quantity at a time.
 
@@ -211,6 +213,8 @@ def horizon_study(
       theories: as in `sweep`.
       threshold: as in `validity_horizon`.
       progress: called with (steps done, steps in all) as the work advances.
+      part: called for each setting with a name and what computes its horizons, a Dataset; as
+        `results.unfinished` yields it, a study goes on where it was stopped.
 
     Returns:
       A row for each setting and theory: the quantities, the theory, for each weight its horizon in
@@ -251,15 +255,19 @@ def horizon_study(
         V, T, L, rate = (setting[name] for name in lists)
         if (V, T) not in loaded:
             loaded[V, T] = _load(load, V, T)
-        dataset = sweep(
-            loaded[V, T],
-            learning_rates=[rate],
-            steps=count - 1,
-            num_layers=L,
-            theories=theories,
-            progress=_offset(progress, before, total),
-        )
-        for row in horizon_table(validity_horizon(dataset, threshold)):
+
+        def measure(data=loaded[V, T], rate=rate, count=count, L=L, before=before) -> xr.Dataset:
+            dataset = sweep(
+                data,
+                learning_rates=[rate],
+                steps=count - 1,
+                num_layers=L,
+                theories=theories,
+                progress=_offset(progress, before, total),
+            )
+            return validity_horizon(dataset, threshold)
+
+        for row in horizon_table(part(f"V{V}-T{T}-L{L}-eta{rate:g}", measure)):
             steps = {name: row[name] for name in WEIGHTS}
             times = {f"{name}*eta": _times(value, rate) for name, value in steps.items()}
             rows.append({**setting, "theory": row["theory"], **steps, **times})

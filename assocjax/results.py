@@ -1,10 +1,12 @@
 """Results are files in standard formats that say where they came from."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.linalg import chosen_precision
 from assocjax.statistics import Statistics
+
+Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
+"""Of a part's name and what computes it, the part: see `unfinished` and `compute_anew`."""
 
 _JSON = ("config", "corpus", "versions", "weights", "identical_revisions")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
@@ -155,6 +160,11 @@ def _flat(tree: dict[str, Any], prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
+def compute_anew(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """The `Part` that keeps nothing."""
+    return compute()
+
+
 def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
     """The Dataset of a file that `keep` wrote, or None without one.
 
@@ -180,6 +190,32 @@ def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
 def keep(dataset: xr.Dataset, path: Path, decides: Mapping[str, Any]) -> None:
     """Saves a Dataset for `reuse`, with all that decides it, as JSON can hold it."""
     save(dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)), path)
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path, decides: Mapping[str, Any]) -> Iterator[Part]:
+    """Keeps the parts of a result until all of them are there, so that a stopped run loses none.
+
+    Yields a function of a part's name and of what computes its Dataset: it returns the one that is
+    kept in the folder (see `reuse`), or computes and keeps it. At the end the folder goes.
+    """
+    folder = output_folder(folder)
+
+    def part(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+        path = folder / f"{name.replace(' ', '-')}.nc"
+        dataset = reuse(path, decides)
+        if dataset is None:
+            dataset = compute()
+            keep(dataset, path, decides)
+        return dataset
+
+    try:
+        yield part
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing has been kept
+        raise
+    shutil.rmtree(folder)
 
 
 def save_json(content: Any, path: str | os.PathLike) -> None:

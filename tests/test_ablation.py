@@ -321,7 +321,7 @@ def test_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         ablation, "ablate", lambda *a, **k: done.extend(k["units"]) or measure(*a, **k)
     )
-    monkeypatch.setattr("assocjax.commands.ablation._trained", None)  # is not done again
+    monkeypatch.setattr("assocjax.commands.ablation._trained", None)  # is not called again
     with pytest.raises(SystemExit):
         cli.main([*command, "--seed", "1", "--out", str(tmp_path / "stopped")])
     assert "its seed is 0, here it is 1" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import xarray as xr
 from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax import horizons
+from assocjax import horizons, results
 from assocjax.params import WEIGHTS
 
 NAN = np.nan
@@ -285,7 +286,7 @@ def load(vocab_size, seq_len):
     return token_data(random_tokens(0, 8, seq_len, vocab_size), vocab_size)
 
 
-def test_a_study_varies_one_thing_at_a_time(monkeypatch):
+def test_a_study_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     """Which sweeps it runs, and what it makes of them; the sweeps themselves are made up."""
     calls, loads, reports = [], [], []
 
@@ -304,7 +305,8 @@ def test_a_study_varies_one_thing_at_a_time(monkeypatch):
         return load(vocab_size, seq_len)
 
     monkeypatch.setattr(horizons, "sweep", fake_sweep)
-    rows = aj.horizon_study(counted, **STUDY, progress=lambda *done: reports.append(done))
+    study = partial(aj.horizon_study, counted, **STUDY, progress=lambda *done: reports.append(done))
+    rows = study()
     assert calls == [
         (6, 5, 2, 1.0, 4),
         (9, 5, 2, 1.0, 4),
@@ -332,6 +334,20 @@ def test_a_study_varies_one_thing_at_a_time(monkeypatch):
         "output*eta": 1.0,
     }
     assert [row["output*eta"] for row in rows] == [2, 2, 2, 2, 4, 1]
+
+    # A study that is stopped goes on, to the same rows.
+    def stopped(name, compute):
+        if name.startswith("V6-T7"):
+            raise KeyboardInterrupt
+        return part(name, compute)
+
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt), results.unfinished(tmp_path / "of", {}) as part:
+        study(part=stopped)
+    with results.unfinished(tmp_path / "of", {}) as part:
+        assert study(part=part) == rows
+    assert len(calls) == len(rows)
+    assert not (tmp_path / "of").exists()
 
 
 def test_a_study_of_real_runs():

@@ -196,3 +196,30 @@ def test_statistics_summary(data, statistics):
         assert row["largest"] == matrix.max()
         i, j = data.vocabulary.index(row["row"]), data.vocabulary.index(row["column"])
         assert matrix[i, j] == matrix.max()
+
+
+def test_parts_are_kept_until_all_are_there(tmp_path):
+    folder, computed = tmp_path / "unfinished", []
+
+    def compute(value):
+        computed.append(value)
+        return xr.Dataset({"x": value})
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), results.unfinished(folder, {"seed": 1}) as part:
+        [part("a part", lambda: compute(0.1)), part("another", stop)]
+    with (
+        pytest.raises(aj.InputError, match="its seed is 1, here it is 2"),
+        results.unfinished(folder, {"seed": 2}) as part,
+    ):
+        part("a part", lambda: compute(0.1))
+    with results.unfinished(folder, {"seed": 1}) as part:
+        found = [part("a part", lambda: compute(0.1)), part("another", lambda: compute(0.2))]
+    assert [float(dataset["x"]) for dataset in found] == computed == [0.1, 0.2]
+    assert not folder.exists()
+    # An error before anything is kept leaves nothing behind.
+    with pytest.raises(ValueError, match="bad"), results.unfinished(folder, {}):
+        raise ValueError("bad")
+    assert not folder.exists()

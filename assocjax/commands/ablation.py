@@ -2,7 +2,7 @@
 
 import argparse
 import math
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from assocjax.corpora import TokenData
     from assocjax.params import Params
-
-_UNFINISHED = "unfinished"  # a folder of what is kept until the end
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -35,7 +33,7 @@ def ablate(options: argparse.Namespace) -> None:
     names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
     names += ("batch_size", "edits", "draws", "seed", "precision")
     config = {name: getattr(options, name) for name in names}
-    dataset = _ablated(options, data, folder / _UNFINISHED, config)
+    dataset = _ablated(options, data, folder, config)
     dataset = dataset.assign_coords(token=list(data.vocabulary))
     dataset = dataset.assign_attrs(results.provenance(data, config))
     results.save(dataset, folder / "ablation.nc")
@@ -55,14 +53,13 @@ def ablate(options: argparse.Namespace) -> None:
         for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
             if f"random_{size}" in of_edit[0]:
                 show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
-    shutil.rmtree(folder / _UNFINISHED)
     show_written(folder, ["ablation.nc", "summary.json", *(path.name for path in paths)])
 
 
 def _ablated(
     options: argparse.Namespace, data: "TokenData", folder: Path, config: dict[str, Any]
 ) -> "xr.Dataset":
-    """`ablation.ablate` of what is trained; weights and finished units are kept in the folder."""
+    """`ablation.ablate` of what is trained; weights and finished units are kept until the end."""
     import jax.numpy as jnp
     import numpy as np
     import xarray as xr
@@ -70,42 +67,37 @@ def _ablated(
     from assocjax import ablation, results
     from assocjax.params import WEIGHTS, Params
 
-    decides = results.identity(data, config)
-    path = results.output_folder(folder) / "trained.nc"
-    trained = results.reuse(path, decides)
-    theory = _theory(options, data)
-    if trained is None:
-        params = _trained(options, data)
-        # Dimensions without a meaning of their own: shapes are all that is kept.
-        trained = xr.Dataset(
+    def trained() -> xr.Dataset:
+        weights = _trained(options, data)
+        arrays = {name: np.asarray(getattr(weights, name)) for name in WEIGHTS}
+        return xr.Dataset(
             {
-                name: ([f"{name}_{i}" for i in range(weight.ndim)], weight)
-                for name, weight in ((name, np.asarray(getattr(params, name))) for name in WEIGHTS)
+                name: ([f"{name}_{axis}" for axis in range(array.ndim)], array)
+                for name, array in arrays.items()
             }
         )
-        results.keep(trained, path, decides)
-    params = Params(**{name: jnp.asarray(trained[name].values) for name in WEIGHTS})
-    units = ablation.default_units(options.num_layers)
-    found: list[xr.Dataset] = []
-    with progress_bar("editing", "units") as progress:
-        for i, (unit, selection) in enumerate(units.items()):
-            progress(i, len(units))
-            path = folder / f"{unit.replace(' ', '_')}.nc"
-            of_unit = results.reuse(path, decides)
-            if of_unit is None:
-                of_unit = ablation.ablate(
-                    params,
-                    theory,
-                    data.tokens,
-                    data.mask,
-                    edits=options.edits,
-                    other=ablation.exchanged(theory) if "swap" in options.edits else None,
-                    units={unit: selection},
-                    draws=options.draws,
-                    seed=options.seed,
-                )
-                results.keep(of_unit, path, decides)
-            found.append(of_unit)
+
+    with results.unfinished(folder / "unfinished", results.identity(data, config)) as part:
+        theory = _theory(options, data)
+        weights = part("trained", trained)
+        params = Params(**{name: jnp.asarray(weights[name].values) for name in WEIGHTS})
+        edit = partial(
+            ablation.ablate,
+            params,
+            theory,
+            data.tokens,
+            data.mask,
+            edits=options.edits,
+            other=ablation.exchanged(theory) if "swap" in options.edits else None,
+            draws=options.draws,
+            seed=options.seed,
+        )
+        units = ablation.default_units(options.num_layers)
+        found: list[xr.Dataset] = []
+        with progress_bar("editing", "units") as progress:
+            for unit, selection in units.items():
+                progress(len(found), len(units))
+                found.append(part(unit, partial(edit, units={unit: selection})))
     return xr.concat(
         found, "unit", data_vars="minimal", coords="minimal", compat="override", join="exact"
     )

@@ -110,7 +110,15 @@ def horizon(options: argparse.Namespace) -> None:
     # All of them first: a size that the corpus does not allow fails before the work.
     sizes = [(size, T) for size in options.vocab_sizes] + [(V, size) for size in options.seq_lens]
     data = {size: load(*size) for size in dict.fromkeys(sizes)}
-    with progress_bar() as progress:
+    names = ("vocab_sizes", "seq_lens", "num_layers", "learning_rates")
+    names = (*names, "duration", "threshold", "theories", "precision")
+    config = {name: getattr(options, name) for name in names}
+    corpora = {"corpora": [of.describe() for of in data.values()]}
+    decides = results.identity(data[V, T], config | corpora)
+    with (
+        results.unfinished(folder / "unfinished", decides) as part,
+        progress_bar() as progress,
+    ):
         rows = horizons.horizon_study(
             lambda vocab_size, seq_len: data[vocab_size, seq_len],
             vocab_sizes=options.vocab_sizes,
@@ -121,11 +129,9 @@ def horizon(options: argparse.Namespace) -> None:
             theories=options.theories,
             threshold=options.threshold,
             progress=progress,
+            part=part,
         )
     laws = _laws(rows)
-    names = ("vocab_sizes", "seq_lens", "num_layers", "learning_rates")
-    names = (*names, "duration", "threshold", "theories", "precision")
-    config = {name: getattr(options, name) for name in names}
     attributes = results.provenance(data[V, T], config)
     content = {**results.decode(attributes), "horizons": rows, "laws": laws}
     results.save_json(content, folder / "horizons.json")
