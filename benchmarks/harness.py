@@ -19,7 +19,7 @@ import numpy as np
 
 from assocjax.results import versions
 
-_REST = 0.5  # seconds before a call is timed: threads of what ran before may still wait for work
+_REST = 0.5  # seconds at most between two sides: threads of one may wait for work a while
 TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -74,12 +74,15 @@ def in_turn(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.n
     """
     for side in sides.values():
         jax.block_until_ready(side())
-    times = [[_once(side) for side in sides.values()] for _ in range(repeats)]
-    return dict(zip(sides, np.array(times).T, strict=True))
+    times = np.empty((repeats, len(sides)))
+    for row in times:
+        for i, side in enumerate(sides.values()):
+            row[i] = _once(side)
+            time.sleep(min(row[i], _REST))
+    return dict(zip(sides, times.T, strict=True))
 
 
 def _once(function, *arguments) -> float:
-    time.sleep(_REST)
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start

@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> dict:
             "sweep": (sweep, ["sweep.nc", "summary.json"]),
             "statistics": (count, ["counts.nc", "correlations.nc"]),
         }
+        if options.small:
+            del files["sweep"]  # whose processes take longest to begin
         print(f"{kills} kills of each on {device()}")
         for what, (arguments, names) in files.items():
             row = _compare(arguments, names, folder / what, kills, rng)

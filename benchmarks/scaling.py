@@ -48,9 +48,10 @@ def main(arguments: list[str] | None = None) -> dict:
         ("sweep", sweep_seconds, RUNS),
     ):
         result[name] = {}
+        if options.small:
+            first = next(iter(axes))
+            axes = {first: [tiny[first], 2 * tiny[first]]}
         for axis, sizes in axes.items():
-            if options.small:
-                sizes = [tiny[axis], 2 * tiny[axis]]
             times = [measure(**(middle | {axis: size})) for size in sizes]
             power = slope(sizes, times)
             result[name][axis] = {"sizes": sizes, "seconds": times, "slope": power}

@@ -106,7 +106,9 @@ def test_a_sweep_equals_a_python_loop_over_its_runs(x64, promote, data, optimize
         "step": steps + 1,
         "layer": L,
     }
-    for theory, rate, seed, scale in itertools.product(THEORIES, RATES, SEEDS, SCALES):
+    # Half of the runs: every value of every axis, and none at the same place of two axes.
+    pairs = zip(RATES, reversed(SEEDS), strict=True)
+    for theory, (rate, seed), scale in itertools.product(THEORIES, pairs, SCALES):
         cell = dataset.sel(theory=theory, learning_rate=rate, seed=seed, init_scale=scale)
         expected = python_run(
             data, theory, rate, seed, scale, steps, getattr(optax, optimizer), batch_size
