@@ -270,6 +270,7 @@ def test_a_diverged_run_is_named_and_the_others_go_on(tiny_sweep):
 
 def test_sweep_of_a_text_file_without_a_step(corpus, tmp_path, capsys):
     command = ["sweep", "--corpus", str(corpus / "stories.txt"), "--steps", "0"]
+    command += ["--num-layers", "1"]
     cli.main([*command, *TINY, *ONE_RUN, "--out", str(tmp_path)])
     dataset = aj.load(tmp_path / "sweep.nc")
     assert dataset["step"].values.tolist() == [0]

@@ -274,7 +274,7 @@ def test_a_diverged_run_is_nan_from_there_and_named(data):
 
 def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
     """The gradient of a cosine at a late step, under jit and vmap, against finite differences."""
-    config = aj.RunConfig(steps=6, num_layers=L)
+    config = aj.RunConfig(steps=6, num_layers=1)
     corpus = aj.Corpus.of(data)
 
     def cosines(rate, scale):
