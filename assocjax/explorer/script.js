@@ -427,7 +427,7 @@
 
   const from = meta.provenance, config = from.config ?? {};
   $("summary").textContent = [
-    from.corpus_name, `${V} tokens`, `${meta.layers.length} layers`,
+    from.corpus_name, `${V} tokens`, `${meta.layers.length} layer${meta.layers.length === 1 ? "" : "s"}`,
     config.learning_rate && `step size ${config.learning_rate}`,
     config.init_scale !== undefined && `start sd ${number(config.init_scale)}`, config.optimizer, from.incomplete,
   ].filter(Boolean).join(" · ");
