@@ -165,8 +165,10 @@ def compute_anew(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
     return compute()
 
 
-def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
+def reuse(path: Path, decides: Mapping[str, Any], whole: Path | None = None) -> xr.Dataset | None:
     """The Dataset of a file that `keep` wrote, or None without one.
+
+    `whole` is the folder of all that goes with it, if it does not stand alone.
 
     Raises:
       InputError: it is of another configuration or corpus; names what differs.
@@ -182,7 +184,8 @@ def reuse(path: Path, decides: Mapping[str, Any]) -> xr.Dataset | None:
         if decides.get(key) != theirs.get(key):
             raise InputError(
                 f"out: {path} is of another configuration: its {key} is {theirs.get(key)!r}, here "
-                f"it is {decides.get(key)!r}; choose another folder, or delete it to begin anew"
+                f"it is {decides.get(key)!r}; choose another folder, or delete {whole or path} to "
+                "begin anew"
             )
     return dataset
 
@@ -200,6 +203,8 @@ def unfinished(folder: Path, decides: Mapping[str, Any]) -> Iterator[Part]:
     kept in the folder (see `reuse`), or computes and keeps it. At the end the folder goes.
     """
     folder = output_folder(folder)
+    for path in folder.glob("*.nc"):  # before any work
+        reuse(path, decides, whole=folder)
 
     def part(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
         path = folder / f"{name.replace(' ', '-')}.nc"
@@ -211,9 +216,12 @@ def unfinished(folder: Path, decides: Mapping[str, Any]) -> Iterator[Part]:
 
     try:
         yield part
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing has been kept
+        if isinstance(error, KeyboardInterrupt) and folder.exists():
+            kept = f"interrupted; what is finished is in {folder}: run the same again to go on"
+            raise KeyboardInterrupt(kept) from None
         raise
     shutil.rmtree(folder)
 

@@ -482,7 +482,7 @@ BAD = {
     "no token": ("associations", ["TOKEN"]),
     "shard that is no part": ("statistics --shard 1-4", ["--shard", "I/N", "'1-4'"]),
     "second pass without a shard": ("statistics --counts {dir}/short.txt", ["--shard", "None"]),
-    "shard after the last": ("statistics --shard 5/4", ["shards", "at least 5", "got 4"]),
+    "shard after the last": ("statistics --shard 5/4", ["--shard", "I from 1 to N", "'5/4'"]),
     "counts that are none": (
         "statistics --shard 1/4 --counts {dir}/short.txt",
         ["cannot read results", "short.txt"],

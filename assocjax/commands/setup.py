@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from assocjax.commands.terminal import show, status
+from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
@@ -49,6 +50,11 @@ def open_corpus(options: argparse.Namespace) -> "TokenData | TokenFile":
 
     if not is_token_file(options.corpus):
         return load_corpus(options)
+    if options.vocab_size is not None:
+        raise InputError(
+            f"--vocab-size: the token file {options.corpus} has a vocabulary of its own, got "
+            f"{options.vocab_size}"
+        )
     file = open_tokens(options.corpus, options.seq_len, num_sequences=options.num_sequences)
     show_corpus(file)
     return file

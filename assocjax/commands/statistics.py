@@ -53,6 +53,8 @@ def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile", folde
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
         raise InputError(f"--shard: expected I/N such as 1/4, got {options.shard!r}")
     shard, of = map(int, numbers)
+    if not 1 <= shard <= of:
+        raise InputError(f"--shard: expected I/N with I from 1 to N, got {options.shard!r}")
     kind = "counts" if options.counts is None else "correlations"
     path = folder / f"{kind}-{shard}-of-{of}.nc"
     with progress_bar(kind, "sequences") as progress:
@@ -102,8 +104,6 @@ def tokenize(options: argparse.Namespace) -> None:
     from assocjax import results
     from assocjax.corpora import write_tokens
 
-    if options.num_sequences is not None:
-        raise InputError("--num-sequences: all sequences are written; give it when they are read")
     folder = results.output_folder(options.out)
     with status("tokenizing"):
         file = write_tokens(options.corpus, folder, **corpus_options(options))

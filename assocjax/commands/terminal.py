@@ -20,6 +20,7 @@ def show_written(folder: Path, names: list[str]) -> None:
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -33,10 +34,16 @@ def show_table(title: str, rows: list[dict[str, Any]]) -> None:
     columns = {name: value for row in reversed(rows) for name, value in row.items()}
     columns = {name: columns[name] for row in rows for name in row}
     for name, value in columns.items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+        side = "left" if isinstance(value, str) else "right"
+        table.add_column(name, justify=side, overflow="fold")  # no digit is lost
     for row in rows:
         table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
-    show(table)
+    console = Console()
+    if not console.is_terminal:  # a file has room for whole lines
+        options = console.options.update(max_width=1000)
+        width = max(console.width, console.measure(table, options=options).maximum)
+        console = Console(width=width)
+    console.print(table, markup=False, highlight=False)
 
 
 def _cell(value: Any) -> str:

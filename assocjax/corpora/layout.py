@@ -56,7 +56,8 @@ def rank_types(
     present = np.flatnonzero(counts).tolist()
     if vocab_size > len(present):
         raise InputError(
-            f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}"
+            f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "
+            "most so many, or none for a default that fits"
         )
     ranked = sorted(present, key=lambda i: (-counts[i], types[i]))
     if vocab_size < len(present) and oov == "unk":

@@ -96,4 +96,4 @@ def finish(figure: Figure, axes, title: str, dataset: xr.Dataset) -> None:
 
 def set_title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
     name = dataset.attrs.get("corpus_name", "")
-    figure.suptitle(f"{title}\n{name}" if name else title, fontsize=10)
+    figure.suptitle(f"{title}\n{name}" if name else title, fontsize=10, wrap=True)

@@ -50,13 +50,14 @@ class Commands:
         num_sequences: int | None,
         sizes: bool = True,
         vocab_size: int = 256,
+        choose: bool = True,
         precision: str | None = "float32",
         files: str = "",
         epilog: str = "",
     ) -> Parser:
         """A command that reads a corpus in tokens of its own choice, and writes results."""
         parser = self._of(
-            function, [corpus_options(num_sequences, sizes, vocab_size, files)], epilog
+            function, [corpus_options(num_sequences, sizes, vocab_size, choose, files)], epilog
         )
         parser.add_argument("--out", type=Path, default=out, help="folder for the results")
         if precision is not None:
@@ -82,7 +83,10 @@ class Commands:
         return parser
 
 
-def corpus_options(num_sequences: int | None, sizes: bool, vocab_size: int, files: str) -> Parser:
+def corpus_options(
+    num_sequences: int | None, sizes: bool, vocab_size: int, choose: bool, files: str
+) -> Parser:
+    """`sizes`: with V and T; `choose`: with a number of sequences to keep."""
     parser = Parser(add_help=False)
     group = parser.add_argument_group("corpus and tokens")
     add = group.add_argument
@@ -93,17 +97,18 @@ def corpus_options(num_sequences: int | None, sizes: bool, vocab_size: int, file
             "--vocab-size",
             type=int,
             metavar="V",
-            help=f"keep the V most frequent tokens (default: {vocab_size}, or all of a text)",
+            help=f"keep the V most frequent tokens (default: {vocab_size}, or what a text has)",
         )
         add("--seq-len", type=int, default=32, metavar="T", help="positions of a sequence")
-    add(
-        "--num-sequences",
-        type=int,
-        default=num_sequences,
-        metavar="N",
-        help="keep the first N sequences"
-        + ("" if num_sequences else " (default: all; of fables, what 2000 stories give)"),
-    )
+    if choose:
+        add(
+            "--num-sequences",
+            type=int,
+            default=num_sequences,
+            metavar="N",
+            help="keep the first N sequences"
+            + ("" if num_sequences else " (default: all; of fables, what 2000 stories give)"),
+        )
     add(
         "--tokenizer",
         default="word",

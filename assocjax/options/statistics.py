@@ -65,7 +65,12 @@ def add_associations(commands: Commands, function: Command) -> None:
 
 def add_tokenize(commands: Commands, function: Command) -> None:
     commands.of_corpus(
-        function, out="assocjax-tokens", num_sequences=None, vocab_size=50_000, precision=None
+        function,
+        out="assocjax-tokens",
+        num_sequences=None,
+        vocab_size=50_000,
+        choose=False,
+        precision=None,
     )
 
 
@@ -97,7 +102,7 @@ def add_attribute(commands: Commands, function: Command) -> None:
         choices=MATRICES,
         default=["value"],
         metavar="MATRIX",
-        help=f"matrices whose entry is taken apart, of {', '.join(MATRICES)}",
+        help=f"after the tokens: matrices whose entry is taken apart, of {', '.join(MATRICES)}",
     )
     parser.add_argument("--top", type=int, default=8, help="documents to list a matrix")
 
