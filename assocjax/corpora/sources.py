@@ -174,17 +174,18 @@ def _read_file(path: Path, separator: str, text_field: str) -> Iterable[str]:
         ".parquet": lambda: _read_parquet(path, text_field),
     }
     reader = readers.get(path.suffix.lower())
+    if path.is_dir():
+        raise InputError(
+            f"corpus: {str(path)!r} is a folder; expected a file, or hf:{path} for a folder of "
+            "files that the library datasets can read; one of assocjax tokenize is for statistics "
+            "and associations, and has a tokens.json once it is whole"
+        )
     if reader is None:
         close = difflib.get_close_matches(str(path), _NAMED, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
             f"corpus: unknown corpus {str(path)!r}{hint}; known are {', '.join(_NAMED)}, "
             f"hf:owner/name[:split] and paths that end in {', '.join(readers)}"
-        )
-    if path.is_dir():
-        raise InputError(
-            f"corpus: {str(path)!r} is a folder; expected a file, or hf:{path} for a folder of "
-            "files that the library datasets can read"
         )
     if not path.is_file():
         raise InputError(f"corpus: no file {str(path)!r}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -266,6 +267,8 @@ def write_tokens(
             "oov": oov,
             "long": long,
             "short": short,
+            "num_documents": len(lengths),
+            "versions": {"assocjax": importlib.metadata.version("assocjax")},
             "vocabulary": vocabulary,
         }
         (folder / "tokens.sizes.bin").unlink(missing_ok=True)
