@@ -174,7 +174,7 @@ def _read_file(path: Path, separator: str, text_field: str) -> Iterable[str]:
         ".parquet": lambda: _read_parquet(path, text_field),
     }
     reader = readers.get(path.suffix.lower())
-    if path.is_dir():
+    if path.is_dir() and path != Path():  # "" is no corpus at all
         raise InputError(
             f"corpus: {str(path)!r} is a folder; expected a file, or hf:{path} for a folder of "
             "files that the library datasets can read; one of assocjax tokenize is for statistics "
