@@ -267,7 +267,7 @@ def horizon_study(
             )
             return validity_horizon(dataset, threshold)
 
-        for row in horizon_table(part(f"V{V}-T{T}-L{L}-eta{rate:g}", measure)):
+        for row in horizon_table(part(f"V{V}-T{T}-L{L}-eta{rate}", measure)):
             steps = {name: row[name] for name in WEIGHTS}
             times = {f"{name}*eta": _times(value, rate) for name, value in steps.items()}
             rows.append({**setting, "theory": row["theory"], **steps, **times})

@@ -91,7 +91,7 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 3 N T words. The sums of a large corpus are
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 15 N T words. The sums of a large corpus are
     divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """

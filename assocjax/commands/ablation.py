@@ -3,7 +3,6 @@
 import argparse
 import math
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_choice, check_integer
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from assocjax.corpora import TokenData
     from assocjax.params import Params
+    from assocjax.results import Part
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -33,10 +33,11 @@ def ablate(options: argparse.Namespace) -> None:
     names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
     names += ("batch_size", "edits", "draws", "seed", "precision")
     config = {name: getattr(options, name) for name in names}
-    dataset = _ablated(options, data, folder, config)
-    dataset = dataset.assign_coords(token=list(data.vocabulary))
-    dataset = dataset.assign_attrs(results.provenance(data, config))
-    results.save(dataset, folder / "ablation.nc")
+    with results.unfinished(folder / "unfinished", results.identity(data, config)) as part:
+        dataset = _ablated(options, data, part)
+        dataset = dataset.assign_coords(token=list(data.vocabulary))
+        dataset = dataset.assign_attrs(results.provenance(data, config))
+        results.save(dataset, folder / "ablation.nc")
     rows = ablation.summary(dataset)
     results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
     with status("drawing"):
@@ -56,15 +57,13 @@ def ablate(options: argparse.Namespace) -> None:
     show_written(folder, ["ablation.nc", "summary.json", *(path.name for path in paths)])
 
 
-def _ablated(
-    options: argparse.Namespace, data: "TokenData", folder: Path, config: dict[str, Any]
-) -> "xr.Dataset":
-    """`ablation.ablate` of what is trained; weights and finished units are kept until the end."""
+def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "xr.Dataset":
+    """`ablation.ablate` of what is trained; `part` keeps the weights and finished units."""
     import jax.numpy as jnp
     import numpy as np
     import xarray as xr
 
-    from assocjax import ablation, results
+    from assocjax import ablation
     from assocjax.params import WEIGHTS, Params
 
     def trained() -> xr.Dataset:
@@ -77,27 +76,26 @@ def _ablated(
             }
         )
 
-    with results.unfinished(folder / "unfinished", results.identity(data, config)) as part:
-        theory = _theory(options, data)
-        weights = part("trained", trained)
-        params = Params(**{name: jnp.asarray(weights[name].values) for name in WEIGHTS})
-        edit = partial(
-            ablation.ablate,
-            params,
-            theory,
-            data.tokens,
-            data.mask,
-            edits=options.edits,
-            other=ablation.exchanged(theory) if "swap" in options.edits else None,
-            draws=options.draws,
-            seed=options.seed,
-        )
-        units = ablation.default_units(options.num_layers)
-        found: list[xr.Dataset] = []
-        with progress_bar("editing", "units") as progress:
-            for unit, selection in units.items():
-                progress(len(found), len(units))
-                found.append(part(unit, partial(edit, units={unit: selection})))
+    theory = _theory(options, data)
+    weights = part("trained", trained)
+    params = Params(**{name: jnp.asarray(weights[name].values) for name in WEIGHTS})
+    edit = partial(
+        ablation.ablate,
+        params,
+        theory,
+        data.tokens,
+        data.mask,
+        edits=options.edits,
+        other=ablation.exchanged(theory) if "swap" in options.edits else None,
+        draws=options.draws,
+        seed=options.seed,
+    )
+    units = ablation.default_units(options.num_layers)
+    found: list[xr.Dataset] = []
+    with progress_bar("editing", "units") as progress:
+        for unit, selection in units.items():
+            progress(len(found), len(units))
+            found.append(part(unit, partial(edit, units={unit: selection})))
     return xr.concat(
         found, "unit", data_vars="minimal", coords="minimal", compat="override", join="exact"
     )

@@ -131,10 +131,10 @@ def horizon(options: argparse.Namespace) -> None:
             progress=progress,
             part=part,
         )
-    laws = _laws(rows)
-    attributes = results.provenance(data[V, T], config)
-    content = {**results.decode(attributes), "horizons": rows, "laws": laws}
-    results.save_json(content, folder / "horizons.json")
+        laws = _laws(rows)
+        attributes = results.provenance(data[V, T], config)
+        content = {**results.decode(attributes), "horizons": rows, "laws": laws}
+        results.save_json(content, folder / "horizons.json")
     with status("drawing"):
         figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
         paths = figures.save(figure, folder / "horizons")
