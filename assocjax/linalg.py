@@ -14,8 +14,17 @@ def matmul(a: Array, b: Array) -> Array:
     JAX's own setting is given: `jax.default_matmul_precision("tensorfloat32")`, as a context or
     for the process, or the option `--matmul-precision` of the command line.
     """
-    default = chosen_precision() is None
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST if default else None)
+    return jnp.matmul(a, b, precision=_precision())
+
+
+def dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """As `matmul`, of matrices, summed over an axis of each: neither is transposed in memory."""
+    contracted = ((axes[0],), (axes[1],))
+    return lax.dot_general(a, b, (contracted, ((), ())), precision=_precision())
+
+
+def _precision() -> lax.Precision | None:
+    return lax.Precision.HIGHEST if chosen_precision() is None else None
 
 
 def chosen_precision() -> str | None:

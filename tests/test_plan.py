@@ -20,8 +20,8 @@ def test_forms_agree(tolerance):
     assert np.all(tables[1].position[:, T:] == 0)  # lags that no sequence has
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_equal_tokens_of_a_sequence_are_one(layers, x64):
+@pytest.mark.parametrize(("layers", "microbatch"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+def test_equal_tokens_of_a_sequence_are_one(layers, microbatch, x64):
     """A bound on distinct tokens, found or given, changes rounding only; one that fails, shows."""
     V, T, N = 40, 19, 5
     params = random_params(0, V=V, T=T, L=layers, scale=0.5)
@@ -32,16 +32,24 @@ def test_equal_tokens_of_a_sequence_are_one(layers, x64):
     dense = aj.exact_loss_and_gradient(params, tokens, mask, form="dense")
     for max_distinct in (None, most, T, 5 * T):
         tables = aj.exact_loss_and_gradient(
-            params, tokens, mask, form="tables", max_distinct=max_distinct
+            params,
+            tokens,
+            mask,
+            form="tables",
+            microbatch_size=microbatch,
+            max_distinct=max_distinct,
         )
         assert_trees_close(tables, dense, rtol=1e-12)
-    loss, _ = aj.exact_loss_and_gradient(params, tokens, form="tables", max_distinct=most - 1)
+    loss, _ = aj.exact_loss_and_gradient(
+        params, tokens, form="tables", microbatch_size=microbatch, max_distinct=most - 1
+    )
     assert np.isnan(loss)
 
 
-def test_both_forms_can_be_differentiated_and_mapped(x64):
+@pytest.mark.parametrize("microbatch", [1, 2])
+def test_both_forms_can_be_differentiated_and_mapped(microbatch, x64):
     """A Hessian-vector product, forward over the gradient and in reverse through it."""
-    V, T, N = 5, 4, 3
+    V, T, N = 5, 9, 3  # a sequence has equal tokens
     params, direction = (random_params(seed, V=V, T=T, L=2) for seed in (0, 1))
     tokens = random_tokens(1, N, T, V)
 
@@ -52,7 +60,7 @@ def test_both_forms_can_be_differentiated_and_mapped(x64):
     for form in FORMS:
 
         def gradient(params, form=form):
-            return aj.exact_gradient(params, tokens, form=form, microbatch_size=2)
+            return aj.exact_gradient(params, tokens, form=form, microbatch_size=microbatch)
 
         products.append(jax.jvp(gradient, (params,), (direction,))[1])
         products.append(jax.grad(lambda p, g=gradient: inner(g(p), direction))(params))

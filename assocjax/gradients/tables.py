@@ -18,14 +18,14 @@ through the products once a step.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from assocjax.gradients.microbatches import fold_microbatches
-from assocjax.linalg import matmul
+from assocjax.linalg import dot, matmul
 from assocjax.model import attention, count_valid, sum_nll
 from assocjax.params import Params
 
@@ -37,8 +37,8 @@ class _Tables(NamedTuple):
     2^(l-1) i + j of the scores of layer l is of S = bits of i and S' = bits of j.
     """
 
-    logits: list
-    scores: list[list]
+    logits: list[Array]
+    scores: list[list[Array]]
 
 
 def num_products(num_layers: int) -> int:
@@ -60,23 +60,30 @@ def tables_loss_and_gradient(
     share = 1 / count_valid(mask, params.output.dtype)
     tables, pull_back = jax.vjp(_make_tables, params)
 
+    single = microbatch_size == 1  # without an axis of length 1, which would cost copies
+
+    def each(function, in_axes: Any = 0):
+        return function if single else jax.vmap(function, in_axes)
+
     @partial(jax.value_and_grad, argnums=(0, 1))
     def microbatch_loss(gathered, position, *sequences):
-        losses = jax.vmap(_sequence_loss, (0, None, 0, 0, 0))(gathered, position, *sequences)
+        losses = each(_sequence_loss, (0, None, 0, 0, 0))(gathered, position, *sequences)
         return share * jnp.sum(losses)
 
     def add(sums, tokens, mask):
+        if single:
+            tokens, mask = tokens[0], mask[0]
         loss, cotangents, position = sums
-        x, y = tokens[:, :-1], tokens[:, 1:]
-        d, occurs = jax.vmap(partial(_distinct, count=max_distinct, dtype=share.dtype))(x)
-        pairs = (d[:, :, None], d[:, None, :])
+        x, y = tokens[..., :-1], tokens[..., 1:]
+        d, place = each(partial(_distinct, count=max_distinct))(x)
+        pairs = (d[..., :, None], d[..., None, :])
         # Of S = {} the rows are those of the inputs themselves, which is cheaper than E M[d].
-        rows = [(x,), *[(d,)] * (len(tables.logits) - 1)]
+        rows = [x, *[d] * (len(tables.logits) - 1)]
         gathered = _Tables(
             [table[index] for table, index in zip(tables.logits, rows, strict=True)],
             [[table[pairs] for table in layer] for layer in tables.scores],
         )
-        nll, (found, of_position) = microbatch_loss(gathered, params.position, occurs, y, mask)
+        nll, (found, of_position) = microbatch_loss(gathered, params.position, place, y, mask)
 
         def add_at(table, index, found):
             return table.at[index].add(found)
@@ -112,37 +119,50 @@ def _make_tables(params: Params) -> _Tables:
     return _Tables(expand(params.output, L), [score_tables(layer) for layer in range(L)])
 
 
-def _distinct(x, count: int, dtype):
-    """The distinct tokens of a sequence, filled up to `count`, and where each occurs [T, count].
+def _distinct(x, count: int):
+    """The distinct tokens of a sequence, filled up to `count`, and the place of each x among them.
 
-    The sequence itself, and None, where there may be T. NaN where they are more than `count`: a
-    wrong bound must not give a wrong gradient.
+    In the order of their ids, so that entries are read and added to in the order of memory. The
+    sequence itself, and None, where there may be T.
     """
-    T = len(x)
-    if count >= T:
+    if count >= len(x):
         return x, None
-    first = jnp.argmax(x[:, None] == x[None, :], axis=1)
-    place = (jnp.cumsum(first == jnp.arange(T)) - 1)[first]
-    d = jnp.zeros(count, x.dtype).at[place].set(x, mode="drop")
-    occurs = jax.nn.one_hot(place, count, dtype=dtype)
-    return d, jnp.where(place[:, None] < count, occurs, jnp.nan)
+    return jnp.unique(x, return_inverse=True, size=count)
 
 
-def _sequence_loss(gathered: _Tables, position, occurs, targets, mask):
+@jax.custom_vjp
+def _product(a: Array, b: Array) -> Array:
+    """Of two matrices; no product of its gradient is transposed in memory."""
+    return matmul(a, b)
+
+
+def _product_gradient(factors, cotangent):
+    a, b = factors
+    return dot(cotangent, b, (1, 1)), dot(a, cotangent, (0, 0))
+
+
+_product.defvjp(lambda a, b: (matmul(a, b), (a, b)), _product_gradient)
+
+
+def _sequence_loss(gathered: _Tables, position, place, targets, mask):
     """Sum of the negative log-likelihoods of one sequence, of what it gathered from the tables."""
 
-    def expand(rows):  # E rows
-        return rows if occurs is None else matmul(occurs, rows)
+    def expand(rows: Array) -> Array:  # E rows; NaN, not silently wrong, if `count` was too small
+        return rows if place is None else rows.at[place].get(mode="fill", fill_value=jnp.nan)
+
+    def fold(A_TxT):  # A E
+        if place is None:
+            return A_TxT
+        return jax.ops.segment_sum(A_TxT.T, place, len(gathered.scores[0][0])).T
 
     C: list = []  # C_S [T,u] for every S that is not empty, of the layers passed
 
     def mix(tables):  # sum_S C_S tables_S
-        return sum(map(matmul, C, tables[1:]), start=expand(tables[0]))
+        return sum(map(_product, C, tables[1:]), start=expand(tables[0]))
 
     for layer, entries in enumerate(gathered.scores):
         by_key = [mix(entries[key :: 2**layer]).T for key in range(2**layer)]
         A_TxT = attention(mix(by_key).T, position[layer], mask)
-        A_E = A_TxT if occurs is None else matmul(A_TxT, occurs)
-        C += [A_E, *(matmul(A_TxT, C_S) for C_S in C)]
-    logits = sum(map(matmul, C, gathered.logits[1:]), start=gathered.logits[0])
+        C += [fold(A_TxT), *(_product(A_TxT, C_S) for C_S in C)]
+    logits = sum(map(_product, C, gathered.logits[1:]), start=gathered.logits[0])
     return sum_nll(logits, targets, mask)
