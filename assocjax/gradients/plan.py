@@ -119,8 +119,9 @@ def _work(form: str, V: int, T: int, L: int, u: int, N: int, microbatch_size: in
         passes = N * 8 * L * T * (V + T) + -(-N // microbatch_size) * 3 * (2 * L + 1) * V * V
         return products + loss + passes * _PASS
     rows, entries = (2**L - 1) * u * V, (num_tables(L) - 2**L) * u * u
-    # Of the layers before the first there is the empty set alone, whose products are gathers.
+    # Products with E are gathers and sums of rows: a layer has 2^(l-1) of [T,u], two of [T,T].
     mixing = T * rows + T * (entries - (2**L - 1) * u * u) + 2 * (2**L - 1 - L) * T * T * u
+    of_E = ((2**L - 1) * u + 2 * L * T) * T * (_READ + _ADD)
     fixed = 3 * num_products(L) * V**3 * (1 + _SMALL / V) + 4 * num_tables(L) * V * V * _PASS
     of_rows = (rows + T * V) * (_READ + _ADD + 4 * _PASS)
-    return fixed + loss + N * (3 * mixing + of_rows + entries * (_READ_ENTRY + _ADD_ENTRY))
+    return fixed + loss + N * (3 * mixing + of_E + of_rows + entries * (_READ_ENTRY + _ADD_ENTRY))
