@@ -1,7 +1,8 @@
 """The exact gradient through tables: products of weights once a step, gathers of them a sequence.
 
 The first layer's input is one-hot, so that h_0 M = E M[d] for any matrix M, with the distinct
-tokens d [u] of a sequence and E [T,u], which says where each occurs; and from layer to layer
+tokens d [u] of a sequence and E [T,u], which says where each occurs (its products are gathers and
+sums of rows); and from layer to layer
 
     h_l M = h_{l-1} M + A_l h_{l-1} (V_l M)
 
