@@ -37,7 +37,11 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # of a process that was killed
             enable_async_checkpointing=False,
         )
-        with _disk_errors(self.folder):
+        self._removed = self.folder.with_name(f"{self.folder.name}.removed")
+        if jax.process_index() == 0:
+            shutil.rmtree(self._removed, ignore_errors=True)
+        # A process that was killed may have left half of an older checkpoint, which is no matter.
+        with _disk_errors(self.folder), _silenced("absl"):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def done(self) -> int:
@@ -97,10 +101,12 @@ class Checkpoints:
         self._manager.close()
 
     def remove(self) -> None:
-        """Removes the folder, when nothing is left to do."""
+        """Removes the folder, at once, when nothing is left to do."""
         self._manager.close()
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.folder.rename(self._removed)
+            shutil.rmtree(self._removed, ignore_errors=True)
 
 
 def _is_key(leaf) -> bool:

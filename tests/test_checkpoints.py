@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -78,6 +80,41 @@ def test_going_on_gives_the_same_bits(data, options, tmp_path, promote):
     whole = aj.sweep(data, **arguments)
     for name in whole.data_vars:
         np.testing.assert_allclose(never[name], whole[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_half_of_an_older_checkpoint_is_no_matter(data, tmp_path, caplog):
+    arguments = GRID | SIZES | {"checkpoint": tmp_path}
+    killed_sweep(data, 2, **arguments)
+    (last,) = (tmp_path / "checkpoint").iterdir()
+    older = last.with_name("1")
+    shutil.copytree(last, older)  # as when the process is killed while this one is removed
+    (older / "_CHECKPOINT_METADATA").unlink()
+    lines = []
+    aj.sweep(data, **arguments, announce=lines.append)
+    assert any("2 of 4 parts" in line for line in lines)
+    assert not caplog.records
+
+
+def test_killed_while_the_last_checkpoint_is_removed(data, tmp_path, monkeypatch):
+    arguments = GRID | SIZES | {"checkpoint": tmp_path}
+
+    remove = shutil.rmtree
+
+    def remove_half(folder, **options):
+        if Path(folder).parent != tmp_path:
+            return remove(folder, **options)
+        for path in folder.glob("*/configuration/metadata"):
+            path.unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_half)
+        with pytest.raises(Killed):
+            aj.sweep(data, **arguments)
+    complete = (tmp_path / "sweep.nc").read_bytes()
+    aj.sweep(data, **arguments)
+    assert (tmp_path / "sweep.nc").read_bytes() == complete
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.nc"]
 
 
 def test_what_is_known_is_readable_at_every_checkpoint(data, tmp_path):
