@@ -24,11 +24,12 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
 from assocjax.arguments import check_integer
 from assocjax.linalg import matmul
 from assocjax.sums import (
-    ATTENTION_UNIT,
     causal_pairs,
     centred_counts,
     check_corpus,
     count_keys,
+    divide,
+    pair_dither,
     sum_blocks,
     to_words,
     zero_words,
@@ -108,6 +109,7 @@ def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> Effectiv
     V, L, T = vocab_size, depth, mask.shape[1]
     q, k = causal_pairs(T)
     dtype = jnp.result_type(float)
+    division = divide(mask, V, values_per_pair=L * (L + 2))
     # Pairs q >= k hold all of C_0k but only half of the other C_jk: as P_jk[k,q] = P_kj[q,k], their
     # other half is the transpose of this half of C_kj. The diagonal is in both.
     diagonal = (q == k)[:, None] & (jnp.arange(L + 1) > 0)[None, :]
@@ -115,10 +117,11 @@ def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> Effectiv
 
     def add_block(sums, block):
         bigram, inputs, context, moments = sums
-        x, y, valid = block  # [T, block]
+        x, y, valid, dither = block  # [T, block]
         one = valid.astype(jnp.int32)
         weights = _pair_weights(valid, L, dtype)[q, k] * once
-        words = to_words(weights, ATTENTION_UNIT)  # [pairs, block, L+1, L]
+        chance = pair_dither(dither[q], k[:, None])[..., None, None]
+        words = to_words(weights, division.unit, chance)  # [pairs, block, L+1, L]
         return (
             bigram.at[x * V + y].add(one),
             inputs.at[x].add(one),
@@ -132,9 +135,7 @@ def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> Effectiv
         zero_words((V * V, L), dtype),
         zero_words((V * V, L + 1, L), dtype),
     )
-    bigram, inputs, context, moments = sum_blocks(
-        add_block, zeros, V, tokens, mask, values_per_pair=L * (L + 2)
-    )
+    bigram, inputs, context, moments = sum_blocks(add_block, zeros, division, tokens, mask)
     num_positions = jnp.sum(inputs)
     M = num_positions.astype(dtype)
 
@@ -163,7 +164,7 @@ def _pair_weights(
     """P_jk = (A_0^j)^T A_0^k of every sequence of a block, for j = 0..L and k = 1..L.
 
     Each position adds products of two rows of attention weights to P_jk, which sum to 1 as one row
-    does: `ATTENTION_UNIT` fits these weights too.
+    does: these weights can be words too.
     """
     one = valid.astype(dtype)[:, None]
     share = one / count_keys(valid, dtype)[:, None]

@@ -24,23 +24,19 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sums import (
-    ATTENTION_UNIT,
+    add_at,
     centred_counts,
     check_corpus,
     count_keys,
-    even_positions,
+    divide,
     fold,
-    of_keys,
-    of_queries,
+    foldable,
+    map_rows,
     over_devices,
     sum_blocks,
-    sum_keys,
     to_words,
     zero_words,
 )
-
-_IN_BOUNDS = "promise_in_bounds"  # as `check_corpus` has found
-_CORRELATION_UNIT = 2.0**-16  # of D, relative to the largest entry of Gamma
 
 
 @struct.dataclass
@@ -141,21 +137,29 @@ def attention_correlation(
 def _count(vocab_size: int, tokens, mask):
     """Sums over sequences: of (input, target), of attention weights, of inputs and of targets."""
     V = vocab_size
-    tokens, mask = even_positions(tokens, mask)
+    tokens, mask = foldable(tokens, mask)
     dtype = jnp.result_type(float)
+    division = divide(mask, V)
 
-    def prepare(x, y, valid):  # [T, block]
+    def prepare(x, y, valid, dither):  # [T, block]
         weight = jnp.where(valid, 1 / count_keys(valid, dtype), 0)
-        folded = fold(y * V).queries, fold(to_words(weight, ATTENTION_UNIT)).queries
-        return x, y, valid.astype(jnp.int32), *folded, fold(x).keys, fold(valid).keys
+        row, weight, dither, column, is_key = map(fold, (y * V, weight, dither, x, valid))
+        queries = row.queries, weight.queries, dither.queries
+        return x, y, valid.astype(jnp.int32), column.keys, is_key.keys, queries
 
     def add_block(sums, block):
         bigram, context, inputs, targets = sums
-        x, y, one, row, words, column, is_key = block
-        words = jnp.where(of_keys(*is_key), of_queries(*words), 0)
+        x, y, one, column, is_key, queries = block
+
+        def pairs(rows, queries):
+            row, weight, dither = queries
+            weight = jnp.where(rows.keys(*is_key), rows.queries(*weight), 0)
+            words = to_words(weight, division.unit, rows.dither(dither))
+            return rows.queries(*row) + rows.keys(*column), words
+
         return (
             bigram.at[x * V + y].add(one),
-            context.at[of_queries(*row) + of_keys(*column)].add(words, mode=_IN_BOUNDS),
+            add_at(context, *map_rows(pairs, queries)),
             inputs.at[x].add(one),
             targets.at[y].add(one),
         )
@@ -163,7 +167,7 @@ def _count(vocab_size: int, tokens, mask):
     counts = partial(jnp.zeros, dtype=jnp.int32)
     zeros = (counts(V * V), zero_words((V * V,), dtype), counts(V), counts(V))
     bigram, context, inputs, targets = sum_blocks(
-        add_block, zeros, V, tokens, mask, prepare=prepare
+        add_block, zeros, division, tokens, mask, prepare=prepare
     )
     return bigram.reshape(V, V), context.reshape(V, V), inputs, targets
 
@@ -194,48 +198,53 @@ def _compose(bigram, context, inputs, targets) -> Statistics:
 
 
 def _correlate(tokens, matrix, mask):
-    centred, unit = _centre(matrix)
-    query_key, lags = over_devices(_sum_correlations, tokens, mask, centred, unit)
+    query_key, lags = over_devices(_sum_correlations, tokens, mask, matrix)
     M = jnp.sum(mask).astype(matrix.dtype)
     return query_key / M, lags / M
 
 
 @jax.jit
-def _centre(matrix):
-    """The matrix minus the means of its rows, and the unit of its words."""
-    centred = matrix - jnp.mean(matrix, axis=1, keepdims=True)
-    largest = lax.stop_gradient(jnp.max(jnp.abs(centred)))
-    unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))) * _CORRELATION_UNIT
-    return centred, unit
-
-
-@jax.jit
-def _sum_correlations(tokens, mask, matrix, unit):
+def _sum_correlations(tokens, mask, matrix):
     V, length = matrix.shape[0], mask.shape[1]
-    tokens, mask = even_positions(tokens, mask)
+    matrix, scale = _scaled(matrix - jnp.mean(matrix, axis=1, keepdims=True))
+    tokens, mask = foldable(tokens, mask)
     T = mask.shape[1]
+    division = divide(mask, V)
     by_target = matrix.T.reshape(-1)  # so that the keys of a query read in one row
 
-    def prepare(x, y, valid):  # [T, block]
-        folded = (fold(a) for a in (x, x * V, y * V, valid, count_keys(valid, matrix.dtype)))
-        token, row, target, valid, num_keys = folded
-        return token.keys, row.queries, target.queries, *valid, num_keys.queries
+    def prepare(x, y, valid, dither):  # [T, block]
+        folded = map(fold, (x * V, y * V, valid, count_keys(valid, matrix.dtype), dither))
+        return fold(x).keys, fold(valid).keys, tuple(a.queries for a in folded)
 
     def add_block(sums, block):
         query_key, lags = sums
-        token, row, target, is_query, is_key, num_keys = block
-        column, pair = of_keys(*token), of_queries(*is_query) & of_keys(*is_key)
-        m = by_target.at[of_queries(*target) + column].get(mode=_IN_BOUNDS)
-        m = jnp.where(pair, m, 0)
-        mean = map(jnp.divide, sum_keys(m), num_keys)
-        D = jnp.where(pair, m - of_queries(*mean), 0) / of_queries(*num_keys)
-        words = to_words(D, unit)
-        query_key = query_key.at[of_queries(*row) + column].add(words, mode=_IN_BOUNDS)
-        return query_key, lags + jnp.sum(words, axis=2)
+        column, is_key, queries = block
 
-    rectangle = (T // 2, T + 1)
-    zeros = zero_words((V * V,), matrix.dtype), zero_words(rectangle, matrix.dtype)
-    query_key, lags = sum_blocks(add_block, zeros, V, tokens, mask, prepare=prepare)
-    position = fold(jnp.arange(T))
-    lag = of_queries(*position.queries) - of_keys(*position.keys)
-    return query_key.reshape(V, V), jax.ops.segment_sum(lags.ravel(), lag.ravel(), T)[:length]
+        def pairs(rows, queries):
+            row, target, is_query, num_keys, dither = queries
+            place, pair = rows.keys(*column), rows.queries(*is_query) & rows.keys(*is_key)
+            m = by_target.at[rows.queries(*target) + place].get(mode="promise_in_bounds")
+            m = jnp.where(pair, m, 0)
+            mean = map(jnp.divide, rows.sum_keys(m), num_keys)
+            D = jnp.where(pair, m - rows.queries(*mean), 0) / rows.queries(*num_keys)
+            return rows.queries(*row) + place, to_words(D, division.unit, rows.dither(dither))
+
+        index, words = map_rows(pairs, queries)
+        lags = lags + jnp.sum(words, axis=1).reshape(lags.shape)
+        return add_at(query_key, index, words), lags
+
+    zeros = zero_words((V * V,), matrix.dtype), zero_words((T // 2, T + 1), matrix.dtype)
+    query_key, lags = sum_blocks(add_block, zeros, division, tokens, mask, prepare=prepare)
+    position = fold(jnp.arange(T)[:, None])
+    lag = map_rows(
+        lambda rows, queries: rows.queries(*queries) - rows.keys(*position.keys), position.queries
+    )
+    lags = jax.ops.segment_sum(lags.ravel(), lag.ravel(), T)[:length]
+    return query_key.reshape(V, V) * scale, lags * scale
+
+
+def _scaled(matrix):
+    """The matrix over a power of 2, and that: D, of which |D[t]| sums to at most 1, are weights."""
+    largest = 2 * lax.stop_gradient(jnp.max(jnp.abs(matrix)))
+    scale = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1))))
+    return matrix / scale, scale

@@ -183,6 +183,27 @@ def test_sums_keep_their_digits_in_float32(N, T, V):
         assert error < 1e-4
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_a_pair_that_meets_millions_of_times_keeps_its_digits(share, monkeypatch):
+    """All sequences in one chunk, in which float32 alone would no longer see small weights."""
+    monkeypatch.setattr(sums, "_CHUNK_PAIRS", 2**31)
+    jax.clear_caches()
+    V, tokens = 50, random_tokens(0, 3000, 100, 50)
+    frequent = np.random.default_rng(1).random(tokens.shape) < share
+    tokens = np.where(frequent, 0, tokens).astype(np.int32)
+    single = aj.corpus_statistics(tokens, V)
+    jax.config.update("jax_enable_x64", True)
+    double = aj.corpus_statistics(tokens, V)
+    Q, Delta = aj.attention_correlation(tokens, jnp.asarray(np.asarray(single.composed, float)))
+    expected = jax.tree.map(np.asarray, (double.context, Q, Delta))
+    jax.config.update("jax_enable_x64", False)
+    jax.clear_caches()
+    actual = single.context, single.query_key, single.position
+    for values, exact in zip(actual, expected, strict=True):
+        error = np.max(np.abs(np.asarray(values, float) - exact)) / np.max(np.abs(exact))
+        assert error < 5e-6
+
+
 def test_counts_are_integers_until_the_end():
     """2^24 + 5 positions: float32, which holds no odd number above 2^24, would lose count."""
     stats = aj.corpus_statistics(np.zeros((2**24 + 5, 2), np.int32), 2)
