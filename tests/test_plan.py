@@ -46,6 +46,27 @@ def test_equal_tokens_of_a_sequence_are_one(layers, microbatch, x64):
     assert np.isnan(loss)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gradient_of_a_large_batch_keeps_its_digits_in_float32(form):
+    """A pair of tokens that follow each other 10^4 times hides no small probability."""
+    N, T, V = 4000, 32, 50
+    tokens = random_tokens(0, N, T, V)
+    frequent = np.random.default_rng(1).random(tokens.shape) < 0.4
+    tokens = np.where(frequent, 0, tokens).astype(np.int32)
+    params = jax.tree.map(
+        lambda a: a.astype(np.float32), random_params(0, V=V, T=T, L=1, scale=0.1)
+    )
+    single = aj.exact_loss_and_gradient(params, tokens, form=form)
+    jax.config.update("jax_enable_x64", True)
+    params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, float)), params)
+    double = aj.exact_loss_and_gradient(params, tokens, form=form)
+    double = jax.tree.map(np.asarray, double)
+    jax.config.update("jax_enable_x64", False)
+    for actual, expected in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
+        error = np.max(np.abs(np.asarray(actual, float) - expected))
+        assert error < 1e-5 * np.max(np.abs(expected))
+
+
 @pytest.mark.parametrize("microbatch", [1, 2])
 def test_both_forms_can_be_differentiated_and_mapped(microbatch, x64):
     """A Hessian-vector product, forward over the gradient and in reverse through it."""

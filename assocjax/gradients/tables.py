@@ -16,6 +16,10 @@ over all subsets S of the L layers, and S, S' of the layers before l. All produc
 [V,V] have become products of [V,V] matrices, made once a step, and T u V work a sequence. Backward,
 a sequence adds to rows and entries of the tables' cotangents, in place; these are pulled back
 through the products once a step.
+
+The first table of the logits, W_O, is read by rows: a position with input x and target y adds
+p - e_y to row x of its cotangent. Float32 would lose the small p beside the many e_y of a frequent
+pair. So sequences add p - 1/V only, and e_y - 1/V is counted: it is the bigram of the corpus.
 """
 
 from functools import partial
@@ -29,6 +33,7 @@ from assocjax.gradients.microbatches import fold_microbatches
 from assocjax.linalg import dot, matmul
 from assocjax.model import attention, count_valid, sum_nll
 from assocjax.params import Params
+from assocjax.sums import centred_counts
 
 
 class _Tables(NamedTuple):
@@ -66,10 +71,11 @@ def tables_loss_and_gradient(
     def each(function, in_axes: Any = 0):
         return function if single else jax.vmap(function, in_axes)
 
-    @partial(jax.value_and_grad, argnums=(0, 1))
+    @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def microbatch_loss(gathered, position, *sequences):
         losses = each(_sequence_loss, (0, None, 0, 0, 0))(gathered, position, *sequences)
-        return share * jnp.sum(losses)
+        nll, counted = (share * jnp.sum(terms) for terms in losses)
+        return nll + counted, nll
 
     def add(sums, tokens, mask):
         if single:
@@ -84,7 +90,8 @@ def tables_loss_and_gradient(
             [table[index] for table, index in zip(tables.logits, rows, strict=True)],
             [[table[pairs] for table in layer] for layer in tables.scores],
         )
-        nll, (found, of_position) = microbatch_loss(gathered, params.position, place, y, mask)
+        found = microbatch_loss(gathered, params.position, place, y, mask)
+        (_, nll), (found, of_position) = found
 
         def add_at(table, index, found):
             return table.at[index].add(found)
@@ -101,8 +108,16 @@ def tables_loss_and_gradient(
     zeros = jax.tree.map(jnp.zeros_like, (share, tables, params.position))
     sums = fold_microbatches(add, zeros, tokens, mask, microbatch_size)
     loss, cotangents, position = sums
+    cotangents.logits[0] -= share * _centred_bigram(tokens, mask, params.output)
     (gradient,) = pull_back(cotangents)
     return loss, gradient.replace(position=position)
+
+
+def _centred_bigram(tokens, mask, like):
+    """Sum over positions of e_x (e_y - 1/V)^T, counted."""
+    counts = jnp.zeros(like.shape, jnp.int32)
+    counts = counts.at[tokens[:, :-1], tokens[:, 1:]].add(mask.astype(jnp.int32))
+    return centred_counts(counts, jnp.sum(counts, axis=1, dtype=counts.dtype), like.dtype)
 
 
 def _make_tables(params: Params) -> _Tables:
@@ -146,7 +161,11 @@ _product.defvjp(lambda a, b: (matmul(a, b), (a, b)), _product_gradient)
 
 
 def _sequence_loss(gathered: _Tables, position, place, targets, mask):
-    """Sum of the negative log-likelihoods of one sequence, of what it gathered from the tables."""
+    """Of one sequence, of what it gathered from the tables: two sums over its positions.
+
+    The negative log-likelihoods, and what gradients count instead: logits[y] - mean(logits), of the
+    first table of the logits alone.
+    """
 
     def expand(rows: Array) -> Array:  # E rows; NaN, not silently wrong, if `count` was too small
         return rows if place is None else rows.at[place].get(mode="fill", fill_value=jnp.nan)
@@ -165,5 +184,7 @@ def _sequence_loss(gathered: _Tables, position, place, targets, mask):
         by_key = [mix(entries[key :: 2**layer]).T for key in range(2**layer)]
         A_TxT = attention(mix(by_key).T, position[layer], mask)
         C += [fold(A_TxT), *(_product(A_TxT, C_S) for C_S in C)]
-    logits = sum(map(_product, C, gathered.logits[1:]), start=gathered.logits[0])
-    return sum_nll(logits, targets, mask)
+    rows = gathered.logits[0]
+    logits = sum(map(_product, C, gathered.logits[1:]), start=rows)
+    counted = jnp.take_along_axis(rows, targets[:, None], axis=-1)[:, 0] - jnp.mean(rows, axis=-1)
+    return sum_nll(logits, targets, mask), jnp.sum(jnp.where(mask, counted, 0))
