@@ -24,8 +24,8 @@ from assocjax.checks import check_tokens, is_traced
 from assocjax.errors import InputError
 
 _BLOCK_PAIRS = 1 << 15  # (query, key) pairs a block: their indices and weights stay in cache
-_CHUNK_PAIRS = 1 << 19  # the least number of them that a chunk should have
-_CHUNK_POSITIONS = 1 << 21  # the largest number: the more, the coarser is the unit of words
+_CHUNK_PAIRS = 1 << 19  # the least number of pairs that a chunk should have
+_CHUNK_POSITIONS = 1 << 21  # the largest number of them: the more, the coarser is the unit
 _DIVIDED_PAIRS = 1 << 24  # below, sums take no longer than to divide them
 _LARGEST_VOCAB = 46_340  # V^2 must fit a 32-bit index
 _PARTS = 2  # of the rows of pairs
