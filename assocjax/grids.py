@@ -98,7 +98,7 @@ def run_grid(
             with _listening(progress, chunk * total, len(chunks) * total, total):
                 carry, found = _advance_chunk(*static, *arguments)
                 interrupts.wait(found, announce)
-                found = jax.tree.map(_fetch, found)
+                found = _fetch(found)
                 jax.effects_barrier()
             if part == done < parts - 1:
                 left = (time.monotonic() - began) * (parts - part - 1)
@@ -140,8 +140,14 @@ def _put(tree: Any, mesh: Mesh, *axes: str) -> Any:
     return jax.tree.map(put, tree)
 
 
-def _fetch(array: jax.Array) -> np.ndarray:
-    """All of an array on every process."""
+def _fetch(records: dict[str, jax.Array]) -> Records:
+    """All of the arrays on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(records)  # copies of all are under way at once
+    return {name: _gather(values) for name, values in records.items()}
+
+
+def _gather(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
@@ -266,7 +272,7 @@ def _finish(observed: Records, grid: Grid, plan: Plan) -> Records:
     finished: Records = {}
     for rows, columns in _chunks(grid, plan):
         block = {name: values[rows, columns] for name, values in observed.items()}
-        for name, values in _finish_chunk(block).items():
+        for name, values in jax.device_get(_finish_chunk(block)).items():
             if name not in finished:
                 sizes = next(iter(observed.values())).shape[:2]
                 finished[name] = np.empty((*sizes, *values.shape[2:]), values.dtype)
@@ -328,7 +334,7 @@ class _Interrupts:
                 self._announced = True
                 announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
             time.sleep(pause)
-            pause = min(2 * pause, 0.02)
+            pause = min(1.1 * pause, 0.02)  # at most a tenth of what was waited
 
     def asked(self) -> bool:
         """Whether any process was asked to stop."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -163,10 +164,11 @@ def foreseen_seconds(
     return (config.steps + 1) * each / multiply_adds
 
 
+@functools.cache
 def measured_multiply_adds() -> float:
     """Multiply-adds in a second of a large product, on all local devices together.
 
-    Cost: a fraction of a second.
+    Cost: a fraction of a second, once a process.
     """
     n = 1024
     product = jax.jit(lambda a: matmul(a, a))

@@ -1,6 +1,7 @@
 """Results are files in standard formats that say where they came from."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -46,8 +47,12 @@ def provenance(data: TokenData | TokenFile, config: dict[str, Any]) -> dict[str,
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **packages}
+    return {"python": platform.python_version(), **_packages()}
+
+
+@functools.cache  # a search of every folder that is imported from
+def _packages() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def decode(attrs: dict[Any, Any]) -> dict[str, Any]:

@@ -286,11 +286,11 @@ def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dat
             "layer": ("layer", np.arange(1, config.num_layers + 1, dtype=np.int32)),
         },
     )
-    diverged = dataset["diverged_step"]
+    steps = dataset["diverged_step"].transpose(*GRID).values
+    rates, seeds, scales = (grid[name] for name in GRID)
     dataset.attrs["diverged"] = "; ".join(
-        f"learning_rate={cell.learning_rate.item():g} seed={cell.seed.item()} "
-        f"init_scale={cell.init_scale.item():g} at step {cell.item()}"
-        for cell in diverged.stack(run=GRID).transpose("run", ...)
-        if cell.item() >= 0
+        f"learning_rate={rates[i]:g} seed={seeds[j]} init_scale={scales[k]:g} "
+        f"at step {steps[i, j, k]}"
+        for i, j, k in np.argwhere(steps >= 0)
     )
     return dataset

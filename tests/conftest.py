@@ -23,6 +23,18 @@ settings.register_profile("assocjax", deadline=None, derandomize=True)
 settings.load_profile("assocjax")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def bounded_programs():
+    """Drops compiled programs before Linux runs out of mappings for them, which kills a process.
+
+    A program takes about 20 of the 65,530 that a process may have by default.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of real texts, too large for the repository: brown.txt, kjv.txt, ..."""
