@@ -328,13 +328,13 @@ class _Interrupts:
 
     def wait(self, tree: Any, announce: Callable[[str], None]) -> None:
         """Until arrays are computed; in Python, where a signal is noticed."""
-        pause = 1e-4
-        while not all(leaf.is_ready() for leaf in jax.tree.leaves(tree)):
+        pause, leaves = 1e-4, jax.tree.leaves(tree)
+        while not all(leaf.is_ready() for leaf in leaves):
             if self._count and not self._announced:
                 self._announced = True
                 announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
             time.sleep(pause)
-            pause = min(1.1 * pause, 0.02)  # at most a tenth of what was waited
+            pause = min(1.02 * pause, 0.02)  # about a fiftieth of what was waited, at most
 
     def asked(self) -> bool:
         """Whether any process was asked to stop."""
