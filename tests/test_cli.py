@@ -67,6 +67,7 @@ def run(*arguments, **environment):
             **os.environ,
             "COLUMNS": "100",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+            "XLA_FLAGS": "",
             **environment,
         },
     )
