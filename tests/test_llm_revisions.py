@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def finished(folder, text, tmp_path_factory):
         lines = []
         patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
-        patch.setattr("assocjax.figures.save", lambda figure, path: [path.with_suffix(".png")])
+        patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
     return out, " ".join(lines)
 
@@ -195,8 +196,8 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_shuffles": 5}, "step0.nc is of another configuration: its num_shuffles is 4"),
-        ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
+        ({"num_shuffles": 5}, r"of another configuration: its config\.num_shuffles is 4"),
+        ({"probe": "occurrence"}, "its config.probe is 'single', here it is 'occurrence'"),
     ],
 )
 def test_another_configuration_is_refused(change, message, folder, data, finished):
@@ -211,7 +212,7 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
         compare(other, data, finished[0])
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
-    with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
+    with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])
     (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
     with pytest.raises(InputError, match="is no result that can be used again"):
