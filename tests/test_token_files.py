@@ -107,7 +107,7 @@ def test_what_does_not_fit(tmp_path):
     for about, seq_len, message in (
         (None, 2, r"a\.json: cannot read the description"),
         ({}, 2, r"a\.json: expected a JSON object with vocabulary or vocab_size"),
-        ({"vocab_size": 8}, 2, r"a\.bin: dtype must be one of uint16, uint32; got None"),
+        ({"vocab_size": 8}, 2, r"a\.bin: dtype must be one of uint16, int32, uint32, int64; got None"),
         ({"vocab_size": 8, "dtype": "uint16"}, None, "seq_len must be given: .*a.bin is a stream"),
         ({"vocab_size": 8, "dtype": "uint16"}, 8, "expected at least 9 tokens, got 8"),
         ({"vocab_size": 8, "dtype": "uint16", "seq_len": 2}, None, r"of 3 tokens .*shape \[8\]"),
