@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from assocjax.arguments import printable
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.linalg import chosen_precision
@@ -96,9 +97,14 @@ def output_folder(path: str | os.PathLike) -> Path:
     """Makes a folder and proves that a file can be written in it, before any work is done.
 
     Raises:
-      InputError: it cannot be made or written.
+      InputError: it cannot be made or written, or has a name that NetCDF cannot write to.
     """
     folder = Path(path)
+    if printable(folder) != str(folder):
+        raise InputError(
+            f"output folder {str(folder)!r}: its name is not UTF-8, which NetCDF cannot write to; "
+            "choose another"
+        )
     probe = folder / f".write-test-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,9 @@ def stream_documents(
     is known when the first is asked for.
     """
     if num_documents is not None:
-        num_documents = check_integer("num_documents", num_documents, minimum=1)
+        num_documents = check_integer(
+            "num_documents", num_documents, minimum=1, maximum=sys.maxsize
+        )
     check_integer("seed", seed, minimum=0)
     check_string("separator", separator)
     check_string("text_field", text_field)
@@ -139,8 +141,6 @@ def stream_documents(
     else:
         path = Path(corpus)
         name, texts = printable(path.name), _read_file(path, separator, text_field)
-    if num_documents is not None:
-        num_documents = min(num_documents, sys.maxsize)  # of which islice takes no more
     documents = filter(str.strip, (_plain(text, corpus) for text in texts))
     return name, _some(itertools.islice(documents, num_documents), corpus)
 

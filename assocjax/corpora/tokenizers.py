@@ -163,8 +163,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if getattr(tokenizer.model, "dropout", None):
-        setattr(tokenizer.model, "dropout", None)  # noqa: B010, as in train_bpe
+    without_dropout(tokenizer)
     token_of: dict[int, str] = {}
     for token, i in sorted(tokenizer.get_vocab(with_added_tokens=True).items()):
         if i in token_of:
@@ -178,6 +177,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
             f"tokenizer: {str(path)!r}: expected ids below {MAX_VOCAB_SIZE}, got {max(token_of)}"
         )
     return tokenizer
+
+
+def without_dropout(tokenizer: Tokenizer) -> None:
+    """Turns off the dropout of BPE, by which a text would be other tokens at each reading."""
+    if getattr(tokenizer.model, "dropout", None):
+        setattr(tokenizer.model, "dropout", None)  # noqa: B010, as in train_bpe
 
 
 def _reason(error: Exception) -> str:

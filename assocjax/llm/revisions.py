@@ -166,6 +166,7 @@ def _versions() -> dict[str, str]:
 def _of_text(source: TokenData | TokenFile) -> dict[str, Any]:
     return {
         "corpus_sha256": source.sha256,
+        "tokens_sha256": source.tokens_sha256,
         "seq_len": source.seq_len,
         "num_sequences": source.num_sequences,
         "assocjax": importlib.metadata.version("assocjax"),
