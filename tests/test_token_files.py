@@ -180,6 +180,7 @@ def test_descriptions_that_make_no_sense(tmp_path, about, error, message):
         (b"PK\x03\x04" + bytes(60), "magic string"),  # an archive of arrays
         (pickle.dumps([1, 2, 3]), "magic string"),
         (b"\x93NUMPY\x01\x00\xff\xff{", "cannot read tokens .*array header"),
+        (b"\x93NUMPY\x01\x00\x04\x00{'\x1d\n", "cannot read tokens"),
     ],
 )
 def test_what_is_no_npy_is_called_so(tmp_path, content, message):

@@ -396,7 +396,7 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
     try:
         # np.load reads pickles and archives too, and takes any other file for a pickle.
         ids = open_memmap(path, mode="r") if is_npy else np.memmap(path, _DTYPES[str(dtype)], "r")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a header, NumPy raises errors of Python's parser too
         is_bare = "magic string" in str(error)  # of a .npy, which begins with one
         hint = "; integers and nothing else make a .bin, with their dtype described"
         raise InputError(f"{path}: cannot read tokens ({error}){hint if is_bare else ''}") from None
