@@ -196,7 +196,7 @@ def associations(options: argparse.Namespace) -> None:
             for token, matrices in listing.items()
         }
         content = {**results.decode(attributes), "associations": scores}
-        decides = {name: attributes[name] for name in ("config", "corpus")}
+        decides = {name: content[name] for name in ("config", "corpus")}
         with claim(options.out, "associations", decides, overwrite=options.overwrite) as folder:
             results.save_json_to(folder, "associations.json", content)
             folder.finish()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from assocjax.arguments import printable
 from assocjax.errors import InputError, InputTypeError
 from assocjax.storage import Folder
 
@@ -12,6 +13,8 @@ from assocjax.storage import Folder
 def show(text: Any, **options: Any) -> None:
     from rich.console import Console
 
+    if isinstance(text, str):
+        text = printable(text)
     Console(highlight=False).print(text, markup=False, **options)
 
 

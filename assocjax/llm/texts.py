@@ -54,7 +54,7 @@ def tokens_of_model(
 
     Args:
         name_or_path, revision: As of `load_model`. Ids are those of its tokeniser, without special
-            tokens.
+            tokens, whose names in a text are text.
         corpus: As of `load_tokens`; or a token file, which has to be in the same tokens.
         seq_len: T. Longer documents are cut into windows, and what is shorter is padded and masked,
             so that every bigram of the text counts once.
@@ -64,6 +64,7 @@ def tokens_of_model(
     Raises:
         InputError: If the model has no tokeniser, a token file is of another vocabulary, or the
             corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
+        InputTypeError: As `load_tokens`.
     """
     files = find_model(name_or_path, revision)
     tokenizer = load_tokenizer(files)
@@ -71,8 +72,7 @@ def tokens_of_model(
         data = open_tokens(corpus, seq_len, num_sequences=num_sequences)
         if tokenizer is not None:
             check_vocabulary(data, tokenizer, files.name)
-        first = open_tokens(corpus, seq_len, num_sequences=min(NUM_SEQUENCES, data.num_sequences))
-        return first if num_sequences is None else data
+        return data.first(min(num_sequences or NUM_SEQUENCES, data.num_sequences))
     if tokenizer is None:
         raise InputError(
             f"tokenizer: model {files.name!r} has none to read {str(corpus)!r} by; give a token "
@@ -153,17 +153,16 @@ def check_vocabulary(data: TokenData | TokenFile, tokenizer: Any, model: str) ->
     Raises:
         InputError: If not; names the model as `model`.
     """
-    own = {i: token for token, i in tokenizer.get_vocab().items()}
-    size = 1 + max(own, default=-1)
+    own = sorted((i, token) for token, i in tokenizer.get_vocab().items())
+    size = 1 + max((i for i, _ in own), default=-1)
     if data.vocab_size != size:
         raise InputError(
             f"corpus: {data.name} is in {data.vocab_size} tokens, those of model {model!r} are "
             f"{size}"
         )
-    other = [i for i, token in own.items() if data.vocabulary[i] not in (token, str(i))]
-    if other:
-        i = min(other)
-        raise InputError(
-            f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: token "
-            f"{i} is {data.vocabulary[i]!r}, not {own[i]!r}"
-        )
+    for i, token in own:
+        if data.vocabulary[i] not in (token, str(i)):
+            raise InputError(
+                f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: "
+                f"token {i} is {data.vocabulary[i]!r}, not {token!r}"
+            )

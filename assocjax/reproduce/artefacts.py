@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from assocjax import results
-from assocjax.arguments import check_choice
+from assocjax.arguments import check_choice, printable
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.figures.style import save
@@ -126,7 +126,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     data = _tokens(name, scale, work)
     missing = _missing_libraries() if name == "figures6-8" else None
     if missing is not None:  # not kept: the next time they may be there
-        corpus = work.corpus if data is None else data.name
+        corpus = printable(work.corpus) if data is None else data.name
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
     kept = f"{work.name}/{name}"
@@ -141,7 +141,8 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         for figure_name, figure in result.figures.items():
             paths = save(figure, f"{kept}-{figure_name}", into=work.claimed)
             files.append(paths[0].name)
-        corpus = result.dataset.attrs.get("corpus_name", work.corpus if data is None else data.name)
+        corpus = printable(work.corpus) if data is None else data.name
+        corpus = result.dataset.attrs.get("corpus_name", corpus)
         record = _head(name, corpus) | {
             "setting": result.setting,
             "rows": result.rows,

@@ -11,13 +11,14 @@ In reading order:
 Needs neither JAX nor xarray; `assocjax.results` and `assocjax.checkpoints` build on it.
 """
 
-from assocjax.storage.files import SIGNATURE, whole_file
+from assocjax.storage.files import PART_PREFIX, SIGNATURE, whole_file
 from assocjax.storage.folders import MARKER, Folder, check_claimable, claim, locked, make_folder
 from assocjax.storage.identity import difference, flatten
 from assocjax.storage.interrupts import Interrupts, deferred_interrupts
 
 __all__ = [
     "MARKER",
+    "PART_PREFIX",
     "SIGNATURE",
     "Folder",
     "Interrupts",

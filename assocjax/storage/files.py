@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from assocjax.arguments import check_path, printable
 from assocjax.errors import InputError
 
 SIGNATURE = "written by assocjax"
@@ -33,7 +34,7 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
       InputError: `path` is a folder or was written by something else; it is there with other
         content and `overwrite` is false; or it cannot be written (full disk, no permission).
     """
-    path = Path(path)
+    path = writable_path(path)
     _refuse_foreign(path)
     part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{path.suffix}")
     try:
@@ -53,6 +54,16 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def writable_path(path: str | os.PathLike) -> Path:
+    """A path that all libraries can write to. Raises InputError where its name is not UTF-8."""
+    text = check_path("path", path)
+    if printable(text) != text:
+        raise InputError(
+            f"{text!r}: its name is not UTF-8, which NetCDF cannot write to; choose another"
+        )
+    return Path(text)
 
 
 def why_not(error: BaseException, folder: Path) -> str:

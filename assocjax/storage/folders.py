@@ -27,7 +27,14 @@ from typing import Any
 import filelock
 
 from assocjax.errors import InputError
-from assocjax.storage.files import MARKER, PART_PREFIX, SIGNATURE, whole_file, why_not
+from assocjax.storage.files import (
+    MARKER,
+    PART_PREFIX,
+    SIGNATURE,
+    whole_file,
+    why_not,
+    writable_path,
+)
 from assocjax.storage.identity import difference, flatten
 
 _LOCK = ".assocjax.lock"
@@ -45,8 +52,8 @@ class Folder:
     def __init__(self, path: Path, kind: str, identity: dict[str, Any], record: dict | None):
         self.path = path
         self.complete = bool(record and record["complete"])
-        self._fresh = {"kind": kind, "identity": identity, "complete": False}
-        self._record = record
+        self._fresh: dict[str, Any] = {"kind": kind, "identity": identity, "complete": False}
+        self._record: dict[str, Any] | None = record
         self._replaces = False
 
     @property
@@ -120,7 +127,9 @@ class Folder:
 
     def remove(self, *names: str) -> None:
         """Removes some of `files`, and the folders within this one that are then empty."""
-        if names and self._record is not None:
+        if names:
+            self._begin()
+            assert self._record is not None
             self._delete(names)
             self._record["files"] = [name for name in self.files if name not in names]
             self._write()
@@ -149,8 +158,7 @@ class Folder:
                 f"folder {self.path} holds {state} of another configuration: {other}; choose "
                 "another folder, or replace it by overwrite=True (--overwrite)"
             )
-        for part in list(self.path.rglob(f"{PART_PREFIX}*")):  # of a process that was killed
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        self.remove_parts()
         lost = result is not None and not (self.path / result).exists()
         if other is not None or (self.complete and (overwrite or lost)):
             # The old result stays until the first file of the new one is written.
@@ -158,11 +166,16 @@ class Folder:
         else:
             self._clean()
 
+    def remove_parts(self) -> None:
+        """What a process that was killed was writing."""
+        for part in list(self.path.rglob(f"{PART_PREFIX}*")):
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
     def _begin(self) -> None:
         """Before the first write: marks the folder, and removes what is to be replaced."""
         if self._record is None or self._replaces:
-            before = self._record or {"files": []}
-            old = [*before["files"], *before.get("replaced", ())]
+            before: dict[str, Any] = self._record or {"files": []}
+            old = [*before.get("replaced", ()), *before["files"]]
             self._record, self._replaces = self._fresh | {"files": [], "replaced": old}, False
             self._write()
             self._clean()
@@ -177,7 +190,7 @@ class Folder:
             self.remove(*(name for name in self.files if name.startswith(f"{_UNFINISHED}/")))
 
     def _delete(self, names: Iterable[str]) -> None:
-        for name in names:
+        for name in reversed(list(names)):  # what was written last says what is whole
             path = self.path / name
             with contextlib.suppress(OSError):
                 if name.endswith("/"):
@@ -242,7 +255,9 @@ def claim(
         with _hold(path / _LOCK, path):
             record = check_claimable(path, kind)
             folder = Folder(path, kind, flat or {}, record)
-            if record is not None and flat is not None:
+            if record is None:
+                folder.remove_parts()
+            elif flat is not None:
                 folder.settle(overwrite, result)
             yield folder
     finally:
@@ -253,7 +268,7 @@ def claim(
 
 def make_folder(path: str | os.PathLike) -> Path:
     """Makes a folder if need be. Raises InputError where it cannot be made."""
-    path = Path(path)
+    path = writable_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -267,7 +282,7 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
     Raises:
       InputError: as `claim`, but for the configuration and other processes.
     """
-    path = Path(path)
+    path = writable_path(path)
     if os.path.lexists(path) and not path.is_dir():
         raise InputError(f"folder {path} cannot be made: it is a file")
     try:
