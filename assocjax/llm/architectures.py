@@ -1,8 +1,8 @@
 """What differs between families of transformers: where things are, and how W_Q and W_K are stored.
 
-Row vectors, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q and
-keys h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models turn queries and keys
-by their positions first.
+Row vectors, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q, keys
+h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models first turn both by their
+positions.
 """
 
 import operator
@@ -23,9 +23,9 @@ class Family(NamedTuple):
         attention: The attention module, from a layer. Its output, or the first of it, is what is
             added to the residual stream.
         attention_norm: The norm of what attention reads, from a layer.
-        query_key: Attention module -> W_Q, W_K, each a tensor [heads, d+1, d_head], whose last row is
-            the bias, 0 without one.
-        rotary: What turns queries and keys by their positions, from the model; None if nothing does.
+        query_key: Attention module -> W_Q, W_K, each a tensor [heads, d+1, d_head], whose last row
+            is the bias, 0 without one.
+        rotary: What turns queries and keys by their positions, from the model, or None.
     """
 
     layers: str
@@ -42,8 +42,8 @@ def submodule(module: Any, path: str) -> Any:
 
 
 def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -> tuple[Any, Any]:
-    """Queries and keys [heads, n, d_head] as the model turns them, keys at position 0 and queries at
-    `distance`: scores depend on the difference only."""
+    """Queries and keys [heads, n, d_head] as the model turns them: keys at position 0, queries at
+    `distance`. Scores depend on the difference only."""
     if family.rotary is None:
         return queries, keys
     torch = require("torch")
