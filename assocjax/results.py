@@ -240,7 +240,10 @@ def save_json(content: Any, path: str | os.PathLike) -> None:
 
 
 def finite(content: Any) -> Any:
-    """The same lists and dicts with None for numbers that are not finite, and lists for tuples."""
+    """As JSON can hold it: None for numbers that are not finite, lists for tuples and arrays, and
+    Python's numbers for NumPy's, which attributes are that come back from a file."""
+    if isinstance(content, np.generic | np.ndarray):
+        content = content.tolist()
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -107,6 +107,14 @@ def test_the_tokenizer_is_that_of_the_folder(saved):
     assert model.tokenizer.decode(tokens) == tiny.TEXT
 
 
+def test_a_special_token_written_in_a_text_is_text(saved):
+    model = llm.load_model(saved)
+    text = "a bird <|endoftext|> flew"
+    assert model.tokenizer(text)["input_ids"].count(0) == 1  # what transformers does unasked
+    assert 0 not in model.tokenize(text)
+    assert model.tokenize("a bird").tolist() == tiny.tokenizer().encode("a bird").ids
+
+
 def test_a_folder_without_a_tokenizer(models, tmp_path):
     models["neox"].save_pretrained(tmp_path / "model")
     model = llm.load_model(tmp_path / "model")

@@ -48,15 +48,16 @@ class LanguageModel:
     module: Any
 
     def tokenize(self, text: str) -> np.ndarray:
-        """The text as token ids, int32 [T], without the special tokens that begin or end a text.
+        """The text as token ids, int32 [T], without special tokens: none begins or ends it, and what
+        looks like one in the text ("<|endoftext|>") is text.
 
         Raises:
             InputError: If the model has no tokeniser.
         """
         if self.tokenizer is None:
             raise InputError(f"tokenizer: model {self.name!r} has none")
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.array(ids, np.int32)
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return np.array(self.tokenizer(text, **options)["input_ids"], np.int32)
 
 
 def load_model(
