@@ -24,7 +24,7 @@ from assocjax.statistics import Statistics
 Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 """Of a part's name and what computes it, the part: see `unfinished` and `compute_anew`."""
 
-_JSON = ("config", "corpus", "versions", "weights", "identical_revisions")
+_JSON = ("config", "corpus", "versions", "weights", "shared_weights")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import math
@@ -345,10 +346,24 @@ ARGUMENTS = [
 ]
 
 
-def test_the_command_does_the_same(whole, tmp_path, capsys):
+@contextlib.contextmanager
+def ctrl_c_at_2(what):
+    yield CtrlC(2)
+
+
+def test_the_command_stops_goes_on_and_is_repeated(whole, tmp_path, capsys, monkeypatch):
     _, record = whole
-    cli.main(["pretrain-tiny", *ARGUMENTS, "--out", str(tmp_path)])
+    command = ["pretrain-tiny", *ARGUMENTS, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("assocjax.commands.llm.progress_bar", ctrl_c_at_2)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(command)
+    assert stop.value.code == 130
+    assert "3 of 6 steps are saved" in capsys.readouterr().err
+    cli.main(command)
     captured = capsys.readouterr()
+    cli.main(command)  # and once more
+    assert capsys.readouterr() == captured
     assert "fables: 12 documents" in captured.out
     assert f"{record['losses'][4]:.4f}".rstrip("0") in captured.out
     assert "step0, step1, step2, step4, step6" in captured.out.replace("\n", " ")

@@ -116,3 +116,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     }
 )
 """`model_type` of a configuration -> its family: Pythia; SmolLM2, tinyllamas; GPT-2."""
+
+COMPUTED = (
+    *(".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"),
+    *(".attention.bias", ".attention.masked_bias"),
+)
+"""How the names end of tables that old checkpoints hold, and that are computed today."""

@@ -6,6 +6,7 @@ beside it, the same with shuffled tokens, and the form centred over tokens, whic
 a small model is trained on.
 """
 
+import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,8 +122,8 @@ def _differs(settings: LanguageModel) -> list[str]:
     differs = [
         "Every score has its control, and a form centred over tokens beside the paper's.",
         "Query and key tokens are where the theory has them; the paper's comparison transposes.",
-        "Files of checkpoints are hashed, and those that are byte for byte the same are named; of "
-        "Pythia's on the hub some are (EleutherAI/pythia issues 195, 205, 206).",
+        "Checkpoints that have tensors in common are named; of Pythia's on the hub some have "
+        "(EleutherAI/pythia issues 195, 205, 206).",
         "Statistics are of all sequences, and padding counts in nothing; the paper's are of one "
         "batch, padded with token 0.",
     ]
@@ -160,7 +161,5 @@ def _notes(rows: list[dict[str, Any]], dataset: xr.Dataset) -> list[str]:
         f"The table is of the last layer's output and the {_THEORY} matrix; the paper prints maps "
         "only, without numbers.",
     ]
-    same = dataset.attrs.get("identical_revisions", "[]")
-    if same != "[]":
-        notes.append(f"Checkpoints with the same bytes: {same}.")
-    return notes
+    shared = [llm.SharedWeights(**each) for each in json.loads(dataset.attrs["shared_weights"])]
+    return notes + [f"The same weights: {each}." for each in shared]
