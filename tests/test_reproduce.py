@@ -300,6 +300,28 @@ def test_fewer_sequences_and_what_of_them_is_unknown():
     assert few.unk_fraction == share
 
 
+def test_a_vocabulary_no_larger_than_a_list(tmp_path):
+    """Six words, lists of ten: a list has at most five. Subwords run out of pairs too."""
+    story = "the fish sat happy . the pond sat happy . happy fish sat pond . "
+    (tmp_path / "few.txt").write_text("<|endoftext|>".join([story * 3] * 12), "utf-8")
+    lists = dataclasses.replace(TINY.lists, top=10)
+    scale = dataclasses.replace(TINY, lists=lists)
+    work = Work(str(tmp_path / "few.txt"))
+    assert work.tokens(lists.text).vocab_size == 6
+    graph, of_words = (artefacts.ARTEFACTS[f"figure{i}"].compute(scale, work) for i in (3, 5))
+    others = {"the", "sat", "happy", "pond", "."}
+    assert {"pond"} <= set(graph.rows[0]["ours"].split(", ")) <= others
+    assert graph.rows[0]["found"] == 1
+    (row,) = [row for row in of_words.rows if (row["matrix"], row["word"]) == ("context", "fish")]
+    assert {"pond"} <= set(row["ours, raw"].split(", ")) <= others
+    assert row["found, raw"] == 1
+    tokens = of_words.dataset["token"]
+    assert tokens.sizes["rank"] == 10
+    assert (tokens.isel(rank=slice(5, None)) == "").all()
+    subwords = work.tokens(TINY.subwords.text)
+    assert 12 < subwords.vocab_size < TINY.subwords.text.vocab_size
+
+
 def test_a_shuffled_text_has_its_tokens_and_not_its_bigrams():
     data = Work("fables").tokens(Text(60, 8, 200))
     other = shuffled_text(data, 0)
