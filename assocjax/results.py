@@ -27,7 +27,7 @@ Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 DECIDING = ("assocjax", "jax", "jaxlib", "optax")
 """Packages whose versions decide the numbers of a result."""
 
-_JSON = ("config", "corpus", "versions", "weights", "identical_revisions")
+_JSON = ("config", "corpus", "versions", "weights", "shared_weights")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 
 
@@ -225,7 +225,10 @@ def stoppable(folder: Folder) -> Iterator[None]:
 
 
 def finite(content: Any) -> Any:
-    """The same lists and dicts with None for numbers that are not finite, and lists for tuples."""
+    """As JSON can hold it: None for numbers that are not finite, lists for tuples and arrays, and
+    Python's numbers for NumPy's, which attributes are that come back from a file."""
+    if isinstance(content, np.generic | np.ndarray):
+        content = content.tolist()
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models as tiny
+import xarray as xr
 
 import assocjax as aj
 from assocjax import cli, figures, llm
@@ -27,11 +28,16 @@ WORDS = ["a", "bird", "flew", "over", "the", "pond", "fish", "swam", "in", "saw"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """step4 is a copy of step0."""
+    """step4 has step0's weights, in other bytes; step16 has one tensor of them."""
+    from safetensors.torch import load_file, save_file
+
     folder = tmp_path_factory.mktemp("models")
-    tiny.save(tiny.random_model("neox"), folder / "step0")
-    shutil.copytree(folder / "step0", folder / "step4")
-    tiny.save(tiny.random_model("sequential neox"), folder / "step16")
+    first, last = tiny.random_model("neox"), tiny.random_model("sequential neox")
+    last.lm_head.weight.copy_(first.lm_head.weight)
+    for step, model in ((0, first), (4, first), (16, last)):
+        tiny.save(model, folder / f"step{step}")
+    state = load_file(folder / "step4/model.safetensors")
+    save_file(state, folder / "step4/model.safetensors", {"format": "pt", "of": "another day"})
     return folder
 
 
@@ -49,11 +55,9 @@ def data(folder, text):
     return llm.tokens_of_model(folder, "step0", text, seq_len=T)
 
 
-@pytest.fixture(scope="module")
-def finished(folder, text, tmp_path_factory):
-    """What the command leaves, and prints."""
-    out = tmp_path_factory.mktemp("out")
-    command = ["compare", str(folder), "--revisions", ",".join(REVISIONS), "--corpus", str(text)]
+def run_command(folder, text, out, revisions=REVISIONS):
+    """`assocjax compare`, and what it says in plain lines."""
+    command = ["compare", str(folder), "--revisions", ",".join(revisions), "--corpus", str(text)]
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
         lines = []
@@ -61,7 +65,14 @@ def finished(folder, text, tmp_path_factory):
         # Drawing in both formats takes seconds; figures are tested below.
         patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
-    return out, " ".join(lines)
+    return " ".join(lines)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, text, tmp_path_factory):
+    """What the command leaves, and prints."""
+    out = tmp_path_factory.mktemp("out")
+    return out, run_command(folder, text, out)
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +152,15 @@ def test_what_the_dataset_holds(dataset, data, folder):
     assert dataset.z.sel(null="frequency").notnull().any()
 
 
-def test_identical_revisions_are_named(finished, dataset):
-    assert json.loads(dataset.attrs["identical_revisions"]) == [["step0", "step4"]]
-    assert "step0, step4 have the same weights, byte for byte" in finished[1]
+def test_revisions_that_share_weights_are_named(finished, dataset):
+    number = len(tiny.random_model("neox").state_dict())
+    identical, part = json.loads(dataset.attrs["shared_weights"])
+    assert identical["revisions"] == ["step0", "step4"]
+    assert identical["shared"] == identical["of"] == number
+    assert part["revisions"] == REVISIONS
+    assert (part["shared"], part["of"], part["size"]) == (1, number, tiny.V * tiny.D)
+    assert f"Identical: step0, step4 have the same weights, all {number} tensors" in finished[1]
+    assert f"Shared: step0, step4, step16 share 1 of {number} tensors, " in finished[1]
     same = dataset.sel(revision=["step0", "step4"]).z
     np.testing.assert_array_equal(same[0], same[1])
     assert float(abs(dataset.z.sel(revision="step16") - same[0]).max()) > 0.1
@@ -151,11 +168,47 @@ def test_identical_revisions_are_named(finished, dataset):
 
 def test_summary(finished, dataset):
     summary = json.loads((finished[0] / "summary.json").read_text())
-    assert summary["identical_revisions"] == [["step0", "step4"]]
+    assert summary["shared_weights"] == json.loads(dataset.attrs["shared_weights"])
+    assert summary["num_tokens"] == N
     row = summary["summary"]["token"][2]
     chosen = dataset.sel(revision="step16", residual="uniform", centering="token", null="all")
     score = float(chosen.similarity.sel(theory="value", stream="after_layer").median())
     assert row["embedding"].startswith(f"{score:.4f} (")
+
+
+def test_the_command_can_be_repeated_and_goes_on_where_it_stopped(finished, folder, text, tmp_path):
+    """With the first revision's result used again, alone or with others to come."""
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    for missing in ([], REVISIONS[1:], REVISIONS[:1]):
+        out = shutil.copytree(finished[0], tmp_path / str(len(missing)))
+        for name in missing:
+            (out / f"revision-{name}.nc").unlink()
+        assert run_command(folder, text, out) == finished[1]
+        assert json.loads((out / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (("stage1-step4-tokens1B", "stage1-step0-tokens0B"), [4, 0]),
+        (("step4", "main"), None),
+        (("step4", "step0-step1"), None),
+        (("step4", "step1k"), None),
+        (("step4", "misstep2"), None),
+        (("stage1-step4", "stage2-step4"), None),  # which is later, names do not say
+    ],
+)
+def test_the_step_is_read_from_the_name(names, steps, folder, data, tmp_path, monkeypatch):
+    for name, kind in zip(names, ("step0", "step16"), strict=True):
+        shutil.copytree(folder / kind, tmp_path / name)
+    computed = xr.Dataset({"token_count": ("token", [3])}, {"token": ["a"]})
+    monkeypatch.setattr(module.results, "reuse", lambda path, decides: computed)
+    found = compare(tmp_path, data, tmp_path / "out", list(names))
+    if steps is None:
+        assert "step" not in found.coords
+    else:
+        assert found["step"].dims == ("revision",)
+        assert found["step"].values.tolist() == steps
 
 
 def test_occurrences(data, folder, tmp_path):
@@ -225,6 +278,7 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     ("names", "message"),
     [
         (["step0", "step3"], "has no revision 'step3'; its revisions are step0, step4, step16"),
+        (["step0", "a", "b"], "2 of 3 cannot be used: a, b; of the first: .* has no revision 'a'"),
         (["step0", "step0"], "revisions must differ; got 'step0' more than once"),
         ([], "revisions must name at least one"),
         ([None], "give one of its revisions"),
@@ -260,7 +314,7 @@ def test_other_tokens_are_refused(folder, data, text, tmp_path):
 def test_a_result_of_other_tokens_of_the_same_text_is_not_gone_on_with(folder, data, finished):
     other = dataclasses.replace(data, tokens=data.tokens[::-1].copy(), mask=data.mask[::-1].copy())
     assert other.sha256 == data.sha256
-    with pytest.raises(InputError, match="its corpus.tokens_sha256 is"):
+    with pytest.raises(InputError, match=r"its corpus\.tokens_sha256 is"):
         compare(folder, other, finished[0])
 
 
@@ -352,13 +406,21 @@ def test_layers(dataset, tmp_path):
 
 
 def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
-    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path)]
+    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--revisions", "step0,step99"])
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert "has no revision 'step99'" in err
     assert len(err.strip().splitlines()) == 1
+    for step in ("step1", "step2"):
+        (tmp_path / "run" / step).mkdir(parents=True)
+        shutil.copy(folder / "step0/config.json", tmp_path / "run" / step)
+    with pytest.raises(SystemExit):
+        cli.main(["compare", str(tmp_path / "run"), "--revisions", "step1,step2", *command[2:]])
+    err = capsys.readouterr().err
+    assert "2 of 2 cannot be used: step1, step2; of the first" in err
+    assert "has no weights: expected model.safetensors" in err
 
 
 def test_probes_offered_are_those_of_the_library():

@@ -213,6 +213,64 @@ def test_without_torch_the_report_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("fables/*.nc"))
 
 
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory):
+    """Figures 6 to 8 of more sequences than are read by default, by the command: their folder."""
+    pytest.importorskip("torch", reason="language models need the extra llm")
+    pytest.importorskip("transformers", reason="language models need the extra llm")
+    out = tmp_path_factory.mktemp("language-models")
+    settings = dataclasses.replace(
+        TINY.language_model, text=Text(0, 4, 4_321, tokenizer=""), other_corpus="python-docs"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        scale = dataclasses.replace(TINY, language_model=settings)
+        patch.setitem(aj.reproduce.SCALES, "tiny", scale)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            command = ["reproduce", "figures6-8", "--scale", "tiny", "--out", str(out)]
+            cli.main(command)
+            first = (out / "report.json").read_text("utf-8")
+            # Stopped before its end it goes on, from what was compared; complete, it is only read.
+            (out / "fables/figures6-8.nc").unlink()
+            patch.setattr("assocjax.llm.revisions.load_model", None)
+            patch.setattr(artefacts, "save", lambda figure, path, into: [into.path / f"{path}.png"])
+            for _ in range(2):
+                cli.main(command)
+                assert (out / "report.json").read_text("utf-8") == first
+                one = artefacts.ARTEFACTS["figures6-8"]._replace(compute=None)
+                patch.setitem(artefacts.ARTEFACTS, "figures6-8", one)
+    return out / "fables"
+
+
+def test_language_models_are_compared_on_the_sequences_that_the_scale_says(language_models):
+    record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
+    assert record["setting"]["documents"] == "4,321 sequences; 4,321 sequences"
+    (read,) = [line for line in record["differs"] if line.startswith("Statistics are of")]
+    assert "4,321 sequences of fables and 4,321 sequences of python-docs" in read
+    compared = aj.load(language_models / "runs/compared-fables/revision-step0.nc")
+    data = aj.llm.tokens_of_model(
+        language_models / "runs/pretrained", "step0", "fables", seq_len=4, num_sequences=4_321
+    )
+    ids = [data.vocabulary.index(token) for token in compared["token"].values]
+    inputs = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
+    assert compared["token_count"].values.tolist() == inputs[ids].tolist()
+
+
+def test_scores_of_language_models_stand_beside_their_controls(language_models):
+    record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
+    dataset = aj.load(language_models / "figures6-8.nc")
+    assert record["skipped"] is None
+    assert record["figures"] == [
+        f"figures6-8-{name}.png" for name in ("figure6", "figure8", "figure7")
+    ]
+    assert all((language_models / name).stat().st_size for name in record["figures"])
+    assert len(record["rows"]) == 2 * len(dataset["revision"])
+    row = record["rows"][1]
+    at = dataset.sel(text=row["statistics of"], revision=row["checkpoint"], null="all")
+    at = at.sel(theory="value", residual="uniform", stream="after_layer", centering="token")
+    assert row["ours, token-centred"] == float(at["similarity"].isel(layer=-1))
+    assert row["control: shuffled, token-centred"] == float(at["null_mean"].isel(layer=-1))
+
+
 def test_the_papers_scale_is_the_papers_protocol():
     """Its code path is the one above; here at its own text options, on a text that allows them."""
     full = aj.reproduce.SCALES["paper"]
@@ -251,6 +309,28 @@ def test_fewer_sequences_and_what_of_them_is_unknown():
     assert few.num_sequences == 7
     share = np.mean([few.vocabulary[i] == "<unk>" for i in few.tokens[:, 1:].ravel()])
     assert few.unk_fraction == share
+
+
+def test_a_vocabulary_no_larger_than_a_list(tmp_path):
+    """Six words, lists of ten: a list has at most five. Subwords run out of pairs too."""
+    story = "the fish sat happy . the pond sat happy . happy fish sat pond . "
+    (tmp_path / "few.txt").write_text("<|endoftext|>".join([story * 3] * 12), "utf-8")
+    lists = dataclasses.replace(TINY.lists, top=10)
+    scale = dataclasses.replace(TINY, lists=lists)
+    work = Work(str(tmp_path / "few.txt"))
+    assert work.tokens(lists.text).vocab_size == 6
+    graph, of_words = (artefacts.ARTEFACTS[f"figure{i}"].compute(scale, work) for i in (3, 5))
+    others = {"the", "sat", "happy", "pond", "."}
+    assert {"pond"} <= set(graph.rows[0]["ours"].split(", ")) <= others
+    assert graph.rows[0]["found"] == 1
+    (row,) = [row for row in of_words.rows if (row["matrix"], row["word"]) == ("context", "fish")]
+    assert {"pond"} <= set(row["ours, raw"].split(", ")) <= others
+    assert row["found, raw"] == 1
+    tokens = of_words.dataset["token"]
+    assert tokens.sizes["rank"] == 10
+    assert (tokens.isel(rank=slice(5, None)) == "").all()
+    subwords = work.tokens(TINY.subwords.text)
+    assert 12 < subwords.vocab_size < TINY.subwords.text.vocab_size
 
 
 def test_a_shuffled_text_has_its_tokens_and_not_its_bigrams():

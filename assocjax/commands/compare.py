@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 def compare(options: argparse.Namespace) -> None:
     """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
     from assocjax import results
+    from assocjax.llm.files import check_revisions
     from assocjax.llm.libraries import require
     from assocjax.llm.revisions import compare_revisions
+    from assocjax.llm.tensors import SharedWeights
     from assocjax.llm.texts import tokens_of_model
 
     for library in ("torch", "transformers"):  # before the corpus is read
         require(library)
     check_claimable(options.out, "compare")
     revisions = [None] if options.revisions is None else options.revisions.split(",")
+    check_revisions(options.model, revisions)
     with status("reading"):
         data = tokens_of_model(
             options.model,
@@ -58,11 +61,10 @@ def compare(options: argparse.Namespace) -> None:
         results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
         with status("drawing"):
             paths = _draw(dataset, folder)
-    for group in decoded["identical_revisions"]:
-        show(
-            f"Identical: {', '.join(group)} have the same weights, byte for byte. A curve over "
-            "them compares a model with itself"
-        )
+    for each in decoded["shared_weights"]:
+        shared = SharedWeights(**each)
+        of = "Identical" if shared.identical else "Shared"
+        show(f"{of}: {shared}. There a curve over them compares a model with itself")
     show(
         f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
         f"more. Median over layers of the similarity; in brackets its mean over {options.shuffles} "

@@ -31,7 +31,7 @@ from assocjax.llm.recipe import (
 from assocjax.storage import Folder, claim, deferred_interrupts
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0, after every document."""
+"""Token 0, after every document; where a text itself has these characters they are text."""
 
 RECORD = "pretraining.json"
 _STATE = "state.pt"
@@ -163,6 +163,7 @@ def _train(
 def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
     """The tokeniser, and sequences [N, T+1], int64, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
+    tokenizer.encode_special_tokens = True  # what a text says is text; only we end documents
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)])
     encodings = tokenizer.encode_batch_fast(documents.documents, add_special_tokens=False)
     stream = np.concatenate([part for e in encodings for part in (np.array(e.ids, int), end)])
@@ -190,15 +191,16 @@ def _restore(folder: Folder, model: Any, optimizer: Any) -> tuple[int, list[floa
         return 0, []
     path = folder.path / folder.work_name(_STATE)
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        # On the CPU, which every machine has: the state may be of one with a GPU.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        return state["done"], state["losses"]
     except Exception as error:  # of many kinds
         raise InputError(
-            f"out: {path} cannot be read here ({reason(error)}); go on where it was written, or "
-            "choose another folder to begin anew"
+            f"out: {path} cannot be read here ({reason(error)}), though another machine or version "
+            "of torch may be able to; choose another folder to begin anew"
         ) from None
-    return state["done"], state["losses"]
 
 
 def _save_revision(folder: Folder, step: int, model: Any, tokenizer: Any) -> None:

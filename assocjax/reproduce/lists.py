@@ -100,7 +100,8 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
     """Phi as lists of all tokens, as `track` has them."""
     statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
     frequencies = Frequencies.of(statistics)
-    lists = [context_lists(statistics.context, frequencies, scoring=s, k=top) for s in SCORINGS]
+    k = min(top, data.vocab_size - 1)
+    lists = [context_lists(statistics.context, frequencies, scoring=s, k=k) for s in SCORINGS]
     dims = ("scoring", "side", "token", "rank")
     return xr.Dataset(
         {
@@ -163,9 +164,11 @@ def _hits(matrix, vocabulary: Sequence[str], word: str, known: Sequence[str], to
     """How many of some tokens the lists of all other words have."""
     scores = np.array(matrix, float)
     np.fill_diagonal(scores, -np.inf)
+    top = min(top, len(vocabulary) - 1)
     best = np.argpartition(-scores, top, axis=1)[:, :top]
-    hits = np.isin(best, [vocabulary.index(token) for token in known]).sum(axis=1)
-    return np.delete(hits, vocabulary.index(word))
+    hits = np.isin(best, [vocabulary.index(token) for token in known])
+    hits &= np.take_along_axis(scores, best, axis=1) > 0  # as `top_associations`
+    return np.delete(hits.sum(axis=1), vocabulary.index(word))
 
 
 def _verdict(variables) -> str:
@@ -197,7 +200,9 @@ def _explanation(settings: Lists) -> str:
 
 def _dataset(variables, settings: Lists) -> xr.Dataset:
     of = variables
-    lists = np.array([found["list"] for *_, found in of], dtype=object).reshape(-1, settings.top)
+    # A list may be short: "" is no token.
+    lists = [found["list"] + [""] * (settings.top - len(found["list"])) for *_, found in of]
+    lists = np.array(lists, dtype=object).reshape(-1, settings.top)
     columns = {
         "matrix": [v[0] for v in of],
         "word": [v[1] for v in of],

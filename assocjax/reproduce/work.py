@@ -11,8 +11,7 @@ import xarray as xr
 
 from assocjax import results
 from assocjax.checkpoints import Checkpoints
-from assocjax.corpora import TokenData, load_tokens, read_documents
-from assocjax.corpora.tokenizers import stream_words
+from assocjax.corpora import TokenData, load_tokens
 from assocjax.reproduce.following import follow
 from assocjax.reproduce.scales import Run, Text
 from assocjax.storage import Folder
@@ -55,16 +54,11 @@ class Work:
         if text not in self._tokens:
             options = dataclasses.asdict(text)
             size, exactly = options.pop("num_sequences"), options.pop("exactly")
-            if not exactly and text.tokenizer == "word":
-                types = self._count_words(text.num_documents)
-                options["vocab_size"] = min(text.vocab_size, types)
+            if not exactly:
+                options["default_vocab_size"] = options.pop("vocab_size")
             data = load_tokens(self.corpus, num_sequences=size if exactly else None, **options)
             self._tokens[text] = first_sequences(data, size)
         return self._tokens[text]
-
-    def _count_words(self, num_documents: int | None) -> int:
-        documents = read_documents(self.corpus, num_documents=num_documents).documents
-        return len(stream_words(documents).types)
 
     def run(self, name: str, run: Run, seed: int) -> xr.Dataset:
         """The Dataset of `follow`, from the folder if it is there."""
