@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def finished(folder, text, tmp_path_factory):
         lines = []
         patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
-        patch.setattr("assocjax.figures.save", lambda figure, path: [path.with_suffix(".png")])
+        patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
     return out, " ".join(lines)
 
@@ -196,8 +197,8 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_shuffles": 5}, "step0.nc is of another configuration: its num_shuffles is 4"),
-        ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
+        ({"num_shuffles": 5}, r"of another configuration: its config\.num_shuffles is 4"),
+        ({"probe": "occurrence"}, "its config.probe is 'single', here it is 'occurrence'"),
     ],
 )
 def test_another_configuration_is_refused(change, message, folder, data, finished):
@@ -212,11 +213,12 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
         compare(other, data, finished[0])
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
-    with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
+    with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])
-    (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    shutil.copy(out / "comparison.nc", out / "revision-step0.nc")
     with pytest.raises(InputError, match="is no result that can be used again"):
-        compare(folder, data, tmp_path)
+        compare(folder, data, out)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_other_tokens_are_refused(folder, data, text, tmp_path):
 def test_a_result_of_other_tokens_of_the_same_text_is_not_gone_on_with(folder, data, finished):
     other = dataclasses.replace(data, tokens=data.tokens[::-1].copy(), mask=data.mask[::-1].copy())
     assert other.sha256 == data.sha256
-    with pytest.raises(InputError, match="its tokens_sha256 is"):
+    with pytest.raises(InputError, match="its corpus.tokens_sha256 is"):
         compare(folder, other, finished[0])
 
 

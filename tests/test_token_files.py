@@ -1,5 +1,7 @@
 """Token files: written, read by ranges, and what does not fit."""
 
+import contextlib
+import functools
 import itertools
 import json
 import pickle
@@ -41,7 +43,9 @@ def test_written_are_the_sequences_of_load_tokens(options, tmp_path, monkeypatch
     data = aj.load_tokens(**options)
     assert_same(file, data)
     assert file.ids.dtype == np.uint16
-    names = {"tokens.bin", "tokens.json"} | (set() if data.mask.all() else {"tokens.sizes.bin"})
+    names = {".assocjax.json", "tokens.bin", "tokens.json"} | (
+        set() if data.mask.all() else {"tokens.sizes.bin"}
+    )
     assert {p.name for p in (tmp_path / "new" / "tokens").iterdir()} == names
 
 
@@ -215,7 +219,14 @@ def test_paths_that_are_none(function, tmp_path):
 def padded(folder, seed):
     """A token file with sizes."""
     return aj.write_tokens(
-        "fables", folder, seq_len=50, num_documents=5, short="pad", seed=seed, long="window"
+        "fables",
+        folder,
+        seq_len=50,
+        num_documents=5,
+        short="pad",
+        seed=seed,
+        long="window",
+        overwrite=True,
     )
 
 
@@ -252,37 +263,42 @@ def test_sizes_that_a_description_does_not_know_are_refused(tmp_path):
         aj.open_tokens(tmp_path)
 
 
-@pytest.mark.parametrize("failing", range(5))
+@pytest.mark.parametrize("failing", range(9))
 def test_a_writing_that_is_killed_leaves_no_data_beside_the_description_of_others(
     tmp_path, monkeypatch, failing
 ):
     """Every change to the folder, from the old description's end on, may be the last."""
-    file = padded(tmp_path, 0)
+    folder = tmp_path / "out"
+    file = padded(folder, 0)
     before = file.read(0, 3)[0]
     changes = itertools.count()
 
     def killed(change):
         def maybe(self, *arguments, **options):
             changed = Path(arguments[0]) if arguments else self
-            if changed.parent == tmp_path and next(changes) == failing:
-                raise KeyboardInterrupt
+            ours = changed.parent == folder and changed.name.startswith("tokens.")
+            if ours and next(changes) == failing:
+                raise Killed
             return change(self, *arguments, **options)
 
         return maybe
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
         for name in ("unlink", "replace"):
             patch.setattr(Path, name, killed(getattr(Path, name)))
-        with pytest.raises(KeyboardInterrupt):
-            padded(tmp_path, 1)
+        padded(folder, 1)
     if failing == 0:
-        np.testing.assert_array_equal(aj.open_tokens(tmp_path).read(0, 3)[0], before)
-    else:
-        with pytest.raises(aj.InputError, match="cannot read the description"):
-            aj.open_tokens(tmp_path)
-    again = padded(tmp_path, 1)
+        np.testing.assert_array_equal(aj.open_tokens(folder).read(0, 3)[0], before)
+    elif next(changes) > failing:  # it was killed
+        with pytest.raises(aj.InputError, match=r"cannot read|as its description says"):
+            aj.open_tokens(folder)
+    again = padded(folder, 1)
     assert again.sha256 != file.sha256
-    assert not any(path.is_dir() for path in tmp_path.iterdir())
+    assert not any(path.is_dir() for path in folder.iterdir())
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
 
 
 @pytest.mark.parametrize("failure", ["no sequence", "bad line", "full disk", "killed"])
@@ -303,7 +319,7 @@ def test_a_writing_that_fails_leaves_the_earlier_file_as_it_was(tmp_path, monkey
             patch.setattr(token_files, "gather", fail)
         seq_len = 99 if failure == "no sequence" else 1
         with pytest.raises(error):
-            aj.write_tokens(text, folder, seq_len=seq_len)
+            aj.write_tokens(text, folder, seq_len=seq_len, overwrite=True)
     assert contents(folder) == before
 
 
@@ -335,7 +351,7 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(aj.InputError, match=r"tokenizer: expected 'word' or .* got 'bpe'"):
         aj.write_tokens("fables", tmp_path, seq_len=4, tokenizer="bpe")
     (tmp_path / "file").write_text("")
-    with pytest.raises(aj.InputError, match=r"cannot write tokens to .*file"):
+    with pytest.raises(aj.InputError, match=r"folder .*file cannot be made: it is a file"):
         aj.write_tokens("fables", tmp_path / "file", seq_len=4, num_documents=2)
     (tmp_path / "short.txt").write_text("one two", "utf-8")
     with pytest.raises(aj.InputError, match=r"short\.txt gives no sequence of 5 tokens"):
@@ -343,4 +359,21 @@ def test_what_cannot_be_written(tmp_path):
     (tmp_path / "empty.txt").write_text("<|endoftext|>", "utf-8")
     with pytest.raises(aj.InputError, match="holds no document"):
         aj.write_tokens(tmp_path / "empty.txt", tmp_path / "out", seq_len=4)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_of_another_text_of_the_same_name_are_not_replaced_in_silence(tmp_path):
+    text, out = tmp_path / "a.txt", tmp_path / "out"
+    text.write_text("one two three", "utf-8")
+    write = functools.partial(aj.write_tokens, text, out, seq_len=2)
+    write()
+    before = contents(out)
+    write()  # the same, once more
+    assert contents(out) == before
+    text.write_text("three two one", "utf-8")
+    with pytest.raises(aj.InputError, match="the tokens of another text or tokenizer"):
+        write()
+    with pytest.raises(aj.InputError, match="its oov is 'unk', here it is 'drop'"):
+        write(oov="drop")
+    assert contents(out) == before
+    assert write(overwrite=True).read(0, 1)[0].tolist() != [[0, 1, 2]]

@@ -179,6 +179,9 @@ def momentum(learning_rate):
     return optax.sgd(learning_rate, momentum=0.5)
 
 
+momentum.name = "sgd with momentum 0.5"
+
+
 @pytest.fixture(scope="module")
 def tracked(data):
     options = {"init_scale": 1e-3, "optimizer": momentum, "record_at": [5, 0, 2], "truth": TRUTH}
@@ -269,7 +272,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(data, tracked, tmp_path):
     )
     assert steps == [4, 5, 6, 7]
     assert again.identical(tracked)
-    assert not folder.exists()
+    assert {path.name for path in folder.iterdir()} == {".assocjax.json", "track.nc"}
+    same = tracking.track(data, **RUN | options, checkpoint=folder, progress=interrupt)
+    assert same.identical(tracked)
 
 
 def test_a_run_that_diverges_ends_there(data):

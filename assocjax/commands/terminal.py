@@ -7,6 +7,7 @@ from typing import Any
 
 from assocjax.arguments import printable
 from assocjax.errors import InputError, InputTypeError
+from assocjax.storage import Folder
 
 
 def show(text: Any, **options: Any) -> None:
@@ -19,6 +20,10 @@ def show(text: Any, **options: Any) -> None:
 
 def show_written(folder: Path, names: list[str]) -> None:
     show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+
+
+def show_complete(folder: Folder) -> None:
+    show(f"already complete, in {folder.path}: --overwrite computes it anew", soft_wrap=True)
 
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -55,7 +55,9 @@ from assocjax.corpora.tokens import (
     hash_vocabulary,
 )
 from assocjax.errors import InputError
+from assocjax.storage import PART_PREFIX, Folder, claim
 
+_DESCRIPTION = "tokens.json"
 _BATCH = 1000  # documents tokenised at once
 _DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
 
@@ -224,6 +226,7 @@ def write_tokens(
     separator: str = SEPARATOR,
     text_field: str = "text",
     default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    overwrite: bool = False,
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.
 
@@ -233,16 +236,18 @@ def write_tokens(
     Args:
         corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
             default_vocab_size: As of `load_tokens`.
-        folder: Where to write, made if need be. An earlier token file in it is replaced at the
-            end, wholly; until then, and if anything fails, it is as it was.
+        folder: Where to write, made if need be.
         tokenizer: `"word"` or the path of a `tokenizer.json`. BPE reads its text twice: save one
             by `train_bpe(documents, vocab_size).save(path)`.
+        overwrite: Replace another token file in the folder: at the end, wholly; until then, and if
+            anything fails, it is as it was.
 
     Returns:
         The written file, open.
 
     Raises:
-        InputError, InputTypeError: As `load_tokens`, or the folder cannot be written.
+        InputError, InputTypeError: As `load_tokens`; or the folder holds another token file or
+            what assocjax did not write, or cannot be written.
     """
     check_choices(oov, long, short)
     seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
@@ -259,75 +264,97 @@ def write_tokens(
         text_field=text_field,
         min_words=fable_words(seq_len, tokenizer),
     )
-    folder = Path(check_path("folder", folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokens-") as parts:
-            stream, new = Path(parts) / "stream", Path(parts) / "tokens.bin"
-            digest = hashlib.sha256()
-            with stream.open("wb") as file:
-                counts, lengths, types = _number(documents, tokenizer, digest, file)
-            present = int(np.count_nonzero(counts))
-            if tokenizer != "word" and vocab_size in (None, len(types)):
-                new_ids, vocabulary = np.arange(len(types), dtype=np.int32), types
-            else:
-                size = min(default_vocab_size, present) if vocab_size is None else vocab_size
-                new_ids, vocabulary = rank_types(counts, types, size, oov)
-            dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
-            sizes = new.with_suffix(".sizes.bin")
-            written, padded = 0, False
-            with new.open("wb") as tokens_file, sizes.open("wb") as sizes_file:
-                for ids, each in _batches(stream, lengths):
-                    ids = new_ids[ids]
-                    known = count_in_documents(ids < 0, each) == 0
-                    layout = lay_out(each, known, seq_len, long=long, short=short)
-                    if layout.starts.size:
-                        tokens, _ = gather(ids, layout, seq_len)
-                        tokens.astype(_DTYPES[dtype]).tofile(tokens_file)
-                        layout.sizes.astype("<u4").tofile(sizes_file)
-                        written += len(tokens)
-                        padded |= bool(np.any(layout.sizes <= seq_len))
-            if not written:
-                raise InputError(
-                    f"corpus: {name} gives no sequence of {seq_len + 1} tokens (seq_len + 1)"
-                )
-            about = {
-                "dtype": dtype,
-                "seq_len": seq_len,
-                "name": name,
-                "sha256": digest.hexdigest(),
-                "ids_bytes": new.stat().st_size,
-                "ids_sha256": _hash_file(new),
-                "sizes_sha256": _hash_file(sizes) if padded else None,
-                "tokenizer": printable(tokenizer),
-                "oov": oov,
-                "long": long,
-                "short": short,
-                "num_documents": len(lengths),
-                "versions": {"assocjax": importlib.metadata.version("assocjax")},
-                "vocabulary": vocabulary,
-            }
-            description = new.with_suffix(".json")
-            description.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-            _replace(folder, [new, sizes] if padded else [new], description)
-    except OSError as error:
-        raise InputError(f"cannot write tokens to {folder}: {error.strerror or error}") from None
+    folder = check_path("folder", folder)
+    decides = {
+        "corpus": name,
+        "vocab_size": vocab_size,
+        "default_vocab_size": default_vocab_size,
+        "seq_len": seq_len,
+        "tokenizer": printable(tokenizer),
+        "oov": oov,
+        "long": long,
+        "short": short,
+        "num_documents": num_documents,
+        "seed": seed,
+        "separator": separator,
+        "text_field": text_field,
+        "assocjax": importlib.metadata.version("assocjax"),
+    }
+    with (
+        claim(folder, "tokenize", decides, result=_DESCRIPTION, overwrite=overwrite) as claimed,
+        claimed.writing(),
+        tempfile.TemporaryDirectory(dir=claimed.path, prefix=PART_PREFIX) as parts,
+    ):
+        stream, new = Path(parts) / "stream", Path(parts) / "tokens.bin"
+        digest = hashlib.sha256()
+        with stream.open("wb") as file:
+            counts, lengths, types = _number(documents, tokenizer, digest, file)
+        present = int(np.count_nonzero(counts))
+        if tokenizer != "word" and vocab_size in (None, len(types)):
+            new_ids, vocabulary = np.arange(len(types), dtype=np.int32), types
+        else:
+            size = min(default_vocab_size, present) if vocab_size is None else vocab_size
+            new_ids, vocabulary = rank_types(counts, types, size, oov)
+        dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
+        sizes = new.with_suffix(".sizes.bin")
+        written, padded = 0, False
+        with new.open("wb") as tokens_file, sizes.open("wb") as sizes_file:
+            for ids, each in _batches(stream, lengths):
+                ids = new_ids[ids]
+                known = count_in_documents(ids < 0, each) == 0
+                layout = lay_out(each, known, seq_len, long=long, short=short)
+                if layout.starts.size:
+                    tokens, _ = gather(ids, layout, seq_len)
+                    tokens.astype(_DTYPES[dtype]).tofile(tokens_file)
+                    layout.sizes.astype("<u4").tofile(sizes_file)
+                    written += len(tokens)
+                    padded |= bool(np.any(layout.sizes <= seq_len))
+        if not written:
+            raise InputError(
+                f"corpus: {name} gives no sequence of {seq_len + 1} tokens (seq_len + 1)"
+            )
+        about = {
+            "dtype": dtype,
+            "seq_len": seq_len,
+            "name": name,
+            "sha256": digest.hexdigest(),
+            "ids_bytes": new.stat().st_size,
+            "ids_sha256": _hash_file(new),
+            "sizes_sha256": _hash_file(sizes) if padded else None,
+            "tokenizer": printable(tokenizer),
+            "oov": oov,
+            "long": long,
+            "short": short,
+            "num_documents": len(lengths),
+            "versions": {"assocjax": importlib.metadata.version("assocjax")},
+            "vocabulary": vocabulary,
+        }
+        _replace(claimed, [new, sizes] if padded else [new], about)
     return open_tokens(folder)
 
 
-def _replace(folder: Path, data: list[Path], description: Path) -> None:
-    """Moves a new token file, whole on disk, into its place.
+def _replace(folder: Folder, data: list[Path], about: dict[str, Any]) -> None:
+    """Moves a new token file, whole on disk, into its place, with its description.
 
     The old description goes first and the new one comes last, so that whenever the process is
     killed no data stand beside the description of others.
     """
-    for new in (*data, description):
-        with new.open("r+b") as file:
-            os.fsync(file.fileno())
-    for old in ("tokens.json", "tokens.sizes.bin"):
-        (folder / old).unlink(missing_ok=True)
-    for new in (*data, description):
-        new.replace(folder / new.name)
+    text = json.dumps(about, ensure_ascii=False)
+    description = folder.path / _DESCRIPTION
+    if folder.complete:
+        if description.read_text("utf-8") == text:
+            return
+        raise InputError(
+            f"folder {folder.path} holds the tokens of another text or tokenizer of the same "
+            "name; choose another folder, or replace them by overwrite=True (--overwrite)"
+        )
+    folder.remove(_DESCRIPTION, "tokens.sizes.bin")
+    for new in data:
+        with folder.file(new.name) as part:
+            new.replace(part)
+    with folder.file(_DESCRIPTION) as part:
+        part.write_text(text, "utf-8")
+    folder.finish()
 
 
 def _number(

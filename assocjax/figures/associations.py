@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError
-from assocjax.figures.style import finish, line_and_range, save, set_title
+from assocjax.figures.style import finish, line_and_range, save_all, set_title
 from assocjax.formations import READ_AT, mean_overlap
 from assocjax.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.storage import Folder
 
 _COLORS = {
     "bigram": "#cc3311",
@@ -158,12 +159,18 @@ def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarra
     return np.asarray(lists.ids[0]), np.asarray(lists.scores[0])
 
 
-def save_track(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
-    """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths."""
+def save_track(
+    dataset: xr.Dataset, folder: str | os.PathLike | Folder, *, overwrite: bool = False
+) -> list[Path]:
+    """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths.
+
+    Figures of other results are only replaced if assocjax wrote them and `overwrite` is true;
+    InputError otherwise.
+    """
     figures = {"overlap": plot_overlap(dataset)}
     if any(f"{kind}_precision" in dataset for kind in READ_AT):
         figures["precision"] = plot_precision(dataset)
-    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+    return save_all(figures, folder, overwrite=overwrite)
 
 
 def _panels(dataset: xr.Dataset, rows: int):

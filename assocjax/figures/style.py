@@ -6,6 +6,7 @@ interface is used throughout: no global state, no display.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from assocjax.params import WEIGHTS
+from assocjax.storage import SIGNATURE, Folder, whole_file
 
 LABELS = {
     "query_key": r"query-key $W_\ell$",
@@ -28,19 +30,49 @@ THEORY_LINES = {"leading": "-", "effective": "--"}
 THEORY_NAMES = {"leading": "leading terms", "effective": "effective theory"}
 
 
-def save(figure: Figure, path: str | os.PathLike) -> list[Path]:
+_METADATA = {
+    "png": {"Software": SIGNATURE},
+    # No date in the file: the same results draw the same bytes.
+    "pdf": {"Creator": SIGNATURE, "CreationDate": None},
+}
+
+
+def save(
+    figure: Figure,
+    path: str | os.PathLike,
+    *,
+    into: Folder | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Writes a figure as PNG and PDF beside each other; returns both paths.
 
     Args:
       figure: from a `plot_*` function.
       path: without a suffix.
+      into: a claimed folder, within which `path` then is.
+      overwrite: replace files of these names that assocjax wrote.
+
+    Raises:
+      InputError: a file of that name is there (see `overwrite`) or cannot be written.
     """
-    paths = [Path(f"{os.fspath(path)}.{kind}") for kind in ("png", "pdf")]
-    for path in paths:
-        # No date in the file: the same results draw the same bytes.
-        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+    paths = []
+    for kind, metadata in _METADATA.items():
+        name = f"{os.fspath(path)}.{kind}"
+        place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
+        with place as part:
+            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
+        paths.append(Path(name) if into is None else into.path / name)
     return paths
+
+
+def save_all(
+    figures: Mapping[str, Figure], folder: str | os.PathLike | Folder, *, overwrite: bool
+) -> list[Path]:
+    """Writes figures by their names into a folder, which may be a claimed one."""
+    if isinstance(folder, Folder):
+        return [p for name, figure in figures.items() for p in save(figure, name, into=folder)]
+    paths = ((figure, Path(folder) / name) for name, figure in figures.items())
+    return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
 
 
 def in_order(dataset: xr.Dataset) -> xr.Dataset:

@@ -21,11 +21,12 @@ from assocjax.figures.style import (
     in_order,
     line_and_range,
     log_panels,
-    save,
+    save_all,
     set_title,
     shades,
 )
 from assocjax.params import WEIGHTS
+from assocjax.storage import Folder
 
 _DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
 
@@ -191,10 +192,13 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
+def save_sweep(
+    dataset: xr.Dataset, folder: str | os.PathLike | Folder, *, overwrite: bool = False
+) -> list[Path]:
     """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths.
 
-    With minibatches `disagreement` is among them.
+    With minibatches `disagreement` is among them. Figures of other results are only replaced if
+    assocjax wrote them and `overwrite` is true; InputError otherwise.
     """
     figures = {
         "cosine_weights": plot_cosines(dataset),
@@ -204,7 +208,7 @@ def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
     }
     if "output_sampling_error" in dataset:
         figures["disagreement"] = plot_disagreement(dataset)
-    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+    return save_all(figures, folder, overwrite=overwrite)
 
 
 def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
