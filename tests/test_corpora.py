@@ -805,7 +805,7 @@ def test_folder_is_no_file(tmp_path):
         ({"vocab_size": 10**9, "tokenizer": "bpe"}, InputError, "vocab_size must be at most"),
         ({"default_vocab_size": 10**20}, InputError, "default_vocab_size must be at most"),
         ({"num_documents": 10**20}, InputError, "num_documents must be at most"),
-        ({"num_sequences": 10**18}, InputError, "gives 5 sequences of 3 tokens.*got 10{18}"),
+        ({"num_sequences": 10**9}, InputError, "gives 5 sequences of 3 tokens.*got 10{9}"),
         ({"tokenizer": "a\0b"}, InputError, "tokenizer must be .* which holds no NUL character"),
         ({"tokenizer": "a" * 5000}, InputError, "tokenizer: no file 'aaa"),
         ({"vocab_size": 1}, InputError, "vocab_size must be at least 2; got 1"),
