@@ -165,7 +165,7 @@ def test_what_does_not_fit(tmp_path):
         ({"vocab_size": 8, "name": 3}, aj.InputError, "name must be a string; got 3"),
         ({"vocab_size": 8, "sha256": {}}, aj.InputError, "sha256 must be a string; got {}"),
         ({"vocab_size": 8, "seq_len": "2"}, aj.InputTypeError, "seq_len must be an integer"),
-        ({"vocab_size": 8, "seq_len": 10**30}, aj.InputError, r"of 10+1 tokens .*shape \[8\]"),
+        ({"vocab_size": 8, "seq_len": 10**9}, aj.InputError, r"of 10+1 tokens .*shape \[8\]"),
     ],
 )
 def test_descriptions_that_make_no_sense(tmp_path, about, error, message):
@@ -301,7 +301,7 @@ class Killed(BaseException):
     """As if the process ended here."""
 
 
-@pytest.mark.parametrize("failure", ["no sequence", "bad line", "full disk", "killed"])
+@pytest.mark.parametrize("failure", ["no sequence", "bad line", "full disk", "late", "killed"])
 def test_a_writing_that_fails_leaves_the_earlier_file_as_it_was(tmp_path, monkeypatch, failure):
     folder = tmp_path / "out"
     padded(folder, 0)
@@ -313,10 +313,17 @@ def test_a_writing_that_fails_leaves_the_earlier_file_as_it_was(tmp_path, monkey
     def fail(*_):
         raise KeyboardInterrupt if failure == "killed" else OSError(28, "No space left on device")
 
+    write_text = Path.write_text
+
+    def fail_late(path, content, *options):  # where the description no longer fits the disk
+        return fail() if '"vocabulary"' in content else write_text(path, content, *options)
+
     error = KeyboardInterrupt if failure == "killed" else aj.InputError
     with monkeypatch.context() as patch:
         if failure in ("full disk", "killed"):
             patch.setattr(token_files, "gather", fail)
+        if failure == "late":
+            patch.setattr(Path, "write_text", fail_late)
         seq_len = 99 if failure == "no sequence" else 1
         with pytest.raises(error):
             aj.write_tokens(text, folder, seq_len=seq_len, overwrite=True)

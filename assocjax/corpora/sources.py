@@ -14,8 +14,9 @@
 Parquet files and the hub need the extra `data`: `pip install 'assocjax[data]'`.
 
 Of every one of them: text is UTF-8; rows without text (null, empty, white space alone) are left
-out; U+FEFF, the byte order mark, is no text and is dropped wherever it stands, as where files were
-joined; and a text of many NUL characters is refused, as UTF-16 that was taken for UTF-8.
+out; U+FEFF, the byte order mark, is dropped wherever it stands, as where files were joined; and a
+text of which more than a twentieth is NUL is refused, as UTF-16 that was taken for UTF-8. A file
+whose table, or a line of it, has no field or column of that name is refused, too.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def stream_documents(
 
 
 def _plain(text: str, corpus: str) -> str:
-    """Without byte order marks, which are left inside a text where files were joined."""
+    """Without byte order marks, which joined files leave inside a text."""
     text = text.replace(_BOM, "")
     _refuse_nul(text, corpus)
     return text

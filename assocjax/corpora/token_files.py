@@ -21,6 +21,7 @@ Every id is a token: one that stands between documents needs a place in the voca
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
 import importlib.metadata
 import itertools
@@ -329,31 +330,29 @@ def write_tokens(
             "versions": {"assocjax": importlib.metadata.version("assocjax")},
             "vocabulary": vocabulary,
         }
-        _replace(claimed, [new, sizes] if padded else [new], about)
+        description = new.with_suffix(".json")
+        description.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
+        _replace(claimed, [new, sizes] if padded else [new], description)
     return open_tokens(folder)
 
 
-def _replace(folder: Folder, data: list[Path], about: dict[str, Any]) -> None:
+def _replace(folder: Folder, data: list[Path], description: Path) -> None:
     """Moves a new token file, whole on disk, into its place, with its description.
 
     The old description goes first and the new one comes last, so that whenever the process is
     killed no data stand beside the description of others.
     """
-    text = json.dumps(about, ensure_ascii=False)
-    description = folder.path / _DESCRIPTION
     if folder.complete:
-        if description.read_text("utf-8") == text:
+        if filecmp.cmp(description, folder.path / _DESCRIPTION, shallow=False):
             return
         raise InputError(
             f"folder {folder.path} holds the tokens of another text or tokenizer of the same "
             "name; choose another folder, or replace them by overwrite=True (--overwrite)"
         )
     folder.remove(_DESCRIPTION, "tokens.sizes.bin")
-    for new in data:
+    for new in (*data, description):
         with folder.file(new.name) as part:
             new.replace(part)
-    with folder.file(_DESCRIPTION) as part:
-        part.write_text(text, "utf-8")
     folder.finish()
 
 

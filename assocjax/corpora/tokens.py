@@ -72,7 +72,7 @@ class TokenData:
 
     Raises:
         InputError: If shapes do not fit one another or an id is out of range.
-        InputTypeError: If `tokens` is not int32 or `mask` not bool.
+        InputTypeError: If `tokens` is not int32, `mask` not bool or `vocabulary` not of strings.
     """
 
     tokens: np.ndarray
@@ -100,6 +100,12 @@ class TokenData:
                 raise InputTypeError(
                     f"{name}: expected a NumPy array of {np.dtype(dtype)}, got {kind}"
                 )
+        is_list = isinstance(self.vocabulary, Sequence | np.ndarray)
+        if isinstance(self.vocabulary, str) or not is_list:
+            raise InputTypeError(f"vocabulary must be a tuple of strings; got {self.vocabulary!r}")
+        for token in self.vocabulary:
+            if not isinstance(token, str):
+                raise InputTypeError(f"vocabulary must be strings; one is {token!r}")
         if self.tokens.ndim != 2 or self.tokens.shape[0] < 1 or self.tokens.shape[1] < 2:
             raise InputError(
                 f"tokens: expected shape [N >= 1, T+1 >= 2], got {list(self.tokens.shape)}"
