@@ -31,9 +31,10 @@ MATRIX = np.array(
         ("a", 3, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
         # The token itself is left out, however high its score.
         ("b", 2, [("c", 4.0), ("a", 3.0)]),
-        # Negative scores rank too, and never below the token itself.
-        ("c", 3, [("d", -1.0), ("b", -2.0), ("a", -3.0)]),
-        ("d", 2, [("a", 0.0), ("b", 0.0)]),
+        # What is not positive is no association: of these there is none, or are fewer than k.
+        ("c", 3, []),
+        ("d", 2, []),
+        ("b", 3, [("c", 4.0), ("a", 3.0)]),
         # More than there are: all of them.
         ("a", 10, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
     ],
@@ -58,7 +59,9 @@ def test_top_associations_reads_jax_arrays():
         ({"b": {"a", "d"}}, 2, 1 / 2),
         # One associate is searched for among one, although k is 3.
         ({"b": {"a"}}, 3, 0.0),
-        ({"b": {"c", "d"}, "c": {"d"}}, 2, (1 / 2 + 1) / 2),
+        # Of row c nothing is positive, so that it finds nothing; nor does d, third of row b.
+        ({"b": {"c", "d"}, "c": {"d"}}, 2, (1 / 2 + 0) / 2),
+        ({"b": {"c", "a", "d"}}, 3, 2 / 3),
         ({"b": {"c", "d"}, "c": {"a"}}, 1, (1 + 0) / 2),
         # What is outside the vocabulary counts neither as a query nor as an associate.
         ({"b": {"c", "x"}, "y": {"a"}, "c": {"x"}}, 2, 1.0),

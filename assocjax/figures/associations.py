@@ -54,8 +54,8 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
     finish(
         figure,
         axes,
-        f"Share of each token's top {dataset.sizes['rank']} that weights and theory have in common "
-        "(line: mean, shade: range over layers; dotted: chance)",
+        f"Share of the theory's list, of up to {dataset.sizes['rank']} tokens, that is in the "
+        "weights' list (line: mean, shade: range over layers; dotted: chance, at most)",
         dataset,
     )
     return figure
@@ -99,36 +99,39 @@ def plot_context_graph(
     """A token amid the tokens that stand before it, by the basis function Phi: paper, Figure 3.
 
     Lines to the token are as wide as its scores, and others join those of its associates of which
-    one is among the lists of the other.
+    one is in the list of the other.
 
     Args:
       dataset: from `track`, or from `results.statistics_dataset`.
       token: in the vocabulary.
-      k: associates to show; of a `track` at most as many as were recorded.
+      k: associates to show, if there are as many; of a `track` at most those that were recorded.
       scoring: one of `scorings.SCORINGS`.
 
     Raises:
-      InputError: the token or the scoring is not there, or the token has no context.
+      InputError: the token or the scoring is not there, or nothing stands before the token more
+        often than by chance.
     """
     if scoring not in SCORINGS:
         raise InputError(f"scoring must be one of {', '.join(SCORINGS)}; got {scoring!r}")
     vocabulary = dataset["token"].values.tolist()
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
     ids, scores = _context_lists(dataset, k, scoring)
-    if not dataset["target_frequency"].values[own] or not np.isfinite(scores[own, 0]):
-        raise InputError(f"token {token!r} has no context: it is no target in these sequences")
-    angles = 2 * np.pi * np.arange(ids.shape[1]) / ids.shape[1] + np.pi / 2
-    places = dict(
-        zip(ids[own].tolist(), np.stack([np.cos(angles), np.sin(angles)], 1), strict=True)
-    )
+    listed = [row[found].tolist() for row, found in zip(ids, np.isfinite(scores), strict=True)]
+    if not listed[own]:
+        raise InputError(
+            f"token {token!r} has no context: in these sequences, nothing stands before it more "
+            "often than by chance"
+        )
+    angles = 2 * np.pi * np.arange(len(listed[own])) / len(listed[own]) + np.pi / 2
+    places = dict(zip(listed[own], np.stack([np.cos(angles), np.sin(angles)], 1), strict=True))
     figure = Figure(figsize=(5.2, 5.2), layout="constrained")
     ax = figure.subplots()
     for i, start in places.items():
-        for j in set(ids[i].tolist()) & places.keys():
+        for j in set(listed[i]) & places.keys():
             ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
-    largest = np.abs(scores[own]).max() or 1.0  # in a tiny text all may be zero
-    widths = 1 + 5 * np.clip(scores[own] / largest, 0, 1)
-    for (i, place), width, score in zip(places.items(), widths, scores[own], strict=True):
+    scores = scores[own][: len(places)]
+    widths = 1 + 5 * scores / scores[0]
+    for (i, place), width, score in zip(places.items(), widths, scores, strict=True):
         ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
         _node(ax, place, vocabulary[i], "#fdf3df")
         ax.annotate(
