@@ -114,6 +114,10 @@ def output_folder(path: str | os.PathLike) -> Path:
 def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     """Writes NetCDF-4, compressed; a reader never sees a file that is half written.
 
+    Text is written whatever it is. Strings that NetCDF cannot hold, with a NUL or a lone surrogate,
+    are escaped as in Python, and `load` undoes it: other readers find their places in the attribute
+    `assocjax_escaped`.
+
     Raises:
       InputError: the file cannot be written.
     """
@@ -121,7 +125,7 @@ def save(dataset: xr.Dataset, path: str | os.PathLike) -> None:
     part = path.with_name(path.name + ".part")
     encoding = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim}
     try:
-        dataset.to_netcdf(part, engine="netcdf4", encoding=encoding)
+        _encoded(dataset).to_netcdf(part, engine="netcdf4", encoding=encoding)
         part.replace(path)
     except (OSError, RuntimeError) as error:  # HDF tells so of a full disk
         reason = getattr(error, "strerror", None) or f"{error} (is the disk full?)"
@@ -143,9 +147,70 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
     try:
-        return xr.open_dataset(path, engine="netcdf4")
+        return _decoded(xr.open_dataset(path, engine="netcdf4"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
+
+
+_ESCAPED = "assocjax_escaped"
+
+
+def _encoded(dataset: xr.Dataset) -> xr.Dataset:
+    """What NetCDF can hold. How a file held it that was read before, such as the length of its
+    strings, is forgotten: other strings would be cut to it."""
+    dataset = dataset.drop_encoding()
+    escaped = []  # [variable or None, attribute or None]
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "OU" and _cannot_be_held(variable.values):
+            values = _each(_escape, variable.values)
+            dataset[name] = (variable.dims, values, variable.attrs)
+            escaped.append([name, None])
+    for name in [None, *dataset.variables]:
+        attrs = dataset.attrs if name is None else dataset[name].attrs
+        for key in [key for key, value in attrs.items() if _cannot_be_held(value)]:
+            attrs[key] = _each(_escape, attrs[key])
+            escaped.append([name, key])
+    return dataset.assign_attrs({_ESCAPED: json.dumps(escaped)}) if escaped else dataset
+
+
+def _decoded(dataset: xr.Dataset) -> xr.Dataset:
+    """The inverse, in place, so that closing the Dataset closes its file."""
+    for name, key in json.loads(dataset.attrs.pop(_ESCAPED, "[]")):
+        if key is None:
+            variable = dataset[name].variable
+            dataset[name] = (variable.dims, _each(_unescape, variable.values), variable.attrs)
+        else:
+            attrs = dataset.attrs if name is None else dataset[name].attrs
+            attrs[key] = _each(_unescape, attrs[key])
+    for of in (dataset, *dataset.variables.values()):
+        of.encoding = {}
+    return dataset
+
+
+def _each(change: Callable[[str], Any], value: Any) -> Any:
+    """A string, or every string of a list or an array, changed."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        changed = np.empty(value.shape, object)
+        for place, element in np.ndenumerate(value):
+            changed[place] = _each(change, element)
+        return changed
+    if isinstance(value, list | tuple):
+        return [_each(change, element) for element in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _cannot_be_held(value: Any) -> bool:
+    strings: list[str] = []
+    _each(strings.append, value)
+    return any("\0" in s or s.encode("utf-8", "ignore").decode() != s for s in strings)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _unescape(text: str) -> str:
+    return text.encode("ascii").decode("unicode_escape")
 
 
 def identity(data: TokenData | None, config: dict[str, Any]) -> dict[str, Any]:
