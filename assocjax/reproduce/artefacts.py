@@ -127,23 +127,22 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         record = json.loads(dataset.attrs["record"])
     else:
         result = compute(scale, work)
-        files = []
-        for figure_name, figure in result.figures.items():
-            paths = save(figure, folder / f"{name}-{figure_name}")
-            files.append(paths[0].name)
+        drawn = {f"{name}-{of_it}": figure for of_it, figure in result.figures.items()}
         corpus = result.dataset.attrs.get("corpus_name", work.corpus if data is None else data.name)
         record = _head(name, corpus) | {
             "setting": result.setting,
             "rows": result.rows,
             "differs": result.differs,
             "notes": result.notes,
-            "figures": files,
+            "figures": [f"{file}.png" for file in drawn],
             "folder": folder.name,
             "decided_by": of,
         }
         record = results.finite(record)
         kept = result.dataset.assign_attrs(record=json.dumps(record))
         results.keep(kept, path, of)
+        for file, figure in drawn.items():  # after the numbers, which no figure may lose
+            save(figure, folder / file)
     results.save_json(record, folder / f"{name}.json")
     return record
 
