@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
+from assocjax import cli, results
 from assocjax.explorer.packing import pack
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 
@@ -191,6 +192,19 @@ def test_many_steps_are_thinned_evenly(dataset, tmp_path):
     few = dataset.isel(token=slice(0, 20))
     aj.write_explorer(few, tmp_path / "page.html", max_steps=2)
     assert '"steps":[0,100]' in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_the_command_leaves_the_number_of_steps_to_the_size_of_the_vocabulary(tmp_path, dataset):
+    """Of over 1,500 tokens 12 steps are kept, unless more are asked for."""
+    many = dataset.isel(step=[i % S for i in range(30)]).assign_coords(step=np.arange(30))
+    few = [name for name in many if "_theory_" not in str(name) and "step" in many[name].dims]
+    many = many.assign({name: many[name].isel(layer=[0]) for name in few if "layer" in many[name]})
+    results.save(many.isel(layer=[0], rank=[0]), tmp_path / "track.nc")
+    for options, expected in (([], 12), (["--max-steps", "13"], 13)):
+        cli.main(["explore", str(tmp_path / "track.nc"), *options])
+        steps = re.search(r'"steps":\[([\d,]*)\]', (tmp_path / "track.html").read_text("utf-8"))
+        assert steps is not None
+        assert len(steps[1].split(",")) == expected
 
 
 @pytest.mark.parametrize(

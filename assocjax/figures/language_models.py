@@ -65,7 +65,10 @@ def plot_layers_by_step(
     names = _ticks(dataset, "revision")
     height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
     figure = Figure(
-        figsize=(2.6 + 2.5 * len(PANELS), len(rows) * min(max(height, 1.4), 3.2) + 1.0),
+        figsize=(
+            2.6 + 2.5 * len(PANELS),
+            len(rows) * min(max(height, 1.4), 3.2) + 1.0 + _room_below(names),
+        ),
         layout="constrained",
     )
     axes = figure.subplots(len(rows), len(PANELS), squeeze=False)
@@ -74,7 +77,7 @@ def plot_layers_by_step(
         for ax, (title, panel) in zip(axes[row], panels.items(), strict=True):
             values = panel[variable].sel(centering=centering).transpose("layer", "revision")
             image = _heat_map(ax, values, norm, colours)
-            ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+            ax.set_xticks(range(len(names)), names, rotation=90 if _are_many(names) else 0)
             if row == 0:
                 ax.set_title(title, fontsize=9)
             if row < len(rows) - 1:
@@ -83,7 +86,7 @@ def plot_layers_by_step(
         _colour_bar(figure, image, norm, ax=list(axes[row]), shrink=0.9)
     for ax in axes[-1]:
         ax.set_xlabel("step" if "step" in dataset.coords else "revision", fontsize=8)
-    what = f"{theory} and query-key, residual {residual}"
+    what = f"{literal(theory)} and query-key, residual {literal(residual)}"
     _title(figure, f"Similarity with the theory ({what}), beside shuffled tokens", dataset)
     return figure
 
@@ -125,8 +128,10 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         ("token-centred, z", "z", "token", _symmetric(z), "RdBu_r"),
     ]
     height = 0.16 * heads.sizes[down] + 0.5
+    names = _ticks(dataset, across)
+    room = _room_below(names) if across == "revision" else 0
     figure = Figure(
-        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0),
+        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0 + room),
         layout="constrained",
     )
     axes = figure.subplots(len(maps), len(columns), squeeze=False)
@@ -135,8 +140,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         for ax, (label, of_map) in zip(axes[:, column], maps.items(), strict=True):
             values = of_map[f"attention_{variable}"].sel(centering=centering)
             image = _heat_map(ax, values.transpose(down, across), norm, colours)
-            ax.set_xticks(range(values.sizes[across]), _ticks(dataset, across))
+            ax.set_xticks(range(values.sizes[across]), names)
             ax.tick_params(axis="x", rotation=90 if across == "revision" else 0)
+            ax.tick_params(labelbottom=ax is axes[-1, column])
             if column == 0:
                 ax.set_ylabel(label, fontsize=8)
         axes[0, column].set_title(title, fontsize=9)
@@ -146,7 +152,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         _colour_bar(
             figure, image, norm, ax=list(axes[:, column]), location="top", shrink=0.9, aspect=15
         )
-    _title(figure, f"Attention heads and the theory's query-key, residual {residual}", dataset)
+    _title(
+        figure, f"Attention heads and the theory's query-key, residual {literal(residual)}", dataset
+    )
     return figure
 
 
@@ -189,7 +197,7 @@ def plot_by_layer(
         across[0].set_ylim(bottom=0)  # of all in the row, once all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
-    what = f"{theory} and query-key, residual {residual}"
+    what = f"{literal(theory)} and query-key, residual {literal(residual)}"
     revision = literal(dataset["revision"].item())
     of_revision = "" if revision == "main" else f" at {revision}"
     _title(figure, f"Similarity with the theory ({what}) by layer{of_revision}", dataset)
@@ -268,6 +276,16 @@ def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
     if dim == "revision":
         dim = "step" if "step" in dataset.coords else dim
     return [literal(name, most=_MOST) for name in dataset[dim].values if name != "mean"]
+
+
+def _are_many(names: list[str]) -> bool:
+    """Too many or too long to stand side by side."""
+    return len(names) > 4 or max(map(len, names)) > 8
+
+
+def _room_below(names: list[str]) -> float:
+    """Inches that upright labels take."""
+    return 0.06 * max(map(len, names)) if _are_many(names) else 0
 
 
 def _title(figure: Figure, title: str, dataset: xr.Dataset) -> None:

@@ -152,10 +152,12 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    names = [f"{weight}_{what}" for weight in WEIGHTS for what in ("distance", "bound")]
-    names += ["conditions_met"]
-    check(bounds, "theorem_bounds", names, "learning_rate init_scale step")
-    check(bounds, "theorem_bounds", names[::2], "seed")
+    for names, dims in (
+        ([f"{weight}_distance" for weight in WEIGHTS], "learning_rate seed init_scale step"),
+        ([f"{weight}_bound" for weight in WEIGHTS], "learning_rate step"),
+        (["conditions_met"], "learning_rate init_scale step"),
+    ):
+        check(bounds, "theorem_bounds", names, dims)
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]

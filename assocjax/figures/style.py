@@ -119,9 +119,9 @@ _MOST = 80  # characters of a name; of a token, fewer fit
 def literal(text: Any, most: int = _MOST) -> str:
     """A token or a name as it can be drawn, whatever is in it.
 
-    No dollar begins mathematics. What cannot be seen (control characters, marks of direction, blanks
-    but the space) is written as in Python, what no installed font has is an empty box, and what is
-    longer than `most` is cut.
+    No dollar begins mathematics. What cannot be seen (control characters, marks of direction,
+    blanks but the space) is written as in Python, what no installed font has is an empty box, and
+    what is longer than `most` is cut.
     """
     text = str(text)[: most + 1]  # no longer, lest a document of one word take long
     shown = "".join(

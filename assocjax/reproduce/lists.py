@@ -194,8 +194,8 @@ def _explanation(settings: Lists) -> str:
         f"Lists are of the {settings.top} highest scores, if positive. found: how many of the "
         "paper's tokens in the vocabulary they have; other words: the same, of the lists of all "
         "other words (mean); shuffled text: of the word's own list after all tokens changed "
-        f"places (mean of {settings.shuffles}). The paper shows some tokens of each list; how it chose them is "
-        "not said."
+        f"places (mean of {settings.shuffles}). The paper shows some tokens of each list; how it "
+        "chose them is not said."
     )
 
 
