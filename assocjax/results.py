@@ -98,6 +98,10 @@ def statistics_summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
 def save(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> None:
     """Writes NetCDF-4, compressed; a reader never sees a file that is half written.
 
+    Text is written whatever it is. Strings that NetCDF cannot hold, with a NUL or a lone surrogate,
+    are escaped as in Python, and `load` undoes it: other readers find their places in the attribute
+    `assocjax_escaped`.
+
     A file that is there already is replaced if assocjax wrote it and `overwrite` is true. Without
     it, nothing is done where it has the same content.
 
@@ -123,7 +127,7 @@ def save_json_to(folder: Folder, name: str, content: Any) -> None:
 
 def _write(dataset: xr.Dataset, path: Path) -> None:
     encoding = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim}
-    signed = dataset.assign_attrs(written_by=SIGNATURE)
+    signed = _encoded(dataset).assign_attrs(written_by=SIGNATURE)
     signed.to_netcdf(path, engine="netcdf4", encoding=encoding)
 
 
@@ -140,11 +144,72 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
     try:
-        dataset = xr.open_dataset(path, engine="netcdf4")
+        dataset = _decoded(xr.open_dataset(path, engine="netcdf4"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
     dataset.attrs.pop("written_by", None)
     return dataset
+
+
+_ESCAPED = "assocjax_escaped"
+
+
+def _encoded(dataset: xr.Dataset) -> xr.Dataset:
+    """What NetCDF can hold. How a file held it that was read before, such as the length of its
+    strings, is forgotten: other strings would be cut to it."""
+    dataset = dataset.drop_encoding()
+    escaped = []  # [variable or None, attribute or None]
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "OU" and _cannot_be_held(variable.values):
+            values = _each(_escape, variable.values)
+            dataset[name] = (variable.dims, values, variable.attrs)
+            escaped.append([name, None])
+    for name in [None, *dataset.variables]:
+        attrs = dataset.attrs if name is None else dataset[name].attrs
+        for key in [key for key, value in attrs.items() if _cannot_be_held(value)]:
+            attrs[key] = _each(_escape, attrs[key])
+            escaped.append([name, key])
+    return dataset.assign_attrs({_ESCAPED: json.dumps(escaped)}) if escaped else dataset
+
+
+def _decoded(dataset: xr.Dataset) -> xr.Dataset:
+    """The inverse, in place, so that closing the Dataset closes its file."""
+    for name, key in json.loads(dataset.attrs.pop(_ESCAPED, "[]")):
+        if key is None:
+            variable = dataset[name].variable
+            dataset[name] = (variable.dims, _each(_unescape, variable.values), variable.attrs)
+        else:
+            attrs = dataset.attrs if name is None else dataset[name].attrs
+            attrs[key] = _each(_unescape, attrs[key])
+    for of in (dataset, *dataset.variables.values()):
+        of.encoding = {}
+    return dataset
+
+
+def _each(change: Callable[[str], Any], value: Any) -> Any:
+    """A string, or every string of a list or an array, changed."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        changed = np.empty(value.shape, object)
+        for place, element in np.ndenumerate(value):
+            changed[place] = _each(change, element)
+        return changed
+    if isinstance(value, list | tuple):
+        return [_each(change, element) for element in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _cannot_be_held(value: Any) -> bool:
+    strings: list[str] = []
+    _each(strings.append, value)
+    return any("\0" in s or s.encode("utf-8", "ignore").decode() != s for s in strings)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _unescape(text: str) -> str:
+    return text.encode("ascii").decode("unicode_escape")
 
 
 def identity(data: TokenData | TokenFile | None, config: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Associations over training: one run, and at chosen steps what its weights say of every token.
 
-Only lists are kept, never a matrix a step: of each token the k best tokens under every matrix of
-`scorings`, with their overlap with the theory's. So a user sees when an association forms, and in
-which weight first.
+Only lists are kept, never a matrix a step: of each token up to k associations under every matrix
+of `scorings`, with their overlap with the theory's. So a user sees when an association forms, and
+in which weight first.
 """
 
 import os
@@ -41,8 +41,8 @@ _FILE = "track.nc"
 _LONG_NAMES = {
     "loss": "mean negative log-likelihood",
     "id": "index of the associated token",
-    "score": "score of the associated token; NaN where the token's entries are all alike",
-    "overlap": "share of the weights' list that is in the theory's",
+    "score": "score of the associated token; NaN where the list has ended",
+    "overlap": "share of the theory's list that is in the weights'; NaN where it is empty",
     "cosine": "cosine of the token's entries in weights and theory",
 }
 
@@ -77,7 +77,7 @@ def track(
       steps: number of updates.
       num_layers: L.
       record_at: steps at which to record; by default 0 and about twenty, evenly on a log scale.
-      k: length of the lists; of a small vocabulary all other tokens.
+      k: length of the lists, at most: tokens that are no association are not listed.
       seed: of the start and of the order of batches.
       init_scale: standard deviation of the Gaussian start; 0 is the zero start.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
@@ -96,7 +96,8 @@ def track(
       matrix m of `scorings.MATRICES`: the lists of the weights `m_id` and `m_score`, those of the
       theory `m_theory_id` and `m_theory_score`, `m_overlap` and `m_cosine` (see
       `scorings.Reading`); bigram and interchangeability have no layers, and the latter, symmetric,
-      no sides. `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
+      no sides. Where a list has ended, scores are NaN and ids mean nothing (`scorings.TopLists`).
+      `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
       `target_frequency` of tokens. With `truth`, `m_precision` and `m_theory_precision` for its
       kinds (`formations.precision`). Where loss or weights stop being finite the Dataset ends, and
       its attribute `incomplete` says so. Means over tokens are left to the reader: in

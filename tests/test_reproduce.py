@@ -80,6 +80,20 @@ def test_what_the_paper_reports_stands_beside_what_we_get(reproduced):
         }  # fmt: skip
 
 
+def test_lists_are_longer_than_what_a_small_vocabulary_has(tmp_path):
+    """Of a text of five words every list ends early, and the lists of other words do too."""
+    path = tmp_path / "pond.txt"
+    path.write_text("the pond , a fish . " * 40 + "the tree , a bird . " * 40)
+    lists = dataclasses.replace(TINY.lists, top=10)
+    scale, work = dataclasses.replace(TINY, lists=lists), Work(str(path))
+    graph = artefacts.ARTEFACTS["figure3"].compute(scale, work)
+    assert graph.rows[0]["found"] == 1  # the pond; it says "contains" nowhere
+    assert graph.rows[0]["ours"]
+    lists = artefacts.ARTEFACTS["figure5"].compute(scale, work)
+    words = set(work.tokens(scale.lists.text).vocabulary) | {""}
+    assert set(lists.dataset["token"].values.ravel()) <= words
+
+
 def test_minimum_cosines_are_those_of_the_dataset(reproduced):
     out, records = reproduced
     table = next(r for r in records if r["artefact"] == "table1")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import random_tokens, token_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import assocjax as aj
 from assocjax import results
@@ -67,6 +69,57 @@ def test_save_and_load(dataset, tmp_path):
         xr.testing.assert_equal(plain, dataset)
     assert results.load(path).sizes["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+# Any text, with NUL, which no NetCDF string can hold. Nor can it lone surrogates, which stand for
+# bytes in file names that are no UTF-8; pandas refuses them in a coordinate or variable.
+word = st.text(max_size=5) | st.sampled_from(["", "\0", "a\0b", "\0\0", "\\0", "\\", "\ufeffa"])
+name = st.text(st.characters(exclude_categories=()), max_size=5) | st.just("a\udcff.txt") | word
+
+
+@settings(max_examples=60)
+@given(words=st.lists(word, min_size=4, max_size=4, unique=True), attribute=name)
+def test_text_comes_back_as_it_was(words, attribute, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "a.nc"
+    of = np.array(words, object)
+    dataset = xr.Dataset(
+        {
+            "x": ("token", np.arange(4.0), {"long_name": attribute}),
+            "lists": (("entry", "rank"), of.reshape(2, 2)),
+            "one": of[1],  # NumPy drops NULs at its end at once
+        },
+        {"token": of, "other": ("token", of[::-1], {"about": attribute})},
+        {"corpus_name": attribute, "names": words, "count": 3},
+    )
+    for _ in range(2):  # what is read is written again
+        results.save(dataset, path)
+        read = results.load(path)
+        assert read["token"].values.tolist() == words
+        assert read["other"].values.tolist() == words[::-1]
+        assert read["lists"].values.ravel().tolist() == words
+        assert read["one"].item() == dataset["one"].item()
+        assert read.coords.keys() == {"token", "other"}
+        assert read.attrs == dataset.attrs
+        assert read["x"].attrs == {"long_name": attribute}
+        assert read["other"].attrs == {"about": attribute}
+        assert read.xindexes.keys() == {"token"}
+        dataset = read
+
+
+def test_strings_may_grow_after_they_are_read(tmp_path):
+    """How long the strings of a file were is not kept: of joined results none is cut."""
+    for name, words in (("a", ["b", "c"]), ("b", ["longer than b", "日本語"])):
+        results.save(xr.Dataset({"x": ("token", [1, 2])}, {"token": words}), tmp_path / name)
+    parts = [results.load(tmp_path / name) for name in ("a", "b")]
+    results.save(xr.concat(parts, "token"), tmp_path / "joined")
+    joined = results.load(tmp_path / "joined")
+    assert joined["token"].values.tolist() == ["b", "c", "longer than b", "日本語"]
+    # Nor of what plain xarray has read.
+    with xr.open_dataset(tmp_path / "a") as plain:
+        results.save(plain.assign_coords(token=["longer than b", "c"]), tmp_path / "again")
+        results.save(xr.concat([plain, parts[1]], "token"), tmp_path / "joined")
+    assert results.load(tmp_path / "again")["token"].values.tolist() == ["longer than b", "c"]
+    assert results.load(tmp_path / "joined")["token"].values[2] == "longer than b"
 
 
 def test_interrupted_save_leaves_the_old_file(dataset, tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ from assocjax.options.statistics import DENSE_VOCAB_SIZE
 from assocjax.storage import check_claimable, claim, make_folder
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from assocjax.corpora import TokenData, TokenFile
     from assocjax.sparse import SparseStatistics
 
@@ -189,6 +191,7 @@ def associations(options: argparse.Namespace) -> None:
         for matrix, best in matrices.items():
             show(f"  {matrix}: {library.MATRICES[matrix]}")
             line = "  ".join(f"{other} {score:.2g}" for other, score in best)
+            line = line or "none: no entry is positive"
             show(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
     if options.out is not None:
         scores = {
@@ -205,17 +208,34 @@ def associations(options: argparse.Namespace) -> None:
 
 def _read_statistics(
     folder: Path, config: dict[str, Any]
-) -> tuple["SparseStatistics", list[str], dict[str, Any]]:
-    """What `_sparse_statistics` or `merge` left in a folder, its vocabulary and its attributes."""
+) -> tuple["SparseStatistics | xr.Dataset", list[str], dict[str, Any]]:
+    """What `statistics` or `merge` left in a folder, its vocabulary and its attributes."""
     from assocjax import results, shards
+    from assocjax.associations import MATRICES
 
     if config["frequency_corrected"]:
         raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
-    found = shards.load_statistics(folder / "counts.nc", folder / "correlations.nc")
-    with results.open_dataset(folder / "counts.nc") as dataset:
-        names = ("corpus", "corpus_name", "corpus_sha256", "versions", "device")
-        attributes = {name: dataset.attrs[name] for name in names}
-        vocabulary = dataset["token"].values.tolist()
+    dense, counts = folder / "statistics.nc", folder / "counts.nc"
+    if not dense.is_file() and not counts.is_file():
+        raise InputError(
+            f"--statistics: {folder} has no results of statistics or merge: neither statistics.nc "
+            "nor counts.nc and correlations.nc"
+        )
+    if dense.is_file() and counts.is_file():
+        raise InputError(
+            f"--statistics: {folder} has both statistics.nc and counts.nc; keep one of them there"
+        )
+    if dense.is_file():
+        found = results.load(dense)
+        if not found.data_vars.keys() >= MATRICES.keys() or "token" not in found.coords:
+            raise InputError(f"--statistics: {dense} holds no statistics")
+        attrs, vocabulary = found.attrs, found["token"].values.tolist()
+    else:
+        found = shards.load_statistics(counts, folder / "correlations.nc")
+        with results.open_dataset(counts) as dataset:
+            attrs, vocabulary = dataset.attrs, dataset["token"].values.tolist()
+    names = ("corpus", "corpus_name", "corpus_sha256", "versions", "device")
+    attributes = {name: attrs[name] for name in names}
     return found, vocabulary, attributes | {"config": json.dumps(config, sort_keys=True)}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.errors import InputError
 from assocjax.storage import check_claimable, claim
 
 
@@ -46,8 +47,12 @@ def track(options: argparse.Namespace) -> None:
             for token in options.graph:
                 name = "".join(c if c.isalnum() else "_" for c in token)
                 path = f"context_{data.token_id(token)}_{name}"
-                figure = figures.plot_context_graph(dataset, token)
-                paths += figures.save(figure, path, into=folder)
+                try:
+                    graph = figures.plot_context_graph(dataset, token)
+                except InputError as error:  # a token without a context
+                    show(f"no graph: {error}", soft_wrap=True)
+                    continue
+                paths += figures.save(graph, path, into=folder)
     if dataset.attrs["incomplete"]:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]

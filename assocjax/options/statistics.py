@@ -52,7 +52,7 @@ def add_associations(commands: Commands, function: Command) -> None:
         "--statistics",
         type=Path,
         metavar="FOLDER",
-        help="read counts.nc and correlations.nc there, and no corpus",
+        help="read what statistics or merge has written there, and no corpus",
     )
     parser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
     parser.add_argument("--top", type=int, default=8, help="associations to list a matrix")

@@ -47,7 +47,7 @@ def add_explore(commands: Commands, function: Command) -> None:
     add(
         "--max-steps",
         type=int,
-        default=24,
         metavar="N",
-        help="of more recorded steps, N that are evenly spread",
+        help="of more recorded steps, N that are evenly spread (default: 24; 12 of over 1500 "
+        "tokens)",
     )

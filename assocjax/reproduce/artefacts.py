@@ -129,7 +129,6 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         corpus = printable(work.corpus) if data is None else data.name
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
-    kept = f"{work.name}/{name}"
     dataset = results.reuse(work.folder / f"{name}.nc", of, overwrite=work.overwrite)
     if dataset is not None and all(
         (work.folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
@@ -137,10 +136,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         record = json.loads(dataset.attrs["record"])
     else:
         result = compute(scale, work)
-        files = []
-        for figure_name, figure in result.figures.items():
-            paths = save(figure, f"{kept}-{figure_name}", into=work.claimed)
-            files.append(paths[0].name)
+        drawn = {f"{name}-{of_it}": draw for of_it, draw in result.figures.items()}
         corpus = printable(work.corpus) if data is None else data.name
         corpus = result.dataset.attrs.get("corpus_name", corpus)
         record = _head(name, corpus) | {
@@ -148,14 +144,16 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
             "rows": result.rows,
             "differs": result.differs,
             "notes": result.notes,
-            "figures": files,
+            "figures": [f"{file}.png" for file in drawn],
             "folder": work.name,
             "decided_by": of,
         }
         record = results.finite(record)
         dataset = result.dataset.assign_attrs(record=json.dumps(record))
-        results.keep(work.claimed, f"{kept}.nc", dataset, of)
-    results.save_json_to(work.claimed, f"{kept}.json", record)
+        results.keep(work.claimed, f"{work.name}/{name}.nc", dataset, of)
+        for file, draw in drawn.items():  # after the numbers, which no figure may lose
+            save(draw(), f"{work.name}/{file}", into=work.claimed)
+    results.save_json_to(work.claimed, f"{work.name}/{name}.json", record)
     return record
 
 
