@@ -21,6 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sums import (
@@ -91,6 +92,7 @@ def corpus_statistics(
     divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     tokens, mask = check_corpus(tokens, mask, vocab_size)
     sums = over_devices(partial(_count, vocab_size), tokens, mask)
     basis = _compose(*sums)

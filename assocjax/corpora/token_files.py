@@ -211,8 +211,8 @@ def write_tokens(
     Raises:
         InputError, InputTypeError: As `load_tokens`, or the folder cannot be written.
     """
-    check_integer("seq_len", seq_len, minimum=1)
-    check_integer("default_vocab_size", default_vocab_size, minimum=2)
+    seq_len = check_integer("seq_len", seq_len, minimum=1)
+    default_vocab_size = check_integer("default_vocab_size", default_vocab_size, minimum=2)
     check_choice("oov", oov, ("unk", "drop"))
     check_choice("long", long, ("window", "cut"))
     check_choice("short", short, ("drop", "pad"))

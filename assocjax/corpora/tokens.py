@@ -220,8 +220,8 @@ def load_tokens(
         vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
-    check_integer("default_vocab_size", default_vocab_size, minimum=2)
-    check_integer("seed", seed, minimum=0)
+    default_vocab_size = check_integer("default_vocab_size", default_vocab_size, minimum=2)
+    seed = check_integer("seed", seed, minimum=0)
     check_choice("oov", oov, ("unk", "drop"))
     check_choice("long", long, ("window", "cut"))
     check_choice("short", short, ("drop", "pad"))
