@@ -41,10 +41,10 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
     return made
 
 
-def _named(name: str) -> Callable[[Any], optax.GradientTransformation]:
-    factory = getattr(optax, name, None)
+def _named(name: str) -> Callable[[Any], Any]:
+    factory: Any = getattr(optax, name, None)
     try:
-        parameters = inspect.signature(factory).parameters  # type: ignore[arg-type]
+        parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
         parameters = {}
     if name.startswith("_") or not callable(factory) or next(iter(parameters), None) != _RATE:

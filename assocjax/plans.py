@@ -123,10 +123,10 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
     V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
     # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
-    # carry and its successor; what the optimizer remembers; and four for every theory.
+    # carry and its successor; what the optimizer remembers; and up to six for every theory.
     moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
     sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (3 + 4 * sides) * weights + moments
+    return (3 + 6 * sides) * weights + moments
 
 
 def step_bytes(config: RunConfig, sizes: Sizes) -> int:

@@ -227,8 +227,13 @@ def _sum_correlations(tokens, mask, matrix):
             place, pair = rows.keys(*column), rows.queries(*is_query) & rows.keys(*is_key)
             m = by_target.at[rows.queries(*target) + place].get(mode="promise_in_bounds")
             m = jnp.where(pair, m, 0)
-            mean = map(jnp.divide, rows.sum_keys(m), num_keys)
-            D = jnp.where(pair, m - rows.queries(*mean), 0) / rows.queries(*num_keys)
+
+            def centred(m):
+                mean = map(jnp.divide, rows.sum_keys(m), num_keys)
+                return jnp.where(pair, m - rows.queries(*mean), 0)
+
+            # Twice: a mean is rounded alike at every position of a frequent token, which adds up.
+            D = centred(centred(m)) / rows.queries(*num_keys)
             return rows.queries(*row) + place, to_words(D, division.unit, rows.dither(dither))
 
         index, words = map_rows(pairs, queries)

@@ -81,6 +81,7 @@ def brute_derivatives(brute):
     return slopes
 
 
+@pytest.mark.optimized
 def test_shares_in_float32(corpus, brute, brute_derivatives):
     assert_shares("query_key", corpus, brute, brute_derivatives, 2e-5)
 
