@@ -115,7 +115,7 @@ def top_associations(
       >>> top_associations(matrix, ["bird", "swam", "flew"], "swam")
       []
     """
-    check_integer("k", k, minimum=1)
+    k = check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
     if token not in vocabulary:
         raise InputError(f"token {token!r} is not in the vocabulary")
@@ -147,7 +147,7 @@ def precision_at_k(
       InputError: no query token with a true associate is in the vocabulary, or the matrix is of
         another size.
     """
-    check_integer("k", k, minimum=1)
+    k = check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
     if any(isinstance(associates, str) for associates in truth.values()):
         raise InputTypeError("truth must map a token to a set of tokens; got one token")

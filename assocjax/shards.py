@@ -78,9 +78,9 @@ def run_shard(
       InputError: fewer sequences than shards; a file at `path` or `counts` that is of another
         corpus, configuration, shard or version; or another process is writing `path`.
     """
-    check_integer("shard", shard, minimum=1)
-    check_integer("shards", shards, minimum=shard)
-    check_integer("checkpoint_blocks", checkpoint_blocks, minimum=1)
+    shard = check_integer("shard", shard, minimum=1)
+    shards = check_integer("shards", shards, minimum=shard)
+    checkpoint_blocks = check_integer("checkpoint_blocks", checkpoint_blocks, minimum=1)
     N = source.num_sequences
     if shards > N:
         raise InputError(f"shards must be at most the number of sequences, {N}; got {shards}")

@@ -13,14 +13,14 @@ import numpy as np
 import xarray as xr
 
 from assocjax import results
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checkpoints import Checkpoints, claim_together
-from assocjax.checks import check_numbers
+from assocjax.checks import check_numbers, check_positive
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import count_distinct
 from assocjax.grids import Grid, duration_text, run_grid
-from assocjax.optimizers import Optimizer, check_resumable, optimizer_name
+from assocjax.optimizers import Optimizer, check_optimizer, check_resumable, optimizer_name
 from assocjax.params import WEIGHTS
 from assocjax.plans import (
     GIB,
@@ -130,26 +130,24 @@ def sweep(
     )
     if not isinstance(data, TokenData):
         raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    steps, batch_size = config.steps, config.batch_size
+    check_optimizer(optimizer, (config.num_layers, data.vocab_size, data.seq_len))
     if batch_size is not None and batch_size > data.num_sequences:
         raise InputError(
             f"batch_size must be at most the number of sequences, {data.num_sequences}; "
             f"got {batch_size}"
         )
-    check_integer("memory_limit", memory_limit, minimum=1)
+    memory_limit = check_integer("memory_limit", memory_limit, minimum=1, maximum=LARGEST_BYTES)
     if checkpoint_every is not None:
-        check_integer("checkpoint_every", checkpoint_every, minimum=1)
+        checkpoint_every = check_integer("checkpoint_every", checkpoint_every, minimum=1)
     grid = {
         "learning_rate": check_numbers("learning_rates", learning_rates, minimum=0),
         "seed": check_numbers("seeds", seeds, minimum=0),
         "init_scale": check_numbers("init_scales", init_scales, minimum=0),
     }
-    if not grid["learning_rate"].all():
-        raise InputError("learning_rates must be positive; got 0")
-    for seed in seeds:
-        check_integer("every entry of seeds", seed, minimum=0)
-        if seed >= 2**31:
-            raise InputError(f"every entry of seeds must be below 2^31; got {seed}")
-    grid["seed"] = grid["seed"].astype(np.int32)
+    for rate in grid["learning_rate"]:
+        check_positive("learning_rates", rate)
+    grid["seed"] = np.array(check_integers("seeds", seeds, minimum=0), np.int32)
 
     starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
     runs = Grid(grid["learning_rate"], starts)

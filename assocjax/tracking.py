@@ -16,9 +16,9 @@ import numpy as np
 import xarray as xr
 
 from assocjax import results, scorings
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers
 from assocjax.checkpoints import Checkpoints
-from assocjax.checks import check_number
+from assocjax.checks import check_number, check_positive
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.formations import Truth, find_queries, precision
@@ -111,7 +111,23 @@ def track(
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
     `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
     """
-    _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, batch_size)
+    if not isinstance(data, TokenData):
+        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
+    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    seed = check_integer("seed", seed, minimum=0)
+    learning_rate = check_positive("learning_rate", learning_rate)
+    init_scale = check_number("init_scale", init_scale, minimum=0)
+    check_optimizer(optimizer, (num_layers, data.vocab_size, data.seq_len))
+    if batch_size is not None:
+        batch_size = check_integer("batch_size", batch_size, minimum=1)
+        if batch_size > data.num_sequences:
+            raise InputError(
+                f"batch_size must be at most the number of sequences, {data.num_sequences}; "
+                f"got {batch_size}"
+            )
+    if microbatch_size is not None:
+        microbatch_size = check_integer("microbatch_size", microbatch_size, minimum=1)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
     record = _steps_to_record(record_at, steps)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
@@ -273,38 +289,12 @@ def _saved_so_far(checkpoints: Checkpoints | None, record: list[int]) -> str:
     )
 
 
-def _check(data, learning_rate, steps, num_layers, seed, init_scale, optimizer, batch_size):
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
-    check_integer("steps", steps, minimum=0)
-    check_integer("num_layers", num_layers, minimum=1)
-    if check_integer("seed", seed, minimum=0) >= 2**31:
-        raise InputError(f"seed must be below 2^31; got {seed}")
-    check_number("learning_rate", learning_rate, minimum=0)
-    if not learning_rate:
-        raise InputError("learning_rate must be positive; got 0")
-    check_number("init_scale", init_scale, minimum=0)
-    check_optimizer(optimizer)
-    if batch_size is not None:
-        check_integer("batch_size", batch_size, minimum=1)
-        if batch_size > data.num_sequences:
-            raise InputError(
-                f"batch_size must be at most the number of sequences, {data.num_sequences}; "
-                f"got {batch_size}"
-            )
-
-
 def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
     if record_at is None:
         return sorted(
             {0, *np.rint(np.geomspace(1, steps, 24)).astype(int).tolist()} if steps else {0}
         )
-    for step in record_at:
-        if check_integer("every entry of record_at", step, minimum=0) > steps:
-            raise InputError(f"record_at must hold steps up to {steps}; got {step}")
-    if not record_at:
-        raise InputError("record_at must hold a step; got none")
-    return sorted(set(record_at))
+    return sorted(set(check_integers("record_at", record_at, minimum=0, maximum=steps)))
 
 
 def _by_variable(lists: dict[str, Any], suffix: str = "") -> dict[str, np.ndarray]:

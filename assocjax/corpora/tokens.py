@@ -254,6 +254,7 @@ def load_tokens(
     tokenizer = check_path("tokenizer", tokenizer, "'word', 'bpe' or a path")
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
+    seed = check_integer("seed", seed, minimum=0)
     if num_documents is None and corpus == "fables":
         # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
         # does not depend on how many sequences are kept.

@@ -63,7 +63,7 @@ def write_explorer(
     about 30 MB for V = 3,000, L = 3 and 12 steps.
     """
     if max_steps is not None:
-        check_integer("max_steps", max_steps, minimum=2)
+        max_steps = check_integer("max_steps", max_steps, minimum=2)
     if "composed_theory_id" not in dataset or "scoring" not in dataset.dims:
         raise InputError("the explorer needs the results of a track (track.nc); got others")
     if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax import results
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
@@ -101,7 +101,7 @@ def compare_revisions(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
-    check_integer("num_shuffles", num_shuffles, minimum=2)
+    num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     report = progress or (lambda what, done, total: None)
 
     hashed = iter(range(len(names)))

@@ -122,9 +122,9 @@ def theory_of_tokens(
 
     Cost: as `basis_matrices`, with one pass more over the text.
     """
-    check_integer("min_count", min_count, minimum=1)
+    min_count = check_integer("min_count", min_count, minimum=1)
     if num_tokens is not None:
-        check_integer("num_tokens", num_tokens, minimum=2)
+        num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
     report = progress or (lambda done, total: None)
     every = range(source.num_sequences)
     N = len(every)
