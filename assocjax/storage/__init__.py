@@ -11,7 +11,7 @@ In reading order:
 Needs neither JAX nor xarray; `assocjax.results` and `assocjax.checkpoints` build on it.
 """
 
-from assocjax.storage.files import PART_PREFIX, SIGNATURE, whole_file
+from assocjax.storage.files import PART_PREFIX, SIGNATURE, is_ours, whole_file
 from assocjax.storage.folders import MARKER, Folder, check_claimable, claim, locked, make_folder
 from assocjax.storage.identity import difference, flatten
 from assocjax.storage.interrupts import Interrupts, deferred_interrupts
@@ -27,6 +27,7 @@ __all__ = [
     "deferred_interrupts",
     "difference",
     "flatten",
+    "is_ours",
     "locked",
     "make_folder",
     "whole_file",

@@ -41,6 +41,8 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        if _is_signed(path) and _head(path) != _head(part):
+            raise InputError(f"{path} holds another kind of results; choose another name")
         if not overwrite and path.exists():
             if filecmp.cmp(part, path, shallow=False):
                 return
@@ -86,6 +88,10 @@ def is_ours(path: Path) -> bool:
                 if name in (*record["files"], *record.get("replaced", ())):
                     return True
                 break
+    return _is_signed(path)
+
+
+def _is_signed(path: Path) -> bool:
     with (
         contextlib.suppress(OSError, ValueError),  # an empty file cannot be mapped: ValueError
         path.open("rb") as file,
@@ -93,6 +99,12 @@ def is_ours(path: Path) -> bool:
     ):
         return content.find(SIGNATURE.encode()) >= 0
     return False
+
+
+def _head(path: Path) -> bytes:
+    """The bytes that tell formats apart: NetCDF, HTML, PNG, PDF."""
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _refuse_foreign(path: Path) -> None:
