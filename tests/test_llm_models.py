@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -574,6 +575,10 @@ BAD = {
     "a corrupt header": (corrupt_header, "corrupt or cut short"),
     "empty weights": (lambda f: cut(f / "model.safetensors", 0), "corrupt or cut short"),
     "PyTorch's format, cut short": (cut_pytorch, "corrupt or cut short"),
+    "PyTorch's format, a program": (
+        lambda f: (as_pytorch(f), (f / "pytorch_model.bin").write_bytes(pickle.dumps(print))),
+        r"pytorch_model.bin' are corrupt .* \(torch did not save it, or it holds more than tensors",
+    ),
     "a tensor missing": (drop_tensor, r"lack 'gpt_neox.layers.1.attention.dense.weight', against"),
     "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layer"),
     "a layer too many": (lambda f: change_config(f, num_hidden_layers=2), "besides 'gpt_neox.l"),

@@ -48,4 +48,6 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    if "weights_only" in lines[0]:  # torch would advise to run what the file holds
+        return "torch did not save it, or it holds more than tensors"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
