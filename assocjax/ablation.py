@@ -39,7 +39,7 @@ import xarray as xr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.checks import check_batch
 from assocjax.compare import compare_params, normalise
 from assocjax.errors import InputError
@@ -110,8 +110,8 @@ def ablate(
     edits = tuple(check_choice("every entry of edits", edit, EDITS) for edit in edits)
     if not edits or len(set(edits)) != len(edits):
         raise InputError(f"edits must be one or more distinct names of {EDITS}; got {edits}")
-    check_integer("draws", draws, minimum=2)
-    check_integer("seed", seed, minimum=0)
+    draws = check_integer("draws", draws, minimum=2, maximum=LARGEST_DRAWS)
+    seed = check_integer("seed", seed, minimum=0)
     tokens, mask = check_batch(params, tokens, mask)
     if ("swap" in edits) != (other is not None):
         raise InputError("other must be given with the edit 'swap', and only with it")

@@ -1,18 +1,36 @@
 """Checks of single arguments, made once where a user calls."""
 
 import operator
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from assocjax.errors import InputError, InputTypeError
 
+LARGEST_COUNT = 2**31 - 1
+"""Of sizes and seeds: JAX counts with 32 bits."""
 
-def check_integer(name: str, value: Any, *, minimum: int) -> int:
-    """Returns `value` as an int.
+LARGEST_STEPS = 2**31 - 2
+"""Of steps, which have a start beside them."""
+
+LARGEST_BYTES = 2**63 - 1
+
+LARGEST_PATH = 10**7
+"""Steps of what is kept in memory for every step."""
+
+LARGEST_DRAWS = 10**5
+"""Random draws, shuffles and replicates: there is memory for each."""
+
+LARGEST_DEPTH = 128
+"""Layers: each is compiled, and the memory of some plans grows as 4^layers."""
+
+
+def check_integer(name: str, value: Any, *, minimum: int, maximum: int = LARGEST_COUNT) -> int:
+    """Returns `value`, of Python, NumPy or JAX, as an int of Python.
 
     Raises:
         InputTypeError: If it is no integer (bools are not).
-        InputError: If it is below `minimum`.
+        InputError: If it is below `minimum` or above `maximum`.
     """
     try:
         if isinstance(value, bool):
@@ -22,9 +40,30 @@ def check_integer(name: str, value: Any, *, minimum: int) -> int:
         raise InputTypeError(
             f"{name} must be an integer; got {type(value).__name__} {value!r}"
         ) from None
-    if number < minimum:
-        raise InputError(f"{name} must be at least {minimum}; got {number}")
-    return number
+    if minimum <= number <= maximum:
+        return number
+    bound = f"at least {minimum}" if number < minimum else f"at most {maximum}"
+    # Python refuses to print integers of thousands of digits.
+    found = number if number.bit_length() < 128 else f"one of {number.bit_length()} bits"
+    raise InputError(f"{name} must be {bound}; got {found}")
+
+
+def check_integers(
+    name: str, values: Any, *, minimum: int, maximum: int = LARGEST_COUNT
+) -> list[int]:
+    """Returns a non-empty list, tuple or vector of integers as a list of ints of Python.
+
+    Raises:
+        InputTypeError: If it is no such sequence, or an entry is no integer.
+        InputError: If it is empty, or an entry is out of range.
+    """
+    is_array = hasattr(values, "__array__") and getattr(values, "ndim", 0) > 0
+    if isinstance(values, str | bytes) or not (is_array or isinstance(values, Sequence)):
+        raise InputTypeError(f"{name} must be a sequence of integers; got {values!r}")
+    if not len(values):
+        raise InputError(f"{name} must not be empty")
+    each = f"every entry of {name}"
+    return [check_integer(each, value, minimum=minimum, maximum=maximum) for value in values]
 
 
 def check_string(name: str, value: Any) -> str:
@@ -54,3 +93,26 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
         known = ", ".join(map(repr, choices))
         raise InputError(f"{name} must be one of {known}; got {value!r}")
     return value
+
+
+def check_path(name: str, value: Any, what: str = "a path") -> str:
+    """Returns `value`, a path, as a string.
+
+    Raises:
+        InputTypeError: If it is no path.
+        InputError: If no file can be called so.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputTypeError(f"{name} must be {what}; got {type(value).__name__} {value!r}")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise InputError(f"{name} must be {what}, which holds no NUL character; got {path!r}")
+    return path
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A path or a text as any file, figure and terminal takes it.
+
+    The bytes of a file's name that are not UTF-8 are no characters: they become `\\udcff`.
+    """
+    return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")

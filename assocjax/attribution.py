@@ -39,7 +39,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import check_choice, check_integer, check_integers
 from assocjax.checks import is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients.microbatches import sum_microbatches
@@ -145,12 +145,7 @@ def pair_shares(
     Cost: n T^2 numbers are held; all else as in `attribute`.
     """
     tokens, mask, (a, b) = _check(statistics, tokens, mask, matrix, row, column)
-    sequences = np.asarray(sequences)
-    if sequences.ndim != 1 or not np.isin(sequences, np.arange(len(tokens))).all():
-        raise InputError(
-            f"sequences must be a list of some of 0..{len(tokens) - 1}; got such as "
-            f"{sequences.ravel()[:3].tolist()}"
-        )
+    sequences = np.array(check_integers("sequences", sequences, minimum=0, maximum=len(tokens) - 1))
     factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
     _, gradient = _entry_and_gradient(matrix, factors, a, b)
     shares = _pair_shares(
@@ -198,9 +193,9 @@ def leave_out(
     """
     tokens, mask, (a, b) = _check(statistics, tokens, mask, matrix, row, column)
     documents, D = check_documents(documents, len(tokens))
-    which = np.arange(D) if which is None else np.asarray(which)
-    if which.ndim != 1 or not np.isin(which, np.arange(D)).all():
-        raise InputError(f"which must be a list of some of the documents 0..{D - 1}; got {which}")
+    if which is not None:
+        which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
+    which = np.arange(D) if which is None else which
     # Sequences of each document, filled up to as many as the largest of them has.
     order = np.argsort(documents, kind="stable")
     sizes = np.bincount(documents, minlength=D)

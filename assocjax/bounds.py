@@ -76,10 +76,9 @@ def theorem_conditions(
     T = check_integer("seq_len", seq_len, minimum=1)
     V = check_integer("vocab_size", vocab_size, minimum=2)
     s = check_integer("steps", steps, minimum=0)
-    check_number("learning_rate", learning_rate, minimum=0)
-    check_number("init_scale", init_scale, minimum=0)
-    check_number("xi", xi, minimum=0)
-    eta, sd = float(learning_rate), float(init_scale)
+    eta = check_number("learning_rate", learning_rate, minimum=0)
+    sd = check_number("init_scale", init_scale, minimum=0)
+    xi = check_number("xi", xi, minimum=0)
     if eta == 0:
         raise InputError("learning_rate must be positive; got 0")
     conditions = {
@@ -91,7 +90,7 @@ def theorem_conditions(
         "steps*learning_rate <= 5/(8*sqrt(seq_len))": s == 0 or eta <= 5 / (8 * s * math.sqrt(T)),
     }
     if sd > 0:
-        edge = eta**2 / (T**2 * V ** (1 + float(xi)))
+        edge = eta**2 / (T**2 * V ** (1 + xi))
         conditions |= {
             "init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))": sd <= edge,
             "learning_rate >= 1/seq_len": eta >= 1 / T,

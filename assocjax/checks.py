@@ -27,30 +27,56 @@ def is_hidden(x: Any) -> bool:
     return is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable)
 
 
-def check_number(name: str, value: Any, *, minimum: float | None = None) -> None:
-    """A finite real number; a traced scalar passes."""
+def check_number(name: str, value: Any, *, minimum: float | None = None) -> Any:
+    """Returns a finite real number, of Python, NumPy or JAX, as a float; a traced scalar as it is.
+
+    Raises:
+        InputTypeError: If it is no number (bools and strings are not).
+        InputError: If it is not finite, or below `minimum`, or a traced array is no scalar.
+    """
     if is_traced(value):
         if value.ndim:
             raise InputError(f"{name} must be a scalar; got shape {value.shape}")
-        return
+        if not _is_real(value.dtype):
+            raise InputTypeError(f"{name} must be a real number; got dtype {value.dtype}")
+        return value
     try:
-        value = float(value)
+        if isinstance(value, str | bytes | bytearray | bool) or np.ndim(value):
+            raise TypeError
+        if hasattr(value, "dtype") and not _is_real(value.dtype):
+            raise TypeError
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError):
         raise InputTypeError(f"{name} must be a number; got {value!r}") from None
-    if not math.isfinite(value) or (minimum is not None and value < minimum):
+    if not math.isfinite(number) or (minimum is not None and number < minimum):
         bound = "" if minimum is None else f" and at least {minimum:g}"
-        raise InputError(f"{name} must be finite{bound}; got {value:g}")
+        raise InputError(f"{name} must be finite{bound}; got {number:g}")
+    return number
+
+
+def check_positive(name: str, value: Any) -> float:
+    """As `check_number`, of a number that is not 0 in JAX's default floating dtype either."""
+    number, dtype = check_number(name, value, minimum=0), jnp.result_type(float)
+    if not number or not number >= float(jnp.finfo(dtype).tiny):
+        rounded = f", which {dtype} rounds to 0" if number else ""
+        raise InputError(f"{name} must be positive; got {number:g}{rounded}")
+    return number
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     """A non-empty list of distinct finite numbers, as a float64 vector."""
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | jax.Array):
+    is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim > 0
+    if isinstance(values, str | bytes) or not (is_array or isinstance(values, Sequence)):
         raise InputTypeError(f"{name} must be a sequence of numbers; got {values!r}")
-    for value in values:
-        check_number(f"every entry of {name}", value, minimum=minimum)
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(f"{name} must be a non-empty list; got shape {array.shape}")
+    if not len(values) or (is_array and values.ndim > 1):
+        raise InputError(f"{name} must be a non-empty list; got shape {np.shape(values)}")
+    array = np.array([check_number(f"every entry of {name}", v, minimum=minimum) for v in values])
     if len(np.unique(array)) != array.size:
         raise InputError(f"{name} must not repeat a value; got {array.tolist()}")
     return array

@@ -11,15 +11,14 @@ the same for every layer, with three scalars that depend on how training goes:
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
 from assocjax.checks import check_number, is_traced
-from assocjax.errors import InputTypeError
-from assocjax.optimizers import follow
+from assocjax.errors import InputError, InputTypeError
+from assocjax.optimizers import check_linear, follow, scalars
 from assocjax.params import Params
 from assocjax.statistics import Statistics
 
@@ -43,7 +42,8 @@ def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
       steps: s >= 0, an integer scalar; may be traced.
 
     Raises:
-      InputError, InputTypeError: `steps` or `learning_rate` negative, or `steps` not an integer.
+      InputError, InputTypeError: `steps` or `learning_rate` negative, `steps` not an integer, or
+        both so large that a coefficient overflows.
 
     Examples:
       >>> [round(float(scalar), 6) for scalar in descent_coefficients(0.1, 3)]
@@ -51,30 +51,42 @@ def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
 
     Source: paper, Theorem 4.1.
     """
-    check_number("learning_rate", learning_rate, minimum=0)
-    if is_traced(steps) or isinstance(steps, jax.Array):
+    learning_rate = check_number("learning_rate", learning_rate, minimum=0)
+    if is_traced(steps):
+        check_number("steps", steps)
         if not jnp.issubdtype(steps.dtype, jnp.integer):  # type: ignore[union-attr]
             raise InputTypeError(f"steps must be an integer; got dtype {steps.dtype}")  # type: ignore[union-attr]
-        check_number("steps", steps, minimum=0)
     else:
-        check_integer("steps", steps, minimum=0)
+        steps = check_integer("steps", steps, minimum=0)
     dtype = jnp.result_type(float)
     s, eta = jnp.asarray(steps, dtype), jnp.asarray(learning_rate, dtype)
     pairs = s * (s - 1) / 2
     triples = s * (s - 1) * (s - 2) / 3
     quadruples = triples * (s - 3) * (3 / 8)
-    return Coefficients(s * eta, pairs * eta**2, (quadruples + triples) * eta**4)
+    return _finite(
+        Coefficients(s * eta, pairs * eta**2, (quadruples + triples) * eta**4),
+        "learning_rate and steps",
+        f"{learning_rate} and {steps}",
+    )
 
 
 def flow_coefficients(duration: Scalar) -> Coefficients:
     """Of gradient flow for a time tau: tau, tau^2 / 2, tau^4 / 8.
 
     Raises:
-      InputError, InputTypeError: `duration` is negative or not a number.
+      InputError, InputTypeError: `duration` is negative, not a number, or too large.
     """
-    check_number("duration", duration, minimum=0)
+    duration = check_number("duration", duration, minimum=0)
     tau = jnp.asarray(duration, jnp.result_type(float))
-    return Coefficients(tau, tau**2 / 2, tau**4 / 8)
+    return _finite(Coefficients(tau, tau**2 / 2, tau**4 / 8), "duration", f"{duration}")
+
+
+def _finite(coefficients: Coefficients, name: str, found: str) -> Coefficients:
+    """The coefficients, which times a zero would be NaN if they were infinite."""
+    if not any(map(is_traced, coefficients)) and not all(map(jnp.isfinite, coefficients)):
+        dtype = coefficients.output.dtype
+        raise InputError(f"{name} must give coefficients that {dtype} can hold; got {found}")
+    return coefficients
 
 
 def optimizer_coefficients(optimizer: optax.GradientTransformation, steps: int) -> Coefficients:
@@ -82,23 +94,33 @@ def optimizer_coefficients(optimizer: optax.GradientTransformation, steps: int) 
 
     The matrices of the leading terms never change, so the optimizer only acts on their scalars: it
     is run on a, b and c with the gradients -1, -a and -a b. That covers momentum, Nesterov's too,
-    schedules, warm-up and weight decay; of one that is not linear (Adam, clipping) the result
-    means nothing.
+    schedules, warm-up and weight decay.
 
     Args:
       optimizer: an optax transformation; its learning rate may be traced.
       steps: number of updates, static.
 
     Raises:
-      InputError, InputTypeError: `steps` is negative or not an integer.
+      InputError, InputTypeError: `steps` is negative or not an integer; the optimizer is not linear
+        in the gradients, every entry of all weights alike (`is_linear`), as Adam and clipping are
+        not. Where its learning rate is traced, that cannot be told, and the result of one that is
+        not means nothing.
     """
-    check_integer("steps", steps, minimum=0)
+    steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_PATH)
+    check_linear(optimizer)
+    return follow_coefficients(optimizer, steps)
 
-    def gradient(at, step):
-        return Coefficients(-jnp.ones_like(at.output), -at.output, -at.output * at.value)
 
-    zero = jnp.zeros((), jnp.result_type(float))
-    return follow(optimizer, gradient, Coefficients(zero, zero, zero), steps)
+def follow_coefficients(optimizer: optax.GradientTransformation, steps: int) -> Coefficients:
+    """`optimizer_coefficients` of an optimizer that is known to be linear."""
+
+    def gradient(at: Params, step):
+        of_attention = -at.output * at.value
+        return Params(of_attention, of_attention, -at.output, -jnp.ones_like(at.output))
+
+    zero = scalars(jnp.zeros((), jnp.result_type(float)))
+    path = follow(optimizer, gradient, zero, steps)
+    return Coefficients(path.output, path.value, path.query_key)
 
 
 def weights_from_coefficients(
@@ -111,7 +133,7 @@ def weights_from_coefficients(
       num_layers: L; every layer is the same, so L = 1 broadcasts against any number.
       coefficients: scalars.
     """
-    check_integer("num_layers", num_layers, minimum=1)
+    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     dtype = statistics.bigram.dtype
     a, b, c = (jnp.asarray(x, dtype) for x in coefficients)
 
@@ -152,7 +174,8 @@ def leading_weights(
       only to that dtype.
 
     Raises:
-      InputError, InputTypeError: `steps` or `learning_rate` negative, `num_layers` not positive.
+      InputError, InputTypeError: `steps` or `learning_rate` negative or so large that a coefficient
+        overflows, `num_layers` not positive.
 
     Source: paper, Theorems 4.1, D.10 and D.13 (which bound the error of these terms).
     """

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
 from assocjax.checks import check_number, check_tokens
 from assocjax.compare import compare_params
 from assocjax.errors import InputError
@@ -67,14 +67,12 @@ def corrected_weights(
     times `steps` of `effective_gradient`. Memory: three copies of the weights for each node.
     Source: this package; for deferred correction Dutt, Greengard, Rokhlin 2000.
     """
-    for name, value, least in (
-        ("num_layers", num_layers, 1),
-        ("steps", steps, 3),  # before, attention has not moved
-        ("corrections", corrections, 1),
-        ("nodes", nodes, 1),
-    ):
-        check_integer(name, value, minimum=least)
-    check_number("learning_rate", learning_rate, minimum=0)
+    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    # Before three steps attention has not moved.
+    steps = check_integer("steps", steps, minimum=3, maximum=LARGEST_PATH // 10)
+    corrections = check_integer("corrections", corrections, minimum=1)
+    nodes = check_integer("nodes", nodes, minimum=1)
+    learning_rate = check_number("learning_rate", learning_rate, minimum=0)
     V = statistics.frequency.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
     zero = init_params(
@@ -84,7 +82,7 @@ def corrected_weights(
         num_layers=num_layers,
         dtype=statistics.context.dtype,
     )
-    clock = Descent(statistics, float(learning_rate))
+    clock = Descent(statistics, learning_rate)
     every = np.arange(steps)
     moving, power = every[2:], clock.power(every)
     times = leja_points([], moving, power[2:], min(nodes, len(moving)))

@@ -74,9 +74,9 @@ def gradient_flow(
     """
     dtype = _check_params(params, gradient)
     times = _check_times(times)
-    check_integer("max_steps", max_steps, minimum=1)
-    check_number("atol", atol, minimum=0)
-    check_number("rtol", rtol, minimum=0)
+    max_steps = check_integer("max_steps", max_steps, minimum=1)
+    atol = check_number("atol", atol, minimum=0)
+    rtol = check_number("rtol", rtol, minimum=0)
     if not is_traced(rtol) and rtol <= 0:
         raise InputError(f"rtol must be positive; got {rtol:g}")
 

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import check_integer, check_string
+from assocjax.arguments import (
+    LARGEST_COUNT,
+    LARGEST_DEPTH,
+    LARGEST_STEPS,
+    check_integers,
+    check_string,
+)
 from assocjax.checks import check_number, check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
@@ -53,7 +59,7 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
     Raises:
       InputError, InputTypeError: `threshold` is negative or no number; `dataset` has no errors.
     """
-    check_number("threshold", threshold, minimum=0)
+    threshold = check_number("threshold", threshold, minimum=0)
     errors = {name: f"{name}_relative_error" for name in WEIGHTS}
     ends = ("diverged_step", "theory_diverged_step")
     if missing := [name for name in (*errors.values(), *ends) if name not in dataset]:
@@ -80,7 +86,7 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
                 long_name=f"{weight}: step at which the theory {what}, to {threshold:g} in "
                 "relative error",
             )
-    attrs = {**dataset.attrs, "threshold": float(threshold), "steps": int(step[-1])}
+    attrs = {**dataset.attrs, "threshold": threshold, "steps": int(step[-1])}
     return xr.Dataset(variables, attrs=attrs)
 
 
@@ -228,20 +234,26 @@ def horizon_study(
     """
     if not callable(load):
         raise InputTypeError(f"load must be a function that returns a TokenData; got {load!r}")
-    sizes = {"vocab_size": vocab_sizes, "seq_len": seq_lens, "num_layers": num_layers}
-    for key, values in sizes.items():
-        name = key if key == "num_layers" else f"{key}s"
+    given = {"vocab_sizes": vocab_sizes, "seq_lens": seq_lens, "num_layers": num_layers}
+    lists: dict[str, list] = {}
+    for name, values in given.items():
         check_numbers(name, values, minimum=1)
-        for value in values:
-            check_integer(f"every entry of {name}", value, minimum=1)
-    if not check_numbers("learning_rates", learning_rates, minimum=0).all():
+        most = LARGEST_DEPTH if name == "num_layers" else LARGEST_COUNT
+        key = name if name == "num_layers" else name[:-1]
+        lists[key] = check_integers(name, values, minimum=1, maximum=most)
+    lists["learning_rate"] = check_numbers("learning_rates", learning_rates, minimum=0).tolist()
+    if not all(lists["learning_rate"]):
         raise InputError("learning_rates must be positive; got 0")
-    check_number("duration", duration, minimum=0)
+    duration = check_number("duration", duration, minimum=0)
     if duration == 0:
         raise InputError("duration must be positive; got 0")
-    check_number("threshold", threshold, minimum=0)
+    threshold = check_number("threshold", threshold, minimum=0)
+    if duration / min(lists["learning_rate"]) > LARGEST_STEPS:
+        raise InputError(
+            f"learning_rates must reach the duration, {duration:g}, in at most "
+            f"{LARGEST_STEPS} steps; got {min(lists['learning_rate']):g}"
+        )
 
-    lists = {**sizes, "learning_rate": learning_rates}
     base = {name: values[0] for name, values in lists.items()}
     settings = [base] + [
         {**base, name: value} for name, values in lists.items() for value in values[1:]

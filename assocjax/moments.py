@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, check_integer
 from assocjax.linalg import matmul
 from assocjax.sums import (
     causal_pairs,
@@ -80,7 +80,8 @@ def effective_statistics(
       2 (L+1)^2 T^2 + 3 N T words. Works under `jit` and `vmap`.
     Source: this package; the paper stops at the leading terms.
     """
-    depth = check_integer("depth", depth, minimum=1)
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
+    depth = check_integer("depth", depth, minimum=1, maximum=LARGEST_DEPTH)
     tokens, mask = check_corpus(tokens, mask, vocab_size)
     return _effective_statistics(tokens, vocab_size, depth, mask)
 

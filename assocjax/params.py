@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, check_integer
 from assocjax.checks import check_number
 
 WEIGHTS = ("query_key", "position", "value", "output")
@@ -64,10 +64,10 @@ def init_params(
     Raises:
       InputError: a size is not positive or `scale` is negative or not finite.
     """
-    check_integer("vocab_size", vocab_size, minimum=2)
-    check_integer("seq_len", seq_len, minimum=1)
-    check_integer("num_layers", num_layers, minimum=1)
-    check_number("scale", scale, minimum=0.0)
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
+    seq_len = check_integer("seq_len", seq_len, minimum=1)
+    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    scale = check_number("scale", scale, minimum=0.0)
     dtype = jnp.dtype(dtype or jnp.result_type(float))
     shapes = {
         "query_key": (num_layers, vocab_size, vocab_size),

@@ -51,7 +51,7 @@ def find_passages(
 
     Cost: `attribute` of each matrix, and `leave_out` of the documents that are listed.
     """
-    check_integer("top", top, minimum=1)
+    top = check_integer("top", top, minimum=1)
     if isinstance(matrices, str) or not matrices or len(set(matrices)) != len(matrices):
         raise InputError(f"matrices must be one or more distinct names; got {matrices!r}")
     at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}

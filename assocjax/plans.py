@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from assocjax.errors import InputError
 from assocjax.gradients import ExactPlan, plan_exact_step
 from assocjax.linalg import matmul
-from assocjax.optimizers import is_linear
+from assocjax.optimizers import state_bytes
 from assocjax.runs import RunConfig
 
 GIB = 1 << 30
@@ -123,10 +123,10 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
     V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
     # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
-    # carry and its successor; with other optimizers also moments; and four for every theory.
-    copies = 3 if is_linear(config.optimizer) else 5
+    # carry and its successor; what the optimizer remembers; and up to six for every theory.
+    moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
     sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (copies + 4 * sides) * weights
+    return (3 + 6 * sides) * weights + moments
 
 
 def step_bytes(config: RunConfig, sizes: Sizes) -> int:

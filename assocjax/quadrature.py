@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import ArrayLike
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
 from assocjax.checks import check_number, check_tokens
 from assocjax.errors import InputError
 from assocjax.flow import gradient_flow
@@ -82,8 +82,8 @@ def effective_weights(
     passes: about 6 while the theory is accurate, whatever `steps` is. Memory: three copies of the
     weights for every pass. Not for use under `jit`: the number of passes depends on the values.
     """
-    check_integer("num_layers", num_layers, minimum=1)
-    check_number("tolerance", tolerance, minimum=0)
+    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    tolerance = check_number("tolerance", tolerance, minimum=0)
     V = statistics.frequency.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
     if (duration is None) == (steps is None) or (steps is None) != (learning_rate is None):
@@ -93,13 +93,11 @@ def effective_weights(
         )
     clock: Descent | _GradientFlow
     if duration is None:
-        check_integer("steps", steps, minimum=0)
-        check_number("learning_rate", learning_rate, minimum=0)
-        clock = Descent(statistics, float(learning_rate))  # type: ignore[arg-type]
-        end = steps
+        end = check_integer("steps", steps, minimum=0, maximum=LARGEST_PATH)
+        clock = Descent(statistics, check_number("learning_rate", learning_rate, minimum=0))
     else:
-        check_number("duration", duration, minimum=0)
-        clock, end = _GradientFlow(statistics, float(duration)), float(duration)
+        end = check_number("duration", duration, minimum=0)
+        clock = _GradientFlow(statistics, end)
     zero = init_params(
         jax.random.key(0),
         vocab_size=V,

@@ -18,11 +18,11 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer
 from assocjax.checks import check_tokens
 from assocjax.closed_forms import (
+    follow_coefficients,
     gradient_from_coefficients,
-    optimizer_coefficients,
     weights_from_coefficients,
 )
 from assocjax.compare import compare_params
@@ -97,8 +97,12 @@ class RunConfig:
     microbatch_size: int | None = None
 
     def __post_init__(self):
-        check_integer("steps", self.steps, minimum=0)
-        check_integer("num_layers", self.num_layers, minimum=1)
+        # Plain numbers of Python: they are hashed, and written as JSON.
+        plain = partial(object.__setattr__, self)
+        steps = check_integer("steps", self.steps, minimum=0, maximum=LARGEST_STEPS)
+        plain("steps", steps)
+        layers = check_integer("num_layers", self.num_layers, minimum=1, maximum=LARGEST_DEPTH)
+        plain("num_layers", layers)
         if not isinstance(self.theories, tuple):
             raise InputTypeError(f"theories must be a tuple of names; got {self.theories!r}")
         for theory in self.theories:
@@ -109,7 +113,7 @@ class RunConfig:
         check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
             if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), minimum=1)
+                plain(name, check_integer(name, getattr(self, name), minimum=1))
 
     @property
     def depth(self) -> int | None:
@@ -141,7 +145,8 @@ def run_comparison(
 
     A theory starts from zero, sees the whole corpus and knows nothing of the seed: it follows its
     own gradient by the run's optimizer, beside the run. Where the optimizer is linear in the
-    gradients, the leading theory is its closed form (`optimizer_coefficients`). Gradients are
+    gradients, the same for every entry of all weights (`is_linear`), the leading theory is its
+    closed form (`optimizer_coefficients`). Gradients are
     compared where each side stands: the run's gradient at its own weights with the theory's at the
     theory's weights.
 
@@ -201,11 +206,13 @@ def start_run(
     init_key, _ = _keys(seed)
     run = init(init_key, num_layers=config.num_layers, scale=init_scale)
     sides = {"run": run}
+    check_optimizer(config.optimizer, _shapes(config, corpus))
     for name in config.theories:
-        # From zero all layers of the leading theory are alike: one stands for all.
-        layers = 1 if name == "leading" else config.num_layers
+        closed = name == "leading" and _has_closed_form(config, corpus)
+        # All layers of the leading theory are then alike: one stands for all.
+        layers = 1 if closed else config.num_layers
         zero = partial(init, jax.random.key(0), num_layers=layers, dtype=run.output.dtype)
-        if not (name == "leading" and _has_closed_form(config)):
+        if not closed:
             sides[name] = zero()
         if config.batch_size is not None:
             sides[of_batches(name)] = zero()
@@ -240,8 +247,8 @@ def advance_run(
     """
     optimizer = make_optimizer(config.optimizer, learning_rate)
     _, batch_key = _keys(seed)
-    closed = _has_closed_form(config)
-    coefficients = optimizer_coefficients(optimizer, config.steps) if closed else None
+    closed = _has_closed_form(config, corpus)
+    coefficients = follow_coefficients(optimizer, config.steps) if closed else None
 
     def theory(name: str, snapshot: Snapshot):
         if name in snapshot.params:
@@ -311,9 +318,14 @@ def of_batches(theory: str) -> str:
     return f"{theory} of batches"
 
 
-def _has_closed_form(config: RunConfig) -> bool:
+def _shapes(config: RunConfig, corpus: Corpus) -> tuple[int, int, int]:
+    """L, V and T of the run's weights."""
+    return config.num_layers, corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
+
+
+def _has_closed_form(config: RunConfig, corpus: Corpus) -> bool:
     """Whether the leading theory is known without following it."""
-    return "leading" in config.theories and is_linear(config.optimizer)
+    return "leading" in config.theories and is_linear(config.optimizer, _shapes(config, corpus))
 
 
 def _each_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -21,6 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sums import (
@@ -91,6 +92,7 @@ def corpus_statistics(
     divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     tokens, mask = check_corpus(tokens, mask, vocab_size)
     sums = over_devices(partial(_count, vocab_size), tokens, mask)
     basis = _compose(*sums)
@@ -225,8 +227,13 @@ def _sum_correlations(tokens, mask, matrix):
             place, pair = rows.keys(*column), rows.queries(*is_query) & rows.keys(*is_key)
             m = by_target.at[rows.queries(*target) + place].get(mode="promise_in_bounds")
             m = jnp.where(pair, m, 0)
-            mean = map(jnp.divide, rows.sum_keys(m), num_keys)
-            D = jnp.where(pair, m - rows.queries(*mean), 0) / rows.queries(*num_keys)
+
+            def centred(m):
+                mean = map(jnp.divide, rows.sum_keys(m), num_keys)
+                return jnp.where(pair, m - rows.queries(*mean), 0)
+
+            # Twice: a mean is rounded alike at every position of a frequent token, which adds up.
+            D = centred(centred(m)) / rows.queries(*num_keys)
             return rows.queries(*row) + place, to_words(D, division.unit, rows.dither(dither))
 
         index, words = map_rows(pairs, queries)

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import LARGEST_STEPS, check_integer
 from assocjax.errors import InputError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
@@ -64,7 +64,7 @@ def train(
 
     Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
     """
-    check_integer("steps", steps, minimum=0)
+    steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     start = params, optimizer.init(params)
     (params, _), observations = train_segment(
         start,
@@ -117,6 +117,7 @@ def train_segment(
         carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
         return carry, observation
 
+    length = check_integer("length", length, minimum=1)
     first = jnp.asarray(first)
     return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
 
@@ -136,7 +137,8 @@ def batch_indices(
     Raises:
       InputError, InputTypeError: a size is out of range.
     """
-    check_integer("batch_size", batch_size, minimum=1)
+    num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     if batch_size > num_sequences:
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"

@@ -4,10 +4,11 @@ from pathlib import Path
 
 # Two devices even on one core, so that sweeps are divided as they are on a larger machine.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
-# Nearly all of the suite's time is compilation of tiny programs. The command line is also run as
-# users run it, fully optimized: the README's first command, and some tests as a process.
+# Nearly all of the suite's time is compilation of tiny programs, which are not optimized. What
+# depends on it runs as users run it: tests marked `optimized`, of digits and of memory, in a
+# process of `test_optimized.py`; the README's first command; and some of the command line.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if version("jaxlib").startswith("0.10."):
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and version("jaxlib").startswith("0.10."):
     # Half of that time; later releases have no such flag, and die of one that they do not know.
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -27,6 +28,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes first examples slow; tests say nothing about time.
 settings.register_profile("assocjax", deadline=None, derandomize=True)
 settings.load_profile("assocjax")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves tests marked `optimized` to the process in which programs are."""
+    optimized = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+    left = [] if optimized else [item for item in items if item.get_closest_marker("optimized")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(autouse=True, scope="module")

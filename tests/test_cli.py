@@ -599,7 +599,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
         ({"learning_rates": [float("nan")]}, ValueError, "learning_rates must be finite"),
         ({"seeds": [-1]}, ValueError, "seeds"),
         ({"seeds": [0.5]}, TypeError, "seeds must be an integer"),
-        ({"seeds": [2**31]}, ValueError, "seeds must be below"),
+        ({"seeds": [2**31]}, ValueError, "seeds must be at most"),
         ({"init_scales": [-1.0]}, ValueError, "init_scales"),
         ({"gradient": "backward"}, ValueError, "gradient must be one of"),
         ({"optimizer": "nosuch"}, ValueError, "optimizer must be the name"),

@@ -29,6 +29,7 @@ def test_definitions(exact, seed):
     np.testing.assert_allclose(actual.norm_ratio, norm_t / norm_e, rtol=1e-5)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("scale", [1e-34, 1e-24, 1e-12, 1.0, 1e18])
 def test_no_underflow_or_overflow_in_float32(scale):
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import random_mask, random_params, random_tokens
+from conftest import assert_trees_close, random_mask, random_params, random_tokens
 
 import assocjax as aj
 
@@ -150,6 +150,32 @@ def test_attention_gradient_is_exact_at_uniform_attention(tolerance):
         chex.assert_trees_all_equal_shapes_and_dtypes(full, params)
         np.testing.assert_array_equal(full.query_key, query_key)
         assert not np.any(aj.effective_gradient(params, statistics).query_key)
+
+
+@pytest.mark.optimized
+def test_long_sequences_are_computed_rightly_together():
+    """What the compiler fuses when sequences of many positions are computed at once.
+
+    jaxlib 0.10.2 computes attention minus its mean, a * (m - sum(a * m)), wrongly on CPUs there.
+    """
+    N, T, V = 3, 160, 6
+    rng = np.random.default_rng(0)
+    a = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
+    m, a_32 = rng.normal(size=(N, T, T)), jnp.asarray(a, jnp.float32)
+    actual = jax.jit(jax.vmap(lambda m: a_32 * (m - jnp.sum(a_32 * m, axis=-1, keepdims=True))))(
+        m.astype(np.float32)
+    )
+    expected = a * (m - np.sum(a * m, axis=-1, keepdims=True))
+    np.testing.assert_allclose(actual, expected, atol=1e-6 * np.max(np.abs(expected)))
+
+    params, tokens = random_params(0, V=V, T=T, L=2, scale=0.5), random_tokens(1, N, T, V)
+    of_attention = aj.uniform_attention_gradient(params, tokens)
+    one_by_one, together = (
+        aj.exact_gradient(uniform(params), tokens, form="dense", microbatch_size=size)
+        for size in (1, N)
+    )
+    assert_trees_close(together, one_by_one, rtol=2e-5)
+    assert_trees_close(of_attention, (together.query_key, together.position), rtol=2e-5)
 
 
 def test_it_stays_with_exact_training_far_longer_than_the_leading_terms(x64):

@@ -121,6 +121,7 @@ def test_microbatches_do_not_change_the_gradient(x64, microbatch_size, form):
     chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("form", FORMS)
 def test_memory_is_that_of_one_microbatch(form):
     params = random_params(0, V=V, T=T, L=2)

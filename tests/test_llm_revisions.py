@@ -1,10 +1,12 @@
 """Checkpoints beside the theory of a text: numbers, resuming, refusals, figures, command line."""
 
 import collections
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def run_command(folder, text, out, revisions=REVISIONS):
         lines = []
         patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
-        patch.setattr("assocjax.figures.save", lambda figure, path: [path.with_suffix(".png")])
+        patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
     return " ".join(lines)
 
@@ -178,10 +180,9 @@ def test_the_command_can_be_repeated_and_goes_on_where_it_stopped(finished, fold
     """With the first revision's result used again, alone or with others to come."""
     summary = json.loads((finished[0] / "summary.json").read_text())
     for missing in ([], REVISIONS[1:], REVISIONS[:1]):
-        out = tmp_path / str(missing)
-        out.mkdir()
-        for name in set(REVISIONS) - set(missing):
-            shutil.copy(finished[0] / f"revision-{name}.nc", out)
+        out = shutil.copytree(finished[0], tmp_path / str(len(missing)))
+        for name in missing:
+            (out / f"revision-{name}.nc").unlink()
         assert run_command(folder, text, out) == finished[1]
         assert json.loads((out / "summary.json").read_text()) == summary
 
@@ -249,8 +250,8 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_shuffles": 5}, "step0.nc is of another configuration: its num_shuffles is 4"),
-        ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
+        ({"num_shuffles": 5}, r"of another configuration: its config\.num_shuffles is 4"),
+        ({"probe": "occurrence"}, "its config.probe is 'single', here it is 'occurrence'"),
     ],
 )
 def test_another_configuration_is_refused(change, message, folder, data, finished):
@@ -265,11 +266,12 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
         compare(other, data, finished[0])
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
-    with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
+    with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])
-    (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    shutil.copy(out / "comparison.nc", out / "revision-step0.nc")
     with pytest.raises(InputError, match="is no result that can be used again"):
-        compare(folder, data, tmp_path)
+        compare(folder, data, out)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +311,36 @@ def test_other_tokens_are_refused(folder, data, text, tmp_path):
         compare(folder, aj.open_tokens(tmp_path / "other"), tmp_path / "out", ["step16"])
     with pytest.raises(InputError, match=r"num_sequences: .* sequences of 13 tokens .*, got 9999"):
         llm.tokens_of_model(folder, "step0", text, seq_len=T, num_sequences=9999)
+
+
+def test_a_result_of_other_tokens_of_the_same_text_is_not_gone_on_with(folder, data, finished):
+    other = dataclasses.replace(data, tokens=data.tokens[::-1].copy(), mask=data.mask[::-1].copy())
+    assert other.sha256 == data.sha256
+    with pytest.raises(InputError, match=r"its corpus\.tokens_sha256 is"):
+        compare(folder, other, finished[0])
+
+
+def test_a_model_reads_a_text_in_the_same_tokens_each_time(folder, data, text, tmp_path):
+    shutil.copytree(folder / "step0", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(content), "utf-8")
+    for _ in range(2):
+        again = llm.tokens_of_model(tmp_path / "model", None, text, seq_len=T)
+        assert again.tokens_sha256 == data.tokens_sha256
+    words = " ".join(WORDS)
+    model = llm.load_model(tmp_path / "model")
+    expected = llm.load_model(folder, "step0").tokenize(words)
+    assert all(np.array_equal(model.tokenize(words), expected) for _ in range(5))
+
+
+def test_a_special_token_written_in_a_corpus_is_text(folder, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "the bird <|endoftext|> flew over the pond"}), "utf-8")
+    data = llm.tokens_of_model(folder, "step0", path, seq_len=T)
+    assert data.vocabulary[0] == "<|endoftext|>"
+    assert 0 not in data.tokens[:, 1:][data.mask]
 
 
 def test_a_model_without_a_tokenizer(folder, text, tmp_path):
@@ -376,7 +408,7 @@ def test_layers(dataset, tmp_path):
 
 
 def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
-    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path)]
+    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--revisions", "step0,step99"])
     assert stop.value.code == 2

@@ -111,6 +111,7 @@ def test_half_precision_is_refused():
             function(half, tokens)
 
 
+@pytest.mark.optimized
 def test_memory_of_a_derivative_of_the_loss_is_bounded():
     params = random_params(0, V=64, T=16, L=2)
 

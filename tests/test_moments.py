@@ -136,6 +136,7 @@ def test_blocks_and_chunks_do_not_change_the_result(monkeypatch, x64):
     jax.clear_caches()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("N", "T", "V"), [(600, 64, 50), (10, 800, 50)])
 def test_sums_keep_their_digits_in_float32(N, T, V):
     """On text of some 10^4 tokens, against float64.

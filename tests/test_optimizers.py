@@ -33,6 +33,31 @@ CLIPPED = {
 }
 
 
+def by_rank(rate):
+    """Decays what has more than one axis: all weights, but no scalar of a recursion."""
+    mask = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    return optax.chain(optax.add_decayed_weights(0.5, mask=mask), optax.sgd(rate))
+
+
+def one_layer_faster(updates, params):
+    """Of two layers the second at half the rate."""
+    halved = jnp.array([1.0, 0.5])
+    return updates.replace(value=updates.value * halved[:, None, None])
+
+
+NAMED = aj.Params(query_key=False, position=False, value=True, output=False)
+BY_SHAPE = {
+    "decay by rank": by_rank,
+    "decay by name": lambda rate: optax.chain(
+        optax.add_decayed_weights(0.5, mask=NAMED), optax.sgd(rate)
+    ),
+    "centred": lambda rate: optax.chain(optax.centralize(), optax.sgd(rate)),
+    "by layer": lambda rate: optax.chain(optax.stateless(one_layer_faster), optax.sgd(rate)),
+    "norms of weights": lambda rate: optax.chain(optax.sgd(rate), optax.scale_by_trust_ratio()),
+    "clip the norm": lambda rate: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(rate)),
+}
+
+
 @pytest.fixture
 def data():
     return token_data(random_tokens(0, N, T, V), V, random_mask(1, N, T))
@@ -46,6 +71,31 @@ def test_linear_optimizers_are_told_from_others(promote, name):
 def test_names_are_told_as_well():
     assert aj.is_linear("sgd")
     assert not aj.is_linear("lion")
+
+
+@pytest.mark.parametrize("name", BY_SHAPE)
+def test_a_theory_is_a_run_by_its_gradient_whatever_the_optimizer_looks_at(
+    x64, promote, data, name
+):
+    """Trained by the leading gradient itself, a run is the leading theory, in every layer."""
+    assert not aj.is_linear(BY_SHAPE[name], (L, V, T))
+    config = aj.RunConfig(steps=5, num_layers=L, gradient="leading", optimizer=BY_SHAPE[name])
+    found = jax.jit(aj.run_comparison, static_argnums=0)(config, aj.Corpus.of(data), 0.3, 0, 0.0)
+    for weight in aj.WEIGHTS:
+        for kind in ("", "_gradient"):
+            error = np.asarray(found[f"{weight}{kind}_relative_error"])
+            assert np.isfinite(error[0, 5]).all()
+            np.testing.assert_allclose(np.nan_to_num(error), 0, atol=1e-12)
+
+
+def test_coefficients_of_what_is_not_linear_are_refused(promote):
+    for made in (by_rank(0.1), optax.centralize(), optax.adam(0.1), optax.clip(1.0)):
+        with pytest.raises(aj.InputError, match="optimizer must be linear in the gradients"):
+            aj.optimizer_coefficients(made, 3)
+    with pytest.raises(aj.InputTypeError, match="optimizer must be an optax transformation"):
+        aj.optimizer_coefficients("sgd", 3)
+    traced = jax.jit(lambda rate: aj.optimizer_coefficients(optax.sgd(rate), 3))(0.1)
+    assert_trees_close(traced, aj.optimizer_coefficients(optax.sgd(0.1), 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.1, 3.0])

@@ -46,6 +46,7 @@ def test_equal_tokens_of_a_sequence_are_one(layers, microbatch, x64):
     assert np.isnan(loss)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gradient_of_a_large_batch_keeps_its_digits_in_float32(form):
     """A pair of tokens that follow each other 10^4 times hides no small probability."""
@@ -117,6 +118,7 @@ def test_numbers_of_tables_and_products():
     assert [num_products(L) for L in (1, 2, 3)] == [1, 6, 25]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("layers", "max_distinct"), [(1, None), (3, None), (3, 16)])
 def test_memory_is_foreseen(form, layers, max_distinct):

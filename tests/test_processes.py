@@ -101,10 +101,10 @@ def test_devices_and_processes_do_not_change_a_sweep(tmp_path):
             )
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("theories", "runs", "one_by_one"),
     [
-        (("leading",), 1, False),
         (("leading",), 2, True),
         (("effective",), 2, False),
         (("leading", "effective"), 1, True),

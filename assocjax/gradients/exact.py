@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from assocjax.arguments import check_integer
 from assocjax.checks import check_batch, is_hidden
 from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.gradients.plan import MEMORY_LIMIT, plan_exact_step
@@ -72,7 +73,9 @@ def exact_loss_and_gradient(
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
     tokens, mask = check_batch(params, tokens, mask)
-    if max_distinct is None and not is_hidden(tokens):
+    if max_distinct is not None:
+        max_distinct = check_integer("max_distinct", max_distinct, minimum=1)
+    elif not is_hidden(tokens):
         max_distinct = count_distinct(tokens)
     plan = plan_exact_step(
         vocab_size=params.output.shape[0],

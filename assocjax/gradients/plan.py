@@ -11,7 +11,7 @@ into its time. `benchmarks/exact_plan.py` sets the choice beside measurement.
 
 from typing import NamedTuple
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_BYTES, LARGEST_DEPTH, check_choice, check_integer
 from assocjax.gradients.tables import num_products, num_tables
 from assocjax.model import activation_budget, activation_size
 
@@ -74,19 +74,18 @@ def plan_exact_step(
     sizes = {
         "vocab_size": vocab_size,
         "seq_len": seq_len,
-        "num_layers": num_layers,
         "num_sequences": num_sequences,
-        "memory_limit": memory_limit,
     }
-    for name, value in sizes.items():
-        check_integer(name, value, minimum=1)
-    for name, value in {"microbatch_size": microbatch_size, "max_distinct": max_distinct}.items():
-        if value is not None:
-            check_integer(name, value, minimum=1)
+    V, T, N = (check_integer(name, value, minimum=1) for name, value in sizes.items())
+    L = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    memory_limit = check_integer("memory_limit", memory_limit, minimum=1, maximum=LARGEST_BYTES)
+    if microbatch_size is not None:
+        microbatch_size = check_integer("microbatch_size", microbatch_size, minimum=1)
+    u = T
+    if max_distinct is not None:
+        u = min(T, check_integer("max_distinct", max_distinct, minimum=1))
     if form is not None:
         check_choice("form", form, FORMS)
-    V, T, L, N = vocab_size, seq_len, num_layers, num_sequences
-    u = T if max_distinct is None else min(T, max_distinct)
     plans = []
     for name in FORMS if form is None else (form,):
         fixed, one = (itemsize * n for n in _memory(name, V, T, L, u))

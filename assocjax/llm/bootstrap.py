@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 from scipy.sparse import csc_array, csr_array
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.checks import check_number
 from assocjax.counting import TokenSource, choose_units, count
 from assocjax.errors import InputError
@@ -94,10 +94,12 @@ def bootstrap_similarity(
     ids = check_token_ids(token_ids, source.vocab_size)
     check_choice("centering", centering, CENTERINGS)
     check_choice("residual", residual, RESIDUALS)
-    check_integer("num_groups", num_groups, minimum=2)
-    check_integer("num_replicates", num_replicates, minimum=2)
-    check_integer("seed", seed, minimum=0)
-    check_number("level", level, minimum=0)
+    num_groups = check_integer("num_groups", num_groups, minimum=2)
+    num_replicates = check_integer(
+        "num_replicates", num_replicates, minimum=2, maximum=LARGEST_DRAWS
+    )
+    seed = check_integer("seed", seed, minimum=0)
+    level = check_number("level", level, minimum=0)
     N = source.num_sequences
     if num_groups > N:
         raise InputError(f"num_groups must be at most the {N} sequences; got {num_groups}")

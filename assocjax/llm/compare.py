@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null
 from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
@@ -95,7 +95,7 @@ def compare_model(
     centerings = list(centerings)
     for centering in centerings:
         check_choice("every entry of centerings", centering, CENTERINGS)
-    check_integer("num_shuffles", num_shuffles, minimum=2)
+    num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     n = np.shape(matrices[residuals[0]][names[0]])[0]
     values = [_check_stream(name, getattr(streams, name), n) for name in STREAMS]
     num_layers = len(values[0])

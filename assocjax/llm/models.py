@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from assocjax.arguments import check_string
+from assocjax.corpora.tokenizers import without_dropout
 from assocjax.errors import InputError
 from assocjax.llm.architectures import COMPUTED, FAMILIES
 from assocjax.llm.files import ModelFiles, find_model, hash_files
@@ -230,6 +231,8 @@ def _check_size(files: ModelFiles, config: Any) -> None:
 def load_tokenizer(files: ModelFiles) -> Any:
     """A model's tokeniser, of transformers; None if none is beside its weights.
 
+    The dropout of BPE, which divides a text at random, is off.
+
     Raises:
         InputError: If it cannot be read.
     """
@@ -237,8 +240,12 @@ def load_tokenizer(files: ModelFiles) -> Any:
         return None
     try:
         with quiet(stderr=files.is_gguf):
-            return require("transformers").AutoTokenizer.from_pretrained(**_source(files))
+            tokenizer = require("transformers").AutoTokenizer.from_pretrained(**_source(files))
     except Exception as error:  # of many kinds
         raise InputError(
             f"tokenizer: that of {str(files.folder)!r} cannot be read ({reason(error)})"
         ) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        without_dropout(backend)
+    return tokenizer

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.checks import is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
@@ -83,9 +83,9 @@ def permutation_null(
     """
     A, M = check_matrices(A, M)
     check_choice("centering", centering, CENTERINGS)
-    check_integer("num_shuffles", num_shuffles, minimum=2)
+    num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     if not is_traced(seed):
-        check_integer("seed", seed, minimum=0)
+        seed = check_integer("seed", seed, minimum=0)
     n = num_tokens(A)
     bins = jnp.zeros(n, jnp.int32) if bins is None else _check_bins(bins, n)
     return _permutation_null(A, M, seed, bins, num_shuffles, centering)
@@ -104,7 +104,7 @@ def frequency_bins(counts: ArrayLike, num_bins: int) -> Int32[np.ndarray, " n"]:
     Raises:
       InputError: counts that are not a vector, or fewer than two tokens a bin.
     """
-    check_integer("num_bins", num_bins, minimum=1)
+    num_bins = check_integer("num_bins", num_bins, minimum=1)
     counts = np.asarray(counts)
     if counts.ndim != 1:
         raise InputError(f"counts must have shape [n]; got {counts.shape}")

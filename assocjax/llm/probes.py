@@ -65,7 +65,7 @@ def single_token_streams(
     """
     ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
     chosen = _check_layers(layers, model.num_layers)
-    check_integer("batch_size", batch_size, minimum=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     shape = (len(chosen), ids.size, model.width)
     streams = Streams(*(np.empty(shape, np.float32) for _ in Streams._fields))
     for start in range(0, ids.size, batch_size):
@@ -132,7 +132,7 @@ def occurrence_streams(
             f"tokens must have at most T = {longest} positions, as the model; got {tokens.shape[1]}"
         )
     chosen = _check_layers(layers, model.num_layers)
-    check_integer("batch_size", batch_size, minimum=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
 
     row_of = np.full(model.vocab_size, -1)
     row_of[ids] = np.arange(len(ids))
@@ -199,20 +199,20 @@ def query_key_factors(
     Cost: 2 n d d_head multiplications a head.
     """
     torch = require("torch")
-    check_integer("layer", layer, minimum=0)
+    layer = check_integer("layer", layer, minimum=0)
     if layer >= model.num_layers:
         raise InputError(f"layer must be below {model.num_layers}; got {layer}")
-    if head is not None and check_integer("head", head, minimum=0) >= model.num_heads:
-        raise InputError(f"head must be below {model.num_heads}; got {head}")
+    if head is not None:
+        head = check_integer("head", head, minimum=0, maximum=model.num_heads - 1)
     E = np.asarray(embeddings)
     if E.ndim != 2 or E.shape[1] != model.width or not np.issubdtype(E.dtype, np.floating):
         raise InputError(
             f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
             f"{E.shape}"
         )
-    longest = model.module.config.max_position_embeddings
-    if distance is not None and check_integer("distance", distance, minimum=0) >= longest:
-        raise InputError(f"distance must be below {longest}, as the model's; got {distance}")
+    if distance is not None:
+        last = model.module.config.max_position_embeddings - 1
+        distance = check_integer("distance", distance, minimum=0, maximum=last)
     block = _layers(model)[layer]
     family = FAMILIES[model.family]
     heads = slice(None) if head is None else slice(head, head + 1)

@@ -50,8 +50,10 @@ class PretrainConfig:
         for field in dataclasses.fields(self):
             if field.name != "learning_rate":
                 minimum = {"seed": 0, "steps": 0, "vocab_size": 2}.get(field.name, 1)
-                check_integer(field.name, getattr(self, field.name), minimum=minimum)
-        check_number("learning_rate", self.learning_rate, minimum=0)
+                value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
+                object.__setattr__(self, field.name, value)
+        rate = check_number("learning_rate", self.learning_rate, minimum=0)
+        object.__setattr__(self, "learning_rate", rate)
         if self.width % self.num_heads or self.width // self.num_heads < 8:
             raise InputError(
                 "width must be a multiple of num_heads, at least 8 times it; got "

@@ -13,13 +13,12 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from assocjax import results
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
@@ -34,6 +33,7 @@ from assocjax.llm.probes import (
 )
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
+from assocjax.storage import claim
 
 PROBES = ("single", "occurrence")
 """A token alone, as in the paper, or its mean over its occurrences in the text."""
@@ -59,6 +59,7 @@ def compare_revisions(
     num_shuffles: int = 100,
     num_bins: int = 10,
     seed: int = 0,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Compares checkpoints of a model with the theory of a text, each score beside its nulls.
@@ -71,6 +72,7 @@ def compare_revisions(
         num_tokens, min_count: As of `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
         centerings, num_shuffles, num_bins, seed: As of `compare_model`.
+        overwrite: Replace another comparison in the folder, or begin this one anew.
         progress: Called with (what is done, steps done, steps in all).
 
     Returns:
@@ -83,8 +85,8 @@ def compare_revisions(
     Raises:
         InputError: If revisions are missing or have no weights (before any work; names all of
             them), one is repeated, too few tokens occur, the text is in other tokens than a
-            revision, or a file in `out` is of another comparison (names what differs); and as
-            `load_model`.
+            revision, `out` holds another comparison (names what differs) or what assocjax did not
+            write; and as `load_model`.
         InputTypeError: If `revisions` is no list, or an argument has another type.
 
     Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision, whose weights are
@@ -101,9 +103,8 @@ def compare_revisions(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
-    check_integer("num_shuffles", num_shuffles, minimum=2)
+    num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     report = progress or (lambda what, done, total: None)
-    folder = results.output_folder(out)
 
     hashed = iter(range(len(names)))
 
@@ -122,20 +123,27 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
     }
-    decides = {name: settings | _of_text(source) | hashes[name] for name in names}
-    paths = {name: folder / f"revision-{urllib.parse.quote(name, safe='')}.nc" for name in names}
-    found = {name: results.reuse(paths[name], decides[name]) for name in names}
-
-    if None in found.values():
-        theory = theory_of_tokens(
-            source,
-            num_tokens,
-            min_count=min_count,
-            progress=lambda done, total: report("counting", done, total),
-        )
-        tokens = [source.vocabulary[i] for i in theory.ids]
+    of_all = results.identity(source, settings)
+    with claim(out, "compare", of_all, overwrite=overwrite) as folder:
+        found: dict[str, xr.Dataset] = {}
+        missing = {}
         for name, revision in zip(names, revisions, strict=True):
-            if found[name] is None:
+            file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
+            decides = of_all | hashes[name]
+            kept = results.reuse(folder.path / file, decides) if file in folder.files else None
+            if kept is None:
+                missing[name] = revision, file, decides
+            else:
+                found[name] = kept
+        if missing:
+            theory = theory_of_tokens(
+                source,
+                num_tokens,
+                min_count=min_count,
+                progress=lambda done, total: report("counting", done, total),
+            )
+            tokens = [source.vocabulary[i] for i in theory.ids]
+            for name, (revision, file, decides) in missing.items():
 
                 def tell(what: str, done: int, total: int, name: str = name) -> None:
                     report(f"{name}: {what}", done, total)
@@ -155,9 +163,11 @@ def compare_revisions(
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
                 dataset = _with_tensors(dataset, tensor_hashes(find_model(name_or_path, revision)))
-                results.keep(dataset, paths[name], decides[name])
+                results.keep(folder, file, dataset, decides)
                 found[name] = dataset
-    return _join(found).assign_attrs(  # type: ignore[arg-type]
+        folder.finish()
+    found = {name: found[name] for name in names}
+    return _join(found).assign_attrs(
         results.provenance(source, settings | {"revisions": names}),
         versions=json.dumps(_versions(), sort_keys=True),
         model=settings["model"],
@@ -174,15 +184,6 @@ def _name(name_or_path: str | os.PathLike[str]) -> str:
 def _versions() -> dict[str, str]:
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return results.versions() | libraries
-
-
-def _of_text(source: TokenData | TokenFile) -> dict[str, Any]:
-    return {
-        "corpus_sha256": source.sha256,
-        "seq_len": source.seq_len,
-        "num_sequences": source.num_sequences,
-        "assocjax": importlib.metadata.version("assocjax"),
-    }
 
 
 def _probe(

@@ -55,7 +55,7 @@ def tokens_of_model(
 
     Args:
         name_or_path, revision: As of `load_model`. Ids are those of its tokeniser, without special
-            tokens.
+            tokens, whose names in a text are text.
         corpus: As of `load_tokens`; or a token file, which has to be in the same tokens.
         seq_len: T. Longer documents are cut into windows, and what is shorter is padded and masked,
             so that every bigram of the text counts once.
@@ -66,6 +66,7 @@ def tokens_of_model(
     Raises:
         InputError: If the model has no tokeniser, a token file is of another vocabulary, or the
             corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
+        InputTypeError: As `load_tokens`.
     """
     check_integer("at_most", at_most, minimum=1)
     files = find_model(name_or_path, revision)
@@ -74,8 +75,7 @@ def tokens_of_model(
         data = open_tokens(corpus, seq_len, num_sequences=num_sequences)
         if tokenizer is not None:
             check_vocabulary(data, tokenizer, files.name)
-        first = open_tokens(corpus, seq_len, num_sequences=min(at_most, data.num_sequences))
-        return first if num_sequences is None else data
+        return data.first(min(num_sequences or at_most, data.num_sequences))
     if tokenizer is None:
         raise InputError(
             f"tokenizer: model {files.name!r} has none to read {str(corpus)!r} by; give a token "
@@ -122,9 +122,9 @@ def theory_of_tokens(
 
     Cost: as `basis_matrices`, with one pass more over the text.
     """
-    check_integer("min_count", min_count, minimum=1)
+    min_count = check_integer("min_count", min_count, minimum=1)
     if num_tokens is not None:
-        check_integer("num_tokens", num_tokens, minimum=2)
+        num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
     report = progress or (lambda done, total: None)
     every = range(source.num_sequences)
     N = len(every)
@@ -156,17 +156,16 @@ def check_vocabulary(data: TokenData | TokenFile, tokenizer: Any, model: str) ->
     Raises:
         InputError: If not; names the model as `model`.
     """
-    own = {i: token for token, i in tokenizer.get_vocab().items()}
-    size = 1 + max(own, default=-1)
+    own = sorted((i, token) for token, i in tokenizer.get_vocab().items())
+    size = 1 + max((i for i, _ in own), default=-1)
     if data.vocab_size != size:
         raise InputError(
             f"corpus: {data.name} is in {data.vocab_size} tokens, those of model {model!r} are "
             f"{size}"
         )
-    other = [i for i, token in own.items() if data.vocabulary[i] not in (token, str(i))]
-    if other:
-        i = min(other)
-        raise InputError(
-            f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: token "
-            f"{i} is {data.vocabulary[i]!r}, not {own[i]!r}"
-        )
+    for i, token in own:
+        if data.vocabulary[i] not in (token, str(i)):
+            raise InputError(
+                f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: "
+                f"token {i} is {data.vocabulary[i]!r}, not {token!r}"
+            )

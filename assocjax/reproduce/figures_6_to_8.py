@@ -9,6 +9,7 @@ a small model is trained on.
 import json
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
     rows = [row for of, data in found.values() for row in _rows(of, data)]
     drawn = {}
     for number, (of, _) in zip((6, 8), found.values(), strict=False):
-        drawn[f"figure{number}"] = figures.plot_layers_by_step(of, theory=_THEORY)
+        drawn[f"figure{number}"] = partial(figures.plot_layers_by_step, of, theory=_THEORY)
     first, data = next(iter(found.values()))
     heads = first.sel(layer=[layer - 1 for layer in settings.heads_at])
-    drawn["figure7"] = figures.plot_heads(heads)
+    drawn["figure7"] = partial(figures.plot_heads, heads)
     setting = {
         "corpus": "; ".join(d.name for _, d in found.values()),
         "documents": "; ".join(f"{d.num_sequences:,} sequences" for _, d in found.values()),

@@ -6,6 +6,7 @@ lists of all other words, and the lists of the same word in the same text with i
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,14 @@ def figure_3(scale: Scale, work: Work) -> Result:
         notes = [f"Not reproduced: {word!r} is not among the {data.vocab_size} tokens."]
         return Result(xr.Dataset(), [row], text_setting(data), differs, notes, {})
     dataset = _context_lists(data, settings.top)
-    found = dataset.sel(scoring="corrected", side="row", token=word)
-    ids = found["context_theory_id"].values.astype(int)
-    ours = [data.vocabulary[i] for i in ids]
-    known = [token for token in paper.GRAPH if token in data.vocabulary]
-    every = dataset.sel(scoring="corrected", side="row")["context_theory_id"].values.astype(int)
-    hits = np.isin(every, [data.vocabulary.index(token) for token in known]).sum(axis=1)
+    lists = dataset.sel(scoring="corrected", side="row")
+    every = lists["context_theory_id"].values.astype(int)
+    listed = np.isfinite(lists["context_theory_score"].values)
     own = data.vocabulary.index(word)
+    ours = [data.vocabulary[i] for i in every[own][listed[own]]]
+    known = [token for token in paper.GRAPH if token in data.vocabulary]
+    hits = np.isin(every, [data.vocabulary.index(token) for token in known]) & listed
+    hits = hits.sum(axis=1)
     row |= {
         "ours": ", ".join(ours),
         "of the paper's in the vocabulary": f"{len(known)} of {len(paper.GRAPH)}",
@@ -89,10 +91,10 @@ def figure_3(scale: Scale, work: Work) -> Result:
         "The control is the mean number found in the lists of all other words.",
     ]
     figures = {}
-    if dataset["target_frequency"].sel(token=word):
-        figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
+    if ours:
+        figures = {"graph": partial(plot_context_graph, dataset, word, k=settings.top)}
     else:
-        notes.append(f"No graph: {word!r} is no target in these sequences, so it has no context.")
+        notes.append(f"No graph: {word!r} has no context in these sequences.")
     return Result(dataset, [row], text_setting(data), differs, notes, figures)
 
 
@@ -190,11 +192,11 @@ def _verdict(variables) -> str:
 
 def _explanation(settings: Lists) -> str:
     return (
-        f"Lists are of the {settings.top} highest scores. found: how many of the paper's tokens in "
-        "the vocabulary they have; other words: the same, of the lists of all other words (mean); "
-        f"shuffled text: of the word's own list after all tokens of the text changed places (mean "
-        f"of {settings.shuffles}). The paper shows some tokens of each list; how it chose them is "
-        "not said."
+        f"Lists are of the {settings.top} highest scores, if positive. found: how many of the "
+        "paper's tokens in the vocabulary they have; other words: the same, of the lists of all "
+        "other words (mean); shuffled text: of the word's own list after all tokens changed "
+        f"places (mean of {settings.shuffles}). The paper shows some tokens of each list; how it "
+        "chose them is not said."
     )
 
 
