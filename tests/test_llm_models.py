@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -543,6 +544,27 @@ BAD = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "no folder of a model: it has no"),
     "configuration, no JSON": (lambda f: (f / "config.json").write_text("{"), "no configuration"),
     "configuration, a list": (lambda f: (f / "config.json").write_text("[]"), "no configuration"),
+    "configuration, a folder": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
+        "no folder of a model: it has no config.json",
+    ),
+    "configuration, endless": (
+        lambda f: (f / "config.json").write_text("[" * 100_000),
+        "no configuration",
+    ),
+    "an architecture that is a list": (
+        lambda f: change_config(f, model_type=[]),
+        r"unsupported architecture \[\]",
+    ),
+    "endless layers": (
+        lambda f: change_config(f, num_hidden_layers=10**20),
+        r"is of 100,000,0.*,000 layers, far more than the .* bytes of model.safetensors can hold",
+    ),
+    "endless tokens": (
+        lambda f: change_config(f, vocab_size=10**9),
+        r"is of 64,0.* weights, far more than the .* bytes of model.safetensors can hold",
+    ),
+    "no heads": (lambda f: change_config(f, num_attention_heads=0), "cannot be "),
     "another architecture": (
         lambda f: change_config(f, model_type="bert"),
         "unsupported architecture 'bert'; expected one of 'gpt_neox', 'llama', 'gpt2'",
@@ -553,6 +575,10 @@ BAD = {
     "a corrupt header": (corrupt_header, "corrupt or cut short"),
     "empty weights": (lambda f: cut(f / "model.safetensors", 0), "corrupt or cut short"),
     "PyTorch's format, cut short": (cut_pytorch, "corrupt or cut short"),
+    "PyTorch's format, a program": (
+        lambda f: (as_pytorch(f), (f / "pytorch_model.bin").write_bytes(pickle.dumps(print))),
+        r"pytorch_model.bin' are corrupt .* \(torch did not save it, or it holds more than tensors",
+    ),
     "a tensor missing": (drop_tensor, r"lack 'gpt_neox.layers.1.attention.dense.weight', against"),
     "a layer missing": (lambda f: change_config(f, num_hidden_layers=4), "lack 'gpt_neox.layer"),
     "a layer too many": (lambda f: change_config(f, num_hidden_layers=2), "besides 'gpt_neox.l"),
@@ -600,7 +626,13 @@ def test_bad_names(tmp_path):
         llm.load_model(3)
     with pytest.raises(InputTypeError, match="revision must be a string; got int 16"):
         llm.load_model(tmp_path, 16)
-    for name in (tmp_path / "none", "./none", "none.gguf", "a/b/c"):
+    with pytest.raises(InputTypeError, match="revisions must be a list of names; got str 'step0'"):
+        llm.shared_weights(tmp_path, "step0")
+    for name in ("~no one/model", "x" * 5000):
+        with pytest.raises(InputError, match=r"model: .* cannot be read: ") as error:
+            llm.load_model(name)
+        assert "\n" not in str(error.value)
+    for name in (tmp_path / "none", "./none", "none.gguf", "a/b/c", "\0"):
         with pytest.raises(InputError, match="no folder or file"):
             llm.load_model(name)
     (tmp_path / "model.bin").touch()

@@ -317,9 +317,9 @@ def test_bad_input(model):
         ),
         (InputError, "layer must be below 3; got 3", factors(3, E)),
         (InputError, "layer must be at least 0; got -1", factors(-1, E)),
-        (InputError, "distance must be below 64, .*; got 64", factors(0, E, distance=64)),
+        (InputError, "distance must be at most 63; got 64", factors(0, E, distance=64)),
         (InputError, "distance must be at least 0", factors(0, E, distance=-1)),
-        (InputError, "head must be below 4; got 4", factors(0, E, head=4)),
+        (InputError, "head must be at most 3; got 4", factors(0, E, head=4)),
         (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(0, E.T)),
         (InputError, "embeddings must be floats", factors(0, E.astype(int))),
     ):

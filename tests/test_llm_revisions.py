@@ -15,7 +15,7 @@ import xarray as xr
 
 import assocjax as aj
 from assocjax import cli, figures, llm
-from assocjax.errors import InputError
+from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts
 from assocjax.options.llm import PROBES
@@ -286,6 +286,8 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
 )
 def test_bad_revisions_fail_before_the_work(names, message, folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "theory_of_tokens", None)
+    with pytest.raises(InputTypeError, match="revisions must be a list of names; got str 'step0'"):
+        compare(folder, data, tmp_path, "step0")
     with pytest.raises(InputError, match=message):
         compare(folder, data, tmp_path, names)
 

@@ -327,8 +327,8 @@ def test_fewer_sequences_and_what_of_them_is_unknown():
 
 def test_a_vocabulary_no_larger_than_a_list(tmp_path):
     """Six words, lists of ten: a list has at most five. Subwords run out of pairs too."""
-    story = "the fish sat happy . the pond sat happy . happy fish sat pond . "
-    (tmp_path / "few.txt").write_text("<|endoftext|>".join([story * 3] * 12), "utf-8")
+    stories = ["the" + 4 * " pond fish", "the" + 3 * " sat happy ."]
+    (tmp_path / "few.txt").write_text("<|endoftext|>".join(12 * stories), "utf-8")
     lists = dataclasses.replace(TINY.lists, top=10)
     scale = dataclasses.replace(TINY, lists=lists)
     work = Work(str(tmp_path / "few.txt"))

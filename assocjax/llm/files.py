@@ -151,6 +151,14 @@ def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[st
     of_every_revision(weights, revisions)
 
 
+def check_list(revisions: Any) -> None:
+    """That these are revisions, and not the name of one."""
+    if isinstance(revisions, str | bytes) or not isinstance(revisions, Sequence):
+        raise InputTypeError(
+            f"revisions must be a list of names; got {type(revisions).__name__} {revisions!r}"
+        )
+
+
 def of_every_revision(
     find: Callable[[str | None], _Found], revisions: Sequence[str | None]
 ) -> list[_Found]:
@@ -158,7 +166,9 @@ def of_every_revision(
 
     Raises:
         InputError: What finding it raises; of several revisions one line names all.
+        InputTypeError: If `revisions` is no list.
     """
+    check_list(revisions)
     found, failed = [], {}
     for revision in revisions:
         try:
@@ -205,6 +215,14 @@ def _local(name_or_path: Any, revision: str | None) -> Path | None:
         )
     if revision is not None:
         check_string("revision", revision)
+    try:
+        return _folder_or_file(name_or_path, revision)
+    except (OSError, RuntimeError) as error:  # a name too long, a user without a home
+        why = getattr(error, "strerror", None) or reason(error)
+        raise InputError(f"model: {str(name_or_path)!r} cannot be read: {why}") from None
+
+
+def _folder_or_file(name_or_path: Any, revision: str | None) -> Path | None:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":

@@ -44,5 +44,10 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """The first line of what an error says, and the next where it announces that; or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "weights_only" in lines[0]:  # torch would advise to run what the file holds
+        return "torch did not save it, or it holds more than tensors"
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -1,5 +1,6 @@
 """Loading language models, in float32, or saying in one line why not."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -17,6 +18,8 @@ from assocjax.llm.libraries import quiet, reason, require
 from assocjax.llm.tensors import read_tensors
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# A layer has more bytes, a quantised weight more of a byte.
+_LAYER_BYTES, _WEIGHTS_A_BYTE = 100, 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,8 +147,10 @@ def _config(files: ModelFiles) -> Any:
         path = files.folder / "config.json"
         try:
             kind = json.loads(path.read_text("utf-8")).get("model_type")
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"model: {str(path)!r} is no configuration ({error})") from None
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"model: {str(path)!r} is no configuration ({reason(error)})"
+            ) from None
         _check_family(kind, str(path))
     try:
         with quiet():
@@ -158,7 +163,7 @@ def _config(files: ModelFiles) -> Any:
 
 
 def _check_family(kind: Any, path: str) -> None:
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
             f"model: {path!r} has the unsupported architecture {kind!r}; expected one of "
             f"{', '.join(map(repr, FAMILIES))}"
@@ -170,6 +175,7 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
     safe = {} if files.is_gguf else {"use_safetensors": files.weights[0].endswith(".safetensors")}
     try:
         with quiet(stderr=files.is_gguf):
+            _check_size(files, config)
             module, report = transformers.AutoModelForCausalLM.from_pretrained(
                 **_source(files),
                 **safe,
@@ -181,6 +187,8 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
     except Exception as error:  # of many kinds
         for _ in read_tensors(files):  # which names the file that cannot be read
             pass
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} cannot be "
             f"loaded, or are cut short ({reason(error)})"
@@ -201,6 +209,23 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
                 f"{names[0]!r}{more}, against their configuration"
             )
     return module
+
+
+def _check_size(files: ModelFiles, config: Any) -> None:
+    """That the files can hold such a model, before memory is taken for what they lack."""
+    size = sum((files.folder / name).stat().st_size for name in files.weights)
+    number = 0
+    if config.num_hidden_layers <= size / _LAYER_BYTES:
+        with require("torch").device("meta"):  # shapes only
+            model = require("transformers").AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        number = sum(weight.numel() for weight in model.parameters())
+        if number <= _WEIGHTS_A_BYTE * size:
+            return
+    what = f"{number:,} weights" if number else f"{config.num_hidden_layers:,} layers"
+    raise InputError(
+        f"model: the configuration in {str(files.folder)!r} is of {what}, far more than the "
+        f"{size:,} bytes of {', '.join(files.weights)} can hold"
+    )
 
 
 def load_tokenizer(files: ModelFiles) -> Any:

@@ -210,9 +210,9 @@ def query_key_factors(
             f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
             f"{E.shape}"
         )
-    longest = model.module.config.max_position_embeddings
-    if distance is not None and check_integer("distance", distance, minimum=0) >= longest:
-        raise InputError(f"distance must be below {longest}, as the model's; got {distance}")
+    if distance is not None:
+        last = model.module.config.max_position_embeddings - 1
+        distance = check_integer("distance", distance, minimum=0, maximum=last)
     block = _layers(model)[layer]
     family = FAMILIES[model.family]
     heads = slice(None) if head is None else slice(head, head + 1)

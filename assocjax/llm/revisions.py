@@ -22,7 +22,7 @@ from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
-from assocjax.llm.files import Part, find_model, of_every_revision, weight_hashes
+from assocjax.llm.files import Part, check_list, find_model, of_every_revision, weight_hashes
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel, load_model
 from assocjax.llm.probes import (
@@ -87,6 +87,7 @@ def compare_revisions(
             them), one is repeated, too few tokens occur, the text is in other tokens than a
             revision, `out` holds another comparison (names what differs) or what assocjax did not
             write; and as `load_model`.
+        InputTypeError: If `revisions` is no list, or an argument has another type.
 
     Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision, whose weights are
     read four times: to load them, and for hashes of files and of tensors. Memory holds one
@@ -95,6 +96,7 @@ def compare_revisions(
     for library in ("torch", "transformers"):
         require(library)
     check_choice("probe", probe, PROBES)
+    check_list(revisions)
     if not revisions:
         raise InputError("revisions must name at least one")
     names = [revision or ONLY for revision in revisions]

@@ -16,6 +16,7 @@ from assocjax.llm.architectures import COMPUTED
 from assocjax.llm.files import (
     ModelFiles,
     Part,
+    check_list,
     find_model,
     is_local,
     of_every_revision,
@@ -81,10 +82,12 @@ def shared_weights(
     Raises:
         InputError: As `find_model`, in one line for all revisions; if weights are corrupt or cut
             short, or the extra `llm` is not installed.
+        InputTypeError: If an argument has another type.
 
     Cost: of folders one reading of all weights, some 500 MB/s, with a few MB of memory (of
     PyTorch's old format, from before version 1.6, a whole file); of the hub a request a revision.
     """
+    check_list(revisions)
     revisions = list(dict.fromkeys(revisions))
     local = is_local(name_or_path, next(iter(revisions), None))
 

@@ -68,7 +68,7 @@ def tokens_of_model(
             corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
         InputTypeError: As `load_tokens`.
     """
-    check_integer("at_most", at_most, minimum=1)
+    at_most = check_integer("at_most", at_most, minimum=1)
     files = find_model(name_or_path, revision)
     tokenizer = load_tokenizer(files)
     if is_token_file(corpus):
