@@ -516,7 +516,7 @@ def test_other_data_are_refused_in_a_line(name):
             plot(other, **options)
     if name == "plot_horizon_study":
         for rows in ([], *([{**data[0], name: None}] for name in data[0] if "*" not in name)):
-            with pytest.raises((aj.InputError, aj.InputTypeError), match=r"^(rows|theory) "):
+            with pytest.raises((aj.InputError, aj.InputTypeError), match=r"^(rows|dataset) must"):
                 plot(rows, **options)
         return
     numbers = data[needed]
