@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 import assocjax as aj
-from assocjax import figures
+from assocjax import cli, figures
 from assocjax.ablation import CONTROLS
 from assocjax.associations import MATRICES
 from assocjax.figures import style
@@ -448,6 +448,15 @@ def test_every_figure_draws_any_text(name, tmp_path, caplog):
     assert "Ba\\$\\$in.txt" in shown
     assert title._preprocess_math(shown)[1] is False
     assert sum("font" in record.message for record in caplog.records) <= 1
+
+
+def test_a_command_draws_a_file_of_any_name_and_text(tmp_path, capsys):
+    corpus = tmp_path / "Ba$$in a$_x^$b 日.txt"
+    corpus.write_text("a $ cost $$ 5 _ ^ \\\\ \u200b \ufeffb 日本語 🐦 שלום . " * 20, "utf-8")
+    out = tmp_path / "out"
+    cli.main(["statistics", "--corpus", str(corpus), "--seq-len", "8", "--out", str(out)])
+    assert {"statistics.nc", "statistics.png", "statistics.pdf"} <= {p.name for p in out.iterdir()}
+    assert "日本語" in aj.load(out / "statistics.nc")["token"].values
 
 
 @pytest.mark.parametrize(
