@@ -106,6 +106,7 @@ def top_associations(
 
     Raises:
       InputError: the token is not in the vocabulary, or the matrix is of another size.
+      InputTypeError: an argument has the wrong type.
 
     Examples:
       >>> import numpy as np
@@ -116,13 +117,13 @@ def top_associations(
       []
     """
     k = check_integer("k", k, minimum=1)
-    matrix = _check_matrix(matrix, vocabulary)
-    if token not in vocabulary:
+    matrix, words = _check_matrix(matrix, vocabulary)
+    if token not in words:
         raise InputError(f"token {token!r} is not in the vocabulary")
-    own = np.array([vocabulary.index(token)])
+    own = np.array([words.index(token)])
     row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
     best: list[int] = _ranking(row, own)[0, :k].tolist()
-    return [Association(vocabulary[i], float(row[0, i])) for i in best if row[0, i] > 0]
+    return [Association(words[i], float(row[0, i])) for i in best if row[0, i] > 0]
 
 
 def precision_at_k(
@@ -146,12 +147,15 @@ def precision_at_k(
     Raises:
       InputError: no query token with a true associate is in the vocabulary, or the matrix is of
         another size.
+      InputTypeError: an argument has the wrong type.
     """
     k = check_integer("k", k, minimum=1)
-    matrix = _check_matrix(matrix, vocabulary)
-    if any(isinstance(associates, str) for associates in truth.values()):
+    matrix, words = _check_matrix(matrix, vocabulary)
+    if not isinstance(truth, Mapping):
+        raise InputTypeError(f"truth must map a token to a set of tokens; got {type(truth)}")
+    if not all(isinstance(of, Collection) and not isinstance(of, str) for of in truth.values()):
         raise InputTypeError("truth must map a token to a set of tokens; got one token")
-    ids = {token: i for i, token in enumerate(vocabulary)}
+    ids = {token: i for i, token in enumerate(words)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}
         for query, associates in truth.items()
@@ -170,15 +174,22 @@ def precision_at_k(
     return float(np.mean(precisions))
 
 
-def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray | LinearOperator:
+def _check_matrix(
+    matrix, vocabulary: Sequence[str]
+) -> tuple[np.ndarray | LinearOperator, list[str]]:
     if not isinstance(matrix, LinearOperator):
         matrix = np.asarray(matrix)
+        if matrix.dtype.kind not in "fiub":
+            raise InputTypeError(f"matrix must hold real numbers; got dtype {matrix.dtype}")
+    if isinstance(vocabulary, str) or not hasattr(vocabulary, "__len__"):
+        raise InputTypeError(f"vocabulary must be a list of tokens; got {vocabulary!r}")
+    vocabulary = list(vocabulary)
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
             f"vocabulary; got shape {matrix.shape}"
         )
-    return matrix
+    return matrix, vocabulary
 
 
 def _ranking(scores: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import check_choice
-from assocjax.errors import InputError
+from assocjax.errors import InputError, reading
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS
 
 Truth = Mapping[str, Mapping[str, Collection[str]]]
@@ -19,6 +19,7 @@ before a token, is looked for in the columns of the composed matrix, of theory a
 _PRECISION = "share of true associates among the best of a list, mean over tokens"
 
 
+@reading("track")
 def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]:
     """When associations form: a row for each scoring, matrix and layer of a `track` Dataset.
 
@@ -33,6 +34,9 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
       theory `formed`, the first recorded step at which it reaches the threshold (None: never),
       `best` and `end`; with a truth, `precision_formed`, `precision_best` and `precision_end` of
       the weights and `precision_theory`. A kind of truth that is no matrix has no overlap.
+
+    Raises:
+      InputError: the dataset is something else.
     """
     kinds = [*MATRICES, *(kind for kind in READ_AT if kind not in MATRICES)]
     rows = []
@@ -57,9 +61,13 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
     return rows
 
 
+@reading("track")
 def mean_overlap(dataset: xr.Dataset, matrix: str, side: str = "row") -> xr.DataArray:
     """Unweighted mean over the tokens whose overlap is defined (`scorings.Reading`): those of which
     the theory lists an association. NaN where none is.
+
+    Raises:
+      InputError: the dataset is something else, or has no such matrix or side.
     """
     overlap = dataset[f"{matrix}_overlap"]
     overlap = overlap.sel(side=side) if "side" in overlap.dims else overlap

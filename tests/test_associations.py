@@ -47,6 +47,15 @@ def test_top_associations_by_hand(token, k, expected):
     assert all(isinstance(score, float) for _, score in best)
 
 
+def test_vocabularies_may_be_arrays():
+    assert aj.top_associations(MATRIX, np.array(VOCABULARY), "b", 1) == [("c", 4.0)]
+
+
+def test_what_is_not_a_number_is_no_association():
+    matrix = np.where(MATRIX == 4, np.nan, MATRIX)
+    assert aj.top_associations(matrix, VOCABULARY, "b", 2) == [("a", 3.0)]
+
+
 def test_top_associations_reads_jax_arrays():
     best = aj.top_associations(jax.numpy.asarray(MATRIX), VOCABULARY, "b", 1)
     assert best == [aj.Association("c", 4.0)]
@@ -79,6 +88,13 @@ def test_precision_at_k_by_hand(truth, k, expected):
         (lambda: aj.top_associations(MATRIX, VOCABULARY, "x"), ValueError, "'x'"),
         (lambda: aj.top_associations(MATRIX, VOCABULARY, "a", 0), ValueError, "k must be"),
         (lambda: aj.top_associations(MATRIX, VOCABULARY, "a", 1.5), TypeError, "k must be"),
+        (lambda: aj.top_associations(MATRIX.astype(str), VOCABULARY, "a"), TypeError, "numbers"),
+        (lambda: aj.top_associations(MATRIX, "abcd", "a"), TypeError, "list of tokens"),
+        (lambda: aj.precision_at_k(MATRIX, VOCABULARY, {"b": "c"}, 1), TypeError, "one token"),
+        (lambda: aj.precision_at_k(MATRIX, VOCABULARY, {"b": None}, 1), TypeError, "one token"),
+        (lambda: aj.precision_at_k(MATRIX, VOCABULARY, None, 1), TypeError, "truth must map"),
+        (lambda: aj.formation(xr.Dataset()), ValueError, "must be as from track"),
+        (lambda: aj.mean_overlap(None, "bigram"), ValueError, "must be as from track"),
         (lambda: aj.top_associations(MATRIX[:3], VOCABULARY, "a"), ValueError, r"\(3, 4\)"),
         (lambda: aj.top_associations(MATRIX, VOCABULARY[:3], "a"), ValueError, "3 tokens"),
         (lambda: aj.precision_at_k(MATRIX, VOCABULARY, {"b": {"c"}}, 0), ValueError, "k must be"),

@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 import assocjax as aj
-from assocjax import figures
+from assocjax import cli, figures
 from assocjax.ablation import CONTROLS
 from assocjax.associations import MATRICES
 from assocjax.figures import style
@@ -450,6 +450,15 @@ def test_every_figure_draws_any_text(name, tmp_path, caplog):
     assert sum("font" in record.message for record in caplog.records) <= 1
 
 
+def test_a_command_draws_a_file_of_any_name_and_text(tmp_path, capsys):
+    corpus = tmp_path / "Ba$$in a$_x^$b 日.txt"
+    corpus.write_text("a $ cost $$ 5 _ ^ \\\\ \u200b \ufeffb 日本語 🐦 שלום . " * 20, "utf-8")
+    out = tmp_path / "out"
+    cli.main(["statistics", "--corpus", str(corpus), "--seq-len", "8", "--out", str(out)])
+    assert {"statistics.nc", "statistics.png", "statistics.pdf"} <= {p.name for p in out.iterdir()}
+    assert "日本語" in aj.load(out / "statistics.nc")["token"].values
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -516,7 +525,7 @@ def test_other_data_are_refused_in_a_line(name):
             plot(other, **options)
     if name == "plot_horizon_study":
         for rows in ([], *([{**data[0], name: None}] for name in data[0] if "*" not in name)):
-            with pytest.raises((aj.InputError, aj.InputTypeError), match=r"^(rows|theory) "):
+            with pytest.raises((aj.InputError, aj.InputTypeError), match=r"^(rows|dataset) must"):
                 plot(rows, **options)
         return
     numbers = data[needed]

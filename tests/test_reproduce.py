@@ -94,6 +94,16 @@ def test_lists_are_longer_than_what_a_small_vocabulary_has(tmp_path):
     assert set(lists.dataset["token"].values.ravel()) <= words
 
 
+def test_a_figure_that_cannot_be_written_loses_no_numbers(tmp_path, monkeypatch):
+    def fail(figure, path):
+        raise aj.InputError("cannot write figure")
+
+    monkeypatch.setattr(artefacts, "save", fail)
+    with pytest.raises(aj.InputError, match="cannot write figure"):
+        aj.reproduce.reproduce(["figure4"], scale="tiny", out=tmp_path)
+    assert aj.load(tmp_path / "fables" / "figure4.nc").attrs["record"]
+
+
 def test_minimum_cosines_are_those_of_the_dataset(reproduced):
     out, records = reproduced
     table = next(r for r in records if r["artefact"] == "table1")

@@ -57,8 +57,8 @@ def track(options: argparse.Namespace) -> None:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]
     show_table(
-        f"Lists of {dataset.sizes['rank']} tokens, corrected for frequency: first recorded step "
-        "at which weights and theory share half of them (formed; -: never), the share at best and "
+        f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency: first recorded "
+        "step at which weights have half of the theory's (formed; -: never), the share at best and "
         "at the end" + ("; the same of the planted associates, and the theory's share" * known),
         [_short(row) for row in rows if row["scoring"] == "corrected"],
     )

@@ -12,7 +12,7 @@ import xarray as xr
 from assocjax import results
 from assocjax.arguments import check_integer
 from assocjax.corpora.tokens import find_token
-from assocjax.errors import InputError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.explorer.packing import NEW, pack
 from assocjax.formations import mean_overlap
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
@@ -33,6 +33,7 @@ _READS = {  # the theory's symbol, what a token's row lists, what its column lis
 }
 
 
+@reading("track")
 def write_explorer(
     dataset: xr.Dataset,
     path: str | os.PathLike,
@@ -56,14 +57,19 @@ def write_explorer(
       overwrite: replace a page of other results that assocjax wrote.
 
     Raises:
-      InputError: the Dataset is not of `track`, has over 65,536 tokens or lists of over 254, or
-        the file cannot be written.
+      InputError: the Dataset is not of `track`, has over 65,536 tokens or lists of over 254, the
+        token is not in it, or the file cannot be written.
+      InputTypeError: dataset, path or number of steps is none.
 
     Cost: the file has some 15 bytes for each list of 10, of which there are 9 (2 L + 1) V a step:
     about 30 MB for V = 3,000, L = 3 and 12 steps.
     """
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
+    if not isinstance(dataset, xr.Dataset):
+        raise InputTypeError(f"dataset must be a Dataset from track; got {type(dataset)}")
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"path must be a path; got {path!r}")
     if "composed_theory_id" not in dataset or "scoring" not in dataset.dims:
         raise InputError("the explorer needs the results of a track (track.nc); got others")
     if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:

@@ -100,9 +100,14 @@
     return element;
   }
 
-  // Blanks and control characters, which some tokenizers have, are shown.
+  // Blanks and what cannot be seen, which some tokenizers have, are shown: most of it as in Python.
+  const escape = (character) => {
+    const code = character.codePointAt(0), [kind, digits] = code < 256 ? ["x", 2] : code < 65536 ? ["u", 4] : ["U", 8];
+    return `\\${kind}${code.toString(16).padStart(digits, "0")}`;
+  };
   const shown = (id) => meta.vocabulary[id]
-    .replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍") || "∅";
+    .replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍")
+    .replace(/[\p{C}\p{Z}]/gu, escape) || "∅";
   const bold = (id) => make("b", { class: "token" }, shown(id));
   const number = (x) => x === 0 ? "0" : Math.abs(x) >= 0.001 && Math.abs(x) < 1e4
     ? String(Number(x.toPrecision(2))) : x.toExponential(1);

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from assocjax.ablation import CONTROLS, DIRECTIONS
-from assocjax.figures.style import check, check_labels, literal, set_title
+from assocjax.errors import reading
+from assocjax.figures.style import check, literal, set_title
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -17,6 +18,7 @@ _NAMES = {
 _SMALLEST = 1e-4  # nats: changes below are drawn on a linear axis
 
 
+@reading("ablate")
 def plot_ablation(dataset: xr.Dataset) -> Figure:
     """Change of the loss by each edit of each unit: a panel for each edit, a row for each unit.
 
@@ -32,7 +34,6 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
     check(dataset, "ablate", ["loss"], "unit edit")
     check(dataset, "ablate", ["trained_loss"], "")
     check(dataset, "ablate", ["control_loss"], "unit edit control draw")
-    check_labels(dataset, "ablate", "control", CONTROLS)
     units, edits = dataset["unit"].values, dataset["edit"].values
     size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)
     figure = Figure(figsize=(max(size[0], 7), size[1]), layout="constrained")

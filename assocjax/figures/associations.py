@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,10 +12,9 @@ from matplotlib.figure import Figure
 
 from assocjax.arguments import check_choice, check_integer
 from assocjax.corpora.tokens import find_token
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.figures.style import (
     check,
-    check_labels,
     finish,
     line_and_range,
     literal,
@@ -46,6 +44,7 @@ _LABELS = {
 }
 
 
+@reading("track")
 def plot_overlap(dataset: xr.Dataset) -> Figure:
     """Overlap of weights' lists with the theory's against step: a panel for each scoring and side.
 
@@ -55,7 +54,7 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    _check(dataset, (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token")
+    check(dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token")
     figure, axes = _panels(dataset, len(SIDES))
     chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
     for row, side in zip(axes, SIDES, strict=True):
@@ -77,6 +76,7 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
     return figure
 
 
+@reading("track")
 def plot_precision(dataset: xr.Dataset) -> Figure:
     """Share of the true associates that weights find, against step: a panel for each scoring.
 
@@ -91,7 +91,7 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
     kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
     if not kinds:
         raise InputError("dataset must have precisions: track(..., truth=fables.ground_truth())")
-    _check(dataset, (f"{kind}_precision" for kind in kinds), "step scoring")
+    check(dataset, "track", (f"{kind}_precision" for kind in kinds), "step scoring")
     check(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
     figure, axes = _panels(dataset, 1)
     for ax, scoring in zip(axes[0], SCORINGS, strict=True):
@@ -113,6 +113,7 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
     return figure
 
 
+@reading("track or statistics_dataset")
 def plot_context_graph(
     dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "corrected"
 ) -> Figure:
@@ -177,8 +178,6 @@ def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarra
     if "context" not in dataset:
         names = ("context_theory_id", "context_theory_score")
         check(dataset, source, names, "scoring side token rank")
-        check_labels(dataset, source, "scoring", SCORINGS)
-        check_labels(dataset, source, "side", SIDES)
         lists = dataset.sel(scoring=scoring, side="row")
         ids, scores = (lists[name].values[:, :k] for name in names)
         return ids.astype(int), scores
@@ -204,12 +203,6 @@ def save_track(
     if any(f"{kind}_precision" in dataset for kind in READ_AT):
         figures["precision"] = plot_precision(dataset)
     return save_all(figures, folder, overwrite=overwrite)
-
-
-def _check(dataset: xr.Dataset, names: Iterable[str], dims: str) -> None:
-    check(dataset, "track", names, dims)
-    for dim, known in (("scoring", SCORINGS), ("side", SIDES)):
-        check_labels(dataset, "track", dim, known)
 
 
 def _panels(dataset: xr.Dataset, rows: int):

@@ -1,7 +1,6 @@
 """Where a theory ends: figures of validity horizons and of the theorem's bounds."""
 
 import itertools
-import numbers
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -12,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from assocjax.arguments import check_choice
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.figures.style import (
     COLORS,
     LABELS,
@@ -33,6 +31,7 @@ from assocjax.params import WEIGHTS
 _THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 
 
+@reading("validity_horizon")
 def plot_horizons(horizons: xr.Dataset) -> Figure:
     """Validity horizon, in training time, against learning rate: a panel for each weight and start.
 
@@ -47,9 +46,6 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
       InputError, InputTypeError: it is something else.
     """
     check(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
-    for name in ("steps", "threshold"):
-        if not isinstance(horizons.attrs.get(name), numbers.Real):
-            raise InputError(f"dataset must be from validity_horizon; it has no attribute {name!r}")
     horizons = in_order(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
@@ -80,6 +76,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     return figure
 
 
+@reading("horizon_study")
 def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "") -> Figure:
     """Horizons as training time s eta against each quantity that was varied, on log axes.
 
@@ -98,13 +95,6 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
         raise InputTypeError(f"rows must be a list of dicts, from horizon_study; got {rows!r}")
     if not rows:
         raise InputError("rows must be those of horizon_study; got none")
-    names = [*SETTINGS, *(f"{weight}*eta" for weight in WEIGHTS)]
-    for name, row in itertools.product(names, rows):
-        value = row.get(name) if name in SETTINGS else row.get(name, "") or 0.0
-        if not isinstance(value, numbers.Real):
-            raise InputError(f"rows must be from horizon_study; one has no {name!r}")
-    for row in rows:
-        check_choice("theory of every row", row.get("theory"), tuple(THEORY_LINES))
     base = rows[0]
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]
@@ -139,6 +129,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     return figure
 
 
+@reading("theorem_bounds")
 def plot_bounds(bounds: xr.Dataset) -> Figure:
     """Measured distance to the leading terms and its bound against step, on log axes.
 

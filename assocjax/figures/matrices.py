@@ -6,11 +6,13 @@ from matplotlib.figure import Figure
 
 from assocjax.arguments import check_integer
 from assocjax.associations import MATRICES
+from assocjax.errors import reading
 from assocjax.figures.style import check, literal, set_title
 
 _ORDER = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 
 
+@reading("statistics_dataset")
 def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
     """Heat maps of the matrices, among the most frequent tokens (not counting `<unk>`).
 

@@ -117,21 +117,6 @@ def check(dataset: xr.Dataset, source: str, variables: Iterable[str], dims: str)
             raise InputError(f"dataset must hold something; its {name!r} is empty")
 
 
-def check_labels(dataset: xr.Dataset, source: str, dim: str, known: Iterable[Any]) -> None:
-    """All labels of a dimension among those that are known.
-
-    Raises:
-      InputError: one is not.
-    """
-    known = list(known)
-    for label in dataset[dim].values.tolist():
-        if label not in known:
-            expected = ", ".join(map(repr, known))
-            raise InputError(
-                f"dataset must be from {source}; its {dim!r} must be of {expected}; got {label!r}"
-            )
-
-
 _MOST = 80  # characters of a name; of a token, fewer fit
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from assocjax.errors import InputError
+from assocjax.errors import InputError, reading
 from assocjax.figures.style import (
     COLORS,
     LABELS,
@@ -19,7 +18,6 @@ from assocjax.figures.style import (
     THEORY_NAMES,
     and_seeds,
     check,
-    check_labels,
     finish,
     in_order,
     line_and_range,
@@ -32,9 +30,11 @@ from assocjax.params import WEIGHTS
 from assocjax.storage import Folder
 
 _GRID = "learning_rate seed init_scale step"
+_OF_THEORY = f"{_GRID} theory"
 _DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
 
 
+@reading("sweep")
 def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     """Cosine with every theory against step: a panel for each learning rate and starting scale.
 
@@ -48,7 +48,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
       InputError, InputTypeError: it is something else.
     """
     suffix = "_gradient" if gradients else ""
-    _check(dataset, (f"{weight}{suffix}_cosine" for weight in WEIGHTS))
+    check(dataset, "sweep", (f"{weight}{suffix}_cosine" for weight in WEIGHTS), _OF_THEORY)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(len(scales), len(rates))
@@ -84,6 +84,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     return figure
 
 
+@reading("sweep")
 def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
     """Relative error of every theory against step and against learning rate, on log axes.
 
@@ -97,7 +98,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     Raises:
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
-    _check(dataset, (f"{weight}_relative_error" for weight in WEIGHTS))
+    check(dataset, "sweep", (f"{weight}_relative_error" for weight in WEIGHTS), _OF_THEORY)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
@@ -140,6 +141,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     return figure
 
 
+@reading("sweep")
 def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
     """Sampling and truncation error against step, on log axes: what parts training from a theory.
 
@@ -155,8 +157,8 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     check(dataset, "sweep", [], "")
     if "output_sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
-    errors = [f"{error}_error" for error in _DISAGREEMENT_LINES]
-    _check(dataset, (f"{weight}_{error}" for weight in WEIGHTS for error in errors))
+    errors = [f"{weight}_{error}_error" for weight in WEIGHTS for error in _DISAGREEMENT_LINES]
+    check(dataset, "sweep", errors, _OF_THEORY)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
@@ -186,6 +188,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     return figure
 
 
+@reading("sweep")
 def plot_loss(dataset: xr.Dataset) -> Figure:
     """Loss in nats against step, a line for each learning rate, a panel for each starting scale.
 
@@ -235,11 +238,6 @@ def save_sweep(
     if "output_sampling_error" in dataset:
         figures["disagreement"] = plot_disagreement(dataset)
     return save_all(figures, folder, overwrite=overwrite)
-
-
-def _check(dataset: xr.Dataset, names: Iterable[str]) -> None:
-    check(dataset, "sweep", names, f"{_GRID} theory")
-    check_labels(dataset, "sweep", "theory", THEORY_LINES)
 
 
 def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
