@@ -17,7 +17,7 @@ import xarray as xr
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import checkpoints, grids, results
+from assocjax import checkpoints, grids, results, sweeps
 from assocjax.storage import MARKER
 
 N, T, V, L = 8, 5, 6, 2
@@ -280,3 +280,60 @@ def test_killed_at_any_moment_a_sweep_goes_on(tmp_path):
     assert "going on from" in printed
     for name in ("sweep.nc", "summary.json"):
         assert (out / name).read_bytes() == (tmp_path / "never" / name).read_bytes()
+
+
+def test_a_finished_sweep_is_found_again_and_another_is_not_mixed_with_it(data, tmp_path):
+    arguments = GRID | SIZES | {"checkpoint": tmp_path / "out"}
+    first = aj.sweep(data, **arguments)
+    before = (tmp_path / "out" / "sweep.nc").read_bytes()
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "run_grid", None)  # nothing is computed
+        again = aj.sweep(data, **arguments, announce=lines.append)
+    assert lines == [f"already complete: {tmp_path / 'out' / 'sweep.nc'}"]
+    xr.testing.assert_identical(again, first)
+    with pytest.raises(aj.InputError, match=r"finished .* its config\.steps is 6, here it is 4"):
+        aj.sweep(data, **arguments | {"steps": 4})
+    assert (tmp_path / "out" / "sweep.nc").read_bytes() == before
+    other = aj.sweep(data, **arguments | {"steps": 4}, overwrite=True)
+    assert other.sizes["step"] == 5
+    xr.testing.assert_identical(aj.load(tmp_path / "out" / "sweep.nc"), other)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "metadata", "foreign"])
+def test_a_checkpoint_that_cannot_be_read_is_one_line(data, damage, tmp_path):
+    arguments = GRID | SIZES | {"checkpoint": tmp_path}
+    killed_sweep(data, 1, **arguments)
+    (last,) = (tmp_path / UNFINISHED).iterdir()
+    if damage == "foreign":
+        (last.with_name("99") / "mine").mkdir(parents=True)
+        (last.with_name("99") / "_CHECKPOINT_METADATA").write_text("{}")
+    for path in last.rglob("*"):
+        chosen = {"cut short": path.parent.name == "d", "metadata": path.suffix == ""}
+        if path.is_file() and chosen.get(damage) and path.name != "_CHECKPOINT_METADATA":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(aj.InputError, match=r"checkpoint in .* cannot be read here \(.*go on where"):
+        aj.sweep(data, **arguments)
+
+
+def test_an_optimizer_without_a_name_cannot_be_gone_on_with(data, tmp_path):
+    def momentum(decay):
+        def make(rate):
+            return optax.sgd(rate, momentum=decay)
+
+        return make
+
+    arguments = SIZES | {"learning_rates": [0.3], "checkpoint": tmp_path / "out"}
+    with pytest.raises(aj.InputError, match=r"optimizer: with a checkpoint, .* attribute name"):
+        aj.sweep(data, **arguments, optimizer=momentum(0.5))
+    assert not (tmp_path / "out").exists()
+    for decay, name in ((0.5, "momentum 0.5"), (0.9, "momentum 0.9")):
+        optimizer = momentum(decay)
+        optimizer.name = name
+        if decay == 0.5:
+            killed_sweep(data, 1, **arguments, optimizer=optimizer)
+            continue
+        with pytest.raises(
+            aj.InputError, match=r"its config\.optimizer is 'momentum 0\.5', here it is 'momentum 0\.9"
+        ):
+            aj.sweep(data, **arguments, optimizer=optimizer)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
@@ -162,3 +163,20 @@ def test_correlations_belong_to_their_counts(data, tmp_path):
     other = run_all(token_data(data.tokens, V), tmp_path / "b", 1)
     with pytest.raises(aj.InputError, match="different counts_sha256"):
         aj.load_statistics(one["counts"], other["correlations"])
+
+
+def test_shards_of_other_versions_of_other_packages_are_added(data, tmp_path, monkeypatch):
+    """Integers do not depend on them; they do on ours."""
+    parts = [tmp_path / f"{i}.nc" for i in (1, 2)]
+    for i, path in enumerate(parts, start=1):
+        shards.run_shard(data, path, shard=i, shards=2)
+    expected = shards.merge(parts)
+    parts[1].unlink()
+    now = results.versions()
+    other = {name: "0.0.1" for name in now} | {"assocjax": now["assocjax"]}
+    monkeypatch.setattr(results, "versions", lambda: other)
+    shards.run_shard(data, parts[1], shard=2, shards=2)
+    xr.testing.assert_equal(shards.merge(parts), expected)
+    monkeypatch.setattr(results, "versions", lambda: other | {"assocjax": "0.0.1"})
+    with pytest.raises(aj.InputError, match="are of different assocjax"):
+        shards.run_shard(data, parts[0], shard=1, shards=2)
