@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -229,6 +230,49 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
         except Exception:
             return False  # it needs the shapes of the weights: a scalar will not do
     return all(is_traced(one) or bool(one) for one in found)
+
+
+def warn_of_derivatives(optimizer: Optimizer, gradient: Any) -> Any:
+    """The gradient; if it is differentiated, and derivatives through the optimizer may be NaN, one
+    line says so. Nothing is spent on this otherwise."""
+
+    @jax.custom_jvp
+    def same(gradient):
+        return gradient
+
+    @same.defjvp
+    def differentiated(primals, tangents):
+        if not _has_derivative_at_zero(optimizer):
+            warnings.warn(
+                f"derivatives through the optimizer {optimizer!r} may be NaN, as where an entry "
+                f"has had no gradient yet: {EPS_ROOT}",
+                stacklevel=2,
+            )
+        return primals[0], tangents[0]
+
+    return same(gradient)
+
+
+EPS_ROOT = (
+    "set optax's option eps_root, as in adam(rate, eps_root=1e-30), or take an optimizer that has "
+    "a derivative there"
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_derivative_at_zero(optimizer: Optimizer) -> bool:
+    with jax.ensure_compile_time_eval():
+        made = make_optimizer(optimizer, 0.1)
+        zero = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(_PROBE, jnp.result_type(float))
+        )
+
+        def trained(gradient):  # a few steps: radam begins with another rule
+            return follow(made, lambda params, step: gradient, zero, 6)
+
+        path, pull_back = jax.vjp(trained, zero)
+        (found,) = pull_back(jax.tree.map(jnp.ones_like, path))
+        return not any(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(found))
 
 
 def _largest(tree):

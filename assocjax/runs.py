@@ -36,7 +36,13 @@ from assocjax.gradients import (
 )
 from assocjax.model import loss
 from assocjax.moments import EffectiveStatistics, effective_statistics
-from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
+from assocjax.optimizers import (
+    Optimizer,
+    check_optimizer,
+    is_linear,
+    make_optimizer,
+    warn_of_derivatives,
+)
 from assocjax.params import Params, init_params
 from assocjax.statistics import Statistics, corpus_statistics
 from assocjax.training import Snapshot, batch_indices, train_segment
@@ -171,6 +177,10 @@ def run_comparison(
 
     Raises:
       InputError: `corpus` lacks the statistics of a theory.
+
+    A derivative through an optimizer that has none where a gradient is zero, as everything but the
+    output's is at the start, is NaN, and a warning says so; adam and its like have one if they are
+    named, or if they are given an `eps_root`.
 
     Cost: steps + 1 gradients and comparisons; for every theory without a closed form as many of
     its gradients; with minibatches those of every theory twice. Memory as `train`.
@@ -361,7 +371,7 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_o
         for side, read in ((name, corpus), (of_batches(name), batch)):
             if side in sides:
                 gradients[side] = _theory_gradient(name, sides[side], read)
-    return value, gradients
+    return value, warn_of_derivatives(config.optimizer, gradients)
 
 
 def _loss_and_gradient_of_run(config: RunConfig, params: Params, tokens, mask, corpus: Corpus):

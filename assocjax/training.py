@@ -44,7 +44,9 @@ def train(
 
     A pure function: jit it, as here (each call outside of `jit` compiles anew; arrays that are
     not arguments become constants of the program), vmap it over starts, learning rates and data,
-    and differentiate it in either mode.
+    and differentiate it in either mode. Derivatives through optax's Adam and its like are NaN where
+    an entry has had no gradient yet, unless they have an `eps_root`; `make_optimizer` gives the
+    named ones the smallest that there is.
 
     Args:
       params: the start: `Params`, or any tree that the gradient understands.
