@@ -1,6 +1,7 @@
 """Checks of single arguments, made once where a user calls."""
 
 import operator
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -92,3 +93,26 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
         known = ", ".join(map(repr, choices))
         raise InputError(f"{name} must be one of {known}; got {value!r}")
     return value
+
+
+def check_path(name: str, value: Any, what: str = "a path") -> str:
+    """Returns `value`, a path, as a string.
+
+    Raises:
+        InputTypeError: If it is no path.
+        InputError: If no file can be called so.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputTypeError(f"{name} must be {what}; got {type(value).__name__} {value!r}")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise InputError(f"{name} must be {what}, which holds no NUL character; got {path!r}")
+    return path
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A path or a text as any file, figure and terminal takes it.
+
+    The bytes of a file's name that are not UTF-8 are no characters: they become `\\udcff`.
+    """
+    return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")

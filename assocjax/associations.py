@@ -99,6 +99,8 @@ def top_associations(
 ) -> list[Association]:
     """The k highest entries of a token's row, without the token itself, highest first.
 
+    Fewer, or none, where fewer are positive: what is not above chance is no association.
+
     Args:
       matrix: [V,V], an array or an operator of `SparseStatistics`.
 
@@ -110,6 +112,8 @@ def top_associations(
       >>> matrix = np.array([[9.0, 1.0, 3.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
       >>> [found.token for found in top_associations(matrix, ["bird", "swam", "flew"], "bird")]
       ['flew', 'swam']
+      >>> top_associations(matrix, ["bird", "swam", "flew"], "swam")
+      []
     """
     k = check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
@@ -118,7 +122,7 @@ def top_associations(
     own = np.array([vocabulary.index(token)])
     row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
     best: list[int] = _ranking(row, own)[0, :k].tolist()
-    return [Association(vocabulary[i], float(row[0, i])) for i in best]
+    return [Association(vocabulary[i], float(row[0, i])) for i in best if row[0, i] > 0]
 
 
 def precision_at_k(
@@ -130,7 +134,8 @@ def precision_at_k(
     """Share of the true associates among the k highest of a row, averaged over query tokens.
 
     For a query with fewer than k true associates (n), the n highest are taken instead, so that 1
-    can always be reached. Queries and associates outside the vocabulary are left out.
+    can always be reached. Entries that are not positive are no associations, and find nothing.
+    Queries and associates outside the vocabulary are left out.
 
     Args:
       matrix: [V,V] scores, an array or an operator; the query tokens are rows.
@@ -159,9 +164,9 @@ def precision_at_k(
     scores = rows(matrix, queries) if isinstance(matrix, LinearOperator) else matrix[queries]
     ranking = _ranking(scores, queries)
     precisions = []
-    for best, associates in zip(ranking, known.values(), strict=True):
-        depth = min(k, len(associates))
-        precisions.append(np.isin(best[:depth], list(associates)).mean())
+    for row, best, associates in zip(scores, ranking, known.values(), strict=True):
+        best = best[: min(k, len(associates))]
+        precisions.append((np.isin(best, list(associates)) & (row[best] > 0)).mean())
     return float(np.mean(precisions))
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints of a sweep: saved whole or not at all, and only resumed by the same sweep."""
+"""Checkpoints: saved whole or not at all, and only gone on from by the same computation."""
 
 import contextlib
 import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +13,98 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from assocjax.errors import InputError
+from assocjax.storage import Folder, claim, difference, flatten
+
+NAME = "checkpoint"
+"""Checkpoints are in a folder of this name among what is unfinished in a claimed folder."""
+
+
+@contextlib.contextmanager
+def claim_together(
+    path: str | os.PathLike, kind: str, identity: Mapping[str, Any], **options: Any
+) -> Iterator[Folder]:
+    """As `storage.claim`, for all processes of a computation: the first one claims for all.
+
+    The others get the folder as the first one found it, and do not write in it but through
+    `Checkpoints`.
+    """
+    if jax.process_count() == 1:
+        with claim(path, kind, identity, **options) as folder:
+            yield folder
+        return
+    with contextlib.ExitStack() as stack:
+        folder, refused = None, ""
+        if jax.process_index() == 0:
+            try:
+                folder = stack.enter_context(claim(path, kind, identity, **options))
+            except InputError as error:
+                refused = str(error)
+        refused = _from_first(refused)
+        if refused:
+            raise InputError(refused)
+        complete = bool(_from_first("complete" if folder and folder.complete else ""))
+        yield folder or Folder(Path(path), kind, {}, {"complete": complete, "files": []})
+
+
+def _from_first(text: str) -> str:
+    """A text of the first process, in all processes."""
+    data = np.zeros(4096, np.uint8)
+    encoded = np.frombuffer(text.encode()[: data.size], np.uint8)
+    data[: encoded.size] = encoded
+    found = np.asarray(multihost_utils.broadcast_one_to_all(data))
+    return found.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 class Checkpoints:
-    """The last complete checkpoint of a sweep, in a folder of its own.
+    """The last complete checkpoint of a computation, in a claimed folder, until it is finished.
 
     A new one is written beside it, and takes its place when it is complete: whenever the process
     is killed, there is one to go on from. Of several processes each writes what it holds, so that
     the folder must be one that all of them see.
 
     Args:
-      folder: where checkpoints are; need not exist.
-      configuration: all that decides the result, as JSON can hold it, nested dicts of values.
+      folder: of `storage.claim`, or of `claim_together`.
+      configuration: all that decides every bit, as JSON can hold it, nested dicts of values.
+      name: of the folder within.
     """
 
-    def __init__(self, folder: Path, configuration: dict[str, Any]):
-        self.folder = folder.absolute()  # orbax wants it
-        self._configuration = configuration
+    def __init__(self, folder: Folder, configuration: Mapping[str, Any], name: str = NAME):
+        if jax.process_index() == 0:
+            self.folder = folder.work(name)
+        else:
+            self.folder = folder.path / folder.work_name(name)
+        self.folder = self.folder.absolute()  # orbax wants it
+        self._configuration = flatten(configuration)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             cleanup_tmp_directories=True,  # of a process that was killed
             enable_async_checkpointing=False,
         )
-        self._removed = self.folder.with_name(f"{self.folder.name}.removed")
-        if jax.process_index() == 0:
-            shutil.rmtree(self._removed, ignore_errors=True)
         # A process that was killed may have left half of an older checkpoint, which is no matter.
-        with _disk_errors(self.folder), _silenced("absl"):
+        with self._disk_errors(), _silenced("absl"):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def done(self) -> int:
-        """How many parts of the sweep the checkpoint holds; 0 without one.
+        """How many parts of the computation the checkpoint holds; 0 without one.
 
         Raises:
-          InputError: it is of another sweep; names what differs.
+          InputError: it is of another configuration (names what differs), or cannot be read.
         """
         done = self._manager.latest_step()
         if done is None:
             return 0
         arguments = ocp.args.Composite(configuration=ocp.args.JsonRestore())
-        saved = self._manager.restore(done, args=arguments)["configuration"]
-        mine = dict(_flat(self._configuration))
-        theirs = dict(_flat(saved))
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise InputError(
-                    f"the checkpoint in {self.folder} is of another sweep: its {key} is "
-                    f"{theirs.get(key)!r}, here it is {mine.get(key)!r}; choose another folder, or "
-                    "delete it to begin anew"
-                )
+        with self._read_errors():
+            saved = self._manager.restore(done, args=arguments)["configuration"]
+            other = difference(saved, self._configuration)
+        if other is not None:
+            raise InputError(
+                f"the checkpoint in {self.folder} is of another configuration: {other}; choose "
+                "another folder"
+            )
         return done
 
     def load(self, carry: Any) -> tuple[Any, dict[str, np.ndarray]]:
@@ -73,9 +114,10 @@ class Checkpoints:
             carry=ocp.args.StandardRestore([_plain(leaf) for leaf in leaves]),
             observed=ocp.args.StandardRestore(),
         )
-        found = self._manager.restore(self._manager.latest_step(), args=arguments)
-        restored = list(map(_like, found["carry"], leaves))
-        observed = {name: np.array(values) for name, values in found["observed"].items()}
+        with self._read_errors(), _silenced("absl"):
+            found = self._manager.restore(self._manager.latest_step(), args=arguments)
+            restored = list(map(_like, found["carry"], leaves))
+            observed = {name: np.array(values) for name, values in found["observed"].items()}
         return jax.tree.unflatten(tree, restored), observed
 
     def save(self, done: int, carry: Any, observed: dict[str, np.ndarray]) -> None:
@@ -89,7 +131,7 @@ class Checkpoints:
             observed=ocp.args.StandardSave(observed),
             configuration=ocp.args.JsonSave(self._configuration),
         )
-        with _disk_errors(self.folder):
+        with self._disk_errors():
             # Found here a full disk is one line; threads of orbax would add theirs.
             needed = sum(leaf.nbytes for leaf in (*jax.tree.leaves(carry), *observed.values()))
             if shutil.disk_usage(self.folder).free < needed + _OVERHEAD:
@@ -100,13 +142,32 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def remove(self) -> None:
-        """Removes the folder, at once, when nothing is left to do."""
-        self._manager.close()
-        if jax.process_index() == 0:
-            with contextlib.suppress(OSError):
-                self.folder.rename(self._removed)
-            shutil.rmtree(self._removed, ignore_errors=True)
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Makes one line of what a disk refuses: an `OSError`, or what tensorstore makes of it."""
+        try:
+            yield
+        except Exception as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            reason = reason or next((text for text in _REFUSALS if text in str(error)), None)
+            if reason is None:
+                raise
+            raise InputError(
+                f"cannot write a checkpoint to {self.folder}: {reason}; what was saved before is "
+                "intact: make room, and run the same again to go on"
+            ) from None
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        """Makes one line of what orbax raises, of many kinds, where a checkpoint is not whole."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"the checkpoint in {self.folder} cannot be read here ({reason[:200]}); go on "
+                "where it was written, or choose another folder to begin anew"
+            ) from None
 
 
 def _is_key(leaf) -> bool:
@@ -121,30 +182,6 @@ def _plain(leaf):
 def _like(data, leaf):
     """The inverse of `_plain`."""
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else data
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what a disk refuses into one line: an `OSError`, or what tensorstore makes of it."""
-    try:
-        yield
-    except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        reason = reason or next((text for text in _REFUSALS if text in str(error)), None)
-        if reason is None:
-            raise
-        raise InputError(
-            f"cannot write a checkpoint to {folder}: {reason}; what was saved before is intact: "
-            "make room, and run the same again to go on"
-        ) from None
 
 
 @contextlib.contextmanager

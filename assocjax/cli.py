@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import NoReturn
 
+from assocjax.arguments import printable
 from assocjax.commands.ablation import ablate
 from assocjax.commands.attribution import attribute
 from assocjax.commands.compare import compare
@@ -42,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"assocjax: {' '.join(message.split())}", file=sys.stderr)
+    print(f"assocjax: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 

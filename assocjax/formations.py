@@ -22,7 +22,7 @@ _PRECISION = "share of true associates among the best of a list, mean over token
 def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]:
     """When associations form: a row for each scoring, matrix and layer of a `track` Dataset.
 
-    Overlaps are of rows, unweighted means over the tokens that have one.
+    Overlaps are of rows, unweighted means over the tokens that have one (`mean_overlap`).
 
     Args:
       dataset: from `track`.
@@ -58,7 +58,9 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
 
 
 def mean_overlap(dataset: xr.Dataset, matrix: str, side: str = "row") -> xr.DataArray:
-    """Unweighted mean over the tokens whose overlap is defined; NaN where none is."""
+    """Unweighted mean over the tokens whose overlap is defined (`scorings.Reading`): those of which
+    the theory lists an association. NaN where none is.
+    """
     overlap = dataset[f"{matrix}_overlap"]
     overlap = overlap.sel(side=side) if "side" in overlap.dims else overlap
     count = overlap.notnull().sum("token")
@@ -99,7 +101,7 @@ def precision(dataset: xr.Dataset, kind: str, of: str, tokens, associates) -> xr
     """Share of the true associates among the n best of a list, mean over query tokens.
 
     n is the length of the lists, or the number of associates if it is smaller, so that 1 can always
-    be reached. A query that ranks nothing counts 0.
+    be reached. A list that ends before n has found no more; an empty one counts 0.
 
     Args:
       dataset: with lists, as of `track`.
@@ -115,7 +117,7 @@ def precision(dataset: xr.Dataset, kind: str, of: str, tokens, associates) -> xr
     depth = np.minimum(associates.sum(1), dataset.sizes["rank"])
     rows = np.arange(len(tokens))[:, None]
     hits = associates[rows, ids.values] & (dataset["rank"].values <= depth[:, None])
-    share = np.where(np.isfinite(scores.values[..., 0]), hits.sum(-1) / depth, 0)
+    share = (hits & np.isfinite(scores.values)).sum(-1) / depth
     template = ids.isel(token=0, rank=0, drop=True)
     attrs = {"units": "1", "long_name": _PRECISION}
     return template.copy(data=share.mean(-1)).drop_vars("side", errors="ignore").assign_attrs(attrs)

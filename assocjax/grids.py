@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import itertools
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from assocjax.checkpoints import Checkpoints
 from assocjax.plans import Plan
 from assocjax.runs import Carry, Corpus, RunConfig, advance_run, finish_run, start_run
+from assocjax.storage import Interrupts, deferred_interrupts
 
 Records = dict[str, np.ndarray]
 
@@ -80,7 +79,7 @@ def run_grid(
     observed: Records = {}
     carry = None
     static = config, mesh, plan.one_by_one, segment, progress is not None
-    with _interrupts(checkpoints is not None) as interrupts:
+    with deferred_interrupts(checkpoints is not None) as interrupts:
         for part in range(done, parts):
             chunk, within = divmod(part, segments)
             rows, columns = chunks[chunk]
@@ -97,7 +96,7 @@ def run_grid(
             began = time.monotonic()
             with _listening(progress, chunk * total, len(chunks) * total, total):
                 carry, found = _advance_chunk(*static, *arguments)
-                interrupts.wait(found, announce)
+                _wait(found, interrupts, announce)
                 found = _fetch(found)
                 jax.effects_barrier()
             if part == done < parts - 1:
@@ -110,7 +109,7 @@ def run_grid(
                 checkpoints.save(part + 1, carry, observed)
                 if publish is not None:
                     publish(_finish(observed, grid, plan), part + 1, parts)
-                if interrupts.asked():
+                if _any_process(interrupts):
                     raise Stopped(
                         f"interrupted; {part + 1} of {parts} parts are saved in "
                         f"{checkpoints.folder}: run the same again to go on"
@@ -314,47 +313,22 @@ def _listening(progress, before: int, total: int, steps: int) -> Iterator[None]:
             _listeners.remove(listener)
 
 
-class _Interrupts:
-    """Counts Ctrl-C: one is a wish to stop when that loses nothing, two to stop at once."""
-
-    def __init__(self):
-        self._count = 0
-        self._announced = False
-
-    def handle(self, *_):
-        self._count += 1
-        if self._count > 1:
-            raise KeyboardInterrupt
-
-    def wait(self, tree: Any, announce: Callable[[str], None]) -> None:
-        """Until arrays are computed; in Python, where a signal is noticed."""
-        pause, leaves = 1e-4, jax.tree.leaves(tree)
-        while not all(leaf.is_ready() for leaf in leaves):
-            if self._count and not self._announced:
-                self._announced = True
-                announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
-            time.sleep(pause)
-            pause = min(1.02 * pause, 0.02)  # about a fiftieth of what was waited, at most
-
-    def asked(self) -> bool:
-        """Whether any process was asked to stop."""
-        if jax.process_count() == 1:
-            return self._count > 0
-        return bool(np.any(multihost_utils.process_allgather(np.array(self._count > 0))))
+def _wait(tree: Any, interrupts: Interrupts, announce: Callable[[str], None]) -> None:
+    """Until arrays are computed; in Python, where a signal is noticed."""
+    pause, leaves, announced = 1e-4, jax.tree.leaves(tree), False
+    while not all(leaf.is_ready() for leaf in leaves):
+        if interrupts.count and not announced:
+            announced = True
+            announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
+        time.sleep(pause)
+        pause = min(1.02 * pause, 0.02)  # about a fiftieth of what was waited, at most
 
 
-@contextlib.contextmanager
-def _interrupts(handled: bool) -> Iterator[_Interrupts]:
-    """Takes Ctrl-C over, where there is something to save and Python allows it: in main threads."""
-    interrupts = _Interrupts()
-    if not handled or threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-    before = signal.signal(signal.SIGINT, interrupts.handle)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _any_process(interrupts: Interrupts) -> bool:
+    """Whether any process was asked to stop."""
+    if jax.process_count() == 1:
+        return interrupts.count > 0
+    return bool(np.any(multihost_utils.process_allgather(np.array(interrupts.count > 0))))
 
 
 def duration_text(seconds: float) -> str:

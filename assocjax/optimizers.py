@@ -117,6 +117,31 @@ def state_bytes(optimizer: Optimizer, shapes: tuple[int, int, int], itemsize: in
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
+def optimizer_name(optimizer: Optimizer) -> str:
+    """What results say of an optimizer: its name, or of a function the name that it bears."""
+    if isinstance(optimizer, str):
+        return optimizer
+    return getattr(optimizer, "name", None) or getattr(optimizer, "__qualname__", repr(optimizer))
+
+
+def check_resumable(optimizer: Optimizer) -> None:
+    """Whether another process can tell that it trains by the same optimizer.
+
+    A function is another object in every process, and what it closes over cannot be compared. So
+    it must say what it is: `make.name = "adam, b1=0.8"`, which changes whenever its values do.
+
+    Raises:
+      InputError: a function without an attribute `name`.
+    """
+    if isinstance(optimizer, str) or isinstance(getattr(optimizer, "name", None), str):
+        return
+    raise InputError(
+        "optimizer: with a checkpoint, a function must have an attribute name that says which "
+        'optimizer it makes and with which values, such as make.name = "adam, b1=0.8", so that '
+        f"only the same one goes on from it; got {optimizer!r}"
+    )
+
+
 def follow(
     optimizer: optax.GradientTransformation, gradient: Callable, start: Any, steps: int
 ) -> Any:

@@ -28,6 +28,17 @@ W_l is trained on a query only where it occurs. A column reads M^T in the same w
 of scored factors (B^T B and V_l W_O as products of scored W_O and V_l, and of them the first scaled
 to cosines under `corrected`), of which columns are plain columns.
 
+A list holds associations only: tokens whose score is positive, and that the matrix ties to the
+token. A high score is not enough: of two tokens that never follow one another in a text, the rarer
+stands out among rows that are further below chance. Ties of a composition go over a token between:
+
+    bigram, context      M[i,j] > 0, more than chance, or more than independence
+    value, query_key     M[i,j] > 0
+    interchangeability   some token is tied to both by W_O: it comes before both
+    composed             some token is tied to i by V_l, and to j by W_O
+
+So what the theory lists under bigram and context occurs together in the text.
+
 `frequency_corrected` is another correction: it needs the text, and no weight can be given it.
 """
 
@@ -72,9 +83,11 @@ class Frequencies(NamedTuple):
 
 
 class TopLists(NamedTuple):
-    """The k best tokens of every token, best first, without itself; ties go to the lower id.
+    """Up to k associations of every token, best first, without itself; the lower id before others
+    of the same score.
 
-    A token whose entries are all alike ranks nothing: its scores are NaN and its ids mean nothing.
+    Where there are fewer, the rest of the scores is NaN, and its ids mean nothing. A token whose
+    entries are all alike ranks nothing: its list is empty.
     """
 
     ids: Int[Array, "... V k"]
@@ -84,10 +97,12 @@ class TopLists(NamedTuple):
 class Reading(NamedTuple):
     """Of every token: its list by the weights, and how that agrees with the theory's.
 
-    overlap  |list of the weights, and of the theory| / k         of which k / (V - 1) is chance
+    overlap  |list of the weights, and of the theory| / |list of the theory|
     cosine   of the token's whole row (column) and the theory's
 
-    Both are NaN where either side ranks nothing.
+    By chance the overlap is |list of the weights| / (V - 1), at most k / (V - 1). It is 0 where
+    the list of the weights alone is empty, NaN where the theory's is. Both are NaN where either
+    side ranks nothing, its entries being all alike.
     """
 
     lists: TopLists
@@ -118,9 +133,9 @@ def theory_lists(
     """
     scored = _flat(theory.output, frequencies, scoring)
     scored |= _layer(theory.query_key[0], theory.value[0], theory.output, frequencies, scoring)
-    return {name: jax.vmap(partial(_top, k=k))(sides) for name, sides in scored.items()} | {
-        "interchangeability": _top(scored["interchangeability"][0], k=k)
-    }
+    lists = {name: jax.vmap(partial(_top, k=k))(sides) for name, sides in scored.items()}
+    symmetric = lists["interchangeability"]
+    return lists | {"interchangeability": TopLists(symmetric.ids[0], symmetric.scores[0])}
 
 
 @partial(jax.jit, static_argnames=("scoring", "k"))
@@ -146,7 +161,7 @@ def read_weights(
       A `Reading` for each of `MATRICES`, whose leaves begin with L if it is among `LAYERED`, and
       go on with 2 (row, column), but for `interchangeability`, which is symmetric.
 
-    Cost: 2 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: one layer's.
+    Cost: 3 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: one layer's.
     """
     flat = partial(_flat, frequencies=frequencies, scoring=scoring)
     agree = partial(_agree, k=k)
@@ -154,9 +169,9 @@ def read_weights(
     readings = {
         "bigram": jax.vmap(agree)(by_theory["bigram"], lists["bigram"], by_weights["bigram"]),
         "interchangeability": agree(
-            by_theory["interchangeability"][0],
+            _first(by_theory["interchangeability"]),
             lists["interchangeability"],
-            by_weights["interchangeability"][0],
+            _first(by_weights["interchangeability"]),
         ),
     }
     one_layer = partial(_layer, frequencies=frequencies, scoring=scoring)
@@ -178,39 +193,69 @@ def context_lists(
     context: Float[Array, "V V"], frequencies: Frequencies, *, scoring: str, k: int
 ) -> TopLists:
     """Lists of the basis function Phi, [2 (row, column), V, k], which no single weight learns."""
-    scored = _both_sides(context, frequencies.target, frequencies.context, scoring)
+    p_y, c = frequencies.target, frequencies.context
+    scored = _both_sides(context, p_y, c, scoring, _counted(context, p_y, c))
     return jax.vmap(partial(_top, k=k))(scored)
 
 
-def _flat(output, frequencies: Frequencies, scoring: str) -> dict[str, Array]:
+class _Scored(NamedTuple):
+    """Scores of a matrix, and which of its entries may be listed: rows, columns or both of them."""
+
+    scores: Float[Array, "... V V"]
+    tied: Bool[Array, "... V V"]
+
+
+def _first(sides: _Scored) -> _Scored:
+    return _Scored(sides.scores[0], sides.tied[0])
+
+
+def _flat(output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
     """Scored matrices without a layer, as rows and as columns: [2, V, V]."""
-    bigram = _both_sides(output, frequencies.input, frequencies.target, scoring)
-    factor = bigram[0]
+    p_x, p_y, _ = frequencies
+    tied = _counted(output, p_x, p_y)
+    bigram = _both_sides(output, p_x, p_y, scoring, tied)
+    factor = bigram.scores[0]
     if scoring == "corrected":
         norms = jnp.sqrt(jnp.sum(factor * factor, axis=0, keepdims=True))
         factor = factor / jnp.where(norms > 0, norms, 1)
-    return {"bigram": bigram, "interchangeability": matmul(factor.T, factor)[None]}
+    alike = _Scored(matmul(factor.T, factor)[None], _joined(tied.T, tied)[None])
+    return {"bigram": bigram, "interchangeability": alike}
 
 
-def _layer(query_key, value, output, frequencies: Frequencies, scoring: str) -> dict[str, Array]:
+def _layer(query_key, value, output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
     """Scored matrices of a layer, as rows and as columns: [2, V, V]."""
     p_x, p_y, c = frequencies
-    value = _both_sides(value, c, p_x, scoring)
-    composed = matmul(value[0], _score(output, p_x, p_y, scoring))
+    values = _both_sides(value, c, p_x, scoring, value > 0)
+    composed = matmul(values.scores[0], _score(output, p_x, p_y, scoring))
+    tied = _joined(value > 0, _counted(output, p_x, p_y))
     return {
-        "value": value,
-        "composed": jnp.stack([composed, composed.T]),
-        "query_key": _both_sides(query_key, p_x, c, scoring, per_occurrence=True),
+        "value": values,
+        "composed": _Scored(jnp.stack([composed, composed.T]), jnp.stack([tied, tied.T])),
+        "query_key": _both_sides(query_key, p_x, c, scoring, query_key > 0, per_occurrence=True),
     }
 
 
-def _both_sides(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
-    return jnp.stack(
+def _counted(matrix, rows, columns) -> Bool[Array, "V V"]:
+    """Ties of a matrix of counts less chance, or of the weight that learns it.
+
+    More than chance, 1/V, or than independence: of counts, either implies that there is one.
+    """
+    return (matrix > 0) | (_score(matrix, rows, columns, "independence") > 0)
+
+
+def _joined(first: Bool[Array, "V V"], second: Bool[Array, "V V"]) -> Bool[Array, "V V"]:
+    """Whether some token is tied to both: the Boolean product, exact in any precision."""
+    return jnp.matmul(first.astype(jnp.float32), second.astype(jnp.float32)) > 0
+
+
+def _both_sides(matrix, rows, columns, scoring: str, tied, per_occurrence: bool = False) -> _Scored:
+    scores = jnp.stack(
         [
             _score(matrix, rows, columns, scoring, per_occurrence),
             _score(matrix.T, columns, rows, scoring, per_occurrence),
         ]
     )
+    return _Scored(scores, jnp.stack([tied, tied.T]))
 
 
 def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
@@ -234,10 +279,11 @@ def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
     return jnp.where(sd > 0, centred / jnp.where(sd > 0, sd, 1), 0)
 
 
-def _top(matrix: Float[Array, "V V"], k: int) -> TopLists:
-    others = _without_own(matrix, -jnp.inf)
-    scores, ids = lax.top_k(others, k)
-    return TopLists(ids, jnp.where(_ranks(matrix)[:, None], scores, jnp.nan))
+def _top(matrix: _Scored, k: int) -> TopLists:
+    scores, tied = matrix
+    listed = tied & (scores > 0) & _ranks(scores)[:, None]
+    best, ids = lax.top_k(_without_own(jnp.where(listed, scores, -jnp.inf), -jnp.inf), k)
+    return TopLists(jnp.where(best > 0, ids, 0), jnp.where(best > 0, best, jnp.nan))
 
 
 def _ranks(matrix: Float[Array, "V V"]) -> Bool[Array, " V"]:
@@ -251,17 +297,20 @@ def _without_own(matrix, value):
     return jnp.where(own, jnp.asarray(value, matrix.dtype), matrix)
 
 
-def _agree(
-    theory: Float[Array, "V V"], expected: TopLists, weights: Float[Array, "V V"], k: int
-) -> Reading:
+def _agree(theory: _Scored, expected: TopLists, weights: _Scored, k: int) -> Reading:
     lists = _top(weights, k)
-    common = lists.ids[:, :, None] == expected.ids[:, None, :]
-    overlap = jnp.mean(jnp.any(common, axis=2).astype(theory.dtype), axis=1)
-    theory, weights = _rows_of_unit_size(theory), _rows_of_unit_size(weights)
-    squares = jnp.sum(theory * theory, axis=1) * jnp.sum(weights * weights, axis=1)
-    cosine = jnp.sum(theory * weights, axis=1) / jnp.sqrt(jnp.where(squares > 0, squares, 1))
-    defined = jnp.isfinite(expected.scores[:, 0]) & jnp.isfinite(lists.scores[:, 0])
-    return Reading(lists, jnp.where(defined, overlap, jnp.nan), jnp.where(defined, cosine, jnp.nan))
+    here, there = jnp.isfinite(lists.scores), jnp.isfinite(expected.scores)
+    same = lists.ids[:, :, None] == expected.ids[:, None, :]
+    common = jnp.sum(same & here[:, :, None] & there[:, None, :], axis=(1, 2))
+    size = jnp.sum(there, axis=1)
+    ranked = _ranks(theory.scores) & _ranks(weights.scores)
+    dtype = weights.scores.dtype
+    overlap = common.astype(dtype) / jnp.maximum(size, 1).astype(dtype)
+    overlap = jnp.where(ranked & (size > 0), overlap, jnp.nan)
+    x, y = _rows_of_unit_size(theory.scores), _rows_of_unit_size(weights.scores)
+    squares = jnp.sum(x * x, axis=1) * jnp.sum(y * y, axis=1)
+    cosine = jnp.sum(x * y, axis=1) / jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return Reading(lists, overlap, jnp.where(ranked, cosine, jnp.nan))
 
 
 def _rows_of_unit_size(matrix):

@@ -41,9 +41,11 @@ from assocjax.sparse import (
     composed_on_pattern,
     correlation_unit,
 )
+from assocjax.storage import difference, locked
 
 _KINDS = {Counts: "counts", Correlations: "correlations"}
-_SAME = ("kind", "corpus_sha256", "corpus", "config", "versions", "counts_sha256")
+_SAME = ("kind", "corpus", "config", "assocjax", "counts_sha256")
+"""What decides the integers of a shard; they do not depend on the versions of other packages."""
 
 
 def run_shard(
@@ -54,6 +56,7 @@ def run_shard(
     shards: int,
     counts: str | os.PathLike | None = None,
     checkpoint_blocks: int = 64,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Computes one shard of a pass over the corpus, or what is left of it.
@@ -65,14 +68,15 @@ def run_shard(
       counts: merged counts. Without them the shard belongs to the first pass, with them to the
         second.
       checkpoint_blocks: blocks between two writings of the file.
+      overwrite: replace another shard at `path`, or begin this one anew.
       progress: called with (sequences read, sequences of the shard) after each block.
 
     Returns:
       What is in the file.
 
     Raises:
-      InputError: fewer sequences than shards, or a file at `path` or `counts` that is of another
-        corpus, configuration, shard or version.
+      InputError: fewer sequences than shards; a file at `path` or `counts` that is of another
+        corpus, configuration, shard or version; or another process is writing `path`.
     """
     shard = check_integer("shard", shard, minimum=1)
     shards = check_integer("shards", shards, minimum=shard)
@@ -85,43 +89,49 @@ def run_shard(
     attributes = results.provenance(source, config)
     kind = Counts if counts is None else Correlations
     attributes |= {"kind": _KINDS[kind], "start": start, "stop": stop, "counts_sha256": ""}
+    attributes["assocjax"] = results.versions()["assocjax"]
     composed = None
     if counts is not None:
         first = results.load(counts)
         _check_merged(first, counts, "counts")
         attributes["counts_sha256"] = first.attrs["counts_sha256"]
-        same = ("corpus_sha256", "corpus", "config")
+        same = ("corpus", "config")
         _refuse_difference(f"counts: {counts} and the corpus", first.attrs, attributes, same)
         composed = _composed(first)
         del first  # the counts themselves are no longer needed, and large
-    path, done, so_far = Path(path), start, None
-    if path.exists():
-        dataset = results.load(path)
-        same = (*_SAME, "start", "stop")
-        _refuse_difference(f"{path} and this shard", dataset.attrs, attributes, same)
-        done = int(dataset.attrs["next"])
-        if done == stop:
+    path = Path(path)
+    with locked(path):
+        done, so_far = start, None
+        if path.exists() and not overwrite:
+            dataset = results.load(path)
+            same = (*_SAME, "start", "stop")
+            _refuse_difference(f"{path} and this shard", dataset.attrs, attributes, same)
+            done = int(dataset.attrs["next"])
+            if done == stop:
+                return dataset
+            so_far = _decode(dataset, kind)
+        vocabulary = source.vocabulary
+        blocks = 0
+
+        def save(sums: Counts | Correlations, following: int) -> xr.Dataset:
+            dataset = _encode(sums, vocabulary, attributes | {"next": following})
+            results.save(dataset, path, overwrite=True)  # its own, of fewer blocks
             return dataset
-        so_far = _decode(dataset, kind)
-    vocabulary = source.vocabulary
-    blocks = 0
 
-    def after_block(following: int, total: Callable) -> None:
-        nonlocal blocks
-        blocks += 1
-        if blocks % checkpoint_blocks == 0 and following < stop:
-            results.save(_encode(total(), vocabulary, attributes | {"next": following}), path)
-        if progress is not None:
-            progress(following - start, stop - start)
+        def after_block(following: int, total: Callable) -> None:
+            nonlocal blocks
+            blocks += 1
+            if blocks % checkpoint_blocks == 0 and following < stop:
+                save(total(), following)
+            if progress is not None:
+                progress(following - start, stop - start)
 
-    part = range(done, stop)
-    if composed is None:
-        sums = count(source, part, start=so_far, after_block=after_block)
-    else:
-        sums = correlate(source, part, composed, start=so_far, after_block=after_block)
-    dataset = _encode(sums, vocabulary, attributes | {"next": stop})
-    results.save(dataset, path)
-    return dataset
+        part = range(done, stop)
+        if composed is None:
+            sums = count(source, part, start=so_far, after_block=after_block)
+        else:
+            sums = correlate(source, part, composed, start=so_far, after_block=after_block)
+        return save(sums, stop)
 
 
 def merge(paths: Sequence[str | os.PathLike]) -> xr.Dataset:
@@ -208,12 +218,16 @@ def _check_merged(dataset: xr.Dataset, path: str | os.PathLike, kind: str) -> No
         raise InputError(f"{path}: expected merged {kind}; it holds {merged}{found or 'neither'}")
 
 
-def _refuse_difference(what: str, one: dict, other: dict, names) -> None:
+def _refuse_difference(what: str, one: dict, other: dict, names: Sequence[str]) -> None:
+    one, other = results.decode(one), results.decode(other)
     for name in names:
-        if one.get(name) != other.get(name):
-            raise InputError(
-                f"{what} are of different {name}: {one.get(name)} and {other.get(name)}"
-            )
+        words = difference(
+            {name: one.get(name)},
+            {name: other.get(name)},
+            "are of different {key}: {theirs} and {mine}",
+        )
+        if words is not None:
+            raise InputError(f"{what} {words}")
 
 
 def _encode(sums: Counts | Correlations, vocabulary, attributes: dict[str, Any]) -> xr.Dataset:

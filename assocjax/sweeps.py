@@ -14,13 +14,13 @@ import xarray as xr
 
 from assocjax import results
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
-from assocjax.checkpoints import Checkpoints
+from assocjax.checkpoints import Checkpoints, claim_together
 from assocjax.checks import check_numbers, check_positive
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import count_distinct
 from assocjax.grids import Grid, duration_text, run_grid
-from assocjax.optimizers import Optimizer, check_optimizer
+from assocjax.optimizers import Optimizer, check_optimizer, check_resumable, optimizer_name
 from assocjax.params import WEIGHTS
 from assocjax.plans import (
     GIB,
@@ -33,6 +33,7 @@ from assocjax.plans import (
 )
 from assocjax.runs import Corpus, RunConfig
 
+_FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
 
 _LONG_NAMES = {
@@ -61,6 +62,7 @@ def sweep(
     memory_limit: int = 4 << 30,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
@@ -85,12 +87,14 @@ def sweep(
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None fits their memory.
       memory_limit: bytes that the runs computed together by this process may take (estimated).
-      checkpoint: a folder. Every `checkpoint_every` steps all that is needed to go on is saved in
-        its subfolder `checkpoint`, and what is known so far in its file `sweep.nc`, NaN where a
-        step is not reached. The same call then goes on from there, and gives the same result bit
-        for bit. At the end `sweep.nc` is complete and `checkpoint` is removed. Ctrl-C waits for the
-        next checkpoint; a second one does not, but while a program is compiled.
+      checkpoint: a folder, new or empty or with this sweep. Every `checkpoint_every` steps all that
+        is needed to go on is saved in it, and what is known so far in its file `sweep.nc`, NaN
+        where a step is not reached. The same call then goes on from there, and gives the same
+        result bit for bit. At the end `sweep.nc` is complete and nothing else is left; the same
+        call then returns what it holds. Ctrl-C waits for the next checkpoint; a second one does
+        not, but while a program is compiled.
       checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
+      overwrite: replace another sweep in the folder, or begin this one anew.
       progress: called with (steps done, steps in all) as the work advances.
       announce: called with lines for the user: memory and time foreseen, where the work goes on.
 
@@ -107,7 +111,8 @@ def sweep(
 
     Raises:
       InputError, InputTypeError: an argument cannot be used; a run does not fit the memory; the
-        checkpoint is of another sweep or cannot be written.
+        folder holds another sweep or anything that assocjax did not write, another process is
+        writing in it, or it cannot be written.
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
     Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each
@@ -151,14 +156,12 @@ def sweep(
     distinct = count_distinct(data.tokens)
     sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
     plan = make_plan(config, sizes, shape, memory_limit)
-    attributes = results.provenance(
-        data,
-        {
-            **{f"{name}s": values.tolist() for name, values in grid.items()},
-            **dataclasses.asdict(config),
-            "optimizer": optimizer if isinstance(optimizer, str) else repr(optimizer),
-        },
-    )
+    configuration = {
+        **{f"{name}s": values.tolist() for name, values in grid.items()},
+        **dataclasses.asdict(config),
+        "optimizer": optimizer_name(optimizer),
+    }
+    attributes = results.provenance(data, configuration)
 
     def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
         cells = {name: value[:, cell_to_start] for name, value in records.items()}
@@ -166,45 +169,56 @@ def sweep(
         dataset.attrs |= {**attributes, "incomplete": incomplete}
         return dataset
 
-    seconds = foreseen_seconds(config, sizes, shape, measured_multiply_adds())
-    count, together = math.prod(shape), plan.chunk[0] * plan.chunk[1]
-    announce(
-        f"{count} distinct runs, {min(count, together)} at a time on "
-        f"{plan.devices[0] * plan.devices[1]} devices, in about "
-        f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory; roughly "
-        f"{duration_text(seconds)}, and what compiling takes"
-    )
-    corpus = Corpus.of(data, depth=config.depth)
-    if checkpoint is None:
-        records = run_grid(
-            config, corpus, runs, plan, segment=steps + 1, progress=progress, announce=announce
+    def compute(
+        segment: int,
+        checkpoints: Checkpoints | None = None,
+        publish: Callable[[xr.Dataset], None] = lambda dataset: None,
+    ) -> xr.Dataset:
+        seconds = foreseen_seconds(config, sizes, shape, measured_multiply_adds())
+        count, together = math.prod(shape), plan.chunk[0] * plan.chunk[1]
+        announce(
+            f"{count} distinct runs, {min(count, together)} at a time on "
+            f"{plan.devices[0] * plan.devices[1]} devices, in about "
+            f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory; roughly "
+            f"{duration_text(seconds)}, and what compiling takes"
         )
-        return make_dataset(records, "")
+        records = run_grid(
+            config,
+            Corpus.of(data, depth=config.depth),
+            runs,
+            plan,
+            segment=segment,
+            checkpoints=checkpoints,
+            publish=lambda known, done, parts: publish(
+                make_dataset(known, f"{done} of {parts} parts are done")
+            ),
+            progress=progress,
+            announce=announce,
+        )
+        dataset = make_dataset(records, "")
+        publish(dataset)
+        return dataset
 
-    folder = results.output_folder(checkpoint)
+    if checkpoint is None:
+        return compute(steps + 1)
+    check_resumable(optimizer)
     segment = min(checkpoint_every, steps + 1) if checkpoint_every else _segment(steps)
-    checkpoints = Checkpoints(folder / "checkpoint", _identity(attributes, plan, segment, itemsize))
+    decides = results.identity(data, configuration)
+    with claim_together(checkpoint, "sweep", decides, result=_FILE, overwrite=overwrite) as folder:
+        if folder.complete:
+            announce(f"already complete: {folder.path / _FILE}")
+            return results.load(folder.path / _FILE)
+        every_bit = decides | _division(attributes, plan, segment)
+        checkpoints = Checkpoints(folder, every_bit)
 
-    def publish(dataset: xr.Dataset) -> None:
+        def publish(dataset: xr.Dataset) -> None:
+            if jax.process_index() == 0:
+                results.save_to(folder, _FILE, dataset)
+
+        dataset = compute(segment, checkpoints, publish)
+        checkpoints.close()
         if jax.process_index() == 0:
-            results.save(dataset, folder / "sweep.nc")
-
-    records = run_grid(
-        config,
-        corpus,
-        runs,
-        plan,
-        segment=segment,
-        checkpoints=checkpoints,
-        publish=lambda known, done, parts: publish(
-            make_dataset(known, f"{done} of {parts} parts are done")
-        ),
-        progress=progress,
-        announce=announce,
-    )
-    dataset = make_dataset(records, "")
-    publish(dataset)
-    checkpoints.remove()
+            folder.finish()
     return dataset
 
 
@@ -213,11 +227,10 @@ def _segment(steps: int) -> int:
     return min(100, -(-(steps + 1) // 10))
 
 
-def _identity(attributes: dict[str, Any], plan: Plan, segment: int, itemsize: int) -> dict:
-    """All that decides a sweep to the last bit."""
+def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str, Any]:
+    """What besides its identity decides a sweep to the last bit: how its runs were divided."""
     return {
-        **results.decode(attributes),
-        "precision": f"float{8 * itemsize}",
+        "device": attributes["device"],
         "checkpoint_every": segment,
         "devices": list(plan.devices),
         "runs at a time": list(plan.chunk),

@@ -1,14 +1,13 @@
 """Associations over training: one run, and at chosen steps what its weights say of every token.
 
-Only lists are kept, never a matrix a step: of each token the k best tokens under every matrix of
-`scorings`, with their overlap with the theory's. So a user sees when an association forms, and in
-which weight first.
+Only lists are kept, never a matrix a step: of each token up to k associations under every matrix
+of `scorings`, with their overlap with the theory's. So a user sees when an association forms, and
+in which weight first.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,17 +23,26 @@ from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.formations import Truth, find_queries, precision
 from assocjax.gradients import exact_loss_and_gradient
-from assocjax.optimizers import Optimizer, check_optimizer, make_optimizer
+from assocjax.optimizers import (
+    Optimizer,
+    check_optimizer,
+    check_resumable,
+    make_optimizer,
+    optimizer_name,
+)
 from assocjax.params import init_params
 from assocjax.runs import Corpus
 from assocjax.scorings import LAYERED, SCORINGS, SIDES, Frequencies
+from assocjax.storage import claim
 from assocjax.training import batch_indices, train_segment
+
+_FILE = "track.nc"
 
 _LONG_NAMES = {
     "loss": "mean negative log-likelihood",
     "id": "index of the associated token",
-    "score": "score of the associated token; NaN where the token's entries are all alike",
-    "overlap": "share of the weights' list that is in the theory's",
+    "score": "score of the associated token; NaN where the list has ended",
+    "overlap": "share of the theory's list that is in the weights'; NaN where it is empty",
     "cosine": "cosine of the token's entries in weights and theory",
 }
 
@@ -54,6 +62,7 @@ def track(
     microbatch_size: int | None = None,
     truth: Truth | None = None,
     checkpoint: str | os.PathLike | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Trains one run by exact gradients and records its associations beside the theory's.
@@ -68,7 +77,7 @@ def track(
       steps: number of updates.
       num_layers: L.
       record_at: steps at which to record; by default 0 and about twenty, evenly on a log scale.
-      k: length of the lists; of a small vocabulary all other tokens.
+      k: length of the lists, at most: tokens that are no association are not listed.
       seed: of the start and of the order of batches.
       init_scale: standard deviation of the Gaussian start; 0 is the zero start.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
@@ -76,8 +85,10 @@ def track(
       microbatch_size: sequences differentiated at once; None fits their memory.
       truth: for kinds of `READ_AT`, query token -> its true associates, such as
         `fables.ground_truth()`.
-      checkpoint: a folder; all is saved there at every recorded step, the same call goes on from
-        it, and it is removed at the end.
+      checkpoint: a folder, new or empty or with this run. All is saved there at every recorded
+        step, and the same call goes on from it. At the end it holds `track.nc`; the same call
+        then returns what that holds.
+      overwrite: replace another run in the folder, or begin this one anew.
       progress: called with (steps done, steps in all).
 
     Returns:
@@ -85,7 +96,8 @@ def track(
       matrix m of `scorings.MATRICES`: the lists of the weights `m_id` and `m_score`, those of the
       theory `m_theory_id` and `m_theory_score`, `m_overlap` and `m_cosine` (see
       `scorings.Reading`); bigram and interchangeability have no layers, and the latter, symmetric,
-      no sides. `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
+      no sides. Where a list has ended, scores are NaN and ids mean nothing (`scorings.TopLists`).
+      `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
       `target_frequency` of tokens. With `truth`, `m_precision` and `m_theory_precision` for its
       kinds (`formations.precision`). Where loss or weights stop being finite the Dataset ends, and
       its attribute `incomplete` says so. Means over tokens are left to the reader: in
@@ -127,15 +139,48 @@ def track(
         "k": k,
         "seed": seed,
         "init_scale": init_scale,
-        "optimizer": optimizer if isinstance(optimizer, str) else repr(optimizer),
+        "optimizer": optimizer_name(optimizer),
         "batch_size": batch_size,
     }
-    attributes = results.provenance(data, config)
+    compute = partial(
+        _track, data, config, queries, optimizer, microbatch_size=microbatch_size, progress=progress
+    )
+    if checkpoint is None:
+        return compute()
+    check_resumable(optimizer)
+    true = {kind: {q: sorted(of[q]) for q in of} for kind, of in (truth or {}).items()}
+    decides = results.identity(data, config | {"truth": true})
+    with claim(checkpoint, "track", decides, result=_FILE, overwrite=overwrite) as folder:
+        if folder.complete:
+            return results.load(folder.path / _FILE)
+        checkpoints = Checkpoints(folder, decides | {"device": jax.devices()[0].device_kind})
+        dataset = compute(checkpoints)
+        checkpoints.close()
+        results.save_to(folder, _FILE, dataset)
+        folder.finish()
+    return dataset
 
+
+def _track(
+    data: TokenData,
+    config: dict[str, Any],
+    queries: dict[str, tuple[np.ndarray, np.ndarray]],
+    optimizer: Optimizer,
+    checkpoints: Checkpoints | None = None,
+    *,
+    microbatch_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> xr.Dataset:
+    """What `track` returns, from checked arguments; `queries` are those of its truth."""
+    learning_rate, steps, num_layers = (
+        config[name] for name in ("learning_rate", "steps", "num_layers")
+    )
+    record, k, batch_size = (config[name] for name in ("record_at", "k", "batch_size"))
+    attributes = results.provenance(data, config)
     corpus = Corpus.of(data)
     theory = scorings.theory_weights(corpus.statistics)
     frequencies = Frequencies.of(corpus.statistics)
-    init_key, batch_key = jax.random.split(jax.random.key(seed))
+    init_key, batch_key = jax.random.split(jax.random.key(config["seed"]))
     rate = jnp.asarray(learning_rate, theory.output.dtype)
     advance = partial(
         _advance, optimizer=optimizer, batch_size=batch_size, microbatch_size=microbatch_size
@@ -159,11 +204,10 @@ def track(
         vocab_size=data.vocab_size,
         seq_len=data.seq_len,
         num_layers=num_layers,
-        scale=init_scale,
+        scale=config["init_scale"],
     )
     carry = params, make_optimizer(optimizer, rate).init(params)  # type: ignore[arg-type]
-    saved = _Saved(checkpoint, results.decode(attributes) | {"dtype": str(params.output.dtype)})
-    carry, records = saved.load(carry)
+    carry, records = _load(checkpoints, carry)
     incomplete = ""
     try:
         for step in range(record[len(records) - 1] + 1 if records else 0, steps + 1):
@@ -174,12 +218,12 @@ def track(
                 break
             if seen is not None:
                 records.append(seen | {"loss": np.asarray(loss)})
-                if step < steps:
-                    saved.save(carry, records)
+                if checkpoints is not None and step < steps:
+                    checkpoints.save(len(records), carry, _stack(records))
             if progress is not None:
                 progress(step + 1, steps + 1)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(saved.interrupted(record)) from None
+        raise KeyboardInterrupt(_saved_so_far(checkpoints, record)) from None
     if not records:
         raise InputError(f"learning_rate {learning_rate:g} and this start: {incomplete}")
 
@@ -187,13 +231,12 @@ def track(
     for scoring in SCORINGS:
         lists[scoring] |= {"context": Phi(scoring=scoring)}
     variables = _by_variable(lists, suffix="_theory")
-    variables |= {name: np.stack([r[name] for r in records]) for name in records[0]}
+    variables |= _stack(records)
     dataset = _to_dataset(variables, record[: len(records)], data, frequencies, num_layers, k)
     for kind, (tokens, associates) in queries.items():
         for of in ("", "_theory"):
             dataset[f"{kind}{of}_precision"] = precision(dataset, kind, of, tokens, associates)
     dataset.attrs = attributes | {"incomplete": incomplete}
-    saved.remove()
     return dataset
 
 
@@ -223,36 +266,27 @@ def _advance(
     return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
 
 
-class _Saved:
-    """Records and what the run goes on from, in a folder, if there is one."""
+def _stack(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
-    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any]):
-        self._checkpoints = None if folder is None else Checkpoints(Path(folder), identity)
 
-    def load(self, carry) -> tuple[Any, list[dict[str, np.ndarray]]]:
-        done = 0 if self._checkpoints is None else self._checkpoints.done()
-        if self._checkpoints is None or not done:
-            return carry, []
-        carry, records = self._checkpoints.load(carry)
-        return carry, [{name: of[i] for name, of in records.items()} for i in range(done)]
+def _load(checkpoints: Checkpoints | None, carry) -> tuple[Any, list[dict[str, np.ndarray]]]:
+    """What the run goes on from, and the records so far."""
+    done = 0 if checkpoints is None else checkpoints.done()
+    if checkpoints is None or not done:
+        return carry, []
+    carry, records = checkpoints.load(carry)
+    return carry, [{name: of[i] for name, of in records.items()} for i in range(done)]
 
-    def save(self, carry, records: list[dict[str, np.ndarray]]) -> None:
-        if self._checkpoints is not None:
-            stacked = {name: np.stack([r[name] for r in records]) for name in records[0]}
-            self._checkpoints.save(len(records), carry, stacked)
 
-    def interrupted(self, record: list[int]) -> str:
-        done = 0 if self._checkpoints is None else self._checkpoints.done()
-        if not done:
-            return ""
-        return (
-            f"interrupted; {done} of {len(record)} recorded steps, up to step {record[done - 1]}, "
-            "are saved: the same command goes on from there"
-        )
-
-    def remove(self) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.remove()
+def _saved_so_far(checkpoints: Checkpoints | None, record: list[int]) -> str:
+    done = 0 if checkpoints is None else checkpoints.done()
+    if not done:
+        return ""
+    return (
+        f"interrupted; {done} of {len(record)} recorded steps, up to step {record[done - 1]}, "
+        "are saved: the same command goes on from there"
+    )
 
 
 def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import random_mask, random_tokens
 
 import assocjax as aj
+from assocjax import cli, results
 from assocjax.corpora import fables
 
 VOCABULARY = ("a", "b", "c", "d")
@@ -31,9 +33,10 @@ MATRIX = np.array(
         ("a", 3, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
         # The token itself is left out, however high its score.
         ("b", 2, [("c", 4.0), ("a", 3.0)]),
-        # Negative scores rank too, and never below the token itself.
-        ("c", 3, [("d", -1.0), ("b", -2.0), ("a", -3.0)]),
-        ("d", 2, [("a", 0.0), ("b", 0.0)]),
+        # What is not positive is no association: of these there is none, or are fewer than k.
+        ("c", 3, []),
+        ("d", 2, []),
+        ("b", 3, [("c", 4.0), ("a", 3.0)]),
         # More than there are: all of them.
         ("a", 10, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
     ],
@@ -58,7 +61,9 @@ def test_top_associations_reads_jax_arrays():
         ({"b": {"a", "d"}}, 2, 1 / 2),
         # One associate is searched for among one, although k is 3.
         ({"b": {"a"}}, 3, 0.0),
-        ({"b": {"c", "d"}, "c": {"d"}}, 2, (1 / 2 + 1) / 2),
+        # Of row c nothing is positive, so that it finds nothing; nor does d, third of row b.
+        ({"b": {"c", "d"}, "c": {"d"}}, 2, (1 / 2 + 0) / 2),
+        ({"b": {"c", "a", "d"}}, 3, 2 / 3),
         ({"b": {"c", "d"}, "c": {"a"}}, 1, (1 + 0) / 2),
         # What is outside the vocabulary counts neither as a query nor as an associate.
         ({"b": {"c", "x"}, "y": {"a"}, "c": {"x"}}, 2, 1.0),
@@ -177,6 +182,50 @@ def scores(fable_data):
                 matrix = getattr(statistics, name)
                 found[corpus, kind, name] = aj.precision_at_k(matrix, data.vocabulary, truth, 5)
     return found
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Results of `statistics` of one text, dense and sparse."""
+    folders = {}
+    for matrices in ("dense", "sparse"):
+        folder = folders[matrices] = tmp_path_factory.mktemp("statistics") / matrices
+        corpus = ["--num-documents", "60", "--seq-len", "8", "--matrices", matrices]
+        cli.main(["statistics", *corpus, "--out", str(folder)])
+    return folders
+
+
+def listing(arguments, capsys) -> list[str]:
+    capsys.readouterr()
+    cli.main(["associations", "bird", "--top", "3", *map(str, arguments)])
+    return capsys.readouterr().out.partition("bird in fables")[2].split()
+
+
+@pytest.mark.parametrize("matrices", ["dense", "sparse"])
+def test_the_command_reads_statistics_of_either_kind(folders, matrices, capsys):
+    expected = listing(["--num-documents", 60, "--seq-len", 8], capsys)
+    found = listing(["--statistics", folders[matrices]], capsys)
+    assert len(found) == len(expected) > 30
+    # Rounding of other sums may show in the last of two digits; words do not differ.
+    assert [w for w in found if w.isalpha()] == [w for w in expected if w.isalpha()]
+
+
+def test_the_command_says_in_a_line_what_it_cannot_read(folders, tmp_path, capsys):
+    results.save(xr.Dataset({"loss": 1.0}), tmp_path / "statistics.nc")
+    (tmp_path / "both").mkdir()
+    for name in ("dense/statistics.nc", "sparse/counts.nc"):
+        kind, file = name.split("/")
+        (tmp_path / "both" / file).symlink_to(folders[kind] / file)
+    for folder, message in (
+        (tmp_path / "none", "neither statistics.nc nor counts.nc"),
+        (tmp_path, "statistics.nc holds no statistics"),
+        (tmp_path / "both", "has both statistics.nc and counts.nc"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["associations", "bird", "--statistics", str(folder)])
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
 
 
 BASIS = ("bigram", "interchangeability", "context", "composed", "value", "query_key")

@@ -18,8 +18,10 @@ from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
 from assocjax import checkpoints, grids, results
+from assocjax.storage import MARKER
 
 N, T, V, L = 8, 5, 6, 2
+UNFINISHED = "unfinished/checkpoint"
 GRID = {"learning_rates": [0.3, 0.1], "seeds": [3, 0], "init_scales": [0.0, 0.05]}
 SIZES = {"steps": 6, "num_layers": L, "checkpoint_every": 2}
 
@@ -54,6 +56,9 @@ def noisy(rate):
     return optax.chain(optax.add_noise(0.01, 0.5, jax.random.key(1)), optax.sgd(rate))
 
 
+noisy.name = "noise of 0.01, then sgd"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,7 +77,7 @@ def test_going_on_gives_the_same_bits(data, options, tmp_path, promote):
     assert any("going on from" in line and "2 of 4 parts" in line for line in lines)
     files = [(tmp_path / name / "sweep.nc").read_bytes() for name in ("never", "killed")]
     assert files[0] == files[1]
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["sweep.nc"]
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {MARKER, "sweep.nc"}
     if "optimizer" in options:
         return
     # Segments are parts of one scan: the sweep without them, to rounding.
@@ -85,7 +90,7 @@ def test_going_on_gives_the_same_bits(data, options, tmp_path, promote):
 def test_half_of_an_older_checkpoint_is_no_matter(data, tmp_path, caplog):
     arguments = GRID | SIZES | {"checkpoint": tmp_path}
     killed_sweep(data, 2, **arguments)
-    (last,) = (tmp_path / "checkpoint").iterdir()
+    (last,) = (tmp_path / UNFINISHED).iterdir()
     older = last.with_name("1")
     shutil.copytree(last, older)  # as when the process is killed while this one is removed
     (older / "_CHECKPOINT_METADATA").unlink()
@@ -101,7 +106,7 @@ def test_killed_while_the_last_checkpoint_is_removed(data, tmp_path, monkeypatch
     remove = shutil.rmtree
 
     def remove_half(folder, **options):
-        if Path(folder).parent != tmp_path:
+        if Path(folder) != tmp_path / UNFINISHED:
             return remove(folder, **options)
         for path in folder.glob("*/configuration/metadata"):
             path.unlink()
@@ -114,7 +119,7 @@ def test_killed_while_the_last_checkpoint_is_removed(data, tmp_path, monkeypatch
     complete = (tmp_path / "sweep.nc").read_bytes()
     aj.sweep(data, **arguments)
     assert (tmp_path / "sweep.nc").read_bytes() == complete
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.nc"]
+    assert {path.name for path in tmp_path.iterdir()} == {MARKER, "sweep.nc"}
 
 
 def test_what_is_known_is_readable_at_every_checkpoint(data, tmp_path):
@@ -244,7 +249,7 @@ def wait_for(folder, step):
     """Until a checkpoint of some step, whole or not, is there."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if any(path.name.split(".")[0] == str(step) for path in folder.glob("checkpoint/*")):
+        if any(path.name.split(".")[0] == str(step) for path in folder.glob(f"{UNFINISHED}/*")):
             return
         time.sleep(0.002)
     raise AssertionError(f"no checkpoint {step} in {folder}")

@@ -4,8 +4,10 @@ import collections
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assocjax.corpora import TokenData, fables, load_tokens, read_documents, train_bpe, words
+from assocjax import results, shards
+from assocjax.cli import main
+from assocjax.corpora import (
+    TokenData,
+    fables,
+    load_tokens,
+    open_tokens,
+    read_documents,
+    train_bpe,
+    words,
+    write_tokens,
+)
 from assocjax.corpora import sources as sources_module
 from assocjax.corpora.layout import gather, lay_out
 from assocjax.errors import InputError, InputTypeError
@@ -270,6 +283,76 @@ def test_jsonl(tmp_path):
     assert read_documents(path, text_field="body").documents == ["a\u2028b", "c"]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "hf"])
+def test_rows_without_text_are_left_out_of_every_format(tmp_path, kind):
+    rows: list[str | None] = ["a b", None, "", " \n", "c d"]
+    if kind == "parquet":
+        pa = pytest.importorskip("pyarrow")
+        path = tmp_path / "a.parquet"
+        pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": rows}), path)
+    else:
+        path = tmp_path / "train.jsonl"
+        path.write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
+    if kind == "hf":
+        pytest.importorskip("datasets")
+        path = f"hf:{tmp_path}"
+    assert read_documents(path).documents == ["a b", "c d"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "escaped", "parquet", "hf"])
+def test_byte_order_marks_are_no_text_wherever_they_stand(tmp_path, kind):
+    marked = ["\ufeffa b", "\ufeff", "c\ufeff d"]
+    path = tmp_path / f"a.{'jsonl' if kind == 'escaped' else kind}"
+    if kind == "txt":
+        path.write_bytes("||".join(marked).encode())
+    elif kind == "jsonl":  # files with a mark each, one after another
+        path.write_bytes("".join(f'\ufeff{{"text": "{text}"}}\n' for text in marked).encode())
+    elif kind == "escaped":
+        path.write_text("\n".join(json.dumps({"text": text}) for text in marked), encoding="utf-8")
+    else:
+        pa = pytest.importorskip("pyarrow")
+        file = tmp_path / "a.parquet"
+        pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": marked}), file)
+    if kind == "hf":
+        pytest.importorskip("datasets")
+        path = f"hf:{tmp_path}"
+    found = read_documents(path, separator="||")
+    assert found.documents == ["a b", "c d"]
+    assert found.sha256 == sources_module.hash_documents(["a b", "c d"])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", "not UTF-8: it begins with the byte order mark of UTF-16; convert it to UTF-8"),
+        ("utf-32", "not UTF-8: it begins with the byte order mark of UTF-32; convert it to UTF-8"),
+        ("utf-16-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
+        ("utf-16-be", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
+        ("utf-32-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
+    ],
+)
+@pytest.mark.parametrize("text", ["The bird flew. " * 9, "Птица улетела, рыба уплыла. " * 9])
+def test_other_encodings_are_named(tmp_path, name, encoding, message, text):
+    path = tmp_path / name
+    content = json.dumps({"text": text}, ensure_ascii=False) if name == "a.jsonl" else text
+    path.write_bytes(content.encode(encoding))
+    with pytest.raises(InputError, match=message) as caught:
+        read_documents(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_taken_for_another_encoding_is_refused_within_any_format(tmp_path):
+    wrong = "The bird flew over the pond.".encode("utf-16-le").decode()
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": wrong}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.jsonl' is not UTF-8: 28 of 56 characters are NUL"):
+        read_documents(path)
+    few = "The bird \0 flew."  # odd, but text
+    path.write_text(json.dumps({"text": few}), encoding="utf-8")
+    assert read_documents(path).documents == [few]
+
+
 def test_parquet(tmp_path):
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -281,11 +364,44 @@ def test_parquet(tmp_path):
         read_documents(path, text_field="body")
     with pytest.raises(InputError, match=r"'n'.*expected strings, got int64"):
         read_documents(path, text_field="n")
+    parquet.write_table(pa.Table.from_arrays([pa.array(STORIES)] * 2, ["text", "text"]), path)
+    with pytest.raises(InputError, match=r"several columns 'text' .* it has 'text', 'text'"):
+        read_documents(path)
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"\xff"]).buffers()[1:]])
+    parquet.write_table(pa.table({"text": broken}), path)
+    with pytest.raises(InputError, match=r"column 'text' is not UTF-8 \(.*0xff"):
+        read_documents(path)
     path.write_bytes(b"no parquet at all")
     with pytest.raises(InputError, match=r"a\.parquet' is no parquet file"):
         read_documents(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match="is empty"):
+        read_documents(path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["string", "large_string", "string_view", "dictionary", "dictionary of large strings"]
+)
+def test_parquet_strings_of_every_layout(tmp_path, kind):
+    pa = pytest.importorskip("pyarrow")
+    texts = pa.array([*STORIES, None, STORIES[0]])
+    if kind == "dictionary of large strings":
+        texts = texts.cast(pa.large_string())
+    dictionary = kind.startswith("dictionary")
+    texts = texts.dictionary_encode() if dictionary else texts.cast(getattr(pa, kind)())
+    path = tmp_path / "a.parquet"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"text": texts}), path)
+    kept = parquet.ParquetFile(path).schema_arrow.field("text").type
+    assert str(kept).startswith(kind.split()[0])  # as it was written
+    assert read_documents(path).documents == [*STORIES, STORIES[0]]
+
+
+def test_parquet_of_nothing_but_nulls(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": [None, None]}), path)
+    with pytest.raises(InputError, match="holds no document"):
         read_documents(path)
 
 
@@ -448,6 +564,173 @@ def test_bad_tokenizer_file(tmp_path, text_file):
         load_tokens(text_file, seq_len=2, tokenizer="words")
 
 
+def changed_tokenizer(path, stories, change):
+    """A tokenizer.json of BPE on some stories, its JSON changed."""
+    content = json.loads(train_bpe(stories, 150, special_tokens=["<|endoftext|>"]).to_str())
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_two_tokens_of_one_id_are_refused(tmp_path, text_file):
+    def double(content):
+        vocabulary = content["model"]["vocab"]
+        vocabulary["t"] = vocabulary["s"]
+
+    path = changed_tokenizer(tmp_path / "tokenizer.json", fables.generate(9), double)
+    with pytest.raises(InputError, match=r"two tokens the id \d+: 's' and 't'; expected") as caught:
+        load_tokens(text_file, seq_len=2, tokenizer=path)
+    assert str(path) in str(caught.value)
+
+
+def test_dropout_of_bpe_is_off(tmp_path):
+    stories = fables.generate(9)
+    plain = changed_tokenizer(tmp_path / "plain.json", stories, lambda content: None)
+    noisy = changed_tokenizer(
+        tmp_path / "noisy.json", stories, lambda content: content["model"].update(dropout=0.5)
+    )
+    text = write(tmp_path / "a.txt", *stories)
+    expected, one, other = (
+        load_tokens(text, seq_len=9, tokenizer=path) for path in (plain, noisy, noisy)
+    )
+    assert np.array_equal(one.tokens, other.tokens)
+    assert np.array_equal(one.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_a_special_token_written_in_a_text_is_text(tmp_path, file):
+    said = "the token <|endoftext|> ends a text"
+    stories = [*fables.generate(9), said]
+    path = changed_tokenizer(tmp_path / "tokenizer.json", stories, lambda content: None)
+    text = tmp_path / "a.jsonl"
+    text.write_text(json.dumps({"text": said}), encoding="utf-8")
+    if file:
+        data = write_tokens(text, tmp_path / "out", seq_len=60, tokenizer=path, short="pad")
+    else:
+        data = load_tokens(text, seq_len=60, tokenizer=path, short="pad")
+    assert data.vocabulary[0] == "<|endoftext|>"
+    tokens, mask = data.read(0, 1)
+    ids = tokens[0, : 1 + int(mask.sum())]
+    assert 0 not in ids
+    assert "".join(data.vocabulary[i] for i in ids).replace("Ġ", " ") == said
+
+
+def test_a_tokenizer_without_a_token_for_the_text(tmp_path, text_file):
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path / "tokenizer.json"
+    model = tokenizers.models.WordLevel({"bird": 0, "flew": 1}, unk_token="<unk>")
+    tokenizers.Tokenizer(model).save(str(path))
+    with pytest.raises(InputError, match=r"tokenizer: cannot encode the text \(.*UNK"):
+        load_tokens(text_file, seq_len=2, tokenizer=path)
+
+
+def test_ids_out_of_all_bounds_are_refused_before_their_names_are_made(tmp_path, text_file):
+    path = changed_tokenizer(
+        tmp_path / "tokenizer.json",
+        STORIES,
+        lambda content: content["model"]["vocab"].update(x=2**32 - 2),
+    )
+    with pytest.raises(InputError, match="expected ids below 16777216, got 4294967294"):
+        load_tokens(text_file, seq_len=2, tokenizer=path)
+
+
+# What a corpus is identified by
+
+
+def test_identity_is_of_tokens_and_vocabulary(tmp_path):
+    text = write(tmp_path / "a.txt", *fables.generate(9))
+    path = tmp_path / "tokenizer.json"
+    readings = []
+    for stories in (fables.generate(9), fables.generate(9, seed=1), fables.generate(9)):
+        train_bpe(stories, 150).save(str(path))
+        readings.append(load_tokens(text, seq_len=9, num_sequences=4, tokenizer=path))
+    one, other, again = (results.identity(data, {"steps": 3}) for data in readings)
+    assert one == again
+    differs = {key for key in one if one[key] != other[key]}
+    assert differs == {"corpus.tokens_sha256"}
+
+
+def test_shards_of_two_vocabularies_are_not_added(tmp_path):
+    text = write(tmp_path / "a.txt", *fables.generate(9))
+    path = tmp_path / "tokenizer.json"
+    for shard in (1, 2):
+        train_bpe(fables.generate(9, seed=shard), 150).save(str(path))
+        data = load_tokens(text, seq_len=9, num_sequences=4, tokenizer=path)
+        shards.run_shard(data, tmp_path / f"{shard}.nc", shard=shard, shards=2)
+    with pytest.raises(InputError, match=r"1\.nc and .*2\.nc are of different corpus"):
+        shards.merge([tmp_path / "1.nc", tmp_path / "2.nc"])
+
+
+def test_the_hash_of_tokens_is_of_all_that_is_computed_with():
+    tokens, mask = np.zeros((2, 4), np.int32), np.ones((2, 3), bool)
+    documents = np.array([0, 1], np.int32)
+
+    def hashed(tokens=tokens, mask=mask, vocabulary=("a", "b"), documents=documents):
+        data = TokenData(tokens, mask, vocabulary, "mine", "", documents=documents)
+        return data.describe()["tokens_sha256"]
+
+    less = mask.copy()
+    less[1, 2] = False
+    hashes = [
+        hashed(),
+        hashed(tokens=tokens + np.eye(2, 4, dtype=np.int32)),
+        hashed(mask=less),
+        hashed(vocabulary=("a", "c")),
+        hashed(vocabulary=("b", "a")),
+        hashed(documents=np.array([0, 0], np.int32)),
+        hashed(documents=None),
+        hashed(tokens=tokens[:1], mask=mask[:1], documents=documents[:1]),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hashed(tokens.copy(), mask.copy()) == hashes[0]
+
+
+# Names of files that are not UTF-8
+
+
+@pytest.fixture
+def odd_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9.txt")
+    try:
+        return write(tmp_path / name, *fables.generate(9)).name
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+
+
+@pytest.mark.parametrize(
+    "command", ["statistics --matrices sparse", "tokenize", "associations the"]
+)
+def test_names_that_are_not_utf8_are_escaped_in_every_result(odd_file, command):
+    main([*command.split(), "--corpus", odd_file, "--seq-len", "4", "--out", "out"])
+    jsons = list(Path("out").glob("*.json"))
+    assert jsons
+    for path in jsons:
+        assert r"caf\\udce9.txt" in path.read_text("utf-8")  # as JSON writes a backslash
+
+
+def test_a_tokenizer_of_a_name_that_is_not_utf8(odd_file):
+    tokenizer = os.fsdecode(b"\xe9.json")
+    train_bpe(fables.generate(9), 150).save("tokenizer.json")
+    Path("tokenizer.json").rename(tokenizer)
+    main(["tokenize", "--corpus", odd_file, "--seq-len", "4", "--tokenizer", tokenizer])
+    about = json.loads(Path("assocjax-tokens/tokens.json").read_text("utf-8"))
+    assert about["tokenizer"] == r"\udce9.json"
+
+
+def test_an_output_folder_whose_name_is_not_utf8_is_refused_before_any_work(odd_file, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["statistics", "--corpus", odd_file, "--out", os.fsdecode(b"out\xe9")])
+    assert "its name is not UTF-8" in capsys.readouterr().err
+    assert os.listdir() == [odd_file]
+
+
+def test_lines_of_what_a_command_prints_hold_no_surrogates(odd_file, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["statistics", "--corpus", odd_file[:-1], "--out", "out"])
+    assert r"caf\udce9.tx'" in capsys.readouterr().err
+
+
 # Errors
 
 
@@ -482,6 +765,8 @@ def test_bad_files(tmp_path, name, content, message):
         ("fabels", "unknown corpus 'fabels'.*did you mean 'fables'.*python-docs, tinystories"),
         ("", "unknown corpus"),
         ("nowhere/a.txt", "no file 'nowhere/a.txt'"),
+        ("a" * 5000 + ".txt", "no file 'aaa"),  # longer than a name can be
+        ("a\0b.txt", "corpus must be a name or a path, which holds no NUL character"),
         ("hf:", "expected hf:owner/name"),
         ("hf:a/b/c", "expected hf:owner/name"),
         ("hf:owner/name:", "expected hf:owner/name"),
@@ -491,6 +776,15 @@ def test_bad_files(tmp_path, name, content, message):
 def test_unknown_corpora(corpus, message):
     with pytest.raises(InputError, match=message):
         read_documents(corpus)
+
+
+def test_files_that_may_not_be_read(text_file, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"cannot read '.*stories\.txt' \(Permission denied\)"):
+        read_documents(text_file)
 
 
 def test_folder_is_no_file(tmp_path):
@@ -506,6 +800,14 @@ def test_folder_is_no_file(tmp_path):
         ({"seq_len": 0}, InputError, "seq_len must be at least 1; got 0"),
         ({"seq_len": 2.0}, InputTypeError, "seq_len must be an integer; got float"),
         ({"seq_len": True}, InputTypeError, "seq_len"),
+        ({"seq_len": 10**20}, InputError, "seq_len must be at most 1048576; got 10{20}"),
+        ({"vocab_size": 10**20}, InputError, "vocab_size must be at most 16777216"),
+        ({"vocab_size": 10**9, "tokenizer": "bpe"}, InputError, "vocab_size must be at most"),
+        ({"default_vocab_size": 10**20}, InputError, "default_vocab_size must be at most"),
+        ({"num_documents": 10**20}, InputError, "num_documents must be at most"),
+        ({"num_sequences": 10**9}, InputError, "gives 5 sequences of 3 tokens.*got 10{9}"),
+        ({"tokenizer": "a\0b"}, InputError, "tokenizer must be .* which holds no NUL character"),
+        ({"tokenizer": "a" * 5000}, InputError, "tokenizer: no file 'aaa"),
         ({"vocab_size": 1}, InputError, "vocab_size must be at least 2; got 1"),
         ({"vocab_size": 13}, InputError, "has 10 different tokens, got 13"),
         ({"vocab_size": "3"}, InputTypeError, "vocab_size"),
@@ -533,6 +835,28 @@ def test_bad_options(text_file, options, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("options", [{"num_documents": 10**12}, {"min_words": 10**12}])
+def test_fables_that_nobody_could_tell(options):
+    with pytest.raises(InputError, match=r"fables: .* more than the 1,000,000,000 words"):
+        read_documents("fables", **options)
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.array])
+def test_sizes_may_be_of_numpy(text_file, tmp_path, integer):
+    sizes = {"seq_len": 2, "vocab_size": 5, "num_documents": 2, "default_vocab_size": 4, "seed": 0}
+    given = {name: integer(size) for name, size in sizes.items()}
+    data = load_tokens(text_file, num_sequences=integer(2), **given)
+    expected = load_tokens(text_file, num_sequences=2, **sizes)
+    assert data.describe() == expected.describe()
+    assert json.dumps(data.describe()) == json.dumps(expected.describe())
+    file = write_tokens(text_file, tmp_path / "out", **given)
+    assert open_tokens(tmp_path / "out", num_sequences=integer(2)).num_sequences == 2
+    assert json.dumps(file.describe())
+    bpe = load_tokens(text_file, seq_len=2, vocab_size=integer(20), tokenizer="bpe")
+    assert bpe.vocab_size == 20
+    assert fables.generate(integer(2), integer(1)) == fables.generate(2, 1)
+
+
 def test_bad_corpus_type():
     with pytest.raises(InputTypeError, match="corpus must be a name or a path; got int 3"):
         load_tokens(3, seq_len=2)  # pyright: ignore[reportArgumentType]
@@ -549,8 +873,8 @@ def test_one_type_is_too_few(tmp_path):
 def test_token_data_checks_what_it_is_given():
     tokens, mask = np.zeros((2, 4), np.int32), np.ones((2, 3), bool)
 
-    def make(tokens: Any = tokens, mask: Any = mask):
-        return TokenData(tokens, mask, ("a", "b"), "mine", "")
+    def make(tokens: Any = tokens, mask: Any = mask, vocabulary: Any = ("a", "b"), **others: Any):
+        return TokenData(tokens, mask, vocabulary, "mine", "", **others)
 
     data = make()
     assert (data.num_sequences, data.seq_len, data.vocab_size) == (2, 3, 2)
@@ -562,6 +886,13 @@ def test_token_data_checks_what_it_is_given():
         make(mask=np.ones((2, 4), bool))
     with pytest.raises(InputError, match=r"tokens: expected shape .*got \[2, 1\]"):
         make(tokens=tokens[:, :1], mask=mask[:, :0])
+    with pytest.raises(InputError, match=r"documents: expected shape \[2\].*got \[3\]"):
+        make(documents=[0, 1, 2])
+    for vocabulary in (None, "ab", 2, {"a": 0, "b": 1}):
+        with pytest.raises(InputTypeError, match="vocabulary must be a tuple of strings"):
+            make(vocabulary=vocabulary)
+    with pytest.raises(InputTypeError, match="vocabulary must be strings; one is 3"):
+        make(vocabulary=("a", 3))
     with pytest.raises(InputError, match="ids from 0 to 1, got 0 to 2"):
         make(tokens=np.full((2, 4), 2, np.int32) * np.arange(2, dtype=np.int32)[:, None])
 

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
+from assocjax import cli, results
 from assocjax.explorer.packing import pack
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 
@@ -34,8 +35,13 @@ def dataset() -> xr.Dataset:
         start = rng.integers(0, V - 2 * K, (*shape, V, 1))
         ids = (start + rng.permutation(2 * K)[:K]) % (V - 1)
         ids = ids + (ids >= np.arange(V)[:, None])
-        scores = -np.sort(-rng.normal(size=(*shape, V, K)), axis=-1) * 10.0 ** rng.integers(-9, 2)
-        return ids.astype(np.uint16), scores.astype(np.float32)
+        scores = -np.sort(-rng.random((*shape, V, K)), axis=-1) * 10.0 ** rng.integers(-9, 2)
+        # Most lists are full, some short, and some empty.
+        length = np.where(rng.random((*shape, V)) < 0.6, K, rng.integers(0, K, (*shape, V)))
+        length[..., 290:300] = K  # among which the test by keyboard finds its way
+        ended = np.arange(K) >= length[..., None]
+        ids = np.where(ended, 0, ids)
+        return ids.astype(np.uint16), np.where(ended, np.nan, scores).astype(np.float32)
 
     variables = {}
     for name in [*MATRICES, "context"]:
@@ -55,9 +61,12 @@ def dataset() -> xr.Dataset:
         scores[0] = np.nan  # nothing at the start
         dims = ("step", *layer, *dims)
         cosine = rng.uniform(-1, 1, ids.shape[:-1]).astype(np.float32)
-        overlap = (ids[..., None] == theory[0][..., None, :]).any(-1).mean(-1).astype(np.float32)
-        for values in (cosine, overlap):
-            values[0] = np.nan
+        cosine[0] = np.nan
+        expected = np.where(np.isnan(theory[1]), -1, theory[0].astype(int))
+        common = (ids[..., None] == expected[..., None, :]).any(-1) & ~np.isnan(scores)
+        with np.errstate(invalid="ignore"):  # 0 / 0 of an empty list
+            overlap = (common.sum(-1) / (expected >= 0).sum(-1)).astype(np.float32)
+        overlap[0] = np.nan
         variables |= {f"{name}_id": (dims, ids), f"{name}_score": (dims, scores)}
         variables |= {
             f"{name}_overlap": (dims[:-1], overlap),
@@ -124,7 +133,7 @@ def unpack(block: bytes, layers: int, steps: int, tokens: int, k: int):
 
     def scores(codes, size):
         real = np.where(size > 0, np.exp(low + (high - low) * (size - 1.0) / 65534), np.nan)
-        return codes / 127 * real[..., None]
+        return np.where(codes == -1, np.nan, codes / 127 * real[..., None])
 
     cosines = np.where(cosines == -128, np.nan, cosines / 127)
     return theory[0], scores(theory[1], sizes[0]), ids, scores(codes, sizes[1]), cosines
@@ -132,9 +141,9 @@ def unpack(block: bytes, layers: int, steps: int, tokens: int, k: int):
 
 def same_scores(found, expected):
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-    size = np.nanmax(np.abs(expected), axis=-1, keepdims=True, initial=0)
     # Rounded to 127ths of the largest, whose logarithm is rounded in 65534 steps of at most 30.
-    assert np.nanmax(np.abs(found - expected) / np.where(size > 0, size, 1)) < 0.5 / 127 + 5e-4
+    errors = np.abs(found - expected) / expected[..., :1]
+    assert (errors[~np.isnan(errors)] < 0.5 / 127 + 5e-4).all()
 
 
 def test_packing_is_undone(dataset):
@@ -142,7 +151,7 @@ def test_packing_is_undone(dataset):
     arrays = [np.moveaxis(few[f"value_{w}"].values, 1, 0) for w in ("id", "score", "cosine")]
     arrays = [few["value_theory_id"].values, few["value_theory_score"].values, *arrays]
     arrays[1] = arrays[1].copy()
-    arrays[1][3], arrays[1][4] = np.nan, 0.0
+    arrays[1][3] = np.nan
     found = unpack(pack(*arrays), L, S, 30, K)
     np.testing.assert_array_equal(found[0], arrays[0])
     np.testing.assert_array_equal(found[2], arrays[2])
@@ -151,14 +160,13 @@ def test_packing_is_undone(dataset):
     np.testing.assert_allclose(found[4], arrays[4], atol=0.5 / 127 + 1e-6)
 
 
-def test_packing_of_lists_that_are_all_zero_or_missing():
+def test_packing_of_lists_that_are_all_empty():
     ids = np.tile(np.arange(2), (3, 1))
-    for value in (0.0, np.nan):
-        scores = np.full((3, 2), value)
-        block = pack(ids, scores, ids[None, None], scores[None, None], np.full((1, 1, 3), np.nan))
-        found = unpack(block, 1, 1, 3, 2)
-        np.testing.assert_array_equal(found[3][0, 0], scores)
-        assert np.isnan(found[4]).all()
+    scores = np.full((3, 2), np.nan)
+    block = pack(ids, scores, ids[None, None], scores[None, None], np.full((1, 1, 3), np.nan))
+    found = unpack(block, 1, 1, 3, 2)
+    np.testing.assert_array_equal(found[3][0, 0], scores)
+    assert np.isnan(found[4]).all()
 
 
 def test_the_page_is_one_file_that_needs_no_other(path):
@@ -184,6 +192,19 @@ def test_many_steps_are_thinned_evenly(dataset, tmp_path):
     few = dataset.isel(token=slice(0, 20))
     aj.write_explorer(few, tmp_path / "page.html", max_steps=2)
     assert '"steps":[0,100]' in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_the_command_leaves_the_number_of_steps_to_the_size_of_the_vocabulary(tmp_path, dataset):
+    """Of over 1,500 tokens 12 steps are kept, unless more are asked for."""
+    many = dataset.isel(step=[i % S for i in range(30)]).assign_coords(step=np.arange(30))
+    few = [name for name in many if "_theory_" not in str(name) and "step" in many[name].dims]
+    many = many.assign({name: many[name].isel(layer=[0]) for name in few if "layer" in many[name]})
+    results.save(many.isel(layer=[0], rank=[0]), tmp_path / "track.nc")
+    for options, expected in (([], 12), (["--max-steps", "13"], 13)):
+        cli.main(["explore", str(tmp_path / "track.nc"), *options])
+        steps = re.search(r'"steps":\[([\d,]*)\]', (tmp_path / "track.html").read_text("utf-8"))
+        assert steps is not None
+        assert len(steps[1].split(",")) == expected
 
 
 @pytest.mark.parametrize(
@@ -259,20 +280,28 @@ def check_card(page, dataset, matrix, *, token, step, layer=L, scoring="correcte
     expected = {"theory": (values("theory_id"), values("theory_score"))}
     if matrix in MATRICES:
         expected["weights"] = values("id", **where), values("score", **where)
-        if np.isnan(expected["weights"][1]).any():
-            assert "weights" not in shown
-            assert says == "not comparable at this step"
-            return
-        common = round(float(values("overlap", **where)) * K)
-        assert says == f"{common} of {K} in common, cosine {says[-5:].split()[-1]}"
-        assert float(says.split()[-1]) == pytest.approx(float(values("cosine", **where)), abs=0.01)
-    assert shown.keys() == expected.keys()
+    # A list ends where its scores do, and one without an entry is not shown.
+    expected = {
+        kind: (ids[np.isfinite(scores)], scores[np.isfinite(scores)])
+        for kind, (ids, scores) in expected.items()
+    }
+    if matrix in MATRICES:
+        length, overlap = len(expected["theory"][0]), float(values("overlap", **where))
+        if np.isnan(overlap):
+            assert says == ("not comparable at this step" if length else "no list in theory")
+        else:
+            assert says.startswith(f"{round(overlap * length)} of {length} in common, cosine ")
+            assert float(says.split()[-1]) == pytest.approx(
+                float(values("cosine", **where)), abs=0.01
+            )
+    assert shown.keys() == {kind for kind, (ids, _) in expected.items() if len(ids)}
     both = set.intersection(*(set(ids.tolist()) for ids, _ in expected.values()))
-    for kind, (ids, scores) in expected.items():
-        assert [entry[0] for entry in shown[kind]] == ids.tolist()
-        same_scores(np.array([entry[1] for entry in shown[kind]]), scores)
+    for kind, entries in shown.items():
+        ids, scores = expected[kind]
+        assert [entry[0] for entry in entries] == ids.tolist()
+        same_scores(np.array([entry[1] for entry in entries]), scores)
         if matrix in MATRICES:
-            assert [entry[2] == "●" for entry in shown[kind]] == [i in both for i in ids.tolist()]
+            assert [entry[2] == "●" for entry in entries] == [i in both for i in ids.tolist()]
 
 
 def settled(page, action):
@@ -301,8 +330,23 @@ def test_a_token_is_found_and_its_lists_follow_the_slider(page, dataset):
     check_card(page, dataset, "value", token=123, step=100)
     # When: a cell for every step, with the counts of the Dataset.
     title = page.locator("#when .strip").nth(3).locator(".cell").nth(2).get_attribute("title")
-    overlap = dataset["value_overlap"].sel(step=10, layer=L, scoring="corrected", side="row")
-    assert title == f"step 10: {round(float(overlap[123]) * K)} of {K} in common"
+    at = dataset.sel(step=10, layer=L, scoring="corrected", side="row").isel(token=123)
+    length = int(at["value_theory_score"].notnull().sum())
+    assert title == f"step 10: {round(float(at['value_overlap']) * length)} of {length} in common"
+
+
+def test_lists_of_every_length_are_shown(page, dataset):
+    """Full and short beside one another, and empty on either side."""
+    at = dataset.sel(step=100, layer=L, scoring="corrected", side="row")
+    theory, weights = (at[f"value_{w}"].notnull().sum("rank") for w in ("theory_score", "score"))
+    for kind in (theory == 0, weights == 0, (theory > 0) & (theory < K) & (weights == K)):
+        token = int(kind.argmax("token"))
+        page.locator("#token").fill(f"w{token}")
+        settled(page, lambda: page.keyboard.press("Enter"))
+        for matrix in [*MATRICES, "context"]:
+            check_card(page, dataset, matrix, token=token, step=100)
+        formed = page.locator("#when .formed").nth(3).inner_text()
+        assert (formed == "no list in theory") == (int(theory[token]) == 0)
 
 
 def test_layers_scores_and_sides(page, dataset):

@@ -1,11 +1,22 @@
 """Figures show the numbers of the Dataset they are drawn from, and nothing else."""
 
+import logging
+
 import numpy as np
 import pytest
 import xarray as xr
+from fontTools.fontBuilder import FontBuilder
+from fontTools.ttLib.tables._g_l_y_f import Glyph
+from matplotlib import font_manager
+from matplotlib.text import Text
 
+import assocjax as aj
 from assocjax import figures
+from assocjax.ablation import CONTROLS
+from assocjax.associations import MATRICES
+from assocjax.figures import style
 from assocjax.params import WEIGHTS
+from assocjax.scorings import SCORINGS, SIDES
 
 RATES, SEEDS, SCALES, STEPS, LAYERS = [0.5, 2.0, 8.0], [0, 1], [0.0, 1e-3], 6, 2
 
@@ -335,3 +346,216 @@ def test_a_single_point_is_marked():
 def test_unknown_init_scale(dataset):
     with pytest.raises(ValueError, match=r"init_scale must be one of \[0.0, 0.001\]; got 0.5"):
         figures.plot_errors(dataset, init_scale=0.5)
+
+
+# Any text, and what is no Dataset of ours
+
+AWKWARD = [
+    "Ba$$in.txt", "a$_x^$b.txt", "$", "$$", r"\$", r"\frac{1}{0}$", "_under^", "{", "a\nb", "\0",
+    "\ufeff", "\u200b\u202e", "日本語", "🐦", "שלום", "سلام", "e\u0301\u20dd", "", " ", "x" * 200,
+]  # fmt: skip
+
+
+def made_up(names=AWKWARD) -> dict[str, tuple]:
+    """Of every plot function what it draws, whose every name is one of these, its options, and a
+    variable that it needs."""
+    rng, V = np.random.default_rng(0), len(names)
+    k, words = 3, np.array(names, object)
+    attrs = {"corpus_name": f"{names[0]}\udcff{names[1]}", "model": names[1]}
+    numbers = lambda *shape: rng.uniform(0.1, 1, shape)  # noqa: E731
+
+    def of(sizes: dict, variables: dict, **coords) -> xr.Dataset:
+        found = {
+            name: (dims.split(), numbers(*(sizes[dim] for dim in dims.split())))
+            for name, dims in variables.items()
+        }
+        return xr.Dataset(found, coords, attrs)
+
+    sweep = synthetic([0.5, 2.0], [0], [0.0]).assign_attrs(attrs)
+    grid = {"learning_rate": [0.5, 2.0], "seed": [0], "init_scale": [0.0]}
+    sizes = {"learning_rate": 2, "seed": 1, "init_scale": 1, "theory": 1, "step": 4}
+    rate = "learning_rate seed init_scale"
+    horizons = of(sizes, dict.fromkeys(WEIGHTS, f"{rate} theory"), theory=["leading"], **grid)
+    bounds = {f"{w}_distance": f"{rate} step" for w in WEIGHTS}
+    bounds |= {f"{w}_bound": "learning_rate step" for w in WEIGHTS}
+    bounds = of(sizes, bounds | {"conditions_met": "learning_rate init_scale step"}, **grid)
+    rows = [
+        {"vocab_size": 10 * n, "seq_len": 4, "num_layers": 2, "learning_rate": 0.5}
+        | {"theory": "leading", **{f"{weight}*eta": 1.0 for weight in WEIGHTS}}
+        for n in (1, 2)
+    ]
+    sizes = {"unit": V, "edit": 2, "control": len(CONTROLS), "draw": 2}
+    ablation = {"loss": "unit edit", "trained_loss": "", "control_loss": "unit edit control draw"}
+    ablation = of(sizes, ablation, unit=words, edit=words[:2], control=list(CONTROLS))
+    sizes = {"step": 3, "layer": 2, "scoring": 3, "side": 2, "token": V, "rank": k}
+    track = {f"{m}_overlap": "step layer scoring side token" for m in figures.associations.MATRICES}
+    track |= {"context_theory_score": "scoring side token rank", "target_frequency": "token"}
+    track |= {"bigram_precision": "step scoring", "bigram_theory_precision": "scoring"}
+    coords = {"scoring": list(SCORINGS), "side": list(SIDES), "step": [0, 1, 4]}
+    track = of(sizes, track, token=words, layer=[1, 2], **coords)
+    ids = rng.integers(0, V, (3, 2, V, k))
+    track["context_theory_id"] = ("scoring", "side", "token", "rank"), ids
+    sizes = {"token": V, "other_token": V}
+    statistics = of(
+        sizes,
+        dict.fromkeys(MATRICES, "token other_token") | {"target_frequency": "token"},
+        token=words,
+        other_token=words,
+    )
+    scores = ("similarity", "null_mean", "null_sd", "z")
+    shared = "null residual centering layer revision"
+    compared = {name: f"{shared} theory stream" for name in scores}
+    compared |= {f"attention_{name}": f"{shared} head" for name in scores}
+    for name in ("similarity", "attention_similarity"):
+        compared[name] = compared[name].removeprefix("null ")
+    coords = {
+        "null": ["all"], "residual": ["uniform"], "centering": ["feature", "token"],
+        "layer": [0, 1], "revision": words, "theory": [names[0]], "head": ["0", "mean"],
+        "stream": ["before", "after_attention", "after_layer"],
+    }  # fmt: skip
+    compared = of({dim: len(of_dim) for dim, of_dim in coords.items()}, compared, **coords)
+    return {
+        "plot_cosines": (sweep, {}, "output_cosine"),
+        "plot_errors": (sweep, {}, "output_relative_error"),
+        "plot_disagreement": (sweep, {}, "output_sampling_error"),
+        "plot_loss": (sweep, {}, "loss"),
+        "plot_horizons": (horizons.assign_attrs(steps=4, threshold=0.1), {}, "output"),
+        "plot_horizon_study": (rows, {"corpus_name": attrs["corpus_name"]}, ""),
+        "plot_bounds": (bounds, {}, "output_bound"),
+        "plot_ablation": (ablation, {}, "control_loss"),
+        "plot_overlap": (track, {}, "value_overlap"),
+        "plot_precision": (track, {}, "bigram_precision"),
+        "plot_context_graph": (track, {"token": names[0]}, "context_theory_id"),
+        "plot_statistics": (statistics, {}, "context"),
+        "plot_layers_by_step": (compared, {"theory": names[0]}, "z"),
+        "plot_heads": (compared, {}, "attention_z"),
+        "plot_by_layer": (compared.isel(revision=1), {"theory": names[0]}, "z"),
+    }
+
+
+PLOTS = sorted(name for name in dir(figures) if name.startswith("plot_"))
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_figure_draws_any_text(name, tmp_path, caplog):
+    data, options, _ = made_up()[name]
+    figure = getattr(figures, name)(data, **options)
+    assert len(figures.save(figure, tmp_path / "figure")) == 2
+    # The name is drawn as it is, and begins no mathematics.
+    title = figure._suptitle
+    assert title is not None
+    shown = title.get_text().splitlines()[-1]
+    assert "Ba\\$\\$in.txt" in shown
+    assert title._preprocess_math(shown)[1] is False
+    assert sum("font" in record.message for record in caplog.records) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ba$$in", r"Ba\$\$in"),
+        (r"\alpha_1^2", r"\alpha_1^2"),
+        ("a\nb\0\ufeff\ud800", r"a\nb\x00\ufeff\ud800"),
+        ("a b", "a b"),
+        ("a\u3000b", r"a\u3000b"),
+        ("x" * 81, "x" * 79 + "…"),
+        (7, "7"),
+    ],
+)
+def test_text_is_drawn_literally(text, shown):
+    assert style.literal(text) == shown
+
+
+@pytest.fixture
+def han(tmp_path):
+    """A font that has two characters of Chinese, and no others."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "sun", "book"])
+    builder.setupCharacterMap({ord("日"): "sun", ord("本"): "book"})
+    builder.setupGlyf({name: Glyph() for name in (".notdef", "sun", "book")})
+    builder.setupHorizontalMetrics({name: (1000, 0) for name in (".notdef", "sun", "book")})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Two Suns", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "suns.ttf")
+    known = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "suns.ttf")
+    yield "Two Suns"
+    font_manager.fontManager.ttflist[:] = known
+
+
+def test_a_font_is_found_for_what_the_default_has_not(dataset, han, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(style, "_installed_fonts", lambda: [han])
+    for cached in (style._font_of, style._characters, style._tell_once):
+        cached.cache_clear()
+    named = dataset.assign_attrs(corpus_name="日本語 and 語")
+    try:
+        figure = figures.plot_loss(named)
+        assert figure.get_suptitle().endswith("日本□ and □")
+        for text in figure.findobj(Text):
+            assert text.get_fontfamily()[-1] == han
+        figures.save(figure, tmp_path / "loss")
+        figures.plot_loss(named)
+        # A line, once, whatever the number of characters.
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert "install" in caplog.text
+    finally:
+        for cached in (style._font_of, style._characters, style._tell_once):
+            cached.cache_clear()
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_other_data_are_refused_in_a_line(name):
+    """Nothing, too little, the wrong kind or shape: what is missing is named."""
+    plot = getattr(figures, name)
+    data, options, needed = made_up(["a", "b", "c"])[name]
+    plot(data, **options)
+    for other in (None, 3, "sweep.nc", np.zeros(3)):
+        with pytest.raises(aj.InputTypeError, match="must be a"):
+            plot(other, **options)
+    if name == "plot_horizon_study":
+        for rows in ([], *([{**data[0], name: None}] for name in data[0] if "*" not in name)):
+            with pytest.raises((aj.InputError, aj.InputTypeError), match=r"^(rows|theory) "):
+                plot(rows, **options)
+        return
+    numbers = data[needed]
+    for wrong in (
+        xr.Dataset(),
+        data.drop_vars(needed),
+        data.isel({numbers.dims[0]: slice(0)}),
+        data.assign({needed: 0.5}),
+        data.assign({needed: (numbers.dims, np.full(numbers.shape, "word"))}),
+    ):
+        with pytest.raises(aj.InputError, match=r"^dataset must") as caught:
+            plot(wrong, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_figure_that_cannot_be_written_is_told_in_a_line(dataset, tmp_path):
+    figure = figures.plot_loss(dataset)
+    (tmp_path / "loss.pdf").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "loss", tmp_path / "none" / "loss", tmp_path / "file" / "loss"):
+        with pytest.raises(aj.InputError, match=r"cannot write figure .*loss\.p..: \w"):
+            figures.save(figure, path)
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "loss.pdf", "file"}
+    for wrong in ((figure, 3), ("figure", tmp_path / "loss")):
+        with pytest.raises(TypeError, match="must be a"):
+            figures.save(*wrong)
+
+
+def test_a_figure_is_written_whole(dataset, tmp_path, monkeypatch):
+    """One that fails while it is written leaves what was there, and nothing half written."""
+    figure = figures.plot_loss(dataset)
+    figures.save(figure, tmp_path / "loss")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(path, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(aj.InputError, match="No space left on device"):
+        figures.save(figure, tmp_path / "loss")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

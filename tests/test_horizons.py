@@ -12,6 +12,7 @@ from conftest import random_tokens, token_data
 import assocjax as aj
 from assocjax import horizons, results
 from assocjax.params import WEIGHTS
+from assocjax.storage import claim
 
 NAN = np.nan
 
@@ -342,12 +343,12 @@ def test_a_study_varies_one_thing_at_a_time(monkeypatch, tmp_path):
         return part(name, compute)
 
     calls.clear()
-    with pytest.raises(KeyboardInterrupt), results.unfinished(tmp_path / "of", {}) as part:
-        study(part=stopped)
-    with results.unfinished(tmp_path / "of", {}) as part:
+    with claim(tmp_path / "of", "horizon", {}) as folder:
+        part = results.parts_kept_in(folder)
+        with pytest.raises(KeyboardInterrupt):
+            study(part=stopped)
         assert study(part=part) == rows
     assert len(calls) == len(rows)
-    assert not (tmp_path / "of").exists()
 
 
 def test_a_study_of_real_runs():

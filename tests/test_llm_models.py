@@ -10,6 +10,7 @@ import tiny_models as tiny
 from tiny_models import torch, transformers
 
 from assocjax import InputError, InputTypeError, llm
+from assocjax.llm import tensors
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.V, (2, 9))
 
@@ -78,9 +79,49 @@ def test_shards(models, tmp_path):
     assert model.file_hashes == llm.weight_hashes(tmp_path / "model")
     expected = tiny.logits(models["llama"], TOKENS)
     np.testing.assert_allclose(tiny.logits(model.module, TOKENS), expected, atol=1e-4)
-    next((tmp_path / "model").glob("model-00002*")).unlink()
-    with pytest.raises(InputError, match=r"has \d of \d weight files"):
-        llm.load_model(tmp_path / "model")
+
+
+def spoil_shards(folder):
+    """Three shards as transformers leaves them, with their index."""
+    tiny.random_model("llama").save_pretrained(folder, max_shard_size="40KB")
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_the_index_decides_which_shards_are_read(models, tmp_path):
+    folder = tmp_path / "model"
+    shards = spoil_shards(folder)
+    (folder / f"model-00009-of-00009{shards[0].suffix}").write_bytes(b"of another day")
+    expected = tiny.logits(models["llama"], TOKENS)
+    np.testing.assert_allclose(
+        tiny.logits(llm.load_model(folder).module, TOKENS), expected, atol=1e-4
+    )
+    (folder / "model.safetensors").write_bytes(b"which transformers would read")
+    with pytest.raises(InputError, match=r"both model.safetensors and .*index.json, which list"):
+        llm.load_model(folder)
+    with pytest.raises(InputError, match=r"has both model.safetensors and"):
+        llm.weight_hashes(folder)
+
+
+def test_shards_that_are_not_whole_are_named(tmp_path):
+    folder = tmp_path / "model"
+    shards = spoil_shards(folder)
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=rf"{shards[1].name}' are corrupt or cut short \("):
+        llm.load_model(folder)
+    shards[1].unlink()
+    shards[2].unlink()
+    absent = f"{shards[1].name}, {shards[2].name}"
+    with pytest.raises(InputError, match=rf"lacks 2 of the {len(shards)} .* lists: {absent}$"):
+        llm.load_model(folder)
+    index = folder / "model.safetensors.index.json"
+    for text in ("{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "\udcff"):
+        index.write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(InputError, match=r"index.json' is no index of weight files \("):
+            llm.load_model(folder)
+    index.unlink()
+    with pytest.raises(InputError, match=rf"no weights: .*; {shards[0].name}, .* without the "):
+        llm.load_model(folder)
 
 
 def test_a_folder_for_each_revision(models, tmp_path):
@@ -105,6 +146,14 @@ def test_the_tokenizer_is_that_of_the_folder(saved):
     assert tokens.dtype == np.int32
     assert tokens.tolist() == expected
     assert model.tokenizer.decode(tokens) == tiny.TEXT
+
+
+def test_a_special_token_written_in_a_text_is_text(saved):
+    model = llm.load_model(saved)
+    text = "a bird <|endoftext|> flew"
+    assert model.tokenizer(text)["input_ids"].count(0) == 1  # what transformers does unasked
+    assert 0 not in model.tokenize(text)
+    assert model.tokenize("a bird").tolist() == tiny.tokenizer().encode("a bird").ids
 
 
 def test_a_folder_without_a_tokenizer(models, tmp_path):
@@ -241,18 +290,88 @@ def test_a_real_model(data_dir):
 # Hashes
 
 
-def test_identical_revisions(models, tmp_path):
-    for step, kind in ((0, "gpt2"), (1, "untied gpt2"), (2, "gpt2"), (4, "gpt2")):
-        tiny.save(models[kind], tmp_path / f"step{step}")
-    as_pytorch(tmp_path / "step4")
-    revisions = ["step0", "step1", "step2", "step4"]
-    assert llm.identical_revisions(tmp_path, revisions) == [["step0", "step2"]]
-    hashes = llm.weight_hashes(tmp_path, "step1")
+def test_hashes_of_files_are_those_of_sha256sum(saved):
+    hashes = llm.weight_hashes(saved)
     out = subprocess.run(
-        ["sha256sum", tmp_path / "step1" / "model.safetensors"], capture_output=True, check=True
+        ["sha256sum", saved / "model.safetensors"], capture_output=True, check=True
     )
     assert hashes == {"model.safetensors": out.stdout.split()[0].decode()}
-    assert llm.load_model(tmp_path, "step1").file_hashes == hashes
+    assert llm.load_model(saved).file_hashes == hashes
+
+
+@pytest.fixture(scope="module")
+def run_of_copies(models, tmp_path_factory):
+    """One model's weights in the files of five revisions, which differ; and another's."""
+    from safetensors.torch import load_file, save_file
+
+    run = tmp_path_factory.mktemp("run")
+    for step in range(5):
+        tiny.save(models["llama"], run / f"step{step}")
+    as_pytorch(run / "step1")
+    state = load_file(run / "step2/model.safetensors")
+    save_file(state, run / "step2/model.safetensors", {"format": "pt", "of": "another day"})
+    (run / "step3/model.safetensors").unlink()
+    models["llama"].save_pretrained(run / "step3", max_shard_size="40KB")
+    signed = {name: torch.where(weight == 0, -weight, weight) for name, weight in state.items()}
+    # As old checkpoints have them, in PyTorch's old format.
+    tables = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    (run / "step4/model.safetensors").unlink()
+    torch.save(
+        signed | tables, run / "step4/pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    other = tiny.random_model("llama")
+    for weight in other.parameters():
+        weight.mul_(2)
+    other.model.embed_tokens.weight.copy_(models["llama"].model.embed_tokens.weight)
+    tiny.save(other, run / "step5")
+    return run
+
+
+def test_equal_tensors_are_found_in_other_files(run_of_copies, models):
+    steps = [f"step{step}" for step in range(6)]
+    hashes = [tuple(llm.weight_hashes(run_of_copies, step).values()) for step in steps]
+    assert len(set(hashes)) == 6
+    identical, part = llm.shared_weights(run_of_copies, steps)
+    assert identical.identical
+    assert identical.revisions == tuple(steps[:5])
+    number = len(models["llama"].state_dict())
+    parameters = sum(weight.numel() for weight in models["llama"].parameters())
+    assert identical[1:] == ("tensors", number, number, parameters, parameters)
+    assert str(identical) == (
+        f"step0, step1, step2, step3, step4 have the same weights, all {number} tensors"
+    )
+    assert not part.identical
+    assert part.revisions == tuple(steps)
+    assert part[1:] == ("tensors", 1, number, tiny.V * tiny.D, parameters)
+    share = f"{tiny.V * tiny.D / parameters:.1%}"
+    assert str(part).endswith(f"step5 share 1 of {number} tensors, {share} of the parameters")
+    assert llm.shared_weights(run_of_copies, ["step5"]) == []
+
+
+def test_tensors_of_another_name_type_or_shape_are_others(tmp_path):
+    from safetensors.torch import save_file
+
+    weight = torch.arange(6.0)
+    same = {"a": weight, "long": torch.arange(3 * tensors._CHUNK // 2)}
+    states = [same, {"b": weight}, {"a": weight.reshape(2, 3)}, {"a": weight.int()}]
+    states += [{"a": weight.half()}, {"a": weight.view(torch.int32)}, {"a": -weight}, same]
+    for step, state in enumerate(states):
+        (tmp_path / f"step{step}").mkdir()
+        (tmp_path / f"step{step}/config.json").write_text("{}")
+        save_file(state, tmp_path / f"step{step}/model.safetensors")
+    (found,) = llm.shared_weights(tmp_path, [f"step{step}" for step in range(len(states))])
+    assert found[:4] == (("step0", "step7"), "tensors", 2, 2)
+
+
+def test_weights_that_cannot_be_compared_are_named(run_of_copies, tmp_path):
+    run = shutil.copytree(run_of_copies, tmp_path / "run")
+    cut(run / "step0/model.safetensors", 0.7)
+    with pytest.raises(InputError, match=r"step0/model.safetensors' are corrupt or cut short \("):
+        llm.shared_weights(run, ["step0", "step2"])
+    cut(run / "step1/pytorch_model.bin", 0.7)
+    message = r"revisions: 3 of 4 cannot be used: step0, step1, step9; of the first: .*step0/model"
+    with pytest.raises(InputError, match=message):
+        llm.shared_weights(run, ["step0", "step1", "step2", "step9"])
 
 
 def test_hashes_need_neither_torch_nor_transformers(saved):
@@ -267,6 +386,9 @@ def test_hashes_need_neither_torch_nor_transformers(saved):
 # The hub
 
 
+SHARDS = [f"pytorch_model-0000{i}-of-00003.bin" for i in (1, 2, 3)]
+
+
 class Hub:
     """Stands for the hub, which holds one model."""
 
@@ -274,7 +396,7 @@ class Hub:
         import huggingface_hub
 
         self.folder, self.asked, self.downloaded, self.cached = folder, [], [], False
-        self.errors = huggingface_hub.errors
+        self.errors, self.shards = huggingface_hub.errors, {}
         info = lambda _, *names, **options: self.info(*names, **options)  # noqa: E731
         snapshot = lambda *names, **options: self.snapshot(*names, **options)  # noqa: E731
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
@@ -288,12 +410,17 @@ class Hub:
         huggingface_hub.utils.validate_repo_id(name)
         if name != "owner/tiny":
             raise self.errors.RepositoryNotFoundError("404", response=response)
-        if revision != "step16":
+        if revision not in ("step16", *self.shards):
             raise self.errors.RevisionNotFoundError("404", response=response)
-        lfs = types.SimpleNamespace(sha256="f" * 64)
+        files = {"model.safetensors": "f", "pytorch_model.bin": "f", "flax.msgpack": "f"}
+        if revision in self.shards:
+            files = dict(zip(SHARDS, self.shards[revision], strict=True))
+            files |= {"pytorch_model.bin.index.json": None}
         siblings = [
-            types.SimpleNamespace(rfilename=file, lfs=None if file.endswith(".json") else lfs)
-            for file in ("config.json", "model.safetensors", "pytorch_model.bin", "flax.msgpack")
+            types.SimpleNamespace(
+                rfilename=file, lfs=letter and types.SimpleNamespace(sha256=64 * letter, size=10)
+            )
+            for file, letter in ({"config.json": None} | files).items()
         ]
         return types.SimpleNamespace(siblings=siblings)
 
@@ -322,6 +449,30 @@ def test_hashes_of_the_hub_are_read_without_a_download(saved, monkeypatch):
     assert not hub.downloaded
 
 
+def test_one_shard_of_three_is_found_on_the_hub_without_a_download(saved, monkeypatch, tmp_path):
+    """As in EleutherAI/pythia, issue 206."""
+    hub = Hub(monkeypatch, saved)
+    hub.shards = {
+        "step49": "abc",
+        "step50": "def",
+        "step58": "dgh",
+        "step143": "dij",
+        "main": "dij",
+    }
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {str(i): name for i, name in enumerate(SHARDS)}}))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *names, **options: str(index))
+    whole, part = llm.shared_weights("owner/tiny", list(hub.shards))
+    assert whole == (("step143", "main"), "files", 3, 3, 30, 30)
+    assert part == (("step50", "step58", "step143", "main"), "files", 1, 3, 10, 30)
+    assert str(part).endswith("main share 1 of 3 files, 33.3% of the bytes")
+    assert not hub.downloaded
+    with pytest.raises(
+        InputError, match=r"2 of 3 cannot be used: step2, step3; of the first: .*'step2'"
+    ):
+        llm.shared_weights("owner/tiny", ["step49", "step2", "step3"])
+
+
 def test_what_is_not_on_the_hub(saved, monkeypatch):
     Hub(monkeypatch, saved)
     with pytest.raises(InputError, match="no folder 'owner/none', and no such model on the hub"):
@@ -332,6 +483,10 @@ def test_what_is_not_on_the_hub(saved, monkeypatch):
         llm.load_model("owner/ti..ny")
 
 
+def ask_both(name, revision):
+    return llm.shared_weights(name, [revision, "step17"])
+
+
 def test_an_unreachable_hub(saved, monkeypatch):
     hub = Hub(monkeypatch, saved)
 
@@ -339,7 +494,7 @@ def test_an_unreachable_hub(saved, monkeypatch):
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr(hub, "info", unreachable)
-    for read in (llm.load_model, llm.weight_hashes):
+    for read in (llm.load_model, llm.weight_hashes, ask_both):
         with pytest.raises(InputError, match=r"hub cannot be reached \(no route to host\)$"):
             read("owner/tiny", "step16")
     hub.cached = True

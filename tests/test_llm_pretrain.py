@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import math
@@ -34,7 +35,8 @@ def whole(documents, tmp_path_factory):
 
 def test_every_revision_loads(whole, documents):
     folder, record = whole
-    assert sorted(path.name for path in folder.iterdir()) == ["pretraining.json", *STEPS]
+    expected = [".assocjax.json", "pretraining.json", *STEPS]
+    assert sorted(path.name for path in folder.iterdir()) == expected
     assert list(record["revisions"]) == STEPS
     for step in STEPS:
         model = llm.load_model(folder, step)
@@ -48,8 +50,7 @@ def test_every_revision_loads(whole, documents):
         assert model.file_hashes == record["revisions"][step]
         text = documents.documents[0]
         assert model.tokenizer.decode(model.tokenize(text)) == text
-        assert model.tokenize("<|endoftext|>").tolist() == [0]
-    assert llm.identical_revisions(folder, STEPS) == []
+        assert model.tokenizer.convert_tokens_to_ids("<|endoftext|>") == 0
 
 
 def test_plain_transformers_reads_a_revision(whole):
@@ -99,6 +100,17 @@ def test_sequences_are_all_documents_in_a_row(documents):
     assert len(sequences) == (len(stream) - 1) // T
 
 
+def test_the_end_of_a_text_written_in_it_is_text(documents):
+    said = "the token <|endoftext|> ends it <|endoftext|>"
+    texts = Documents("said", (said, *documents.documents), "0" * 64)
+    tokenizer, sequences = pretrain._tokenize(texts, CONFIG)
+    stream = np.append(sequences[:, :-1].ravel(), sequences[-1, -1])
+    (ends,) = np.nonzero(stream == 0)
+    assert tokenizer.decode(stream[: ends[0]].tolist()) == said
+    # One for each document, as far as whole sequences reach.
+    assert len(ends) in (len(texts.documents), len(texts.documents) - 1)
+
+
 def test_an_epoch_reads_every_sequence_once():
     config = dataclasses.replace(CONFIG, batch_size=3)
     batches = [pretrain._order(config, 10, step) for step in range(6)]
@@ -137,7 +149,22 @@ def test_stopped_and_resumed_gives_the_same_bits(whole, documents, tmp_path):
         assert not partial["complete"]
         assert partial["losses"] == record["losses"][:saved]
     assert llm.pretrain_tiny(documents, tmp_path, CONFIG) == record
-    assert not (tmp_path / "state.pt").exists()
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_a_state_that_a_gpu_saved_goes_on_without_one(whole, documents, tmp_path, monkeypatch):
+    _, record = whole
+
+    def tagged(storage):  # what torch asks where a tensor is, as it saves it
+        return "cuda:0"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", tagged)
+        with pytest.raises(KeyboardInterrupt):
+            llm.pretrain_tiny(documents, tmp_path, CONFIG, progress=CtrlC(2))
+    with pytest.raises(RuntimeError, match="CUDA"):  # so the tag is there
+        torch.load(tmp_path / "unfinished" / "state.pt", weights_only=True)
+    assert llm.pretrain_tiny(documents, tmp_path, CONFIG) == record
 
 
 def test_a_full_disk_leaves_what_was_saved(whole, documents, tmp_path, monkeypatch):
@@ -152,7 +179,7 @@ def test_a_full_disk_leaves_what_was_saved(whole, documents, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(InputError, match=r"out: cannot write to .*No space left.* to go on"):
+        with pytest.raises(InputError, match=r"cannot write .*: No space left.* to go on"):
             llm.pretrain_tiny(documents, tmp_path, CONFIG)
     # step4 is there, the state is of step 2: it is made again.
     calls = []
@@ -181,12 +208,12 @@ def test_another_configuration_is_refused(whole, documents):
 def test_damaged_files_are_named(documents, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         llm.pretrain_tiny(documents, tmp_path, CONFIG, progress=CtrlC(1))
-    (tmp_path / "state.pt").write_bytes(b"none of that")
-    with pytest.raises(InputError, match=r"state.pt cannot be read .*; delete it to begin anew"):
+    state = tmp_path / "unfinished" / "state.pt"
+    state.write_bytes(b"none of that")
+    with pytest.raises(InputError, match=r"state.pt cannot be read here .*another folder") as error:
         llm.pretrain_tiny(documents, tmp_path, CONFIG)
-    (tmp_path / "pretraining.json").write_text("[]")
-    with pytest.raises(InputError, match=r"pretraining.json is no record of pretraining"):
-        llm.pretrain_tiny(documents, tmp_path, CONFIG)
+    assert "delete" not in str(error.value)
+    assert state.read_bytes() == b"none of that"
 
 
 def test_the_seed_decides_and_leaves_torch_alone(whole, documents, tmp_path):
@@ -318,10 +345,24 @@ ARGUMENTS = [
 ]
 
 
-def test_the_command_does_the_same(whole, tmp_path, capsys):
+@contextlib.contextmanager
+def ctrl_c_at_2(what):
+    yield CtrlC(2)
+
+
+def test_the_command_stops_goes_on_and_is_repeated(whole, tmp_path, capsys, monkeypatch):
     _, record = whole
-    cli.main(["pretrain-tiny", *ARGUMENTS, "--out", str(tmp_path)])
+    command = ["pretrain-tiny", *ARGUMENTS, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("assocjax.commands.llm.progress_bar", ctrl_c_at_2)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(command)
+    assert stop.value.code == 130
+    assert "3 of 6 steps are saved" in capsys.readouterr().err
+    cli.main(command)
     captured = capsys.readouterr()
+    cli.main(command)  # and once more
+    assert capsys.readouterr() == captured
     assert "fables: 12 documents" in captured.out
     assert f"{record['losses'][4]:.4f}".rstrip("0") in captured.out
     assert "step0, step1, step2, step4, step6" in captured.out.replace("\n", " ")

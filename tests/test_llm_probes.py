@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -222,29 +225,62 @@ def test_factors_are_the_product_of_the_raw_weights(model, streams, norm):
         np.testing.assert_allclose(queries @ keys.T, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_factors_are_what_the_model_attends_by(model):
-    """Softmax of the scores, with the query's bias, is the attention of the model itself.
-
-    Rotary models turn queries and keys by their positions: with equal positions, by the same.
-    The key's bias adds the same to all scores of a query, and is not needed.
-    """
+@pytest.mark.parametrize("distance", [0, 5])
+def test_scores_at_a_distance_are_what_the_model_attends_by(model, distance):
+    """With large biases of queries and keys: softmax of the scores is the attention of the model
+    itself, of a query `distance` positions after its keys, all of which stand at position 0."""
+    module = copy.deepcopy(model.module)
+    for name, weight in module.named_parameters():
+        if name.endswith(("query_key_value.bias", "c_attn.bias", "q_proj.bias", "k_proj.bias")):
+            weight.mul_(8)
+    model = dataclasses.replace(model, module=module)
     T = 8
     tokens = np.random.default_rng(2).integers(0, tiny.V, (1, T))
-    same = {"position_ids": torch.zeros((1, T), dtype=torch.int64)}
+    positions = torch.zeros((1, T), dtype=torch.int64)
+    positions[0, -1] = distance
     inputs, attention = hidden_states(
-        model, tokens, **same, attention_mask=torch.ones((1, T), dtype=torch.int64)
+        model, tokens, position_ids=positions, attention_mask=torch.ones_like(positions)
     )
     for layer in range(LAYERS):
-        raw = tiny.raw_attention(model.module, layer)
-        E = inputs[layer][0]
+        mean = 0
         for head in range(HEADS):
-            queries, keys = llm.query_key_factors(model, layer, E, head=head, norm=True)
-            of_key = tiny.layer_norm(model.module, layer, E) @ raw.W_K[head] @ raw.b_Q[head]
-            scores = (queries @ keys.T + of_key) / np.sqrt(D // HEADS)
-            scores[np.triu_indices(T, 1)] = -np.inf
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            expected = weights / weights.sum(axis=1, keepdims=True)
-            np.testing.assert_allclose(attention[layer][0, head], expected, atol=1e-5)
+            queries, keys = llm.query_key_factors(
+                model, layer, inputs[layer][0], head=head, norm=True, distance=distance
+            )
+            scores = queries @ keys.T
+            mean += scores / HEADS
+            weights = softmax(scores[-1, :-1] / np.sqrt(D // HEADS))
+            of_model = attention[layer][0, head, -1, :-1]  # itself, at distance 0, aside
+            np.testing.assert_allclose(weights, of_model / of_model.sum(), atol=2e-5)
+        queries, keys = llm.query_key_factors(
+            model, layer, inputs[layer][0], norm=True, distance=distance
+        )
+        np.testing.assert_allclose(queries @ keys.T, mean, rtol=1e-4, atol=1e-3)
+
+
+def test_keys_at_different_distances_differ_by_the_key_bias():
+    """What one query attends to, at all distances at once, in a GPT-NeoX with a large key bias."""
+    module = tiny.random_model("neox")
+    module.set_attn_implementation("eager")
+    size = D // HEADS
+    for layer in module.gpt_neox.layers:
+        layer.attention.query_key_value.bias.view(HEADS, 3, size)[:, 1].fill_(4.0)
+    model = llm.LanguageModel("m", None, "gpt_neox", LAYERS, HEADS, D, tiny.V, None, {}, module)
+    T = 6
+    inputs, attention = hidden_states(model, np.array([[4, 9, 30, 4, 17, 9]]))
+    for head in range(HEADS):
+        scores = []
+        for s in range(T):
+            queries, keys = llm.query_key_factors(
+                model, 1, inputs[1][0], head=head, norm=True, distance=T - 1 - s
+            )
+            scores.append(queries[-1] @ keys[s] / np.sqrt(size))
+        np.testing.assert_allclose(softmax(np.array(scores)), attention[1][0, head, -1], atol=2e-5)
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
 
 
 # Bad input
@@ -281,6 +317,8 @@ def test_bad_input(model):
         ),
         (InputError, "layer must be below 3; got 3", factors(3, E)),
         (InputError, "layer must be at least 0; got -1", factors(-1, E)),
+        (InputError, "distance must be below 64, .*; got 64", factors(0, E, distance=64)),
+        (InputError, "distance must be at least 0", factors(0, E, distance=-1)),
         (InputError, "head must be below 4; got 4", factors(0, E, head=4)),
         (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(0, E.T)),
         (InputError, "embeddings must be floats", factors(0, E.astype(int))),

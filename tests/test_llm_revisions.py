@@ -1,14 +1,17 @@
 """Checkpoints beside the theory of a text: numbers, resuming, refusals, figures, command line."""
 
 import collections
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models as tiny
+import xarray as xr
 
 import assocjax as aj
 from assocjax import cli, figures, llm
@@ -25,11 +28,16 @@ WORDS = ["a", "bird", "flew", "over", "the", "pond", "fish", "swam", "in", "saw"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """step4 is a copy of step0."""
+    """step4 has step0's weights, in other bytes; step16 has one tensor of them."""
+    from safetensors.torch import load_file, save_file
+
     folder = tmp_path_factory.mktemp("models")
-    tiny.save(tiny.random_model("neox"), folder / "step0")
-    shutil.copytree(folder / "step0", folder / "step4")
-    tiny.save(tiny.random_model("sequential neox"), folder / "step16")
+    first, last = tiny.random_model("neox"), tiny.random_model("sequential neox")
+    last.lm_head.weight.copy_(first.lm_head.weight)
+    for step, model in ((0, first), (4, first), (16, last)):
+        tiny.save(model, folder / f"step{step}")
+    state = load_file(folder / "step4/model.safetensors")
+    save_file(state, folder / "step4/model.safetensors", {"format": "pt", "of": "another day"})
     return folder
 
 
@@ -47,19 +55,24 @@ def data(folder, text):
     return llm.tokens_of_model(folder, "step0", text, seq_len=T)
 
 
-@pytest.fixture(scope="module")
-def finished(folder, text, tmp_path_factory):
-    """What the command leaves, and prints."""
-    out = tmp_path_factory.mktemp("out")
-    command = ["compare", str(folder), "--revisions", ",".join(REVISIONS), "--corpus", str(text)]
+def run_command(folder, text, out, revisions=REVISIONS):
+    """`assocjax compare`, and what it says in plain lines."""
+    command = ["compare", str(folder), "--revisions", ",".join(revisions), "--corpus", str(text)]
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
         lines = []
         patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
-        patch.setattr("assocjax.figures.save", lambda figure, path: [path.with_suffix(".png")])
+        patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
-    return out, " ".join(lines)
+    return " ".join(lines)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, text, tmp_path_factory):
+    """What the command leaves, and prints."""
+    out = tmp_path_factory.mktemp("out")
+    return out, run_command(folder, text, out)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +152,15 @@ def test_what_the_dataset_holds(dataset, data, folder):
     assert dataset.z.sel(null="frequency").notnull().any()
 
 
-def test_identical_revisions_are_named(finished, dataset):
-    assert json.loads(dataset.attrs["identical_revisions"]) == [["step0", "step4"]]
-    assert "step0, step4 have the same weights, byte for byte" in finished[1]
+def test_revisions_that_share_weights_are_named(finished, dataset):
+    number = len(tiny.random_model("neox").state_dict())
+    identical, part = json.loads(dataset.attrs["shared_weights"])
+    assert identical["revisions"] == ["step0", "step4"]
+    assert identical["shared"] == identical["of"] == number
+    assert part["revisions"] == REVISIONS
+    assert (part["shared"], part["of"], part["size"]) == (1, number, tiny.V * tiny.D)
+    assert f"Identical: step0, step4 have the same weights, all {number} tensors" in finished[1]
+    assert f"Shared: step0, step4, step16 share 1 of {number} tensors, " in finished[1]
     same = dataset.sel(revision=["step0", "step4"]).z
     np.testing.assert_array_equal(same[0], same[1])
     assert float(abs(dataset.z.sel(revision="step16") - same[0]).max()) > 0.1
@@ -149,11 +168,47 @@ def test_identical_revisions_are_named(finished, dataset):
 
 def test_summary(finished, dataset):
     summary = json.loads((finished[0] / "summary.json").read_text())
-    assert summary["identical_revisions"] == [["step0", "step4"]]
+    assert summary["shared_weights"] == json.loads(dataset.attrs["shared_weights"])
+    assert summary["num_tokens"] == N
     row = summary["summary"]["token"][2]
     chosen = dataset.sel(revision="step16", residual="uniform", centering="token", null="all")
     score = float(chosen.similarity.sel(theory="value", stream="after_layer").median())
     assert row["embedding"].startswith(f"{score:.4f} (")
+
+
+def test_the_command_can_be_repeated_and_goes_on_where_it_stopped(finished, folder, text, tmp_path):
+    """With the first revision's result used again, alone or with others to come."""
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    for missing in ([], REVISIONS[1:], REVISIONS[:1]):
+        out = shutil.copytree(finished[0], tmp_path / str(len(missing)))
+        for name in missing:
+            (out / f"revision-{name}.nc").unlink()
+        assert run_command(folder, text, out) == finished[1]
+        assert json.loads((out / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (("stage1-step4-tokens1B", "stage1-step0-tokens0B"), [4, 0]),
+        (("step4", "main"), None),
+        (("step4", "step0-step1"), None),
+        (("step4", "step1k"), None),
+        (("step4", "misstep2"), None),
+        (("stage1-step4", "stage2-step4"), None),  # which is later, names do not say
+    ],
+)
+def test_the_step_is_read_from_the_name(names, steps, folder, data, tmp_path, monkeypatch):
+    for name, kind in zip(names, ("step0", "step16"), strict=True):
+        shutil.copytree(folder / kind, tmp_path / name)
+    computed = xr.Dataset({"token_count": ("token", [3])}, {"token": ["a"]})
+    monkeypatch.setattr(module.results, "reuse", lambda path, decides: computed)
+    found = compare(tmp_path, data, tmp_path / "out", list(names))
+    if steps is None:
+        assert "step" not in found.coords
+    else:
+        assert found["step"].dims == ("revision",)
+        assert found["step"].values.tolist() == steps
 
 
 def test_occurrences(data, folder, tmp_path):
@@ -195,8 +250,8 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_shuffles": 5}, "step0.nc is of another configuration: its num_shuffles is 4"),
-        ({"probe": "occurrence"}, "its probe is 'single', here it is 'occurrence'"),
+        ({"num_shuffles": 5}, r"of another configuration: its config\.num_shuffles is 4"),
+        ({"probe": "occurrence"}, "its config.probe is 'single', here it is 'occurrence'"),
     ],
 )
 def test_another_configuration_is_refused(change, message, folder, data, finished):
@@ -211,17 +266,19 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
         compare(other, data, finished[0])
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
-    with pytest.raises(InputError, match=r"its corpus_sha256 is '[^0].*', here it is '000"):
+    with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])
-    (tmp_path / "revision-step0.nc").write_bytes((finished[0] / "comparison.nc").read_bytes())
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    shutil.copy(out / "comparison.nc", out / "revision-step0.nc")
     with pytest.raises(InputError, match="is no result that can be used again"):
-        compare(folder, data, tmp_path)
+        compare(folder, data, out)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["step0", "step3"], "has no revision 'step3'; its revisions are step0, step4, step16"),
+        (["step0", "a", "b"], "2 of 3 cannot be used: a, b; of the first: .* has no revision 'a'"),
         (["step0", "step0"], "revisions must differ; got 'step0' more than once"),
         ([], "revisions must name at least one"),
         ([None], "give one of its revisions"),
@@ -252,6 +309,36 @@ def test_other_tokens_are_refused(folder, data, text, tmp_path):
         compare(folder, aj.open_tokens(tmp_path / "other"), tmp_path / "out", ["step16"])
     with pytest.raises(InputError, match=r"num_sequences: .* sequences of 13 tokens .*, got 9999"):
         llm.tokens_of_model(folder, "step0", text, seq_len=T, num_sequences=9999)
+
+
+def test_a_result_of_other_tokens_of_the_same_text_is_not_gone_on_with(folder, data, finished):
+    other = dataclasses.replace(data, tokens=data.tokens[::-1].copy(), mask=data.mask[::-1].copy())
+    assert other.sha256 == data.sha256
+    with pytest.raises(InputError, match=r"its corpus\.tokens_sha256 is"):
+        compare(folder, other, finished[0])
+
+
+def test_a_model_reads_a_text_in_the_same_tokens_each_time(folder, data, text, tmp_path):
+    shutil.copytree(folder / "step0", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(content), "utf-8")
+    for _ in range(2):
+        again = llm.tokens_of_model(tmp_path / "model", None, text, seq_len=T)
+        assert again.tokens_sha256 == data.tokens_sha256
+    words = " ".join(WORDS)
+    model = llm.load_model(tmp_path / "model")
+    expected = llm.load_model(folder, "step0").tokenize(words)
+    assert all(np.array_equal(model.tokenize(words), expected) for _ in range(5))
+
+
+def test_a_special_token_written_in_a_corpus_is_text(folder, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "the bird <|endoftext|> flew over the pond"}), "utf-8")
+    data = llm.tokens_of_model(folder, "step0", path, seq_len=T)
+    assert data.vocabulary[0] == "<|endoftext|>"
+    assert 0 not in data.tokens[:, 1:][data.mask]
 
 
 def test_a_model_without_a_tokenizer(folder, text, tmp_path):
@@ -319,13 +406,21 @@ def test_layers(dataset, tmp_path):
 
 
 def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
-    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path)]
+    command = ["compare", str(folder), "--corpus", str(text), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--revisions", "step0,step99"])
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert "has no revision 'step99'" in err
     assert len(err.strip().splitlines()) == 1
+    for step in ("step1", "step2"):
+        (tmp_path / "run" / step).mkdir(parents=True)
+        shutil.copy(folder / "step0/config.json", tmp_path / "run" / step)
+    with pytest.raises(SystemExit):
+        cli.main(["compare", str(tmp_path / "run"), "--revisions", "step1,step2", *command[2:]])
+    err = capsys.readouterr().err
+    assert "2 of 2 cannot be used: step1, step2; of the first" in err
+    assert "has no weights: expected model.safetensors" in err
 
 
 def test_probes_offered_are_those_of_the_library():

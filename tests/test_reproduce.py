@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from html import unescape
 
 import jax
@@ -13,12 +14,14 @@ import xarray as xr
 import assocjax as aj
 from assocjax import cli, results
 from assocjax.ablation import RANK_NOISE, shuffled
+from assocjax.checkpoints import Checkpoints
 from assocjax.reproduce import artefacts, paper
 from assocjax.reproduce.lists import shuffled_text
 from assocjax.reproduce.report import cell
 from assocjax.reproduce.scales import Text
 from assocjax.reproduce.work import Work, first_sequences
 from assocjax.scorings import theory_weights
+from assocjax.storage import claim
 from assocjax.training import batch_indices
 
 TINY = aj.reproduce.SCALES["tiny"]
@@ -75,6 +78,20 @@ def test_what_the_paper_reports_stands_beside_what_we_get(reproduced):
         assert record["paper"]["setting"].keys() <= record["setting"].keys() | {"epochs"} | {
             "layers L", "start", "optimizer", "batch", "theory from", "step size", "s eta"
         }  # fmt: skip
+
+
+def test_lists_are_longer_than_what_a_small_vocabulary_has(tmp_path):
+    """Of a text of five words every list ends early, and the lists of other words do too."""
+    path = tmp_path / "pond.txt"
+    path.write_text("the pond , a fish . " * 40 + "the tree , a bird . " * 40)
+    lists = dataclasses.replace(TINY.lists, top=10)
+    scale, work = dataclasses.replace(TINY, lists=lists), Work(str(path))
+    graph = artefacts.ARTEFACTS["figure3"].compute(scale, work)
+    assert graph.rows[0]["found"] == 1  # the pond; it says "contains" nowhere
+    assert graph.rows[0]["ours"]
+    lists = artefacts.ARTEFACTS["figure5"].compute(scale, work)
+    words = set(work.tokens(scale.lists.text).vocabulary) | {""}
+    assert set(lists.dataset["token"].values.ravel()) <= words
 
 
 def test_minimum_cosines_are_those_of_the_dataset(reproduced):
@@ -149,16 +166,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
         if done == 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        aj.reproduce.follow(data, TINY.small_step, 0, checkpoint=tmp_path / "c", progress=stop)
     seen = []
-    found = aj.reproduce.follow(
-        data, TINY.small_step, 0, checkpoint=tmp_path / "c", progress=lambda d, _: seen.append(d)
-    )
+    with claim(tmp_path / "c", "reproduce", {}) as folder:
+        follow = partial(
+            aj.reproduce.follow,
+            data,
+            TINY.small_step,
+            0,
+            checkpoints=partial(Checkpoints, folder),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            follow(progress=stop)
+        found = follow(progress=lambda done, _: seen.append(done))
     assert seen == [3]
     for name in expected.data_vars:
         np.testing.assert_array_equal(found[name], expected[name])
-    assert not (tmp_path / "c").exists()
 
 
 def test_what_is_there_is_not_computed_again(reproduced, monkeypatch):
@@ -172,7 +194,7 @@ def test_what_is_there_is_not_computed_again(reproduced, monkeypatch):
 def test_another_configuration_is_refused_by_name(reproduced):
     out, _ = reproduced
     other = dataclasses.replace(TINY, draws=3)
-    with pytest.raises(aj.InputError, match=r"table3\.nc is of another.* draws is 2, here it is 3"):
+    with pytest.raises(aj.InputError, match=r"table3\.nc is of another.*draws is 2, here it is 3"):
         aj.reproduce.reproduce(["table3"], scale=other, out=out)
     text = dataclasses.replace(TINY.subwords.text, seq_len=9)
     other = dataclasses.replace(TINY, subwords=dataclasses.replace(TINY.subwords, text=text))
@@ -205,6 +227,64 @@ def test_without_torch_the_report_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("fables/*.nc"))
 
 
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory):
+    """Figures 6 to 8 of more sequences than are read by default, by the command: their folder."""
+    pytest.importorskip("torch", reason="language models need the extra llm")
+    pytest.importorskip("transformers", reason="language models need the extra llm")
+    out = tmp_path_factory.mktemp("language-models")
+    settings = dataclasses.replace(
+        TINY.language_model, text=Text(0, 4, 4_321, tokenizer=""), other_corpus="python-docs"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        scale = dataclasses.replace(TINY, language_model=settings)
+        patch.setitem(aj.reproduce.SCALES, "tiny", scale)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            command = ["reproduce", "figures6-8", "--scale", "tiny", "--out", str(out)]
+            cli.main(command)
+            first = (out / "report.json").read_text("utf-8")
+            # Stopped before its end it goes on, from what was compared; complete, it is only read.
+            (out / "fables/figures6-8.nc").unlink()
+            patch.setattr("assocjax.llm.revisions.load_model", None)
+            patch.setattr(artefacts, "save", lambda figure, path, into: [into.path / f"{path}.png"])
+            for _ in range(2):
+                cli.main(command)
+                assert (out / "report.json").read_text("utf-8") == first
+                one = artefacts.ARTEFACTS["figures6-8"]._replace(compute=None)
+                patch.setitem(artefacts.ARTEFACTS, "figures6-8", one)
+    return out / "fables"
+
+
+def test_language_models_are_compared_on_the_sequences_that_the_scale_says(language_models):
+    record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
+    assert record["setting"]["documents"] == "4,321 sequences; 4,321 sequences"
+    (read,) = [line for line in record["differs"] if line.startswith("Statistics are of")]
+    assert "4,321 sequences of fables and 4,321 sequences of python-docs" in read
+    compared = aj.load(language_models / "runs/compared-fables/revision-step0.nc")
+    data = aj.llm.tokens_of_model(
+        language_models / "runs/pretrained", "step0", "fables", seq_len=4, num_sequences=4_321
+    )
+    ids = [data.vocabulary.index(token) for token in compared["token"].values]
+    inputs = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
+    assert compared["token_count"].values.tolist() == inputs[ids].tolist()
+
+
+def test_scores_of_language_models_stand_beside_their_controls(language_models):
+    record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
+    dataset = aj.load(language_models / "figures6-8.nc")
+    assert record["skipped"] is None
+    assert record["figures"] == [
+        f"figures6-8-{name}.png" for name in ("figure6", "figure8", "figure7")
+    ]
+    assert all((language_models / name).stat().st_size for name in record["figures"])
+    assert len(record["rows"]) == 2 * len(dataset["revision"])
+    row = record["rows"][1]
+    at = dataset.sel(text=row["statistics of"], revision=row["checkpoint"], null="all")
+    at = at.sel(theory="value", residual="uniform", stream="after_layer", centering="token")
+    assert row["ours, token-centred"] == float(at["similarity"].isel(layer=-1))
+    assert row["control: shuffled, token-centred"] == float(at["null_mean"].isel(layer=-1))
+
+
 def test_the_papers_scale_is_the_papers_protocol():
     """Its code path is the one above; here at its own text options, on a text that allows them."""
     full = aj.reproduce.SCALES["paper"]
@@ -225,13 +305,16 @@ def test_the_papers_scale_is_the_papers_protocol():
 def test_a_file_is_found_by_what_decides_it(tmp_path):
     """With nested settings and tuples, and without a text, as where a model brings its tokens."""
     of = results.identity(None, {"read": "text", "model": {"heads_at": (1, 2), "name": None}})
-    results.keep(xr.Dataset({"x": 1.5}), tmp_path / "a.nc", of)
-    found = results.reuse(tmp_path / "a.nc", of)
+    with claim(tmp_path / "out", "reproduce", {}) as folder:
+        results.keep(folder, "a.nc", xr.Dataset({"x": 1.5}), of)
+    path = tmp_path / "out" / "a.nc"
+    found = results.reuse(path, of)
     assert found is not None
     assert float(found["x"]) == 1.5
     other = results.identity(None, {"read": "text", "model": {"heads_at": (1, 3), "name": None}})
     with pytest.raises(aj.InputError, match=r"model\.heads_at is \[1, 2\], here it is \[1, 3\]"):
-        results.reuse(tmp_path / "a.nc", other)
+        results.reuse(path, other)
+    assert results.reuse(path, other, overwrite=True) is None
 
 
 def test_fewer_sequences_and_what_of_them_is_unknown():
@@ -240,6 +323,28 @@ def test_fewer_sequences_and_what_of_them_is_unknown():
     assert few.num_sequences == 7
     share = np.mean([few.vocabulary[i] == "<unk>" for i in few.tokens[:, 1:].ravel()])
     assert few.unk_fraction == share
+
+
+def test_a_vocabulary_no_larger_than_a_list(tmp_path):
+    """Six words, lists of ten: a list has at most five. Subwords run out of pairs too."""
+    story = "the fish sat happy . the pond sat happy . happy fish sat pond . "
+    (tmp_path / "few.txt").write_text("<|endoftext|>".join([story * 3] * 12), "utf-8")
+    lists = dataclasses.replace(TINY.lists, top=10)
+    scale = dataclasses.replace(TINY, lists=lists)
+    work = Work(str(tmp_path / "few.txt"))
+    assert work.tokens(lists.text).vocab_size == 6
+    graph, of_words = (artefacts.ARTEFACTS[f"figure{i}"].compute(scale, work) for i in (3, 5))
+    others = {"the", "sat", "happy", "pond", "."}
+    assert {"pond"} <= set(graph.rows[0]["ours"].split(", ")) <= others
+    assert graph.rows[0]["found"] == 1
+    (row,) = [row for row in of_words.rows if (row["matrix"], row["word"]) == ("context", "fish")]
+    assert {"pond"} <= set(row["ours, raw"].split(", ")) <= others
+    assert row["found, raw"] == 1
+    tokens = of_words.dataset["token"]
+    assert tokens.sizes["rank"] == 10
+    assert (tokens.isel(rank=slice(5, None)) == "").all()
+    subwords = work.tokens(TINY.subwords.text)
+    assert 12 < subwords.vocab_size < TINY.subwords.text.vocab_size
 
 
 def test_a_shuffled_text_has_its_tokens_and_not_its_bigrams():

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import xarray as xr
 from conftest import random_tokens, token_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import assocjax as aj
 from assocjax import results
+from assocjax.storage import claim
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +65,61 @@ def test_save_and_load(dataset, tmp_path):
     assert loaded["loss"].attrs == {"units": "nat"}
     # Plain xarray reads it, and an open reader does not keep a new version from being written.
     with xr.open_dataset(path) as plain:
-        results.save(dataset.isel(seed=[1]), path)
+        results.save(dataset.isel(seed=[1]), path, overwrite=True)
         xr.testing.assert_equal(plain, dataset)
     assert results.load(path).sizes["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+# Any text, with NUL, which no NetCDF string can hold. Nor can it lone surrogates, which stand for
+# bytes in file names that are no UTF-8; pandas refuses them in a coordinate or variable.
+word = st.text(max_size=5) | st.sampled_from(["", "\0", "a\0b", "\0\0", "\\0", "\\", "\ufeffa"])
+name = st.text(st.characters(exclude_categories=()), max_size=5) | st.just("a\udcff.txt") | word
+
+
+@settings(max_examples=60)
+@given(words=st.lists(word, min_size=4, max_size=4, unique=True), attribute=name)
+def test_text_comes_back_as_it_was(words, attribute, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "a.nc"
+    of = np.array(words, object)
+    dataset = xr.Dataset(
+        {
+            "x": ("token", np.arange(4.0), {"long_name": attribute}),
+            "lists": (("entry", "rank"), of.reshape(2, 2)),
+            "one": of[1],  # NumPy drops NULs at its end at once
+        },
+        {"token": of, "other": ("token", of[::-1], {"about": attribute})},
+        {"corpus_name": attribute, "names": words, "count": 3},
+    )
+    for _ in range(2):  # what is read is written again
+        results.save(dataset, path)
+        read = results.load(path)
+        assert read["token"].values.tolist() == words
+        assert read["other"].values.tolist() == words[::-1]
+        assert read["lists"].values.ravel().tolist() == words
+        assert read["one"].item() == dataset["one"].item()
+        assert read.coords.keys() == {"token", "other"}
+        assert read.attrs == dataset.attrs
+        assert read["x"].attrs == {"long_name": attribute}
+        assert read["other"].attrs == {"about": attribute}
+        assert read.xindexes.keys() == {"token"}
+        dataset = read
+
+
+def test_strings_may_grow_after_they_are_read(tmp_path):
+    """How long the strings of a file were is not kept: of joined results none is cut."""
+    for name, words in (("a", ["b", "c"]), ("b", ["longer than b", "日本語"])):
+        results.save(xr.Dataset({"x": ("token", [1, 2])}, {"token": words}), tmp_path / name)
+    parts = [results.load(tmp_path / name) for name in ("a", "b")]
+    results.save(xr.concat(parts, "token"), tmp_path / "joined")
+    joined = results.load(tmp_path / "joined")
+    assert joined["token"].values.tolist() == ["b", "c", "longer than b", "日本語"]
+    # Nor of what plain xarray has read.
+    with xr.open_dataset(tmp_path / "a") as plain:
+        results.save(plain.assign_coords(token=["longer than b", "c"]), tmp_path / "again")
+        results.save(xr.concat([plain, parts[1]], "token"), tmp_path / "joined")
+    assert results.load(tmp_path / "again")["token"].values.tolist() == ["longer than b", "c"]
+    assert results.load(tmp_path / "joined")["token"].values[2] == "longer than b"
 
 
 def test_interrupted_save_leaves_the_old_file(dataset, tmp_path, monkeypatch):
@@ -79,34 +133,28 @@ def test_interrupted_save_leaves_the_old_file(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
     with pytest.raises(KeyboardInterrupt):
-        results.save(dataset * 2, path)
+        results.save(dataset * 2, path, overwrite=True)
     assert path.read_bytes() == before
     xr.testing.assert_identical(results.load(path), dataset)
 
 
-def test_save_json_is_standard(tmp_path):
-    path = tmp_path / "a.json"
+def test_json_is_standard(tmp_path):
     content = {
         "rows": [{"nan": float("nan"), "inf": -float("inf")}, (1.5, 2)],
         "name": "é",
         "n": None,
     }
-    results.save_json(content, path)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not standard JSON")
 
-    read = json.loads(path.read_text("utf-8"), parse_constant=refuse)
+    with claim(tmp_path / "out", "test", {}) as folder:
+        results.save_json_to(folder, "a.json", content)
+        with pytest.raises(TypeError):
+            results.save_json_to(folder, "a.json", {"no JSON": object()})
+    text = (tmp_path / "out" / "a.json").read_text("utf-8")
+    read = json.loads(text, parse_constant=refuse)
     assert read == {"rows": [{"nan": None, "inf": None}, [1.5, 2]], "name": "é", "n": None}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_failed_save_json_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.json"
-    results.save_json([1], path)
-    with pytest.raises(TypeError):
-        results.save_json({"no JSON": object()}, path)
-    assert json.loads(path.read_text("utf-8")) == [1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no NetCDF at all", b"\x89HDF\r\n\x1a\n half"])
@@ -122,35 +170,6 @@ def test_load_errors_name_the_file(content, tmp_path):
 def test_load_of_a_folder(tmp_path):
     with pytest.raises(ValueError, match="cannot read results"):
         results.load(tmp_path)
-
-
-def test_output_folder_is_made(tmp_path):
-    folder = results.output_folder(tmp_path / "a" / "b")
-    assert folder == tmp_path / "a" / "b"
-    assert folder.is_dir()
-    assert not list(folder.iterdir())
-    (folder / "old.txt").write_text("kept")
-    results.output_folder(str(folder))
-    assert [p.name for p in folder.iterdir()] == ["old.txt"]
-
-
-def test_output_folder_under_a_file(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("x")
-    for path in (file, file / "folder"):
-        with pytest.raises(ValueError, match=r"output folder .*file.* cannot be"):
-            results.output_folder(path)
-    assert file.read_text() == "x"
-
-
-def test_output_folder_that_refuses_writing(tmp_path, monkeypatch):
-    # Permissions do not bind root, who runs many containers.
-    def refuse(self, *arguments, **options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(type(tmp_path), "touch", refuse)
-    with pytest.raises(ValueError, match="cannot be written: Permission denied"):
-        results.output_folder(tmp_path)
 
 
 def test_statistics_dataset(data, statistics, tmp_path):
@@ -199,7 +218,7 @@ def test_statistics_summary(data, statistics):
 
 
 def test_parts_are_kept_until_all_are_there(tmp_path):
-    folder, computed = tmp_path / "unfinished", []
+    out, computed = tmp_path / "out", []
 
     def compute(value):
         computed.append(value)
@@ -208,18 +227,17 @@ def test_parts_are_kept_until_all_are_there(tmp_path):
     def stop():
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), results.unfinished(folder, {"seed": 1}) as part:
-        [part("a part", lambda: compute(0.1)), part("another", stop)]
-    with (
-        pytest.raises(aj.InputError, match="its seed is 1, here it is 2"),
-        results.unfinished(folder, {"seed": 2}) as part,
-    ):
+    with claim(out, "test", {"seed": 1}) as folder:
+        part = results.parts_kept_in(folder)
         part("a part", lambda: compute(0.1))
-    with results.unfinished(folder, {"seed": 1}) as part:
+        with (
+            pytest.raises(KeyboardInterrupt, match="interrupted; what is finished is in"),
+            results.stoppable(folder),
+        ):
+            part("another", stop)
+    with claim(out, "test", {"seed": 1}) as folder:
+        part = results.parts_kept_in(folder)
         found = [part("a part", lambda: compute(0.1)), part("another", lambda: compute(0.2))]
+        folder.finish()
     assert [float(dataset["x"]) for dataset in found] == computed == [0.1, 0.2]
-    assert not folder.exists()
-    # An error before anything is kept leaves nothing behind.
-    with pytest.raises(ValueError, match="bad"), results.unfinished(folder, {}):
-        raise ValueError("bad")
-    assert not folder.exists()
+    assert [path.name for path in out.iterdir()] == [".assocjax.json"]

@@ -131,7 +131,7 @@ def test_merge_names_what_does_not_fit(data, tmp_path):
         ([*parts[1:4], parts[5]], "overlap"),
         ([parts[0], *parts[2:4]], "0.nc is not finished: it holds sequences 0 to 6 of 0 to 13"),
         ([parts[1], second], "different kind: counts and correlations"),
-        ([parts[1], parts[4]], "1.nc and .*4.nc are of different corpus_sha256: 0+ and 1+"),
+        ([parts[1], parts[4]], "1.nc and .*4.nc are of different corpus.sha256: 0+ and 1+"),
         ([tmp_path / "no.nc"], "cannot read results from"),
     ):
         with pytest.raises(aj.InputError, match=message):

@@ -1,6 +1,11 @@
 """Token files: written, read by ranges, and what does not fit."""
 
+import contextlib
+import functools
+import itertools
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +43,9 @@ def test_written_are_the_sequences_of_load_tokens(options, tmp_path, monkeypatch
     data = aj.load_tokens(**options)
     assert_same(file, data)
     assert file.ids.dtype == np.uint16
-    names = {"tokens.bin", "tokens.json"} | (set() if data.mask.all() else {"tokens.sizes.bin"})
+    names = {".assocjax.json", "tokens.bin", "tokens.json"} | (
+        set() if data.mask.all() else {"tokens.sizes.bin"}
+    )
     assert {p.name for p in (tmp_path / "new" / "tokens").iterdir()} == names
 
 
@@ -63,7 +70,7 @@ def test_streams_and_arrays(tmp_path):
     # Windows share a token, so that every bigram occurs once; two tokens are left over.
     expected = np.stack([stream[n * T : n * T + T + 1] for n in range(30)])
     files = {}
-    for dtype in ("uint16", "uint32"):
+    for dtype in ("uint16", "int32", "uint32", "int64"):
         files[dtype] = describe(tmp_path / f"{dtype}.bin", dtype=dtype, vocab_size=V)
         stream.astype(dtype).tofile(files[dtype])
     files["npy"] = describe(tmp_path / "stream.npy", vocabulary=list("abcdefg"), sha256="5")
@@ -107,7 +114,11 @@ def test_what_does_not_fit(tmp_path):
     for about, seq_len, message in (
         (None, 2, r"a\.json: cannot read the description"),
         ({}, 2, r"a\.json: expected a JSON object with vocabulary or vocab_size"),
-        ({"vocab_size": 8}, 2, r"a\.bin: dtype must be one of uint16, uint32; got None"),
+        (
+            {"vocab_size": 8},
+            2,
+            "dtype must be one of uint16, int32, uint32, int64; got None",
+        ),
         ({"vocab_size": 8, "dtype": "uint16"}, None, "seq_len must be given: .*a.bin is a stream"),
         ({"vocab_size": 8, "dtype": "uint16"}, 8, "expected at least 9 tokens, got 8"),
         ({"vocab_size": 8, "dtype": "uint16", "seq_len": 2}, None, r"of 3 tokens .*shape \[8\]"),
@@ -120,8 +131,14 @@ def test_what_does_not_fit(tmp_path):
     describe(path, vocab_size=6, dtype="uint16")
     with pytest.raises(aj.InputError, match=r"a\.bin has 3 sequences .* got 4"):
         aj.open_tokens(path, 2, num_sequences=4)
-    with pytest.raises(aj.InputError, match="ids from 0 to 5, got 4 to 6 in sequences 2 to 3"):
+    message = "ids from 0 to 5, got 4 to 6 in sequences 2 to 3; if 6 stands between documents"
+    with pytest.raises(aj.InputError, match=message):
         aj.open_tokens(path, 2).read(2, 3)
+    describe(path, vocab_size=6, dtype="int32")
+    np.array([0, 1, -100], np.int32).tofile(path)
+    with pytest.raises(aj.InputError, match=r"got -100 to 1 .*; if -100 stands between documents"):
+        aj.open_tokens(path, 2).read(0, 1)
+    np.arange(8, dtype=np.uint16).tofile(path)
     describe(path, vocab_size=8, dtype="uint16", seq_len=3)
     np.array([4], np.uint32).tofile(tmp_path / "a.sizes.bin")
     with pytest.raises(aj.InputError, match=r"a\.sizes\.bin: expected 2 sizes, got 1"):
@@ -137,11 +154,211 @@ def test_what_does_not_fit(tmp_path):
         aj.open_tokens(tmp_path / "j.bin")
 
 
+@pytest.mark.parametrize(
+    ("about", "error", "message"),
+    [
+        ({"vocab_size": 10**12}, aj.InputError, "vocab_size must be at most 16777216; got 10{12}"),
+        ({"vocab_size": None}, aj.InputTypeError, "vocab_size must be an integer; got NoneType"),
+        ({"vocabulary": 3}, aj.InputError, "vocabulary must be a list of strings"),
+        ({"vocabulary": ["a", 3]}, aj.InputError, "vocabulary must be a list of strings"),
+        ({"vocab_size": 8, "dtype": ["uint16"]}, aj.InputError, r"dtype .* got \['uint16'\]"),
+        ({"vocab_size": 8, "name": 3}, aj.InputError, "name must be a string; got 3"),
+        ({"vocab_size": 8, "sha256": {}}, aj.InputError, "sha256 must be a string; got {}"),
+        ({"vocab_size": 8, "seq_len": "2"}, aj.InputTypeError, "seq_len must be an integer"),
+        ({"vocab_size": 8, "seq_len": 10**9}, aj.InputError, r"of 10+1 tokens .*shape \[8\]"),
+    ],
+)
+def test_descriptions_that_make_no_sense(tmp_path, about, error, message):
+    path = describe(tmp_path / "a.bin", **({"dtype": "uint16"} | about))
+    np.arange(8, dtype=np.uint16).tofile(path)
+    with pytest.raises(error, match=message) as caught:
+        aj.open_tokens(path, 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.arange(64, dtype=np.uint16).tobytes(), "magic string .* nothing else make a .bin"),
+        (b"", "magic string"),
+        (b"PK\x03\x04" + bytes(60), "magic string"),  # an archive of arrays
+        (pickle.dumps([1, 2, 3]), "magic string"),
+        (b"\x93NUMPY\x01\x00\xff\xff{", "cannot read tokens .*array header"),
+        (b"\x93NUMPY\x01\x00\x04\x00{'\x1d\n", "cannot read tokens"),
+    ],
+)
+def test_what_is_no_npy_is_called_so(tmp_path, content, message):
+    path = describe(tmp_path / "a.npy", vocab_size=64)
+    path.write_bytes(content)
+    with pytest.raises(aj.InputError, match=message) as caught:
+        aj.open_tokens(path, 2)
+    assert "pickle" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_objects_are_not_loaded(tmp_path):
+    path = describe(tmp_path / "a.npy", vocab_size=64)
+    np.save(path, np.array([1, None, 3]))
+    with pytest.raises(aj.InputError, match=r"cannot read tokens .*Python objects"):
+        aj.open_tokens(path, 2)
+
+
+@pytest.mark.parametrize("function", [aj.open_tokens, aj.write_tokens])
+def test_paths_that_are_none(function, tmp_path):
+    options = {} if function is aj.open_tokens else {"corpus": "fables", "seq_len": 4}
+    name = "path" if function is aj.open_tokens else "folder"
+    with pytest.raises(aj.InputTypeError, match=f"{name} must be a path; got int 3"):
+        function(**{name: 3}, **options)
+    with pytest.raises(aj.InputError, match=f"{name} must be a path, which holds no NUL"):
+        function(**{name: "a\0.bin"}, **options)
+
+
+# Files that belong together
+
+
+def padded(folder, seed):
+    """A token file with sizes."""
+    return aj.write_tokens(
+        "fables",
+        folder,
+        seq_len=50,
+        num_documents=5,
+        short="pad",
+        seed=seed,
+        long="window",
+        overwrite=True,
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "tokens.sizes.bin"])
+@pytest.mark.parametrize("change", ["another's", "cut", "lost", "one byte"])
+def test_files_that_do_not_fit_their_description_are_refused(tmp_path, name, change):
+    padded(tmp_path / "one", 0)
+    padded(tmp_path / "other", 1)
+    path = tmp_path / "one" / name
+    if change == "another's":
+        (tmp_path / "other" / name).replace(path)
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[:-4])
+    elif change == "lost":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[0] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(aj.InputError, match=r"tokens\.(bin|sizes\.bin): ") as caught:
+        aj.open_tokens(tmp_path / "one")
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_a_description_does_not_know_are_refused(tmp_path):
+    file = aj.write_tokens("fables", tmp_path, seq_len=9, num_documents=5)
+    assert file.sizes is None
+    np.full(file.num_sequences, 3, np.uint32).tofile(tmp_path / "tokens.sizes.bin")
+    with pytest.raises(aj.InputError, match="expected sizes_sha256 None, as its description says"):
+        aj.open_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("failing", range(9))
+def test_a_writing_that_is_killed_leaves_no_data_beside_the_description_of_others(
+    tmp_path, monkeypatch, failing
+):
+    """Every change to the folder, from the old description's end on, may be the last."""
+    folder = tmp_path / "out"
+    file = padded(folder, 0)
+    before = file.read(0, 3)[0]
+    changes = itertools.count()
+
+    def killed(change):
+        def maybe(self, *arguments, **options):
+            changed = Path(arguments[0]) if arguments else self
+            ours = changed.parent == folder and changed.name.startswith("tokens.")
+            if ours and next(changes) == failing:
+                raise Killed
+            return change(self, *arguments, **options)
+
+        return maybe
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        for name in ("unlink", "replace"):
+            patch.setattr(Path, name, killed(getattr(Path, name)))
+        padded(folder, 1)
+    if failing == 0:
+        np.testing.assert_array_equal(aj.open_tokens(folder).read(0, 3)[0], before)
+    elif next(changes) > failing:  # it was killed
+        with pytest.raises(aj.InputError, match=r"cannot read|as its description says"):
+            aj.open_tokens(folder)
+    again = padded(folder, 1)
+    assert again.sha256 != file.sha256
+    assert not any(path.is_dir() for path in folder.iterdir())
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.parametrize("failure", ["no sequence", "bad line", "full disk", "late", "killed"])
+def test_a_writing_that_fails_leaves_the_earlier_file_as_it_was(tmp_path, monkeypatch, failure):
+    folder = tmp_path / "out"
+    padded(folder, 0)
+    (folder / "stream.part").write_text("of the user")
+    before = contents(folder)
+    text = tmp_path / "a.jsonl"
+    text.write_text('{"text": "one two three"}\n' + "{" * (failure == "bad line"), "utf-8")
+
+    def fail(*_):
+        raise KeyboardInterrupt if failure == "killed" else OSError(28, "No space left on device")
+
+    write_text = Path.write_text
+
+    def fail_late(path, content, *options):  # where the description no longer fits the disk
+        return fail() if '"vocabulary"' in content else write_text(path, content, *options)
+
+    error = KeyboardInterrupt if failure == "killed" else aj.InputError
+    with monkeypatch.context() as patch:
+        if failure in ("full disk", "killed"):
+            patch.setattr(token_files, "gather", fail)
+        if failure == "late":
+            patch.setattr(Path, "write_text", fail_late)
+        seq_len = 99 if failure == "no sequence" else 1
+        with pytest.raises(error):
+            aj.write_tokens(text, folder, seq_len=seq_len, overwrite=True)
+    assert contents(folder) == before
+
+
+def test_the_hash_of_a_file_is_of_tokens_sizes_and_vocabulary(tmp_path):
+    stream = np.arange(8, dtype=np.uint16)
+    hashes = []
+    for number, (content, about, sizes) in enumerate(
+        [
+            (stream, {"vocab_size": 8}, None),
+            (stream, {"vocab_size": 9}, None),
+            (stream, {"vocabulary": list("abcdefgh")}, None),
+            (stream[::-1], {"vocab_size": 8}, None),
+            (stream, {"vocab_size": 8}, [4, 4]),
+            (stream, {"vocab_size": 8}, [4, 3]),
+        ]
+    ):
+        path = describe(
+            tmp_path / f"{number}.bin", dtype="uint16", seq_len=3, name="a", sha256="5", **about
+        )
+        content.tofile(path)
+        if sizes is not None:
+            np.array(sizes, np.uint32).tofile(path.with_suffix(".sizes.bin"))
+        hashes.append(aj.open_tokens(path).describe()["tokens_sha256"])
+    assert len(set(hashes)) == len(hashes)
+    assert aj.open_tokens(tmp_path / "0.bin").describe()["tokens_sha256"] == hashes[0]
+
+
 def test_what_cannot_be_written(tmp_path):
     with pytest.raises(aj.InputError, match=r"tokenizer: expected 'word' or .* got 'bpe'"):
         aj.write_tokens("fables", tmp_path, seq_len=4, tokenizer="bpe")
     (tmp_path / "file").write_text("")
-    with pytest.raises(aj.InputError, match=r"cannot write tokens to .*file"):
+    with pytest.raises(aj.InputError, match=r"folder .*file cannot be made: it is a file"):
         aj.write_tokens("fables", tmp_path / "file", seq_len=4, num_documents=2)
     (tmp_path / "short.txt").write_text("one two", "utf-8")
     with pytest.raises(aj.InputError, match=r"short\.txt gives no sequence of 5 tokens"):
@@ -149,4 +366,21 @@ def test_what_cannot_be_written(tmp_path):
     (tmp_path / "empty.txt").write_text("<|endoftext|>", "utf-8")
     with pytest.raises(aj.InputError, match="holds no document"):
         aj.write_tokens(tmp_path / "empty.txt", tmp_path / "out", seq_len=4)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_of_another_text_of_the_same_name_are_not_replaced_in_silence(tmp_path):
+    text, out = tmp_path / "a.txt", tmp_path / "out"
+    text.write_text("one two three", "utf-8")
+    write = functools.partial(aj.write_tokens, text, out, seq_len=2)
+    write()
+    before = contents(out)
+    write()  # the same, once more
+    assert contents(out) == before
+    text.write_text("three two one", "utf-8")
+    with pytest.raises(aj.InputError, match="the tokens of another text or tokenizer"):
+        write()
+    with pytest.raises(aj.InputError, match="its oov is 'unk', here it is 'drop'"):
+        write(oov="drop")
+    assert contents(out) == before
+    assert write(overwrite=True).read(0, 1)[0].tolist() != [[0, 1, 2]]

@@ -3,15 +3,18 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 from conftest import random_mask, random_params, random_tokens, token_data
 
 import assocjax as aj
 from assocjax import scorings, tracking
 from assocjax.corpora import fables
 from assocjax.figures import plot_context_graph, plot_overlap, plot_precision
+from assocjax.formations import precision
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS
 
 N, T, V, L, K = 6, 5, 9, 2, 4
@@ -59,11 +62,27 @@ def matrices_by_loops(W, value, output, frequencies, scoring):
     }
 
 
-def list_by_loops(row, own, k):
-    others = [j for j in range(len(row)) if j != own]
-    if np.ptp(row[others]) < 1e-13:  # the rest of nothing, of entries of 0.01 and more
-        return None
-    return sorted(others, key=lambda j: (-row[j], j))[:k]
+def ties_by_loops(W, value, output, frequencies):
+    """matrix -> which tokens it ties to one another at all, by the table of the module."""
+    p_x, p_y, _ = (np.asarray(f) for f in frequencies)
+    beyond = score_by_loops(output, p_x, p_y, "independence")
+    n = range(len(output))
+    follows = np.array([[output[i, j] > 0 or beyond[i, j] > 1e-13 for j in n] for i in n])
+    announces = value > 0
+    shared = [[any(follows[x, i] and follows[x, j] for x in n) for j in n] for i in n]
+    composed = [[any(announces[i, x] and follows[x, j] for x in n) for j in n] for i in n]
+    ties = {"bigram": follows, "value": announces, "composed": np.array(composed)}
+    ties = {name: (of, of.T) for name, of in (ties | {"query_key": W > 0}).items()}
+    return ties | {"interchangeability": (np.array(shared),)}
+
+
+def ranks(row, own):
+    return np.ptp(np.delete(row, own)) > 1e-13  # the rest of nothing, of entries of 0.01 and more
+
+
+def list_by_loops(row, tied, own, k):
+    found = [j for j in range(len(row)) if j != own and tied[j] and row[j] > 1e-13]
+    return sorted(found, key=lambda j: (-row[j], j))[:k] if ranks(row, own) else []
 
 
 @pytest.fixture
@@ -95,10 +114,14 @@ def test_readings_against_loops(case, scoring):
         frequencies,
         scoring,
     )
-    compared = 0
+    theirs_tied = ties_by_loops(
+        *map(np.asarray, (statistics.query_key, statistics.value, statistics.bigram)), frequencies
+    )
+    compared = short = 0
     for layer in range(L):
         W, value = np.asarray(params.query_key[layer]), np.asarray(params.value[layer])
         found = matrices_by_loops(W, value, np.asarray(params.output), frequencies, scoring)
+        tied = ties_by_loops(W, value, np.asarray(params.output), frequencies)
         for name, sides in found.items():
             reading = of_layer(readings[name], layer) if name in LAYERED else readings[name]
             for side, matrix in enumerate(sides):
@@ -107,33 +130,43 @@ def test_readings_against_loops(case, scoring):
                 else:
                     here, known = reading, lists[name]
                 for token in range(V):
-                    mine = list_by_loops(matrix[token], token, K)
+                    mine = list_by_loops(matrix[token], tied[name][side][token], token, K)
                     row = expected[name][side][token]
-                    theirs = list_by_loops(row, token, K)
-                    scores = here.lists.scores[token]
-                    if mine is None:
-                        assert np.isnan(scores).all()
-                    else:
-                        # Sums of tens of float64 numbers of order one, or ten in z-scores.
-                        np.testing.assert_allclose(scores, matrix[token][mine], atol=1e-12)
-                        assert here.lists.ids[token].tolist() == mine
-                    if theirs is None:
-                        assert np.isnan(known.scores[token]).all()
-                    else:
-                        # Of tokens that are alike in the text rounding decides which comes first.
-                        np.testing.assert_allclose(known.scores[token], row[theirs], atol=1e-12)
-                        theirs = known.ids[token].tolist()
-                        np.testing.assert_allclose(known.scores[token], row[theirs], atol=1e-12)
+                    theirs = list_by_loops(row, theirs_tied[name][side][token], token, K)
+                    assert_listed(of_token(here.lists, token), matrix[token], mine)
+                    assert here.lists.ids[token, : len(mine)].tolist() == mine
+                    # Of tokens that are alike in the text rounding decides which comes first.
+                    theirs = assert_listed(of_token(known, token), row, theirs)
                     overlap, cosine = here.overlap[token], here.cosine[token]
-                    if mine is None or theirs is None:
+                    if not ranks(matrix[token], token) or not ranks(row, token):
                         assert np.isnan(overlap)
                         assert np.isnan(cosine)
                         continue
-                    compared += 1
-                    assert overlap == pytest.approx(len(set(mine) & set(theirs)) / K)
                     product = np.linalg.norm(row) * np.linalg.norm(matrix[token])
                     assert cosine == pytest.approx(row @ matrix[token] / product, abs=1e-10)
+                    if not theirs:
+                        assert np.isnan(overlap)
+                        continue
+                    compared += 1
+                    short += len(theirs) < K
+                    assert overlap == pytest.approx(len(set(mine) & set(theirs)) / len(theirs))
     assert compared > 80
+    assert 0 < short < compared
+
+
+def of_token(lists, token):
+    return jax.tree.map(lambda leaf: leaf[token], lists)
+
+
+def assert_listed(lists, row, expected):
+    """The list has as many entries as expected, of their scores; returns the ids."""
+    end = len(expected)
+    # Sums of tens of float64 numbers of order one, or ten in z-scores.
+    np.testing.assert_allclose(lists.scores[:end], row[expected], atol=1e-12)
+    assert np.isnan(lists.scores[end:]).all()
+    ids = lists.ids[:end].tolist()
+    np.testing.assert_allclose(lists.scores[:end], row[ids], atol=1e-12)
+    return ids
 
 
 def test_theory_lists_are_those_of_the_statistics(case):
@@ -141,15 +174,65 @@ def test_theory_lists_are_those_of_the_statistics(case):
     frequencies = scorings.Frequencies.of(statistics)
     theory = scorings.theory_weights(statistics)
     lists = scorings.theory_lists(theory, frequencies, scoring="raw", k=3)
+    lists["context"] = scorings.context_lists(statistics.context, frequencies, scoring="raw", k=3)
     words = tuple(f"w{i}" for i in range(V))
-    for name in MATRICES:
-        rows = lists[name] if name == "interchangeability" else jax.tree.map(
-            lambda x: x[0], lists[name]
-        )  # fmt: skip
+    for name in ("bigram", "value", "query_key", "context"):
+        matrix = getattr(statistics, name)
         for token in range(V):
-            best = aj.top_associations(getattr(statistics, name), words, words[token], 3)
-            if np.isfinite(rows.scores[token, 0]):
-                np.testing.assert_allclose(rows.scores[token], [a.score for a in best], atol=1e-15)
+            rows = of_layer(of_layer(lists[name], 0), token)
+            best = aj.top_associations(matrix, words, words[token], 3)
+            np.testing.assert_allclose(rows.scores, scores_of(best, 3), atol=1e-15)
+
+
+def scores_of(associations, k):
+    """As in a list of length k."""
+    return [a.score for a in associations] + [np.nan] * (k - len(associations))
+
+
+def occur_together(data):
+    """matrix -> whether row and column are tied by what occurs in the text, by counting it."""
+    n = data.vocab_size
+    follows, before, attends = (np.zeros((n, n), bool) for _ in range(3))
+    for tokens, mask in zip(data.tokens, data.mask, strict=True):
+        for t in np.flatnonzero(mask):
+            keys = tokens[: t + 1][mask[: t + 1]]
+            follows[tokens[t], tokens[t + 1]] = True
+            before[tokens[t + 1], keys] = True
+            attends[tokens[t], keys] = True
+    return {
+        "bigram": follows,
+        "interchangeability": follows.T @ follows,
+        "value": before.T @ follows.T,
+        "composed": before.T @ follows.T @ follows,
+        "query_key": attends,
+        "context": before,
+    }
+
+
+@pytest.mark.parametrize("corpus", ["fables", "kjv"])
+def test_what_the_theory_lists_occurs_together(corpus, request):
+    source = corpus if corpus == "fables" else request.getfixturevalue("data_dir") / "kjv.txt"
+    text = aj.load_tokens(source, seq_len=16, num_sequences=64, num_documents=500, vocab_size=150)
+    statistics = aj.corpus_statistics(text.tokens, text.vocab_size, text.mask)
+    theory, frequencies = (
+        scorings.theory_weights(statistics),
+        scorings.Frequencies.of(statistics),
+    )
+    together = occur_together(text)
+    for scoring in SCORINGS:
+        lists = scorings.theory_lists(theory, frequencies, scoring=scoring, k=10)
+        lists["context"] = scorings.context_lists(
+            statistics.context, frequencies, scoring=scoring, k=10
+        )
+        for name, (ids, scores) in lists.items():
+            sides = [together[name], together[name].T] if ids.ndim == 3 else together[name]
+            found = np.take_along_axis(np.array(sides), np.asarray(ids), -1)
+            listed = ~np.isnan(scores)
+            assert (np.asarray(scores)[listed] > 0).all()
+            assert found[listed].all(), (scoring, name)
+            # A list ends where it has ended, and those of the common tokens are full.
+            assert (listed[..., :-1] >= listed[..., 1:]).all()
+            assert 0.1 < listed.mean() < 1
 
 
 def test_independence_of_a_bigram_is_what_pairs_have_beyond_chance(case):
@@ -179,6 +262,9 @@ def momentum(learning_rate):
     return optax.sgd(learning_rate, momentum=0.5)
 
 
+momentum.name = "sgd with momentum 0.5"
+
+
 @pytest.fixture(scope="module")
 def tracked(data):
     options = {"init_scale": 1e-3, "optimizer": momentum, "record_at": [5, 0, 2], "truth": TRUTH}
@@ -205,17 +291,20 @@ def test_track_records_what_a_run_has_learned(data, tracked):
         # float32, and another order of compilation
         assert float(at["loss"]) == pytest.approx(float(losses[step]), rel=1e-5)
         output, value = weights.output[step], weights.value[step, 1]
+        frequencies = (tracked["input_frequency"], tracked["target_frequency"], None)
+        ties = ties_by_loops(weights.query_key[step, 1], value, output, frequencies)
         for name, matrix in (
             ("bigram", output),
             ("value", value),
-            ("composed", value @ output),
+            ("composed", np.where(ties["composed"][0], value @ output, 0)),
             ("query_key", weights.query_key[step, 1]),
         ):
             lists = at.sel(layer=2) if name in LAYERED else at
             for word in ("mia", "the", "."):
                 best = aj.top_associations(matrix, data.vocabulary, word, 5)
                 scores = lists[f"{name}_score"].sel(token=word)
-                np.testing.assert_allclose(scores, [a.score for a in best], rtol=1e-3, atol=1e-6)
+                expected = scores_of(best, 5)
+                np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-6)
         found = at["bigram_precision"]
         truth = {word: of for word, of in TRUTH["bigram"].items() if word in data.vocabulary}
         assert float(found) == aj.precision_at_k(output, data.vocabulary, truth, 5)
@@ -269,7 +358,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(data, tracked, tmp_path):
     )
     assert steps == [4, 5, 6, 7]
     assert again.identical(tracked)
-    assert not folder.exists()
+    assert {path.name for path in folder.iterdir()} == {".assocjax.json", "track.nc"}
+    same = tracking.track(data, **RUN | options, checkpoint=folder, progress=interrupt)
+    assert same.identical(tracked)
 
 
 def test_a_run_that_diverges_ends_there(data):
@@ -328,7 +419,7 @@ def test_minibatches_are_those_of_the_library(data):
     statistics = aj.corpus_statistics(batch.tokens, 40, batch.mask)
     best = aj.top_associations(statistics.bigram, data.vocabulary, ".", 5)
     found = dataset["bigram_score"].sel(scoring="raw", side="row", step=1, token=".")
-    np.testing.assert_allclose(found, [0.7 * a.score for a in best], rtol=1e-4)
+    np.testing.assert_allclose(found, 0.7 * np.array(scores_of(best, 5)), rtol=1e-4)
 
 
 # Figures
@@ -360,11 +451,31 @@ def test_context_graph_names_what_stands_before(data, tracked):
     absent = str(tracked["token"].values[tracked["target_frequency"].values == 0][0])
     for arguments, message in (
         ({"token": "nosuch"}, "'nosuch' is not among"),
-        ({"token": absent}, "no target in these sequences"),
+        ({"token": absent}, "has no context: in these sequences, nothing"),
         ({"token": "the", "scoring": "best"}, "scoring must be one of"),
     ):
         with pytest.raises(ValueError, match=message):
             plot_context_graph(tracked, **arguments)
+
+
+def test_a_context_graph_has_as_many_tokens_as_the_list(tracked):
+    scores = tracked["context_theory_score"].sel(scoring="corrected", side="row")
+    length = scores.notnull().sum("rank")
+    token = str(tracked["token"][((length > 0) & (length < RUN["k"])).argmax("token")].item())
+    figure = plot_context_graph(tracked, token, k=RUN["k"])
+    # Of each its name and its score, and the token's own name.
+    assert len(figure.axes[0].texts) == 2 * int(length.sel(token=token)) + 1
+
+
+def test_what_is_not_listed_is_not_found():
+    """Of two associates one stands where the list has ended, with an id that means nothing."""
+    dims = ("token", "rank")
+    dataset = xr.Dataset(
+        {"bigram_id": (dims, [[2, 1, 1]]), "bigram_score": (dims, [[0.5, np.nan, np.nan]])},
+        {"rank": [1, 2, 3]},
+    )
+    found = precision(dataset, "bigram", "", np.array([0]), np.array([[False, True, True]]))
+    assert float(found) == 1 / 2
 
 
 def test_precision_needs_a_truth(tracked):
@@ -389,7 +500,8 @@ def test_planted_associations_are_in_the_theory_of_weights_alone():
         )
         for name in MATRICES:
             truth = fables.ground_truth()[name]
-            found = aj.precision_at_k(matrices[name][0], fable.vocabulary, truth, 10)
+            scores, tied = (of[0] for of in matrices[name])
+            found = aj.precision_at_k(jnp.where(tied, scores, 0), fable.vocabulary, truth, 10)
             scored[scoring, name] = found
     # As in test_associations: nothing else competes.
     assert all(scored["corrected", name] >= 0.9 for name in MATRICES), scored

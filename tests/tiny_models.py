@@ -42,6 +42,9 @@ KINDS = {
     "tied llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**_LLAMA, **_SPECIAL, tie_word_embeddings=True)
     ),
+    "biased llama": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**_LLAMA, **_SPECIAL, attention_bias=True)
+    ),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**_GPT2, **_SPECIAL)),
     "untied gpt2": lambda: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(**_GPT2, **_SPECIAL, tie_word_embeddings=False)
@@ -88,6 +91,7 @@ class Attention:
     W_V: np.ndarray
     W_O: np.ndarray
     b_Q: np.ndarray
+    b_K: np.ndarray
     b_V: np.ndarray
     b_O: np.ndarray
 
@@ -96,7 +100,6 @@ def raw_attention(module, layer: int) -> Attention:
     """Read from the state dict row by row, not by the package's adapters."""
     state = {name: value.numpy() for name, value in module.state_dict().items()}
     size = D // HEADS
-    zero = np.zeros((HEADS, size), np.float32)
     family = module.config.model_type
     if family == "gpt2":
         W, b = (state[f"transformer.h.{layer}.attn.c_attn.{part}"] for part in ("weight", "bias"))
@@ -104,9 +107,9 @@ def raw_attention(module, layer: int) -> Attention:
             np.stack([W[:, at * D + h * size : at * D + (h + 1) * size] for h in range(HEADS)])
             for at in range(3)
         )
-        b_Q, b_V = (
+        b_Q, b_K, b_V = (
             np.stack([b[at * D + h * size : at * D + (h + 1) * size] for h in range(HEADS)])
-            for at in (0, 2)
+            for at in range(3)
         )
         W_O = state[f"transformer.h.{layer}.attn.c_proj.weight"]
         b_O = state[f"transformer.h.{layer}.attn.c_proj.bias"]
@@ -118,7 +121,7 @@ def raw_attention(module, layer: int) -> Attention:
             for at in range(3)
         ]
         W_Q, W_K, W_V = (np.stack([W[row].T for row in of_part]) for of_part in rows)
-        b_Q, b_V = (np.stack([b[row] for row in rows[at]]) for at in (0, 2))
+        b_Q, b_K, b_V = (np.stack([b[row] for row in of_part]) for of_part in rows)
         W_O, b_O = state[f"{name}.dense.weight"].T, state[f"{name}.dense.bias"]
     else:
         name = f"model.layers.{layer}.self_attn"
@@ -126,15 +129,15 @@ def raw_attention(module, layer: int) -> Attention:
 
         def heads(part, of_head):
             W = state[f"{name}.{part}_proj.weight"]
-            return np.stack(
-                [W[of_head(h) * size : (of_head(h) + 1) * size].T for h in range(HEADS)]
-            )
+            b = state.get(f"{name}.{part}_proj.bias", np.zeros(len(W), np.float32))
+            rows = [slice(of_head(h) * size, (of_head(h) + 1) * size) for h in range(HEADS)]
+            return np.stack([W[row].T for row in rows]), np.stack([b[row] for row in rows])
 
-        W_Q = heads("q", lambda h: h)
-        W_K, W_V = (heads(part, lambda h: h // group) for part in "kv")
+        W_Q, b_Q = heads("q", lambda h: h)
+        (W_K, b_K), (W_V, b_V) = (heads(part, lambda h: h // group) for part in "kv")
         W_O = state[f"{name}.o_proj.weight"].T
-        b_Q, b_V, b_O = zero, zero, np.zeros(D, np.float32)
-    return Attention(W_Q, W_K, W_V, W_O, b_Q, b_V, b_O)
+        b_O = state.get(f"{name}.o_proj.bias", np.zeros(D, np.float32))
+    return Attention(W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
 
 
 def layer_norm(module, layer: int, x: np.ndarray) -> np.ndarray:

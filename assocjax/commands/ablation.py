@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_choice, check_integer
 from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.commands.terminal import (
+    progress_bar,
+    show,
+    show_complete,
+    show_table,
+    show_written,
+    status,
+)
 from assocjax.errors import InputError
 from assocjax.options.training import EDITS
+from assocjax.storage import check_claimable, claim
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,12 +26,14 @@ if TYPE_CHECKING:
     from assocjax.params import Params
     from assocjax.results import Part
 
+_FILE = "ablation.nc"
+
 
 def ablate(options: argparse.Namespace) -> None:
     """Train, then remove from each weight what its theory says, beside random controls."""
     from assocjax import ablation, figures, results
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "ablate")
     configure_jax(options)
     for name, value in (("steps", 0), ("num_layers", 1), ("draws", 2), ("seed", 0)):
         check_integer(name, getattr(options, name), minimum=value)
@@ -33,15 +43,23 @@ def ablate(options: argparse.Namespace) -> None:
     names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
     names += ("batch_size", "edits", "draws", "seed", "precision")
     config = {name: getattr(options, name) for name in names}
-    with results.unfinished(folder / "unfinished", results.identity(data, config)) as part:
-        dataset = _ablated(options, data, part)
-        dataset = dataset.assign_coords(token=list(data.vocabulary))
-        dataset = dataset.assign_attrs(results.provenance(data, config))
-        results.save(dataset, folder / "ablation.nc")
-    rows = ablation.summary(dataset)
-    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
-    with status("drawing"):
-        paths = figures.save(figures.plot_ablation(dataset), folder / "ablation")
+    decides = results.identity(data, config)
+    with claim(options.out, "ablate", decides, result=_FILE, overwrite=options.overwrite) as folder:
+        if folder.complete:
+            show_complete(folder)
+            dataset = results.load(folder.path / _FILE)
+        else:
+            with results.stoppable(folder):
+                dataset = _ablated(options, data, results.parts_kept_in(folder))
+            dataset = dataset.assign_coords(token=list(data.vocabulary))
+            dataset = dataset.assign_attrs(results.provenance(data, config))
+            results.save_to(folder, _FILE, dataset)
+            folder.finish()
+        rows = ablation.summary(dataset)
+        content = {**results.decode(dataset.attrs), "summary": rows}
+        results.save_json_to(folder, "summary.json", content)
+        with status("drawing"):
+            paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
     show(
         f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
         f"{math.log(data.vocab_size):.4f}). Below: its change when a weight is edited along its "
@@ -54,7 +72,7 @@ def ablate(options: argparse.Namespace) -> None:
         for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
             if f"random_{size}" in of_edit[0]:
                 show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
-    show_written(folder, ["ablation.nc", "summary.json", *(path.name for path in paths)])
+    show_written(options.out, [_FILE, "summary.json", *(path.name for path in paths)])
 
 
 def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "xr.Dataset":

@@ -5,6 +5,7 @@ import argparse
 from assocjax.arguments import check_integer
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import show, show_table, show_written, status
+from assocjax.storage import check_claimable, claim
 
 _MEANINGS = {
     "bigram": "{column} follows {row}",
@@ -22,7 +23,8 @@ def attribute(options: argparse.Namespace) -> None:
     from assocjax.passages import find_passages, listing
 
     check_integer("--top", options.top, minimum=1)
-    folder = None if options.out is None else results.output_folder(options.out)
+    if options.out is not None:
+        check_claimable(options.out, "attribute")
     configure_jax(options)
     data = load_corpus(options)
     row, column = options.tokens
@@ -59,8 +61,12 @@ def attribute(options: argparse.Namespace) -> None:
         "« »: the key and the target with the largest share in that document. Documents are "
         "counted from 0"
     )
-    if folder is not None:
-        results.save(dataset, folder / "attribution.nc")
-        attributes = results.decode(dataset.attrs)
-        results.save_json({**attributes, "attribution": content}, folder / "attribution.json")
-        show_written(folder, ["attribution.nc", "attribution.json"])
+    if options.out is not None:
+        config = {name: getattr(options, name) for name in ("tokens", "weight", "top")}
+        decides = results.identity(data, config)
+        with claim(options.out, "attribute", decides, overwrite=options.overwrite) as folder:
+            results.save_to(folder, "attribution.nc", dataset)
+            attributes = results.decode(dataset.attrs)
+            results.save_json_to(folder, "attribution.json", {**attributes, "attribution": content})
+            folder.finish()
+        show_written(options.out, ["attribution.nc", "attribution.json"])

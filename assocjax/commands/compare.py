@@ -1,10 +1,12 @@
 """The command `compare`: a language model's checkpoints beside the theory, and their controls."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax.commands.setup import show_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.storage import Folder, check_claimable, claim
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -13,14 +15,17 @@ if TYPE_CHECKING:
 def compare(options: argparse.Namespace) -> None:
     """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
     from assocjax import results
+    from assocjax.llm.files import check_revisions
     from assocjax.llm.libraries import require
     from assocjax.llm.revisions import compare_revisions
+    from assocjax.llm.tensors import SharedWeights
     from assocjax.llm.texts import tokens_of_model
 
     for library in ("torch", "transformers"):  # before the corpus is read
         require(library)
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "compare")
     revisions = [None] if options.revisions is None else options.revisions.split(",")
+    check_revisions(options.model, revisions)
     with status("reading"):
         data = tokens_of_model(
             options.model,
@@ -39,26 +44,27 @@ def compare(options: argparse.Namespace) -> None:
             options.model,
             revisions,
             data,
-            folder,
+            options.out,
             num_tokens=options.num_tokens,
             min_count=options.min_count,
             probe=options.probe,
             num_shuffles=options.shuffles,
             num_bins=options.bins,
             seed=options.seed,
+            overwrite=options.overwrite,
             progress=lambda what, done, total: bar(done, total, what),
         )
-    results.save(dataset, folder / "comparison.nc")
     decoded = results.decode(dataset.attrs)
     rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
-    results.save_json({**decoded, "summary": rows}, folder / "summary.json")
-    with status("drawing"):
-        paths = _draw(dataset, folder)
-    for group in decoded["identical_revisions"]:
-        show(
-            f"Identical: {', '.join(group)} have the same weights, byte for byte. A curve over "
-            "them compares a model with itself"
-        )
+    with claim(options.out, "compare", None) as folder:
+        results.save_to(folder, "comparison.nc", dataset)
+        results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
+        with status("drawing"):
+            paths = _draw(dataset, folder)
+    for each in decoded["shared_weights"]:
+        shared = SharedWeights(**each)
+        of = "Identical" if shared.identical else "Shared"
+        show(f"{of}: {shared}. There a curve over them compares a model with itself")
     show(
         f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
         f"more. Median over layers of the similarity; in brackets its mean over {options.shuffles} "
@@ -68,7 +74,7 @@ def compare(options: argparse.Namespace) -> None:
     )
     show_table("The paper's form", rows["feature"])
     show_table("Token-centred", rows["token"])
-    show_written(folder, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+    show_written(options.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
 
 
 def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
@@ -100,7 +106,7 @@ def _cell(part: "xr.Dataset", prefix: str) -> str:
     return f"{score:.4f} ({mean:.4f}, {z:+.0f})"
 
 
-def _draw(dataset: "xr.Dataset", folder) -> list:
+def _draw(dataset: "xr.Dataset", folder: Folder) -> list[Path]:
     from assocjax import figures
 
     last = dataset.isel(revision=-1)
@@ -114,4 +120,4 @@ def _draw(dataset: "xr.Dataset", folder) -> list:
         plots["steps_bigram"] = figures.plot_layers_by_step(
             dataset, theory="bigram", residual="unigram"
         )
-    return [path for name, plot in plots.items() for path in figures.save(plot, folder / name)]
+    return [path for name, plot in plots.items() for path in figures.save(plot, name, into=folder)]

@@ -3,6 +3,7 @@
 import argparse
 
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.storage import check_claimable
 
 
 def pretrain_tiny(options: argparse.Namespace) -> None:
@@ -15,6 +16,7 @@ def pretrain_tiny(options: argparse.Namespace) -> None:
 
     for library in ("torch", "transformers"):  # before the corpus is read
         require(library)
+    check_claimable(options.out, "pretrain-tiny")
     names = [field.name for field in dataclasses.fields(llm.PretrainConfig)]
     config = llm.PretrainConfig(**{name: getattr(options, name) for name in names})
     with status("reading"):
@@ -27,7 +29,9 @@ def pretrain_tiny(options: argparse.Namespace) -> None:
         )
     show(f"{documents.name}: {len(documents.documents)} documents")
     with progress_bar("training") as progress:
-        record = llm.pretrain_tiny(documents, options.out, config, progress=progress)
+        record = llm.pretrain_tiny(
+            documents, options.out, config, overwrite=options.overwrite, progress=progress
+        )
     losses = [*record["losses"], None]
     rows = [
         {"revision": name, "loss of its next batch": losses[int(name.removeprefix("step"))]}

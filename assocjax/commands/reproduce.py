@@ -7,6 +7,7 @@ from assocjax.arguments import check_choice
 from assocjax.commands.setup import configure_jax
 from assocjax.commands.terminal import several_bars, show, show_table, show_written
 from assocjax.options.reproduce import ARTEFACTS
+from assocjax.storage import check_claimable
 
 
 def reproduce(options: argparse.Namespace) -> None:
@@ -15,16 +16,16 @@ def reproduce(options: argparse.Namespace) -> None:
         check_choice("artefact", name, (*ARTEFACTS, "all"))
     configure_jax(options)
     from assocjax import reproduce as library
-    from assocjax import results
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "reproduce")
     began = time.monotonic()
     with several_bars() as progress:
         records = library.reproduce(
             options.artefacts,
             scale=options.scale,
             corpora=options.corpus or (),
-            out=folder,
+            out=options.out,
+            overwrite=options.overwrite,
             progress=progress,
             announce=lambda line: show(
                 f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
@@ -35,7 +36,7 @@ def reproduce(options: argparse.Namespace) -> None:
             title = f"{record['paper']['title']} ({record['corpus_name']})"
             show_table(title, [_short(row) for row in record["rows"]])
     folders = sorted({record["folder"] for record in records} - {""})  # of what was left out: none
-    show_written(folder, ["report.html", "report.json", *folders])
+    show_written(options.out, ["report.html", "report.json", *folders])
 
 
 def _short(row: dict) -> dict:

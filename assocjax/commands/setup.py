@@ -52,7 +52,7 @@ def open_corpus(options: argparse.Namespace) -> "TokenData | TokenFile":
         return load_corpus(options)
     if options.vocab_size is not None:
         raise InputError(
-            f"--vocab-size: the token file {options.corpus} has a vocabulary of its own, got "
+            f"--vocab-size: the token file {options.corpus!r} has a vocabulary of its own, got "
             f"{options.vocab_size}"
         )
     file = open_tokens(options.corpus, options.seq_len, num_sequences=options.num_sequences)

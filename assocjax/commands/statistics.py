@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_integer
 from assocjax.commands.setup import configure_jax, corpus_options, open_corpus, show_corpus
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.commands.terminal import (
+    progress_bar,
+    show,
+    show_complete,
+    show_table,
+    show_written,
+    status,
+)
 from assocjax.errors import InputError
 from assocjax.options.statistics import DENSE_VOCAB_SIZE
+from assocjax.storage import check_claimable, claim, make_folder
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from assocjax.corpora import TokenData, TokenFile
     from assocjax.sparse import SparseStatistics
+
+_DENSE = "statistics.nc"
+_SPARSE = ("counts.nc", "correlations.nc")
 
 
 def statistics(options: argparse.Namespace) -> None:
@@ -22,30 +35,42 @@ def statistics(options: argparse.Namespace) -> None:
     from assocjax import figures, results
     from assocjax.statistics import corpus_statistics
 
-    folder = results.output_folder(options.out)
+    in_shards = options.shard is not None or options.counts is not None
+    if not in_shards:
+        check_claimable(options.out, "statistics")
     configure_jax(options)
     data = open_corpus(options)
-    if options.shard is not None or options.counts is not None:
-        path = _run_shard(options, data, folder)
-        show_written(folder, [path.name])
+    if in_shards:
+        path = _run_shard(options, data)
+        show_written(options.out, [path.name])
         return
     if _is_sparse(options, data):
-        _sparse_statistics(data, folder)
+        _sparse_statistics(options, data)
         return
-    tokens, mask = data.read(0, data.num_sequences)
-    with status("counting"):
-        found = corpus_statistics(tokens, data.vocab_size, mask)
-        dataset = results.statistics_dataset(data, found)
-    results.save(dataset, folder / "statistics.nc")
-    rows = results.statistics_summary(dataset)
-    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
-    with status("drawing"):
-        paths = figures.save(figures.plot_statistics(dataset), folder / "statistics")
-    show_table(f"Statistics of {data.name}, {int(found.num_positions)} positions", rows)
-    show_written(folder, ["statistics.nc", "summary.json", *(path.name for path in paths)])
+    decides = results.identity(data, {"matrices": "dense"})
+    with claim(
+        options.out, "statistics", decides, result=_DENSE, overwrite=options.overwrite
+    ) as folder:
+        if folder.complete:
+            show_complete(folder)
+            dataset = results.load(folder.path / _DENSE)
+        else:
+            tokens, mask = data.read(0, data.num_sequences)
+            with status("counting"):
+                found = corpus_statistics(tokens, data.vocab_size, mask)
+                dataset = results.statistics_dataset(data, found)
+            results.save_to(folder, _DENSE, dataset)
+            folder.finish()
+        rows = results.statistics_summary(dataset)
+        content = {**results.decode(dataset.attrs), "summary": rows}
+        results.save_json_to(folder, "summary.json", content)
+        with status("drawing"):
+            paths = figures.save(figures.plot_statistics(dataset), "statistics", into=folder)
+    show_table(f"Statistics of {data.name}, {int(dataset['num_positions'])} positions", rows)
+    show_written(options.out, [_DENSE, "summary.json", *(path.name for path in paths)])
 
 
-def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile", folder: Path) -> Path:
+def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile") -> Path:
     """Writes one shard of a pass and returns its file."""
     from assocjax import shards
 
@@ -56,59 +81,75 @@ def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile", folde
     if not 1 <= shard <= of:
         raise InputError(f"--shard: expected I/N with I from 1 to N, got {options.shard!r}")
     kind = "counts" if options.counts is None else "correlations"
-    path = folder / f"{kind}-{shard}-of-{of}.nc"
+    path = make_folder(options.out) / f"{kind}-{shard}-of-{of}.nc"
     with progress_bar(kind, "sequences") as progress:
         shards.run_shard(
-            data, path, shard=shard, shards=of, counts=options.counts, progress=progress
+            data,
+            path,
+            shard=shard,
+            shards=of,
+            counts=options.counts,
+            overwrite=options.overwrite,
+            progress=progress,
         )
     return path
 
 
-def _sparse_statistics(data: "TokenData | TokenFile", folder: Path) -> None:
+def _sparse_statistics(options: argparse.Namespace, data: "TokenData | TokenFile") -> None:
     """Both passes, each in one shard, so that they can be stopped and resumed, too."""
     from assocjax import results, shards
     from assocjax.sparse import sparse_summary
 
-    parts = {kind: folder / f"{kind}-1-of-1.nc" for kind in ("counts", "correlations")}
-    files = {kind: folder / f"{kind}.nc" for kind in parts}
-    for kind, part in parts.items():
-        counts = files["counts"] if kind == "correlations" else None
-        with progress_bar(kind, "sequences") as progress:
-            shards.run_shard(data, part, shard=1, shards=1, counts=counts, progress=progress)
-        with status("composing"):
-            results.save(shards.merge([part]), files[kind])
-    for part in parts.values():
-        part.unlink()
-    found = shards.load_statistics(**files)
-    rows = sparse_summary(found, data.vocabulary)
-    attributes = results.decode(results.provenance(data, {}))
-    results.save_json({**attributes, "summary": rows}, folder / "summary.json")
+    decides = results.identity(data, {"matrices": "sparse"})
+    with claim(
+        options.out, "statistics", decides, result=_SPARSE[1], overwrite=options.overwrite
+    ) as folder:
+        files = [folder.path / name for name in _SPARSE]
+        if folder.complete:
+            show_complete(folder)
+        else:
+            counts = None
+            for name in _SPARSE:
+                part = folder.work("shards") / name
+                with progress_bar(name.removesuffix(".nc"), "sequences") as progress:
+                    shards.run_shard(
+                        data, part, shard=1, shards=1, counts=counts, progress=progress
+                    )
+                with status("composing"):
+                    results.save_to(folder, name, shards.merge([part]))
+                counts = folder.path / name
+            folder.finish()
+        found = shards.load_statistics(*files)
+        rows = sparse_summary(found, data.vocabulary)
+        attributes = results.decode(results.provenance(data, {}))
+        results.save_json_to(folder, "summary.json", {**attributes, "summary": rows})
     show_table(f"Statistics of {data.name}, {found.num_positions} positions", rows)
-    show_written(folder, ["counts.nc", "correlations.nc", "summary.json"])
+    show_written(options.out, [*_SPARSE, "summary.json"])
 
 
 def merge(options: argparse.Namespace) -> None:
     """Add up the shards of sparse statistics, of either pass."""
     from assocjax import results, shards
 
-    folder = results.output_folder(options.out)
     with status("merging"):
         dataset = shards.merge(options.files)
         name = f"{dataset.attrs['kind']}.nc"
-        results.save(dataset, folder / name)
-    show_written(folder, [name])
+        path = make_folder(options.out) / name
+        results.save(dataset, path, overwrite=options.overwrite)
+    show_written(options.out, [name])
 
 
 def tokenize(options: argparse.Namespace) -> None:
     """Write a corpus as a token file, for statistics of what does not fit in memory."""
-    from assocjax import results
     from assocjax.corpora import write_tokens
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "tokenize")
     with status("tokenizing"):
-        file = write_tokens(options.corpus, folder, **corpus_options(options))
+        file = write_tokens(
+            options.corpus, options.out, overwrite=options.overwrite, **corpus_options(options)
+        )
     show_corpus(file)
-    show_written(folder, sorted(path.name for path in folder.glob("tokens.*")))
+    show_written(options.out, sorted(path.name for path in options.out.glob("tokens.*")))
 
 
 def associations(options: argparse.Namespace) -> None:
@@ -118,7 +159,8 @@ def associations(options: argparse.Namespace) -> None:
     from assocjax.corpora.tokens import find_token
 
     check_integer("--top", options.top, minimum=1)
-    folder = None if options.out is None else results.output_folder(options.out)
+    if options.out is not None:
+        check_claimable(options.out, "associations")
     configure_jax(options)
     config = {
         "tokens": options.tokens,
@@ -149,30 +191,51 @@ def associations(options: argparse.Namespace) -> None:
         for matrix, best in matrices.items():
             show(f"  {matrix}: {library.MATRICES[matrix]}")
             line = "  ".join(f"{other} {score:.2g}" for other, score in best)
+            line = line or "none: no entry is positive"
             show(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
-    if folder is not None:
+    if options.out is not None:
         scores = {
             token: {name: [a._asdict() for a in best] for name, best in matrices.items()}
             for token, matrices in listing.items()
         }
         content = {**results.decode(attributes), "associations": scores}
-        results.save_json(content, folder / "associations.json")
-        show_written(folder, ["associations.json"])
+        decides = {name: content[name] for name in ("config", "corpus")}
+        with claim(options.out, "associations", decides, overwrite=options.overwrite) as folder:
+            results.save_json_to(folder, "associations.json", content)
+            folder.finish()
+        show_written(options.out, ["associations.json"])
 
 
 def _read_statistics(
     folder: Path, config: dict[str, Any]
-) -> tuple["SparseStatistics", list[str], dict[str, Any]]:
-    """What `_sparse_statistics` or `merge` left in a folder, its vocabulary and its attributes."""
+) -> tuple["SparseStatistics | xr.Dataset", list[str], dict[str, Any]]:
+    """What `statistics` or `merge` left in a folder, its vocabulary and its attributes."""
     from assocjax import results, shards
+    from assocjax.associations import MATRICES
 
     if config["frequency_corrected"]:
         raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
-    found = shards.load_statistics(folder / "counts.nc", folder / "correlations.nc")
-    with results.open_dataset(folder / "counts.nc") as dataset:
-        names = ("corpus", "corpus_name", "corpus_sha256", "versions", "device")
-        attributes = {name: dataset.attrs[name] for name in names}
-        vocabulary = dataset["token"].values.tolist()
+    dense, counts = folder / "statistics.nc", folder / "counts.nc"
+    if not dense.is_file() and not counts.is_file():
+        raise InputError(
+            f"--statistics: {folder} has no results of statistics or merge: neither statistics.nc "
+            "nor counts.nc and correlations.nc"
+        )
+    if dense.is_file() and counts.is_file():
+        raise InputError(
+            f"--statistics: {folder} has both statistics.nc and counts.nc; keep one of them there"
+        )
+    if dense.is_file():
+        found = results.load(dense)
+        if not found.data_vars.keys() >= MATRICES.keys() or "token" not in found.coords:
+            raise InputError(f"--statistics: {dense} holds no statistics")
+        attrs, vocabulary = found.attrs, found["token"].values.tolist()
+    else:
+        found = shards.load_statistics(counts, folder / "correlations.nc")
+        with results.open_dataset(counts) as dataset:
+            attrs, vocabulary = dataset.attrs, dataset["token"].values.tolist()
+    names = ("corpus", "corpus_name", "corpus_sha256", "versions", "device")
+    attributes = {name: attrs[name] for name in names}
     return found, vocabulary, attributes | {"config": json.dumps(config, sort_keys=True)}
 
 

@@ -5,17 +5,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from assocjax.arguments import printable
 from assocjax.errors import InputError, InputTypeError
+from assocjax.storage import Folder
 
 
 def show(text: Any, **options: Any) -> None:
     from rich.console import Console
 
+    if isinstance(text, str):
+        text = printable(text)
     Console(highlight=False).print(text, markup=False, **options)
 
 
 def show_written(folder: Path, names: list[str]) -> None:
     show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+
+
+def show_complete(folder: Folder) -> None:
+    show(f"already complete, in {folder.path}: --overwrite computes it anew", soft_wrap=True)
 
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:

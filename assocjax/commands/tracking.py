@@ -5,6 +5,8 @@ from typing import Any
 
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.errors import InputError
+from assocjax.storage import check_claimable, claim
 
 
 def track(options: argparse.Namespace) -> None:
@@ -13,7 +15,7 @@ def track(options: argparse.Namespace) -> None:
     from assocjax.formations import formation
     from assocjax.tracking import track
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "track")
     configure_jax(options)
     data = load_corpus(options)
     for token in options.graph:
@@ -32,20 +34,25 @@ def track(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             microbatch_size=options.microbatch_size,
             truth=_known_truth(data) if options.corpus == "fables" else None,
-            checkpoint=folder / "checkpoint",
+            checkpoint=options.out,
+            overwrite=options.overwrite,
             progress=progress,
         )
-    with status("writing"):
-        results.save(dataset, folder / "track.nc")
     rows = formation(dataset)
     content = {**results.decode(dataset.attrs), "formation": rows}
-    results.save_json(content, folder / "summary.json")
-    with status("drawing"):
-        paths = figures.save_track(dataset, folder)
-        for token in options.graph:
-            name = "".join(c if c.isalnum() else "_" for c in token)
-            path = folder / f"context_{data.token_id(token)}_{name}"
-            paths += figures.save(figures.plot_context_graph(dataset, token), path)
+    with claim(options.out, "track", None) as folder:
+        results.save_json_to(folder, "summary.json", content)
+        with status("drawing"):
+            paths = figures.save_track(dataset, folder)
+            for token in options.graph:
+                name = "".join(c if c.isalnum() else "_" for c in token)
+                path = f"context_{data.token_id(token)}_{name}"
+                try:
+                    graph = figures.plot_context_graph(dataset, token)
+                except InputError as error:  # a token without a context
+                    show(f"no graph: {error}", soft_wrap=True)
+                    continue
+                paths += figures.save(graph, path, into=folder)
     if dataset.attrs["incomplete"]:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]
@@ -55,8 +62,8 @@ def track(options: argparse.Namespace) -> None:
         "at the end" + ("; the same of the planted associates, and the theory's share" * known),
         [_short(row) for row in rows if row["scoring"] == "corrected"],
     )
-    show_written(folder, ["track.nc", "summary.json", *(path.name for path in paths)])
-    show(f"To look at it: assocjax explore {folder / 'track.nc'}", soft_wrap=True)
+    show_written(options.out, ["track.nc", "summary.json", *(path.name for path in paths)])
+    show(f"To look at it: assocjax explore {options.out / 'track.nc'}", soft_wrap=True)
 
 
 def _known_truth(data) -> dict[str, Any] | None:
@@ -94,5 +101,11 @@ def explore(options: argparse.Namespace) -> None:
     out = options.out or options.results.with_suffix(".html")
     dataset = results.load(options.results)
     with status("writing"):
-        write_explorer(dataset, out, token=options.token, max_steps=options.max_steps)
+        write_explorer(
+            dataset,
+            out,
+            token=options.token,
+            max_steps=options.max_steps,
+            overwrite=options.overwrite,
+        )
     show(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser", soft_wrap=True)

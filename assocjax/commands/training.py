@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import sys
@@ -9,19 +10,29 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.commands.terminal import (
+    progress_bar,
+    show,
+    show_complete,
+    show_table,
+    show_written,
+    status,
+)
 from assocjax.errors import InputError
 from assocjax.options.training import FABLES_INIT_SCALES
+from assocjax.storage import Folder, check_claimable, claim
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData
+
+_HORIZONS = "horizons.json"
 
 
 def sweep(options: argparse.Namespace) -> None:
     """Train over a grid of runs and compare every one with the theories."""
     from assocjax import figures, results, sweeps
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "sweep")
     configure_jax(options)
     first_process = _join(options)
     data = load_corpus(options)
@@ -41,17 +52,20 @@ def sweep(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             microbatch_size=options.microbatch_size,
             memory_limit=options.memory_limit,
-            checkpoint=folder,
+            checkpoint=options.out,
             checkpoint_every=options.checkpoint_every,
+            overwrite=options.overwrite,
             progress=progress,
             announce=show,
         )
     if not first_process:
         return
     rows = sweeps.summary(dataset)
-    results.save_json({**results.decode(dataset.attrs), "summary": rows}, folder / "summary.json")
-    with status("drawing"):
-        paths = figures.save_sweep(dataset, folder)
+    content = {**results.decode(dataset.attrs), "summary": rows}
+    with claim(options.out, "sweep", None) as folder:
+        results.save_json_to(folder, "summary.json", content)
+        with status("drawing"):
+            paths = figures.save_sweep(dataset, folder)
     show(
         f"After {options.steps} steps of size eta: loss in nats (at the start log V = "
         f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer and "
@@ -64,7 +78,7 @@ def sweep(options: argparse.Namespace) -> None:
         show_table(f"start sd {scale:g}", of_scale)
     if dataset.attrs["diverged"]:
         show(f"diverged: {dataset.attrs['diverged']}")
-    show_written(folder, ["sweep.nc", "summary.json", *(path.name for path in paths)])
+    show_written(options.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
 
 
 def _show_matmul_error(data: "TokenData", options: argparse.Namespace) -> None:
@@ -95,9 +109,9 @@ def _show_matmul_error(data: "TokenData", options: argparse.Namespace) -> None:
 
 def horizon(options: argparse.Namespace) -> None:
     """Measure at which step each theory ends, and how that depends on the setting."""
-    from assocjax import figures, horizons, results
+    from assocjax import figures, results
 
-    folder = results.output_folder(options.out)
+    check_claimable(options.out, "horizon")
     configure_jax(options)
     V, T = options.vocab_sizes[0], options.seq_lens[0]
 
@@ -115,10 +129,40 @@ def horizon(options: argparse.Namespace) -> None:
     config = {name: getattr(options, name) for name in names}
     corpora = {"corpora": [of.describe() for of in data.values()]}
     decides = results.identity(data[V, T], config | corpora)
-    with (
-        results.unfinished(folder / "unfinished", decides) as part,
-        progress_bar() as progress,
-    ):
+    with claim(
+        options.out, "horizon", decides, result=_HORIZONS, overwrite=options.overwrite
+    ) as folder:
+        if folder.complete:
+            show_complete(folder)
+        else:
+            _study(options, data, config, folder)
+        content = json.loads((folder.path / _HORIZONS).read_text("utf-8"))
+        rows, laws = content["horizons"], content["laws"]
+        with status("drawing"):
+            figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
+            paths = figures.save(figure, "horizons", into=folder)
+    show_table(
+        f"Steps until a weight's relative error passes {options.threshold:g}, first layer to do so "
+        f"(-: not within training time {options.duration:g}; 0: the theory never held)",
+        [_horizon_row(row) for row in rows],
+    )
+    show_table(
+        "Laws: horizon, as training time, = prefactor * product of quantity^exponent",
+        [_law_row(law) for law in laws],
+    )
+    show_written(options.out, [_HORIZONS, *(path.name for path in paths)])
+
+
+def _study(
+    options: argparse.Namespace,
+    data: dict[tuple[int, int], "TokenData"],
+    config: dict[str, Any],
+    folder: Folder,
+) -> None:
+    """Computes `horizons.json`; the sweeps that it is made of are kept until it is there."""
+    from assocjax import horizons, results
+
+    with results.stoppable(folder), progress_bar() as progress:
         rows = horizons.horizon_study(
             lambda vocab_size, seq_len: data[vocab_size, seq_len],
             vocab_sizes=options.vocab_sizes,
@@ -129,25 +173,13 @@ def horizon(options: argparse.Namespace) -> None:
             theories=options.theories,
             threshold=options.threshold,
             progress=progress,
-            part=part,
+            part=results.parts_kept_in(folder),
         )
-        laws = _laws(rows)
-        attributes = results.provenance(data[V, T], config)
-        content = {**results.decode(attributes), "horizons": rows, "laws": laws}
-        results.save_json(content, folder / "horizons.json")
-    with status("drawing"):
-        figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
-        paths = figures.save(figure, folder / "horizons")
-    show_table(
-        f"Steps until a weight's relative error passes {options.threshold:g}, first layer to do so "
-        f"(-: not within training time {options.duration:g}; 0: the theory never held)",
-        [_horizon_row(row) for row in rows],
-    )
-    show_table(
-        "Laws: horizon, as training time, = prefactor * product of quantity^exponent",
-        [_law_row(law) for law in laws],
-    )
-    show_written(folder, ["horizons.json", *(path.name for path in paths)])
+    of_base = data[options.vocab_sizes[0], options.seq_lens[0]]
+    attributes = results.provenance(of_base, config)
+    content = {**results.decode(attributes), "horizons": rows, "laws": _laws(rows)}
+    results.save_json_to(folder, _HORIZONS, content)
+    folder.finish()
 
 
 def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

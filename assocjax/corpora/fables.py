@@ -33,8 +33,10 @@ from typing import Any
 
 from assocjax.arguments import check_integer
 from assocjax.corpora.tokenizers import words
+from assocjax.errors import InputError
 
 NUM_DOCUMENTS = 2000
+_MAX_WORDS = 10**9  # hours of telling, and gigabytes of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +206,7 @@ def generate(num_documents: int = NUM_DOCUMENTS, seed: int = 0, min_words: int =
         `num_documents` stories, a few sentences beyond `min_words` each.
 
     Raises:
-        InputError: If a number is out of range.
+        InputError: If a number is out of range, or that is more than a thousand million words.
         InputTypeError: If it is no integer.
 
     Cost: about 10 million words a minute on one core.
@@ -212,6 +214,11 @@ def generate(num_documents: int = NUM_DOCUMENTS, seed: int = 0, min_words: int =
     num_documents = check_integer("num_documents", num_documents, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
     min_words = check_integer("min_words", min_words, minimum=1)
+    if num_documents * min_words > _MAX_WORDS:
+        raise InputError(
+            f"fables: {num_documents} documents of {min_words} words are more than the "
+            f"{_MAX_WORDS:,} words that can be told; ask for fewer documents, or shorter sequences"
+        )
     # Of the random module, only the sequence of Random(seed).random() is promised to stay the
     # same in later versions; choice, shuffle and sample are not.
     uniform = random.Random(seed).random

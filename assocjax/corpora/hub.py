@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from assocjax.arguments import printable
 from assocjax.errors import InputError
 
 _PROBE_SECONDS = 10
@@ -43,7 +44,8 @@ def stream_dataset(source: str, text_field: str = "text") -> tuple[str, Iterator
     # Network, hub, file system and format errors have no common base.
     except Exception as error:
         raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
-    label = f"hf:{os.path.basename(os.path.abspath(name))}:{split}" if local else label
+    if local:
+        label = f"hf:{printable(os.path.basename(os.path.abspath(name)))}:{split}"
     return label, _texts(dataset, label, text_field)
 
 

@@ -2,49 +2,65 @@
 
 A token file is `NAME.bin` (little-endian integers) or `NAME.npy`, beside a `NAME.json` with
 
-    dtype        uint16 or uint32, of a .bin
+    dtype        uint16, int32, uint32 or int64, of a .bin
     vocabulary   the tokens in the order of their ids, or vocab_size: how many there are
     seq_len      T, if the file holds sequences of T + 1 tokens one after another; otherwise it is
                  one stream, of which sequence n takes T + 1 tokens from n T on, so that every
                  bigram occurs once (windows as of `load_tokens`, across documents)
     name, sha256 of the corpus; by default the file's name and the hash of its bytes
+    ids_bytes, ids_sha256, sizes_sha256
+                 size and hash of the file, and hash of the next (null without one): what does not
+                 fit is refused. Optional
 
 and, where sequences are padded on the right, `NAME.sizes.bin`: uint32, the real tokens of each.
 `write_tokens` makes a folder with `tokens.bin`; a folder stands for the file in it.
+
+Every id is a token: one that stands between documents needs a place in the vocabulary.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import filecmp
 import hashlib
 import importlib.metadata
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import count_in_documents, gather, lay_out, rank_types
 from assocjax.corpora.sources import SEPARATOR, stream_documents, update_hash
 from assocjax.corpora.tokenizers import (
+    MAX_VOCAB_SIZE,
     TokenStream,
     load_tokenizer,
     stream_subwords,
     stream_words,
     word_table,
 )
-from assocjax.corpora.tokens import DEFAULT_VOCAB_SIZE, find_token
+from assocjax.corpora.tokens import (
+    DEFAULT_VOCAB_SIZE,
+    check_choices,
+    check_sizes,
+    fable_words,
+    find_token,
+    hash_vocabulary,
+)
 from assocjax.errors import InputError
+from assocjax.storage import PART_PREFIX, Folder, claim
 
+_DESCRIPTION = "tokens.json"
 _BATCH = 1000  # documents tokenised at once
-_READ = 1 << 20  # bytes hashed at once
-_DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+_DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +73,7 @@ class TokenFile:
         seq_len: T.
         vocabulary: id -> token.
         name, sha256: Of the corpus.
+        tokens_sha256: Hash of what is computed with: the file, its sizes and its vocabulary.
         path: The file.
     """
 
@@ -66,6 +83,7 @@ class TokenFile:
     vocabulary: tuple[str, ...]
     name: str
     sha256: str
+    tokens_sha256: str
     path: Path
 
     @property
@@ -92,17 +110,36 @@ class TokenFile:
             tokens = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.vocab_size:
+            stray = low if low < 0 else high
             raise InputError(
                 f"{self.path}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high} "
-                f"in sequences {start} to {stop}"
+                f"in sequences {start} to {stop}; if {stray} stands between documents, leave it "
+                "out of the file or give it a place in the vocabulary"
             )
         sizes = np.full(stop - start, T + 1) if self.sizes is None else self.sizes[start:stop]
         mask = np.arange(1, T + 1) < np.asarray(sizes)[:, None]
         return tokens.astype(np.int32), mask
 
+    def first(self, num_sequences: int) -> TokenFile:
+        """The first so many of its sequences.
+
+        Raises:
+            InputError: If there are fewer.
+            InputTypeError: If it is no integer.
+        """
+        N, T = check_integer("num_sequences", num_sequences, minimum=1), self.seq_len
+        if self.num_sequences < N:
+            raise InputError(
+                f"num_sequences: {self.path} has {self.num_sequences} sequences of {T + 1} tokens, "
+                f"got {N}"
+            )
+        kept = self.ids[:N] if self.ids.ndim == 2 else self.ids[: N * T + 1]
+        sizes = None if self.sizes is None else self.sizes[:N]
+        return dataclasses.replace(self, ids=kept, sizes=sizes)
+
     def describe(self) -> dict[str, object]:
-        """Its corpus and sizes."""
-        names = ("name", "sha256", "num_sequences", "seq_len", "vocab_size")
+        """Its corpus, its sizes and the hash of its tokens."""
+        names = ("name", "sha256", "num_sequences", "seq_len", "vocab_size", "tokens_sha256")
         return {name: getattr(self, name) for name in names}
 
     def token_id(self, token: str) -> int:
@@ -112,14 +149,14 @@ class TokenFile:
 
 def is_token_file(path: str | os.PathLike[str]) -> bool:
     """Whether `open_tokens` is to read it: by its suffix, or as a folder of `write_tokens`."""
-    path = Path(path)
-    return path.suffix in (".bin", ".npy") or (path / "tokens.json").is_file()
+    path = Path(check_path("corpus", path, "a name or a path"))
+    return path.suffix in (".bin", ".npy") or os.path.isfile(path / "tokens.json")
 
 
 def open_tokens(
     path: str | os.PathLike[str], seq_len: int | None = None, *, num_sequences: int | None = None
 ) -> TokenFile:
-    """Opens a token file, see the module's docstring; its tokens are not read yet.
+    """Opens a token file, see the module's docstring.
 
     Args:
         path: A `.bin` or `.npy` file, or a folder with `tokens.bin`.
@@ -127,16 +164,21 @@ def open_tokens(
         num_sequences: Keep the first so many; by default all.
 
     Raises:
-        InputError: If a file is missing or does not fit its description, a stream comes without
-            `seq_len`, or it is too short for one sequence, or for `num_sequences`.
+        InputError: If a file is missing, is of another format, or does not fit its description, as
+            when one of them was replaced; if a stream comes without `seq_len`, or it is too short
+            for one sequence, or for `num_sequences`.
+        InputTypeError: If a number is no integer.
+
+    Cost: reading the file once, for its hash; its tokens are not held.
     """
-    path = Path(path)
-    path = path / "tokens.bin" if path.is_dir() else path
+    path = Path(check_path("path", path))
+    path = path / "tokens.bin" if os.path.isdir(path) else path
     about = _read_description(path.with_suffix(".json"))
     own = about.get("seq_len")
     ids = _map(path, about.get("dtype"))
     if ids.ndim == 2 or own is not None:
-        T = check_integer("seq_len", ids.shape[1] - 1 if own is None else own, minimum=1)
+        T = ids.shape[-1] - 1 if own is None else own
+        T = check_integer(f"{path}: seq_len", T, minimum=1)
         if ids.size % (T + 1) or (ids.ndim == 2 and ids.shape[1] != T + 1):
             raise InputError(
                 f"{path}: expected sequences of {T + 1} tokens (seq_len + 1), got shape "
@@ -149,32 +191,25 @@ def open_tokens(
         T = check_integer("seq_len", seq_len, minimum=1)
     if ids.size < T + 1:
         raise InputError(f"{path}: expected at least {T + 1} tokens, got {ids.size}")
-    vocabulary = about.get("vocabulary")
-    if vocabulary is None:
-        size = check_integer(f"{path}: vocab_size", about["vocab_size"], minimum=2)
-        vocabulary = map(str, range(size))
     sizes_path = path.with_suffix(".sizes.bin")
-    sizes = _map(sizes_path, "uint32") if sizes_path.exists() else None
+    sizes = _map(sizes_path, "uint32") if os.path.isfile(sizes_path) else None
     if sizes is not None and sizes.shape != ids.shape[:1]:
         raise InputError(f"{sizes_path}: expected {len(ids)} sizes, got {sizes.size}")
+    hashes = _check_hashes(path, None if sizes is None else sizes_path, about)
+    vocabulary = about["vocabulary"]
+    digest = hash_vocabulary(vocabulary)
+    digest.update(json.dumps(hashes).encode())
     file = TokenFile(
         ids=ids,
         sizes=sizes,
         seq_len=T,
-        vocabulary=tuple(vocabulary),
-        name=about.get("name", path.name),
-        sha256=about.get("sha256") or _hash_file(path),
+        vocabulary=vocabulary,
+        name=printable(about.get("name", path.name)),
+        sha256=printable(about.get("sha256") or hashes["ids_sha256"]),
+        tokens_sha256=digest.hexdigest(),
         path=path,
     )
-    if num_sequences is None:
-        return file
-    N = check_integer("num_sequences", num_sequences, minimum=1)
-    if file.num_sequences < N:
-        raise InputError(
-            f"num_sequences: {path} has {file.num_sequences} sequences of {T + 1} tokens, got {N}"
-        )
-    kept = ids[:N] if ids.ndim == 2 else ids[: N * T + 1]
-    return dataclasses.replace(file, ids=kept, sizes=None if sizes is None else sizes[:N])
+    return file if num_sequences is None else file.first(num_sequences)
 
 
 def write_tokens(
@@ -192,6 +227,7 @@ def write_tokens(
     separator: str = SEPARATOR,
     text_field: str = "text",
     default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    overwrite: bool = False,
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.
 
@@ -201,21 +237,22 @@ def write_tokens(
     Args:
         corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
             default_vocab_size: As of `load_tokens`.
-        folder: Where to write, made if need be. Files of the same names are replaced.
+        folder: Where to write, made if need be.
         tokenizer: `"word"` or the path of a `tokenizer.json`. BPE reads its text twice: save one
             by `train_bpe(documents, vocab_size).save(path)`.
+        overwrite: Replace another token file in the folder: at the end, wholly; until then, and if
+            anything fails, it is as it was.
 
     Returns:
         The written file, open.
 
     Raises:
-        InputError, InputTypeError: As `load_tokens`, or the folder cannot be written.
+        InputError, InputTypeError: As `load_tokens`; or the folder holds another token file or
+            what assocjax did not write, or cannot be written.
     """
-    seq_len = check_integer("seq_len", seq_len, minimum=1)
-    default_vocab_size = check_integer("default_vocab_size", default_vocab_size, minimum=2)
-    check_choice("oov", oov, ("unk", "drop"))
-    check_choice("long", long, ("window", "cut"))
-    check_choice("short", short, ("drop", "pad"))
+    check_choices(oov, long, short)
+    seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
+    tokenizer = check_path("tokenizer", tokenizer, "'word' or a path")
     if tokenizer == "bpe":
         raise InputError("tokenizer: expected 'word' or a tokenizer.json file, got 'bpe'")
     if num_documents is None and corpus == "fables":
@@ -226,15 +263,33 @@ def write_tokens(
         num_documents=num_documents,
         separator=separator,
         text_field=text_field,
-        min_words=max(80, (seq_len + 1) * (1 if tokenizer == "word" else 2)),
+        min_words=fable_words(seq_len, tokenizer),
     )
-    folder = Path(folder)
-    parts = {key: folder / f"{key}.part" for key in ("stream", "tokens", "sizes")}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = check_path("folder", folder)
+    decides = {
+        "corpus": name,
+        "vocab_size": vocab_size,
+        "default_vocab_size": default_vocab_size,
+        "seq_len": seq_len,
+        "tokenizer": printable(tokenizer),
+        "oov": oov,
+        "long": long,
+        "short": short,
+        "num_documents": num_documents,
+        "seed": seed,
+        "separator": separator,
+        "text_field": text_field,
+        "assocjax": importlib.metadata.version("assocjax"),
+    }
+    with (
+        claim(folder, "tokenize", decides, result=_DESCRIPTION, overwrite=overwrite) as claimed,
+        claimed.writing(),
+        tempfile.TemporaryDirectory(dir=claimed.path, prefix=PART_PREFIX) as parts,
+    ):
+        stream, new = Path(parts) / "stream", Path(parts) / "tokens.bin"
         digest = hashlib.sha256()
-        with parts["stream"].open("wb") as file:
-            counts, lengths, types = _number(documents, os.fspath(tokenizer), digest, file)
+        with stream.open("wb") as file:
+            counts, lengths, types = _number(documents, tokenizer, digest, file)
         present = int(np.count_nonzero(counts))
         if tokenizer != "word" and vocab_size in (None, len(types)):
             new_ids, vocabulary = np.arange(len(types), dtype=np.int32), types
@@ -242,9 +297,10 @@ def write_tokens(
             size = min(default_vocab_size, present) if vocab_size is None else vocab_size
             new_ids, vocabulary = rank_types(counts, types, size, oov)
         dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
+        sizes = new.with_suffix(".sizes.bin")
         written, padded = 0, False
-        with parts["tokens"].open("wb") as tokens_file, parts["sizes"].open("wb") as sizes_file:
-            for ids, each in _batches(parts["stream"], lengths):
+        with new.open("wb") as tokens_file, sizes.open("wb") as sizes_file:
+            for ids, each in _batches(stream, lengths):
                 ids = new_ids[ids]
                 known = count_in_documents(ids < 0, each) == 0
                 layout = lay_out(each, known, seq_len, long=long, short=short)
@@ -263,7 +319,10 @@ def write_tokens(
             "seq_len": seq_len,
             "name": name,
             "sha256": digest.hexdigest(),
-            "tokenizer": os.fspath(tokenizer),
+            "ids_bytes": new.stat().st_size,
+            "ids_sha256": _hash_file(new),
+            "sizes_sha256": _hash_file(sizes) if padded else None,
+            "tokenizer": printable(tokenizer),
             "oov": oov,
             "long": long,
             "short": short,
@@ -271,18 +330,30 @@ def write_tokens(
             "versions": {"assocjax": importlib.metadata.version("assocjax")},
             "vocabulary": vocabulary,
         }
-        (folder / "tokens.sizes.bin").unlink(missing_ok=True)
-        parts["tokens"].replace(folder / "tokens.bin")
-        if padded:
-            parts["sizes"].replace(folder / "tokens.sizes.bin")
-        (folder / "tokens.json").write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write tokens to {folder}: {error.strerror}") from None
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink()
+        description = new.with_suffix(".json")
+        description.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
+        _replace(claimed, [new, sizes] if padded else [new], description)
     return open_tokens(folder)
+
+
+def _replace(folder: Folder, data: list[Path], description: Path) -> None:
+    """Moves a new token file, whole on disk, into its place, with its description.
+
+    The old description goes first and the new one comes last, so that whenever the process is
+    killed no data stand beside the description of others.
+    """
+    if folder.complete:
+        if filecmp.cmp(description, folder.path / _DESCRIPTION, shallow=False):
+            return
+        raise InputError(
+            f"folder {folder.path} holds the tokens of another text or tokenizer of the same "
+            "name; choose another folder, or replace them by overwrite=True (--overwrite)"
+        )
+    folder.remove(_DESCRIPTION, "tokens.sizes.bin")
+    for new in (*data, description):
+        with folder.file(new.name) as part:
+            new.replace(part)
+    folder.finish()
 
 
 def _number(
@@ -319,29 +390,42 @@ def _batches(path: Path, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.n
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    """What is known of a token file, its vocabulary as a tuple of names."""
     try:
         about = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the description of a token file ({error.strerror})"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(about, dict) or not ({"vocabulary", "vocab_size"} & about.keys()):
         raise InputError(f"{path}: expected a JSON object with vocabulary or vocab_size")
-    return about
+    for name in ("name", "sha256"):
+        if not isinstance(about.get(name, ""), str):
+            raise InputError(f"{path}: {name} must be a string; got {about[name]!r}")
+    vocabulary = about.get("vocabulary")
+    if vocabulary is None:
+        size = check_integer(
+            f"{path}: vocab_size", about.get("vocab_size"), minimum=2, maximum=MAX_VOCAB_SIZE
+        )
+        vocabulary = map(str, range(size))
+    elif not isinstance(vocabulary, list) or not all(isinstance(v, str) for v in vocabulary):
+        raise InputError(f"{path}: vocabulary must be a list of strings")
+    return about | {"vocabulary": tuple(map(printable, vocabulary))}
 
 
 def _map(path: Path, dtype: str | None) -> np.ndarray:
-    if path.suffix != ".npy" and dtype not in _DTYPES:
+    is_npy = path.suffix == ".npy"
+    if not is_npy and str(dtype) not in _DTYPES:
         raise InputError(f"{path}: dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
     try:
-        if path.suffix == ".npy":
-            ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            ids = np.memmap(path, _DTYPES[str(dtype)], "r")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot read tokens ({error})") from None
+        # np.load reads pickles and archives too, and takes any other file for a pickle.
+        ids = open_memmap(path, mode="r") if is_npy else np.memmap(path, _DTYPES[str(dtype)], "r")
+    except Exception as error:  # of a header, NumPy raises errors of Python's parser too
+        is_bare = "magic string" in str(error)  # of a .npy, which begins with one
+        hint = "; integers and nothing else make a .bin, with their dtype described"
+        raise InputError(f"{path}: cannot read tokens ({error}){hint if is_bare else ''}") from None
     if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
             f"{path}: expected integers, [N, T+1] or one stream, got {ids.dtype} of shape "
@@ -350,9 +434,28 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
     return ids
 
 
+def _check_hashes(path: Path, sizes_path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
+    """Hashes of a file and of its sizes; where its description has them, they are the same."""
+    size = path.stat().st_size
+    if about.get("ids_bytes", size) != size:
+        raise InputError(
+            f"{path}: expected {about['ids_bytes']} bytes, as its description says, got {size}; "
+            "one of the two was replaced or cut short: make both again"
+        )
+    files = {"ids_sha256": path, "sizes_sha256": sizes_path}
+    hashes = {key: None if file is None else _hash_file(file) for key, file in files.items()}
+    for key, found in hashes.items():
+        if "ids_sha256" in about and about.get(key) != found:
+            raise InputError(
+                f"{path}: expected {key} {about.get(key)}, as its description says, got {found}; "
+                "one of the two was replaced or is damaged: make both again"
+            )
+    return hashes
+
+
 def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ):
-            digest.update(data)
-    return digest.hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read tokens ({error.strerror or error})") from None

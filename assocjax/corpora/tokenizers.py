@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+MAX_VOCAB_SIZE = 2**24
+"""The largest vocabulary: a name a token is held, and larger ones are mistakes."""
 
 
 class TokenStream(NamedTuple):
@@ -77,13 +82,23 @@ def word_table() -> collections.defaultdict[str, int]:
 
 
 def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStream:
-    """The documents as tokens of a `tokenizers.Tokenizer`, without its special tokens."""
+    """The documents as tokens of a `tokenizers.Tokenizer`, without its special tokens.
+
+    One that is written in a text, as `<|endoftext|>`, is text like any other: it is divided.
+
+    Raises:
+        InputError: If the tokeniser has no token for a part of a text, nor one for the unknown.
+    """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     # Ids may have gaps (removed tokens): name them, so that ids stay the tokeniser's own.
     types = [f"<id {i}>" for i in range(1 + max(vocabulary.values(), default=-1))]
     for token, i in vocabulary.items():
         types[i] = token
-    encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+    setattr(tokenizer, "encode_special_tokens", True)  # noqa: B010, as in train_bpe
+    try:
+        encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"tokenizer: cannot encode the text ({_reason(error)})") from None
     return _join([np.array(e.ids, np.int32) for e in encodings], tuple(types))
 
 
@@ -103,8 +118,10 @@ def train_bpe(
         special_tokens: Tokens that are no text, with the first ids.
 
     Raises:
-        InputError: If `vocab_size` is smaller than the alphabet.
+        InputError: If `vocab_size` is smaller than the alphabet, or more than 2^24.
+        InputTypeError: If it is no integer.
     """
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=1, maximum=MAX_VOCAB_SIZE)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -125,24 +142,51 @@ def train_bpe(
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Loads a `tokenizer.json` of the `tokenizers` library, its truncation and padding off.
+    """Loads a `tokenizer.json` of the `tokenizers` library, so that a text is always the same ids.
+
+    Truncation, padding, and the dropout of BPE, which divides a text at random, are off.
 
     Raises:
-        InputError: If the file is missing or is no such file.
+        InputError: If the file is missing, is no such file, gives two tokens one id (which of them
+            it means would be chance), or ids of 2^24 or more.
     """
     from tokenizers import Tokenizer
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"tokenizer: no file {str(path)!r}; expected 'word', 'bpe' or a file")
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"tokenizer: {str(path)!r} is no tokenizer.json ({reason})") from None
+        raise InputError(
+            f"tokenizer: {str(path)!r} is no tokenizer.json ({_reason(error)})"
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    without_dropout(tokenizer)
+    token_of: dict[int, str] = {}
+    for token, i in sorted(tokenizer.get_vocab(with_added_tokens=True).items()):
+        if i in token_of:
+            raise InputError(
+                f"tokenizer: {str(path)!r} gives two tokens the id {i}: {token_of[i]!r} and "
+                f"{token!r}; expected an id for each"
+            )
+        token_of[i] = token
+    if token_of and max(token_of) >= MAX_VOCAB_SIZE:
+        raise InputError(
+            f"tokenizer: {str(path)!r}: expected ids below {MAX_VOCAB_SIZE}, got {max(token_of)}"
+        )
     return tokenizer
+
+
+def without_dropout(tokenizer: Tokenizer) -> None:
+    """Turns off the dropout of BPE, by which a text would be other tokens at each reading."""
+    if getattr(tokenizer.model, "dropout", None):
+        setattr(tokenizer.model, "dropout", None)  # noqa: B010, as in train_bpe
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _join(arrays: Sequence[np.ndarray], types: tuple[str, ...]) -> TokenStream:

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from assocjax.arguments import check_choice, check_integer
+from assocjax.arguments import check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import (
     UNKNOWN,
@@ -31,6 +34,7 @@ from assocjax.corpora.layout import (
 )
 from assocjax.corpora.sources import SEPARATOR, Documents, read_documents
 from assocjax.corpora.tokenizers import (
+    MAX_VOCAB_SIZE,
     TokenStream,
     load_tokenizer,
     stream_subwords,
@@ -40,6 +44,7 @@ from assocjax.corpora.tokenizers import (
 from assocjax.errors import InputError, InputTypeError
 
 DEFAULT_VOCAB_SIZE = 256
+MAX_SEQ_LEN = 2**20
 _FABLE_WORDS = 80
 
 
@@ -67,7 +72,7 @@ class TokenData:
 
     Raises:
         InputError: If shapes do not fit one another or an id is out of range.
-        InputTypeError: If `tokens` is not int32 or `mask` not bool.
+        InputTypeError: If `tokens` is not int32, `mask` not bool or `vocabulary` not of strings.
     """
 
     tokens: np.ndarray
@@ -95,6 +100,12 @@ class TokenData:
                 raise InputTypeError(
                     f"{name}: expected a NumPy array of {np.dtype(dtype)}, got {kind}"
                 )
+        is_list = isinstance(self.vocabulary, Sequence | np.ndarray)
+        if isinstance(self.vocabulary, str) or not is_list:
+            raise InputTypeError(f"vocabulary must be a tuple of strings; got {self.vocabulary!r}")
+        for token in self.vocabulary:
+            if not isinstance(token, str):
+                raise InputTypeError(f"vocabulary must be strings; one is {token!r}")
         if self.tokens.ndim != 2 or self.tokens.shape[0] < 1 or self.tokens.shape[1] < 2:
             raise InputError(
                 f"tokens: expected shape [N >= 1, T+1 >= 2], got {list(self.tokens.shape)}"
@@ -105,10 +116,10 @@ class TokenData:
                 f"mask: expected shape {list(expected)} beside tokens of shape "
                 f"{list(self.tokens.shape)}, got {list(self.mask.shape)}"
             )
-        if self.documents is not None and self.documents.shape != (self.num_sequences,):
+        if self.documents is not None and np.shape(self.documents) != (self.num_sequences,):
             raise InputError(
                 f"documents: expected shape [{self.num_sequences}], one for each sequence, got "
-                f"{list(self.documents.shape)}"
+                f"{list(np.shape(self.documents))}"
             )
         low, high = int(self.tokens.min()), int(self.tokens.max())
         if low < 0 or high >= self.vocab_size:
@@ -135,17 +146,38 @@ class TokenData:
         """Tokens [n, T+1] and mask [n, T] of the sequences from `start` to `stop`."""
         return self.tokens[start:stop], self.mask[start:stop]
 
+    @functools.cached_property
+    def tokens_sha256(self) -> str:
+        """Hash of what is computed with: tokens, mask, vocabulary and documents.
+
+        That of the text says nothing of how it was divided into tokens.
+        """
+        digest = hash_vocabulary(self.vocabulary)
+        for array, dtype in ((self.tokens, "<i4"), (self.mask, "?"), (self.documents, "<i4")):
+            if array is not None:
+                digest.update(repr(np.shape(array)).encode())
+                digest.update(np.ascontiguousarray(array, dtype).data)
+        return digest.hexdigest()
+
     def describe(self) -> dict[str, object]:
-        """How the data were made and their sizes: everything but the arrays and the vocabulary."""
+        """How the data were made, their sizes, and `tokens_sha256` for the arrays and vocabulary.
+
+        It decides whether a result is of the same data: two that differ in a token differ here.
+        """
         arrays = ("tokens", "mask", "vocabulary", "documents")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         made = {name: value for name, value in fields.items() if name not in arrays}
-        sizes = ("num_sequences", "seq_len", "vocab_size")
-        return made | {name: getattr(self, name) for name in sizes}
+        computed = ("num_sequences", "seq_len", "vocab_size", "tokens_sha256")
+        return made | {name: getattr(self, name) for name in computed}
 
     def token_id(self, token: str) -> int:
         """The id of a token. Raises InputError if it is not in the vocabulary."""
         return find_token(token, self.vocabulary, self.name)
+
+
+def hash_vocabulary(vocabulary: Sequence[str]) -> hashlib._Hash:
+    """A SHA-256 begun with the names of tokens, in the order of their ids."""
+    return hashlib.sha256(json.dumps(list(map(str, vocabulary))).encode())
 
 
 def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
@@ -185,12 +217,14 @@ def load_tokens(
 
     Args:
         corpus: What to read, see `assocjax.corpora.sources`.
-        vocab_size: V, at least 2. By default `default_vocab_size`, or the number of different
-            tokens if that is less; for a loaded tokeniser its whole vocabulary.
-        seq_len: T, the number of positions, at least 1; a sequence has T + 1 tokens.
+        vocab_size: V, at least 2 and at most 2^24. By default `default_vocab_size`, or the number
+            of different tokens if that is less; for a loaded tokeniser its whole vocabulary.
+        seq_len: T, the number of positions, at least 1 and at most 2^20; a sequence has T + 1
+            tokens.
         num_sequences: Keep the first so many; by default all. Of the fables, enough are told.
         tokenizer: `"word"` (the paper's, see `words`), `"bpe"` (byte-level, trained on the corpus
-            to `vocab_size` tokens) or the path of a `tokenizer.json`.
+            to `vocab_size` tokens) or the path of a `tokenizer.json`, without its special tokens:
+            their names in a text are text.
         oov: What to do with a token outside the vocabulary. `"unk"`: it becomes `<unk>`, which
             takes the last place of the vocabulary if there is any such token. `"drop"` (the
             paper's): its whole document is dropped.
@@ -215,35 +249,23 @@ def load_tokens(
 
     Cost: one to two seconds for a million words.
     """
-    seq_len = check_integer("seq_len", seq_len, minimum=1)
-    if vocab_size is not None:
-        vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
+    check_choices(oov, long, short)
+    seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
+    tokenizer = check_path("tokenizer", tokenizer, "'word', 'bpe' or a path")
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
-    default_vocab_size = check_integer("default_vocab_size", default_vocab_size, minimum=2)
     seed = check_integer("seed", seed, minimum=0)
-    check_choice("oov", oov, ("unk", "drop"))
-    check_choice("long", long, ("window", "cut"))
-    check_choice("short", short, ("drop", "pad"))
-    if not isinstance(tokenizer, str | os.PathLike):
-        raise InputTypeError(
-            f"tokenizer must be 'word', 'bpe' or a path; got {type(tokenizer).__name__} "
-            f"{tokenizer!r}"
-        )
-    tokenizer = os.fspath(tokenizer)
     if num_documents is None and corpus == "fables":
         # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
         # does not depend on how many sequences are kept.
         num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)
-    # A subword can hold several word tokens (two punctuation marks), though seldom.
-    needed = (seq_len + 1) * (1 if tokenizer == "word" else 2)
     documents = read_documents(
         corpus,
         seed=seed,
         num_documents=num_documents,
         separator=separator,
         text_field=text_field,
-        min_words=max(_FABLE_WORDS, needed),
+        min_words=fable_words(seq_len, tokenizer),
     )
     stream, own_order = _tokenize(documents, tokenizer, vocab_size, default_vocab_size)
     if own_order:
@@ -283,7 +305,7 @@ def load_tokens(
         vocabulary=vocabulary,
         name=documents.name,
         sha256=documents.sha256,
-        tokenizer=tokenizer,
+        tokenizer=printable(tokenizer),
         oov=oov,
         long=long,
         short=short,
@@ -293,6 +315,30 @@ def load_tokens(
         unk_fraction=float(np.mean(tokens[real] == unknown)),
         documents=np.repeat(documents_read, layout.per_document)[:num_sequences],
     )
+
+
+def check_choices(oov: str, long: str, short: str) -> None:
+    check_choice("oov", oov, ("unk", "drop"))
+    check_choice("long", long, ("window", "cut"))
+    check_choice("short", short, ("drop", "pad"))
+
+
+def check_sizes(
+    seq_len: int, vocab_size: int | None, default_vocab_size: int
+) -> tuple[int, int | None, int]:
+    seq_len = check_integer("seq_len", seq_len, minimum=1, maximum=MAX_SEQ_LEN)
+    if vocab_size is not None:
+        vocab_size = check_integer("vocab_size", vocab_size, minimum=2, maximum=MAX_VOCAB_SIZE)
+    default = check_integer(
+        "default_vocab_size", default_vocab_size, minimum=2, maximum=MAX_VOCAB_SIZE
+    )
+    return seq_len, vocab_size, default
+
+
+def fable_words(seq_len: int, tokenizer: str) -> int:
+    """How long fables are told, so that each gives a sequence."""
+    # A subword can hold several word tokens (two punctuation marks), though seldom.
+    return max(_FABLE_WORDS, (seq_len + 1) * (1 if tokenizer == "word" else 2))
 
 
 def _tokenize(

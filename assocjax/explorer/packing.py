@@ -5,17 +5,17 @@ A block holds one matrix, scoring and side, little-endian, its parts one after t
     float64  [2]         low, high: natural logarithms of the smallest and largest size
     uint16   [V]         size of each list of the theory
     uint16   [V, k]      its ids
-    int8     [V, k]      its scores, in 127ths of the size
+    int8     [V, k]      its scores, in 127ths of the size; -1 where the list has ended
     uint16   [L, S, V]   size of each list of the weights
     uint8    [L, S, V, k]  ids: a place in the list before, or 255 for the next of `new`
     int8     [L, S, V, k]  scores, less that of the same token in the list before, modulo 256
     int8     [L, S, V]   cosines in 127ths; -128 is undefined
     uint16   [...]       new
 
-The list before is that of the recorded step before, or the theory's. A size is the largest
-magnitude of a list's scores: low + (high - low) (q - 1) / 65534 is its logarithm; q = 0 stands for
-a list that ranks nothing, q = 1 for sizes at the lower end. So a score is known to 1/254 of the
-largest of its list and 0.1 % or so of its own.
+The list before is that of the recorded step before, or the theory's. A size is the first and
+largest score of a list: low + (high - low) (q - 1) / 65534 is its logarithm; q = 0 stands for an
+empty list, q = 1 for sizes at the lower end. So a score is known to 1/254 of the largest of its
+list and 0.1 % or so of its own.
 """
 
 import gzip
@@ -35,23 +35,23 @@ def pack(
     """One block, compressed.
 
     Args:
-      theory_ids, theory_scores: [V, k].
-      ids, scores: [L, S, V, k], k < 255.
+      theory_ids, theory_scores: [V, k]; scores are positive and fall, NaN where a list has ended.
+      ids, scores: [L, S, V, k], k < 255, likewise.
       cosines: [L, S, V].
     """
-    sizes = [np.abs(of[..., [0, -1]]).max(-1) for of in (theory_scores, scores)]
-    known = np.concatenate([size[np.isfinite(size) & (size > 0)] for size in sizes])
+    sizes = [np.where(of[..., 0] > 0, of[..., 0], np.nan) for of in (theory_scores, scores)]
+    known = np.concatenate([size[np.isfinite(size)] for size in sizes])
     low, high = (np.log(known.min()), np.log(known.max())) if known.size else (0.0, 0.0)
 
     def size_code(size):
         defined = np.isfinite(size)
-        safe = np.where(defined & (size > 0), size, np.exp(low)).astype(float)
-        place = (np.log(safe) - low) / ((high - low) or 1.0)
+        place = (np.log(np.where(defined, size, 1), dtype=float) - low) / ((high - low) or 1.0)
         return np.where(defined, 1 + np.rint(65534 * place), 0).astype("<u2")
 
     def score_code(values, size):
-        size = np.where(np.isfinite(size) & (size > 0), size, 1)[..., None]
-        return np.rint(127 * np.nan_to_num(values) / size).astype(np.int8)
+        listed = values > 0
+        share = np.where(listed, values, 0) / np.where(np.isfinite(size), size, 1)[..., None]
+        return np.where(listed, np.rint(127 * share), -1).astype(np.int8)
 
     quantised = [score_code(v, s) for v, s in zip((theory_scores, scores), sizes, strict=True)]
     places = np.full(ids.shape, NEW, np.uint8)

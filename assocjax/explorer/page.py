@@ -5,7 +5,6 @@ import json
 import os
 import re
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -17,6 +16,7 @@ from assocjax.errors import InputError
 from assocjax.explorer.packing import NEW, pack
 from assocjax.formations import mean_overlap
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
+from assocjax.storage import SIGNATURE, whole_file
 
 _EXAMPLE = "bird"
 _READS = {  # the theory's symbol, what a token's row lists, what its column lists
@@ -39,6 +39,7 @@ def write_explorer(
     *,
     token: str | None = None,
     max_steps: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes one HTML file in which to look up any token of a `track` Dataset.
 
@@ -52,6 +53,7 @@ def write_explorer(
         none, a word of middling frequency.
       max_steps: of more recorded steps, so many that are evenly spread; by default 24, and 12 of
         over 1,500 tokens, lest the file grow.
+      overwrite: replace a page of other results that assocjax wrote.
 
     Raises:
       InputError: the Dataset is not of `track`, has over 65,536 tokens or lists of over 254, or
@@ -92,21 +94,15 @@ def write_explorer(
         for name, block in blocks.items()
     )
     parts = {
+        "SIGNATURE": SIGNATURE,
         "STYLE": _resource("style.css"),
         "SCRIPT": _resource("script.js"),
         "META": _json(_meta(dataset, vocabulary, start)),
         "BLOCKS": "\n".join(scripts),
     }
     page = re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _resource("page.html"))
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path, overwrite=overwrite) as part:
         part.write_text(page, "utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _meta(dataset: xr.Dataset, vocabulary: list[str], start: int) -> dict:

@@ -56,7 +56,11 @@
       }
     }
     const size = (code) => Math.exp(low + (high - low) * (code - 1) / 65534);
-    const read = (of, list) => of.size[list] === 0 ? null : Array.from({ length: K }, (_, r) => ({
+    const length = (of, list) => {  // a list may end before K
+      const end = of.scores.subarray(list * K, list * K + K).indexOf(-1);
+      return end < 0 ? K : end;
+    };
+    const read = (of, list) => Array.from({ length: length(of, list) }, (_, r) => ({
       id: of.ids[list * K + r], score: of.scores[list * K + r] / 127 * size(of.size[list]) }));
     const place = (layer, step, token) => ((L > 1 ? layer : 0) * S + step) * V + token;
     return {
@@ -66,13 +70,15 @@
         const code = cosine[place(layer, step, token)];
         return code === -128 ? null : code / 127;
       },
-      // How many of the theory's list are in the weights', or null.
+      // How many the theory lists, and how many of these the weights do: null without a theory's
+      // list, or where weights rank nothing.
+      listed: (token) => length(theory, token),
       common: (layer, step, token) => {
-        const list = place(layer, step, token);
-        if (!theory.size[token] || !weights.size[list]) return null;
-        const expected = theory.ids.subarray(token * K, token * K + K);
+        const list = place(layer, step, token), listed = length(theory, token);
+        if (!listed || cosine[list] === -128) return null;
+        const expected = theory.ids.subarray(token * K, token * K + listed);
         let count = 0;
-        for (let r = 0; r < K; r++) count += expected.includes(weights.ids[list * K + r]);
+        for (let r = 0; r < length(weights, list); r++) count += expected.includes(weights.ids[list * K + r]);
         return count;
       },
     };
@@ -117,14 +123,16 @@
     const rows = [];
     learned.forEach((matrix, m) => {
       const counts = meta.steps.map((_, s) => arrays[m].common(state.layer, s, state.token));
-      const first = counts.findIndex((count) => count !== null && 2 * count >= K);
+      const listed = arrays[m].listed(state.token);
+      const first = counts.findIndex((count) => count !== null && 2 * count >= listed);
       const strip = make("div", { class: "strip", role: "group",
                                   "aria-label": `${weightsOf(matrix)} over steps` });
       counts.forEach((count, s) => {
-        const what = count === null ? "no list yet" : `${count} of ${K} in common`;
+        const what = count !== null ? `${count} of ${listed} in common`
+          : listed ? "no list yet" : "no list in theory";
         const cell = make("button", {
           type: "button", class: `cell${count === null ? " none" : ""}${s === state.step ? " now" : ""}`,
-          style: `--share: ${(count ?? 0) / K}`, title: `step ${meta.steps[s]}: ${what}`,
+          style: `--share: ${(count ?? 0) / (listed || 1)}`, title: `step ${meta.steps[s]}: ${what}`,
           "aria-label": `step ${meta.steps[s]}: ${what}`, tabindex: "-1" });
         cell.addEventListener("click", () => change({ step: s }));
         strip.append(cell);
@@ -132,7 +140,8 @@
       rows.push(
         make("div", { class: "name" }, ...symbol(weightsOf(matrix)), " ",
              make("small", {}, ...symbol(matrix.theory))), strip,
-        make("div", { class: "formed" }, first < 0 ? "never half" : `half by step ${meta.steps[first]}`));
+        make("div", { class: "formed" }, !listed ? "no list in theory"
+          : first < 0 ? "never half" : `half by step ${meta.steps[first]}`));
     });
     const ticks = make("div", { class: "strip", "aria-hidden": "true" });
     const every = Math.ceil(S / 8);
@@ -150,16 +159,17 @@
 
   function column(title, best, other, kind) {
     const heading = make("h4", {}, ...symbol(title));
-    if (best === null) return [heading, make("p", { class: "nothing" }, "Nothing yet: all entries are alike.")];
+    if (!best.length) return [heading, make("p", { class: "nothing" }, kind === "theory"
+      ? "No association." : "No association at this step.")];
     const known = new Set(other?.map((entry) => entry.id));
-    const largest = Math.max(...best.map((entry) => Math.abs(entry.score))) || 1;
+    const largest = best[0].score || 1;
     const list = make("ol", { "aria-label": title, "data-kind": kind });
     best.forEach((entry, rank) => {
       const both = known.has(entry.id);
       const button = make(
         "button",
         { type: "button", tabindex: rank ? "-1" : "0", "data-id": entry.id, "data-score": entry.score,
-          style: `--size: ${Math.max(0, entry.score) / largest}`,
+          style: `--size: ${entry.score / largest}`,
           "aria-label": `${shown(entry.id)}, ${number(entry.score)}, ${both ? "in both" : `only in ${kind}`}` },
         make("span", { class: "mark", "aria-hidden": "true" }, both ? "●" : kind === "theory" ? "○" : "◇"),
         make("span", { class: "word" }, shown(entry.id)),
@@ -186,10 +196,11 @@
       return card;
     }
     const common = arrays.common(layer, step, token), cosine = arrays.cosine(layer, step, token);
-    card.append(make("p", { class: "score" }, ...(common === null ? ["not comparable at this step"] : [
-      make("strong", {}, `${common} of ${K}`), " in common", cosine === null ? "" : `, cosine ${cosine.toFixed(2)}`])));
+    const missing = expected.length ? "not comparable at this step" : "no list in theory";
+    card.append(make("p", { class: "score" }, ...(common === null ? [missing] : [
+      make("strong", {}, `${common} of ${expected.length}`), " in common", cosine === null ? "" : `, cosine ${cosine.toFixed(2)}`])));
     pair.append(...place(column(weightsOf(matrix), found, expected, "weights"), 3));
-    if (expected && found) pair.append(links(expected, found));
+    if (expected.length && found.length) pair.append(links(expected, found));
     card.append(pair, curve(matrix, arrays));
     return card;
   }
@@ -201,7 +212,8 @@
   }
 
   function links(expected, found) {
-    const svg = draw("svg", { viewBox: `0 0 32 ${24 * K}`, height: 24 * K, preserveAspectRatio: "none",
+    const height = 24 * Math.max(expected.length, found.length);
+    const svg = draw("svg", { viewBox: `0 0 32 ${height}`, height, preserveAspectRatio: "none",
                               "aria-hidden": "true" });
     expected.forEach((entry, i) => {
       const j = found.findIndex((other) => other.id === entry.id);
@@ -214,11 +226,12 @@
     const W = 380, H = 46, x = (s) => 14 + (W - 28) * (S > 1 ? s / (S - 1) : 0.5), y = (v) => 4 + H * (1 - v);
     const svg = draw("svg", { class: "curve", viewBox: `0 0 ${W} 66`, role: "img" });
     const common = meta.steps.map((_, s) => arrays.common(state.layer, s, state.token));
-    const share = common.map((count) => count === null ? null : count / K);
+    const listed = arrays.listed(state.token);
+    const share = common.map((count) => count === null ? null : count / listed);
     const cosine = meta.steps.map((_, s) => arrays.cosine(state.layer, s, state.token));
     const mean = meta.mean[state.scoring][state.side][matrix.name];
     const last = common.findLast((count) => count !== null);
-    svg.setAttribute("aria-label", `Overlap over training: ${last ?? 0} of ${K} in common at the end`);
+    svg.setAttribute("aria-label", `Overlap over training: ${last ?? 0} of ${listed} in common at the end`);
     const line = (kind, values) => {
       let path = "", pen = "M";
       values.forEach((v, s) => {
@@ -274,7 +287,7 @@
     announcement = setTimeout(() => {
       const parts = learned.map((matrix, m) => {
         const count = arrays[m].common(state.layer, state.step, state.token);
-        return `${matrix.name.replace("_", "-")} ${count === null ? "none" : `${count} of ${K}`}`;
+        return `${matrix.name.replace("_", "-")} ${count === null ? "none" : `${count} of ${arrays[m].listed(state.token)}`}`;
       });
       $("live").textContent = `${shown(state.token)}, step ${step}, in common with theory: ${parts.join(", ")}`;
     }, 250);

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from assocjax.ablation import CONTROLS, DIRECTIONS
-from assocjax.figures.style import set_title
+from assocjax.figures.style import check, check_labels, literal, set_title
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -25,7 +25,14 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
 
     Args:
       dataset: from `ablate`.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
     """
+    check(dataset, "ablate", ["loss"], "unit edit")
+    check(dataset, "ablate", ["trained_loss"], "")
+    check(dataset, "ablate", ["control_loss"], "unit edit control draw")
+    check_labels(dataset, "ablate", "control", CONTROLS)
     units, edits = dataset["unit"].values, dataset["edit"].values
     size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)
     figure = Figure(figsize=(max(size[0], 7), size[1]), layout="constrained")
@@ -56,9 +63,9 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
         ax.tick_params(labelsize=8)
         ax.tick_params(axis="x", rotation=45)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set_title(str(edit), fontsize=9)
+        ax.set_title(literal(edit), fontsize=9)
         ax.set_xlabel("change of the loss (nats)", fontsize=9)
-    axes[0, 0].set_yticks(rows, [str(unit).replace("_", "-") for unit in units])
+    axes[0, 0].set_yticks(rows, [literal(unit).replace("_", "-") for unit in units])
     axes[0, 0].set_ylim(len(units) - 0.5, -0.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,11 +11,21 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from assocjax.arguments import check_choice, check_integer
 from assocjax.corpora.tokens import find_token
-from assocjax.errors import InputError
-from assocjax.figures.style import finish, line_and_range, save, set_title
+from assocjax.errors import InputError, InputTypeError
+from assocjax.figures.style import (
+    check,
+    check_labels,
+    finish,
+    line_and_range,
+    literal,
+    save_all,
+    set_title,
+)
 from assocjax.formations import READ_AT, mean_overlap
 from assocjax.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.storage import Folder
 
 _COLORS = {
     "bigram": "#cc3311",
@@ -24,6 +35,7 @@ _COLORS = {
     "query_key": "#0072b2",
     "context": "#e69f00",
 }
+_MOST = 24  # characters of a token
 _LABELS = {
     "bigram": r"$W_O$ (bigram)",
     "interchangeability": r"$W_O^\top W_O$ (interchangeability)",
@@ -39,7 +51,11 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
 
     Args:
       dataset: from `track`.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
     """
+    _check(dataset, (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token")
     figure, axes = _panels(dataset, len(SIDES))
     chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
     for row, side in zip(axes, SIDES, strict=True):
@@ -54,8 +70,8 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
     finish(
         figure,
         axes,
-        f"Share of each token's top {dataset.sizes['rank']} that weights and theory have in common "
-        "(line: mean, shade: range over layers; dotted: chance)",
+        f"Share of the theory's list, of up to {dataset.sizes['rank']} tokens, that is in the "
+        "weights' list (line: mean, shade: range over layers; dotted: chance, at most)",
         dataset,
     )
     return figure
@@ -69,10 +85,14 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
 
     Raises:
       InputError: it has none.
+      InputTypeError: it is no Dataset.
     """
+    check(dataset, "track", [], "")
     kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
     if not kinds:
         raise InputError("dataset must have precisions: track(..., truth=fables.ground_truth())")
+    _check(dataset, (f"{kind}_precision" for kind in kinds), "step scoring")
+    check(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
     figure, axes = _panels(dataset, 1)
     for ax, scoring in zip(axes[0], SCORINGS, strict=True):
         of_scoring = dataset.sel(scoring=scoring)
@@ -99,36 +119,43 @@ def plot_context_graph(
     """A token amid the tokens that stand before it, by the basis function Phi: paper, Figure 3.
 
     Lines to the token are as wide as its scores, and others join those of its associates of which
-    one is among the lists of the other.
+    one is in the list of the other.
 
     Args:
       dataset: from `track`, or from `results.statistics_dataset`.
       token: in the vocabulary.
-      k: associates to show; of a `track` at most as many as were recorded.
+      k: associates to show, if there are as many; of a `track` at most those that were recorded.
       scoring: one of `scorings.SCORINGS`.
 
     Raises:
-      InputError: the token or the scoring is not there, or the token has no context.
+      InputError: the token or the scoring is not there, or nothing stands before the token more
+        often than by chance; the dataset has no contexts.
+      InputTypeError: `dataset` is no Dataset, `token` no text, or k no number.
     """
-    if scoring not in SCORINGS:
-        raise InputError(f"scoring must be one of {', '.join(SCORINGS)}; got {scoring!r}")
-    vocabulary = dataset["token"].values.tolist()
+    check_choice("scoring", scoring, SCORINGS)
+    check_integer("k", k, minimum=1)
+    if not isinstance(token, str):
+        raise InputTypeError(f"token must be a text; got {token!r}")
+    check(dataset, "track or statistics_dataset", ["target_frequency"], "token")
+    vocabulary = [str(word) for word in dataset["token"].values]
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
     ids, scores = _context_lists(dataset, k, scoring)
-    if not dataset["target_frequency"].values[own] or not np.isfinite(scores[own, 0]):
-        raise InputError(f"token {token!r} has no context: it is no target in these sequences")
-    angles = 2 * np.pi * np.arange(ids.shape[1]) / ids.shape[1] + np.pi / 2
-    places = dict(
-        zip(ids[own].tolist(), np.stack([np.cos(angles), np.sin(angles)], 1), strict=True)
-    )
+    listed = [row[found].tolist() for row, found in zip(ids, np.isfinite(scores), strict=True)]
+    if not listed[own]:
+        raise InputError(
+            f"token {token!r} has no context: in these sequences, nothing stands before it more "
+            "often than by chance"
+        )
+    angles = 2 * np.pi * np.arange(len(listed[own])) / len(listed[own]) + np.pi / 2
+    places = dict(zip(listed[own], np.stack([np.cos(angles), np.sin(angles)], 1), strict=True))
     figure = Figure(figsize=(5.2, 5.2), layout="constrained")
     ax = figure.subplots()
     for i, start in places.items():
-        for j in set(ids[i].tolist()) & places.keys():
+        for j in set(listed[i]) & places.keys():
             ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
-    largest = np.abs(scores[own]).max() or 1.0  # in a tiny text all may be zero
-    widths = 1 + 5 * np.clip(scores[own] / largest, 0, 1)
-    for (i, place), width, score in zip(places.items(), widths, scores[own], strict=True):
+    scores = scores[own][: len(places)]
+    widths = 1 + 5 * scores / scores[0]
+    for (i, place), width, score in zip(places.items(), widths, scores, strict=True):
         ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
         _node(ax, place, vocabulary[i], "#fdf3df")
         ax.annotate(
@@ -146,24 +173,43 @@ def plot_context_graph(
 
 def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids and scores [V, k] in the rows of Phi: recorded, or read off the matrix."""
+    source = "track or statistics_dataset"
     if "context" not in dataset:
-        lists = dataset.sel(scoring=scoring, side="row")
         names = ("context_theory_id", "context_theory_score")
+        check(dataset, source, names, "scoring side token rank")
+        check_labels(dataset, source, "scoring", SCORINGS)
+        check_labels(dataset, source, "side", SIDES)
+        lists = dataset.sel(scoring=scoring, side="row")
         ids, scores = (lists[name].values[:, :k] for name in names)
         return ids.astype(int), scores
-    shares = (dataset[f"{name}_frequency"].values for name in Frequencies._fields)
+    check(dataset, source, ["context"], "token other_token")
+    names = [f"{name}_frequency" for name in Frequencies._fields]
+    check(dataset, source, names, "token")
+    shares = (dataset[name].values for name in names)
     frequencies = Frequencies(*map(jnp.asarray, shares))
     k = min(k, dataset.sizes["token"] - 1)
     lists = context_lists(jnp.asarray(dataset["context"].values), frequencies, scoring=scoring, k=k)
     return np.asarray(lists.ids[0]), np.asarray(lists.scores[0])
 
 
-def save_track(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
-    """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths."""
+def save_track(
+    dataset: xr.Dataset, folder: str | os.PathLike | Folder, *, overwrite: bool = False
+) -> list[Path]:
+    """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths.
+
+    Figures of other results are only replaced if assocjax wrote them and `overwrite` is true;
+    InputError otherwise.
+    """
     figures = {"overlap": plot_overlap(dataset)}
     if any(f"{kind}_precision" in dataset for kind in READ_AT):
         figures["precision"] = plot_precision(dataset)
-    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+    return save_all(figures, folder, overwrite=overwrite)
+
+
+def _check(dataset: xr.Dataset, names: Iterable[str], dims: str) -> None:
+    check(dataset, "track", names, dims)
+    for dim, known in (("scoring", SCORINGS), ("side", SIDES)):
+        check_labels(dataset, "track", dim, known)
 
 
 def _panels(dataset: xr.Dataset, rows: int):
@@ -193,6 +239,6 @@ def _at_right(ax: Axes) -> dict:
 
 def _node(ax: Axes, place, token: str, color: str) -> None:
     ax.annotate(
-        token.replace("$", r"\$"), place, fontsize=10, ha="center", va="center", zorder=3,
+        literal(token, most=_MOST), place, fontsize=10, ha="center", va="center", zorder=3,
         bbox={"boxstyle": "round,pad=0.35", "fc": color, "ec": "0.4"},
     )  # fmt: skip

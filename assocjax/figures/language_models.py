@@ -5,6 +5,7 @@ the residual stream after attention ("embedding without MLP") and after the laye
 another matrix of the theory. Layer 0 of the last is what the first layer reads: the embedding.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from assocjax.figures.style import set_title
+from assocjax.arguments import check_choice
+from assocjax.errors import InputError
+from assocjax.figures.style import check, literal, set_title
 
 PANELS = ("attention", "embedding without MLP", "embedding")
+_SCORES = ("similarity", "null_mean", "null_sd", "z")
+_STREAMS, _ATTENTION = _SCORES, tuple(f"attention_{name}" for name in _SCORES)
 _CHANCE = 3.0  # |z| up to which the colour scale is linear
+_MOST = 24  # characters of a revision
 _FEW_LAYERS = 3  # the paper's Figure 7 shows three
 
 
@@ -34,7 +40,13 @@ def plot_layers_by_step(
       theory: what the two panels of embeddings are compared with.
       residual: "uniform" (the paper's) or "unigram".
       null: among which tokens shuffles are, "all" or "frequency".
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or has no such theory, residual or
+        null.
     """
+    _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
+    _check(dataset, _STREAMS, "layer stream revision", residual=residual, null=null, theory=theory)
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     largest = _largest(panels, "token")
     rows = [
@@ -50,12 +62,13 @@ def plot_layers_by_step(
         ),
         ("token-centred, z", "z", "token", _z_norm(panels), "RdBu_r"),
     ]
-    names = [str(name) for name in dataset["revision"].values]
-    if "step" in dataset.coords:
-        names = [str(step) for step in dataset["step"].values]
+    names = _ticks(dataset, "revision")
     height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
     figure = Figure(
-        figsize=(2.6 + 2.5 * len(PANELS), len(rows) * min(max(height, 1.4), 3.2) + 1.0),
+        figsize=(
+            2.6 + 2.5 * len(PANELS),
+            len(rows) * min(max(height, 1.4), 3.2) + 1.0 + _room_below(names),
+        ),
         layout="constrained",
     )
     axes = figure.subplots(len(rows), len(PANELS), squeeze=False)
@@ -64,7 +77,7 @@ def plot_layers_by_step(
         for ax, (title, panel) in zip(axes[row], panels.items(), strict=True):
             values = panel[variable].sel(centering=centering).transpose("layer", "revision")
             image = _heat_map(ax, values, norm, colours)
-            ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 4 else 0)
+            ax.set_xticks(range(len(names)), names, rotation=90 if _are_many(names) else 0)
             if row == 0:
                 ax.set_title(title, fontsize=9)
             if row < len(rows) - 1:
@@ -73,7 +86,7 @@ def plot_layers_by_step(
         _colour_bar(figure, image, norm, ax=list(axes[row]), shrink=0.9)
     for ax in axes[-1]:
         ax.set_xlabel("step" if "step" in dataset.coords else "revision", fontsize=8)
-    what = f"{theory} and query-key, residual {residual}"
+    what = f"{literal(theory)} and query-key, residual {literal(residual)}"
     _title(figure, f"Similarity with the theory ({what}), beside shuffled tokens", dataset)
     return figure
 
@@ -88,7 +101,11 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     Args:
       dataset: from `compare_revisions`, with the centerings "feature" and "token".
       residual, null: as of `plot_layers_by_step`.
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or has no such residual or null.
     """
+    _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
     chosen = dataset.sel(residual=residual, null=null)
     heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
     if heads.sizes["revision"] == 1:
@@ -111,8 +128,10 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         ("token-centred, z", "z", "token", _symmetric(z), "RdBu_r"),
     ]
     height = 0.16 * heads.sizes[down] + 0.5
+    names = _ticks(dataset, across)
+    room = _room_below(names) if across == "revision" else 0
     figure = Figure(
-        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0),
+        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0 + room),
         layout="constrained",
     )
     axes = figure.subplots(len(maps), len(columns), squeeze=False)
@@ -121,8 +140,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         for ax, (label, of_map) in zip(axes[:, column], maps.items(), strict=True):
             values = of_map[f"attention_{variable}"].sel(centering=centering)
             image = _heat_map(ax, values.transpose(down, across), norm, colours)
-            ax.set_xticks(range(values.sizes[across]), _ticks(dataset, across))
+            ax.set_xticks(range(values.sizes[across]), names)
             ax.tick_params(axis="x", rotation=90 if across == "revision" else 0)
+            ax.tick_params(labelbottom=ax is axes[-1, column])
             if column == 0:
                 ax.set_ylabel(label, fontsize=8)
         axes[0, column].set_title(title, fontsize=9)
@@ -132,7 +152,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         _colour_bar(
             figure, image, norm, ax=list(axes[:, column]), location="top", shrink=0.9, aspect=15
         )
-    _title(figure, f"Attention heads and the theory's query-key, residual {residual}", dataset)
+    _title(
+        figure, f"Attention heads and the theory's query-key, residual {literal(residual)}", dataset
+    )
     return figure
 
 
@@ -146,7 +168,15 @@ def plot_by_layer(
     Args:
       dataset: from `compare_revisions`, one revision of it (`isel(revision=-1)`).
       theory, residual, null: as of `plot_layers_by_step`.
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or has no such theory, residual or
+        null.
     """
+    _check(dataset, _ATTENTION, "layer head", residual=residual, null=null)
+    _check(dataset, _STREAMS, "layer stream", residual=residual, null=null, theory=theory)
+    if "revision" in dataset.dims or "revision" not in dataset:
+        raise InputError("dataset must be of one revision, as of isel(revision=-1)")
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     rows = {"feature": "paper's form", "token": "token-centred"}
     figure = Figure(figsize=(2.7 * len(PANELS) + 1.2, 5.0), layout="constrained")
@@ -167,19 +197,37 @@ def plot_by_layer(
         across[0].set_ylim(bottom=0)  # of all in the row, once all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
-    what = f"{theory} and query-key, residual {residual}"
-    revision = str(dataset["revision"].values)
+    what = f"{literal(theory)} and query-key, residual {literal(residual)}"
+    revision = literal(dataset["revision"].item())
     of_revision = "" if revision == "main" else f" at {revision}"
     _title(figure, f"Similarity with the theory ({what}) by layer{of_revision}", dataset)
     return figure
 
 
+def _check(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) -> None:
+    source = "compare_revisions"
+    for name in names:
+        null = () if name.endswith("similarity") else ("null",)
+        of = [dim for dim in chosen if dim != "null"]
+        check(dataset, source, [name], " ".join([dims, "centering", *of, *null]))
+    for dim, label in chosen.items():
+        check_choice(dim, label, [str(known) for known in dataset[dim].values])
+    labels = {
+        "centering": ("feature", "token"),
+        "stream": ("before", "after_attention", "after_layer"),
+        "head": ("mean",),
+    }
+    for dim in {"centering", *dims.split()} & labels.keys():
+        for label in labels[dim]:
+            if label not in dataset[dim].values.tolist():
+                raise InputError(f"dataset must be from {source}; its {dim!r} has no {label!r}")
+
+
 def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
     """The three panels, layers counted from 1; with layer 0, the embedding, in the last."""
-    names = ("similarity", "null_mean", "null_sd", "z")
-    mean = dataset[[f"attention_{name}" for name in names]].sel(head="mean")
-    attention = mean.rename({f"attention_{name}": name for name in names})
-    streams = dataset[list(names)].sel(theory=theory)
+    mean = dataset[list(_ATTENTION)].sel(head="mean")
+    attention = mean.rename(dict(zip(_ATTENTION, _SCORES, strict=True)))
+    streams = dataset[list(_STREAMS)].sel(theory=theory)
     numbered = {"layer": dataset["layer"] + 1}
     start = streams.sel(stream="before").isel(layer=[0])
     after = streams.sel(stream="after_layer").assign_coords(numbered)
@@ -205,7 +253,7 @@ def _symmetric(largest: float) -> SymLogNorm:
 def _heat_map(ax, values: xr.DataArray, norm: Any, colours: str):
     image = ax.imshow(values.values, norm=norm, cmap=colours, aspect="auto", origin="lower")
     down = values.dims[0]
-    labels = [str(name) for name in values[down].values]
+    labels = [literal(name, most=_MOST) for name in values[down].values]
     every = -(-len(labels) // 10)
     ax.set_yticks(np.arange(len(labels))[::every], labels[::every])
     ax.tick_params(labelsize=7)
@@ -226,10 +274,20 @@ def _colour_bar(figure: Figure, image, norm: Normalize, **where: Any) -> None:
 
 def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
     if dim == "revision":
-        return [str(v) for v in dataset["step" if "step" in dataset.coords else dim].values]
-    return [str(name) for name in dataset[dim].values if name != "mean"]
+        dim = "step" if "step" in dataset.coords else dim
+    return [literal(name, most=_MOST) for name in dataset[dim].values if name != "mean"]
+
+
+def _are_many(names: list[str]) -> bool:
+    """Too many or too long to stand side by side."""
+    return len(names) > 4 or max(map(len, names)) > 8
+
+
+def _room_below(names: list[str]) -> float:
+    """Inches that upright labels take."""
+    return 0.06 * max(map(len, names)) if _are_many(names) else 0
 
 
 def _title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
-    model = dataset.attrs.get("model", "")
+    model = literal(dataset.attrs.get("model", ""))
     set_title(figure, f"{model}: {title}" if model else title, dataset)

@@ -1,6 +1,7 @@
 """Where a theory ends: figures of validity horizons and of the theorem's bounds."""
 
 import itertools
+import numbers
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -11,12 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from assocjax.arguments import check_choice
+from assocjax.errors import InputError, InputTypeError
 from assocjax.figures.style import (
     COLORS,
     LABELS,
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    check,
     finish,
     in_order,
     line_and_range,
@@ -38,7 +42,14 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
 
     Args:
       horizons: from `validity_horizon`.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
     """
+    check(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
+    for name in ("steps", "threshold"):
+        if not isinstance(horizons.attrs.get(name), numbers.Real):
+            raise InputError(f"dataset must be from validity_horizon; it has no attribute {name!r}")
     horizons = in_order(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
@@ -78,7 +89,22 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     Args:
       rows: from `horizon_study`.
       corpus_name: for the title.
+
+    Raises:
+      InputError: rows are none, or lack something.
+      InputTypeError: they are no list of dicts.
     """
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise InputTypeError(f"rows must be a list of dicts, from horizon_study; got {rows!r}")
+    if not rows:
+        raise InputError("rows must be those of horizon_study; got none")
+    names = [*SETTINGS, *(f"{weight}*eta" for weight in WEIGHTS)]
+    for name, row in itertools.product(names, rows):
+        value = row.get(name) if name in SETTINGS else row.get(name, "") or 0.0
+        if not isinstance(value, numbers.Real):
+            raise InputError(f"rows must be from horizon_study; one has no {name!r}")
+    for row in rows:
+        check_choice("theory of every row", row.get("theory"), tuple(THEORY_LINES))
     base = rows[0]
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]
@@ -122,7 +148,16 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
 
     Args:
       bounds: from `theorem_bounds`.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
     """
+    for names, dims in (
+        ([f"{weight}_distance" for weight in WEIGHTS], "learning_rate seed init_scale step"),
+        ([f"{weight}_bound" for weight in WEIGHTS], "learning_rate step"),
+        (["conditions_met"], "learning_rate init_scale step"),
+    ):
+        check(bounds, "theorem_bounds", names, dims)
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]

@@ -4,8 +4,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from assocjax.arguments import check_integer
 from assocjax.associations import MATRICES
-from assocjax.figures.style import set_title
+from assocjax.figures.style import check, literal, set_title
+
+_ORDER = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 
 
 def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
@@ -16,18 +19,24 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
     Args:
       dataset: from `results.statistics_dataset`.
       top: how many tokens to show.
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or `top` is not positive.
     """
-    names = [n for n, v in dataset.data_vars.items() if v.dims == ("token", "other_token")]
-    known = np.flatnonzero(dataset["token"].values != "<unk>")
+    check_integer("top", top, minimum=1)
+    check(dataset, "statistics_dataset", _ORDER, "token other_token")
+    check(dataset, "statistics_dataset", ["target_frequency"], "token")
+    known = np.flatnonzero(dataset["token"].values.astype(str) != "<unk>")
     frequency = dataset["target_frequency"].values[known]
     shown = known[np.argsort(-frequency, kind="stable")[:top]]
-    tokens = [str(token).replace("$", r"\$") for token in dataset["token"].values[shown]]
+    tokens = [literal(token, most=24) for token in dataset["token"].values[shown]]
     figure = Figure(figsize=(16, 10.5), layout="constrained")
-    for ax, name in zip(figure.subplots(2, 3).flat, names, strict=True):
+    for ax, name in zip(figure.subplots(2, 3).flat, _ORDER, strict=True):
         matrix = dataset[name].values[np.ix_(shown, shown)]
-        limit = np.quantile(np.abs(matrix), 0.99) or 1.0
+        limit = np.nanquantile(np.abs(matrix), 0.99) if np.isfinite(matrix).any() else 0
+        limit = float(limit) or 1.0
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set_title(f"{name}\n{MATRICES[str(name)]}", fontsize=8)
+        ax.set_title(f"{name}\n{MATRICES[name]}", fontsize=8)
         ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
         figure.colorbar(image, ax=ax, shrink=0.8, format="%.0e").ax.tick_params(labelsize=6)

@@ -1,21 +1,32 @@
 """What all figures share: colours, lines, panels, titles, and the files they are written to.
 
 Colour tells learning rates apart (from dark, small, to light, large) or weights, and the kind of
-line theories; the shaded range is over layers and seeds, its line the mean. Matplotlib's object
-interface is used throughout: no global state, no display.
+line theories; the shaded range is over layers and seeds, its line the mean. Tokens and names may be
+any text: they are drawn by `literal`, and `set_title`, which every figure calls last, chooses fonts
+that have their characters. Matplotlib's object interface is used throughout: no global state, no
+display.
 """
 
+import contextlib
+import functools
+import logging
 import os
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS
+from assocjax.storage import SIGNATURE, Folder, whole_file
 
 LABELS = {
     "query_key": r"query-key $W_\ell$",
@@ -28,19 +39,183 @@ THEORY_LINES = {"leading": "-", "effective": "--"}
 THEORY_NAMES = {"leading": "leading terms", "effective": "effective theory"}
 
 
-def save(figure: Figure, path: str | os.PathLike) -> list[Path]:
+_METADATA = {
+    "png": {"Software": SIGNATURE},
+    # No date in the file: the same results draw the same bytes.
+    "pdf": {"Creator": SIGNATURE, "CreationDate": None},
+}
+
+
+def save(
+    figure: Figure,
+    path: str | os.PathLike,
+    *,
+    into: Folder | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Writes a figure as PNG and PDF beside each other; returns both paths.
 
     Args:
       figure: from a `plot_*` function.
       path: without a suffix.
+      into: a claimed folder, within which `path` then is.
+      overwrite: replace files of these names that assocjax wrote.
+
+    Raises:
+      InputError: a file of that name is there (see `overwrite`) or cannot be written.
+      InputTypeError: figure or path is none.
     """
-    paths = [Path(f"{os.fspath(path)}.{kind}") for kind in ("png", "pdf")]
-    for path in paths:
-        # No date in the file: the same results draw the same bytes.
-        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+    if not isinstance(figure, Figure):
+        raise InputTypeError(f"figure must be a matplotlib Figure; got {type(figure)}")
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"path must be a path without a suffix; got {path!r}")
+    paths = []
+    for kind, metadata in _METADATA.items():
+        name = f"{os.fspath(path)}.{kind}"
+        place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
+        with place as part, warnings.catch_warnings():
+            # Of marks that are joined to a character of another font; `literal` told of others.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
+        paths.append(Path(name) if into is None else into.path / name)
     return paths
+
+
+def save_all(
+    figures: Mapping[str, Figure], folder: str | os.PathLike | Folder, *, overwrite: bool
+) -> list[Path]:
+    """Writes figures by their names into a folder, which may be a claimed one."""
+    if isinstance(folder, Folder):
+        return [p for name, figure in figures.items() for p in save(figure, name, into=folder)]
+    paths = ((figure, Path(folder) / name) for name, figure in figures.items())
+    return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
+
+
+def check(dataset: xr.Dataset, source: str, variables: Iterable[str], dims: str) -> None:
+    """A Dataset as some function makes it: numbers over some dimensions.
+
+    Args:
+      source: that function.
+      variables: names that are drawn.
+      dims: that all of them have, separated by spaces.
+
+    Raises:
+      InputTypeError: it is no Dataset.
+      InputError: it lacks a variable or dimension, or one is of no numbers, or empty.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise InputTypeError(f"dataset must be a Dataset from {source}; got {type(dataset)}")
+    for name in variables:
+        if name not in dataset:
+            raise InputError(f"dataset must be from {source}; it has no variable {name!r}")
+        if dataset[name].dtype.kind not in "fiub":
+            raise InputError(f"dataset must be from {source}; its {name!r} holds no numbers")
+        for dim in dims.split():
+            if dim not in dataset[name].dims:
+                raise InputError(f"dataset must be from {source}; its {name!r} has no {dim!r}")
+        if not dataset[name].size:
+            raise InputError(f"dataset must hold something; its {name!r} is empty")
+
+
+def check_labels(dataset: xr.Dataset, source: str, dim: str, known: Iterable[Any]) -> None:
+    """All labels of a dimension among those that are known.
+
+    Raises:
+      InputError: one is not.
+    """
+    known = list(known)
+    for label in dataset[dim].values.tolist():
+        if label not in known:
+            expected = ", ".join(map(repr, known))
+            raise InputError(
+                f"dataset must be from {source}; its {dim!r} must be of {expected}; got {label!r}"
+            )
+
+
+_MOST = 80  # characters of a name; of a token, fewer fit
+
+
+def literal(text: Any, most: int = _MOST) -> str:
+    """A token or a name as it can be drawn, whatever is in it.
+
+    No dollar begins mathematics. What cannot be seen (control characters, marks of direction,
+    blanks but the space) is written as in Python, what no installed font has is an empty box, and
+    what is longer than `most` is cut.
+    """
+    text = str(text)[: most + 1]  # no longer, lest a document of one word take long
+    shown = "".join(
+        (c if _font_of(c) else "□") if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text
+    )
+    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
+@functools.cache
+def _font_of(character: str) -> str | None:
+    """The first family of fonts that has a character: the default, or any that is installed."""
+    for family in [*_default_fonts(), *_installed_fonts()]:
+        if ord(character) in _characters(family):
+            return family
+    _tell_once()
+    return None
+
+
+def _default_fonts() -> list[str]:
+    return font_manager.FontProperties().get_family()
+
+
+@functools.cache
+def _characters(family: str) -> frozenset[int]:
+    """Code points that the font of a family has, as matplotlib chooses it."""
+    path = font_manager.findfont(font_manager.FontProperties(family=[family]))
+    try:
+        return frozenset(font_manager.get_font(path).get_charmap())
+    except (OSError, RuntimeError):  # a damaged font
+        return frozenset()
+
+
+@functools.cache
+def _installed_fonts() -> list[str]:
+    """Families of all fonts, those with the most scripts first.
+
+    Matplotlib keeps a list of fonts, in which those installed later are missing.
+    """
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for path in sorted({*font_manager.findSystemFonts()} - known):
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+            font_manager.fontManager.addfont(path)
+    # Matplotlib's own last resort has all characters, and draws none of them.
+    names = {
+        entry.name
+        for entry in font_manager.fontManager.ttflist
+        if entry.weight in (400, "normal", "regular")
+        and entry.style == entry.variant == entry.stretch == "normal"
+        and not entry.name.startswith("Last Resort")
+    }
+    return sorted(names, key=lambda name: ("Noto Sans" not in name, name))
+
+
+@functools.cache
+def _tell_once() -> None:
+    logging.getLogger("assocjax").warning(
+        "figures: no installed font has some of the characters, which are drawn as boxes: install "
+        "one that has, such as Noto Sans CJK (Chinese, Japanese, Korean) or Noto Emoji"
+    )
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Gives texts with characters that the default font lacks those that have them, too."""
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    characters = sorted({c for text in texts for c in text.get_text() if c.isprintable()})
+    default = _default_fonts()
+    others = [family for c in characters if (family := _font_of(c)) and family not in default]
+    if others:
+        families = list(dict.fromkeys([*default, *others]))
+        for text in texts:
+            text.set_fontfamily(families)
+        for ax in figure.axes:  # of ticks that are yet to be made
+            ax.tick_params(which="both", labelfontfamily=families)
 
 
 def in_order(dataset: xr.Dataset) -> xr.Dataset:
@@ -95,5 +270,6 @@ def finish(figure: Figure, axes, title: str, dataset: xr.Dataset) -> None:
 
 
 def set_title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
-    name = dataset.attrs.get("corpus_name", "")
+    name = literal(dataset.attrs.get("corpus_name", ""))
     figure.suptitle(f"{title}\n{name}" if name else title, fontsize=10, wrap=True)
+    _choose_fonts(figure)

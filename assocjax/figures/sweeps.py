@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -17,16 +18,20 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    check,
+    check_labels,
     finish,
     in_order,
     line_and_range,
     log_panels,
-    save,
+    save_all,
     set_title,
     shades,
 )
 from assocjax.params import WEIGHTS
+from assocjax.storage import Folder
 
+_GRID = "learning_rate seed init_scale step"
 _DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
 
 
@@ -38,10 +43,14 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     Args:
       dataset: from `sweep`.
       gradients: compare gradients instead of weights.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
     """
+    suffix = "_gradient" if gradients else ""
+    _check(dataset, (f"{weight}{suffix}_cosine" for weight in WEIGHTS))
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    suffix = "_gradient" if gradients else ""
     figure, axes = _panels(len(scales), len(rates))
     last = int(dataset["step"][-1])
     margin = 0.03 * max(1, last)
@@ -84,7 +93,11 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     Args:
       dataset: from `sweep`.
       init_scale: which starting scale to show; by default the smallest.
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
+    _check(dataset, (f"{weight}_relative_error" for weight in WEIGHTS))
     scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
@@ -135,9 +148,15 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     Args:
       dataset: from `sweep` with a `batch_size`.
       init_scale: which starting scale to show; by default the smallest.
+
+    Raises:
+      InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
+    check(dataset, "sweep", [], "")
     if "output_sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
+    errors = [f"{error}_error" for error in _DISAGREEMENT_LINES]
+    _check(dataset, (f"{weight}_{error}" for weight in WEIGHTS for error in errors))
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
@@ -168,7 +187,15 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
 
 
 def plot_loss(dataset: xr.Dataset) -> Figure:
-    """Loss in nats against step, a line for each learning rate, a panel for each starting scale."""
+    """Loss in nats against step, a line for each learning rate, a panel for each starting scale.
+
+    Args:
+      dataset: from `sweep`.
+
+    Raises:
+      InputError, InputTypeError: it is something else.
+    """
+    check(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
@@ -191,10 +218,13 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
+def save_sweep(
+    dataset: xr.Dataset, folder: str | os.PathLike | Folder, *, overwrite: bool = False
+) -> list[Path]:
     """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths.
 
-    With minibatches `disagreement` is among them.
+    With minibatches `disagreement` is among them. Figures of other results are only replaced if
+    assocjax wrote them and `overwrite` is true; InputError otherwise.
     """
     figures = {
         "cosine_weights": plot_cosines(dataset),
@@ -204,7 +234,12 @@ def save_sweep(dataset: xr.Dataset, folder: str | os.PathLike) -> list[Path]:
     }
     if "output_sampling_error" in dataset:
         figures["disagreement"] = plot_disagreement(dataset)
-    return [p for name, figure in figures.items() for p in save(figure, Path(folder) / name)]
+    return save_all(figures, folder, overwrite=overwrite)
+
+
+def _check(dataset: xr.Dataset, names: Iterable[str]) -> None:
+    check(dataset, "sweep", names, f"{_GRID} theory")
+    check_labels(dataset, "sweep", "theory", THEORY_LINES)
 
 
 def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:

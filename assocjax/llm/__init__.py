@@ -4,8 +4,9 @@ The comparison has a control that can fail. What needs torch and transformers sa
 `pip install 'assocjax[llm]'`. In reading order:
 
 * `libraries`: asks for the extra.
-* `files`: where a model's files are, and the hashes of its weights.
+* `files`: where a model's files are, and their hashes.
 * `architectures`: what differs between GPT-NeoX, Llama and GPT-2.
+* `tensors`: which checkpoints hold the same weights.
 * `models`: `load_model`.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
 * `recipe`: Pythia's, at a small size.

@@ -6,7 +6,6 @@ from .dominance import LargestDrop as LargestDrop
 from .dominance import MeanShare as MeanShare
 from .dominance import common_mean_share as common_mean_share
 from .dominance import dominating as dominating
-from .files import identical_revisions as identical_revisions
 from .files import weight_hashes as weight_hashes
 from .models import LanguageModel as LanguageModel
 from .models import load_model as load_model
@@ -23,6 +22,8 @@ from .revisions import compare_revisions as compare_revisions
 from .similarity import CENTERINGS as CENTERINGS
 from .similarity import FactoredMatrix as FactoredMatrix
 from .similarity import covariance_similarity as covariance_similarity
+from .tensors import SharedWeights as SharedWeights
+from .tensors import shared_weights as shared_weights
 from .texts import TokenTheory as TokenTheory
 from .texts import theory_of_tokens as theory_of_tokens
 from .texts import tokens_of_model as tokens_of_model

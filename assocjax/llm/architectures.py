@@ -1,13 +1,17 @@
 """What differs between families of transformers: where things are, and how W_Q and W_K are stored.
 
-Row vectors, as everywhere in this package: a residual stream h [T, d] has queries h W_Q and keys
-h W_K, and scores h W_Q W_K^T h^T: rows are queries, columns are keys.
+Row vectors, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q, keys
+h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models first turn both by their
+positions.
 """
 
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from assocjax.llm.libraries import require
 
 
 class Family(NamedTuple):
@@ -19,7 +23,9 @@ class Family(NamedTuple):
         attention: The attention module, from a layer. Its output, or the first of it, is what is
             added to the residual stream.
         attention_norm: The norm of what attention reads, from a layer.
-        query_key: Attention module -> W_Q, W_K, each a tensor [heads, d, d_head] without biases.
+        query_key: Attention module -> W_Q, W_K, each a tensor [heads, d+1, d_head], whose last row
+            is the bias, 0 without one.
+        rotary: What turns queries and keys by their positions, from the model, or None.
     """
 
     layers: str
@@ -27,6 +33,7 @@ class Family(NamedTuple):
     attention: str
     attention_norm: str
     query_key: Callable[[Any], tuple[Any, Any]]
+    rotary: str | None
 
 
 def submodule(module: Any, path: str) -> Any:
@@ -34,9 +41,29 @@ def submodule(module: Any, path: str) -> Any:
     return operator.attrgetter(path)(module)
 
 
+def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -> tuple[Any, Any]:
+    """Queries and keys [heads, n, d_head] as the model turns them: keys at position 0, queries at
+    `distance`. Scores depend on the difference only."""
+    if family.rotary is None:
+        return queries, keys
+    torch = require("torch")
+    both = torch.stack([queries, keys])
+    at = torch.tensor([[distance], [0]], device=both.device)
+    apply = sys.modules[type(model).__module__].apply_rotary_pos_emb  # of the architecture
+    both, _ = apply(both, both, *submodule(model, family.rotary)(both, at))
+    return both[0], both[1]
+
+
+def _with_bias(linear: Any) -> Any:
+    """A linear map as a matrix [outputs, inputs + 1]."""
+    torch = require("torch")
+    bias = linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias
+    return torch.cat([linear.weight, bias[:, None]], dim=1)
+
+
 def _gpt_neox(attention: Any) -> tuple[Any, Any]:
     """One matrix [heads * 3 * d_head, d], in which each head has its query, key and value rows."""
-    weight = attention.query_key_value.weight
+    weight = _with_bias(attention.query_key_value)
     by_head = weight.reshape(-1, 3, attention.head_size, weight.shape[-1])
     return by_head[:, 0].transpose(1, 2), by_head[:, 1].transpose(1, 2)
 
@@ -44,8 +71,8 @@ def _gpt_neox(attention: Any) -> tuple[Any, Any]:
 def _llama(attention: Any) -> tuple[Any, Any]:
     """Matrices [heads * d_head, d]; a key head serves the query heads of its group."""
     queries, keys = (
-        projection.weight.reshape(-1, attention.head_dim, projection.weight.shape[-1])
-        for projection in (attention.q_proj, attention.k_proj)
+        weight.reshape(-1, attention.head_dim, weight.shape[-1])
+        for weight in map(_with_bias, (attention.q_proj, attention.k_proj))
     )
     keys = keys.repeat_interleave(attention.num_key_value_groups, dim=0)
     return queries.transpose(1, 2), keys.transpose(1, 2)
@@ -53,7 +80,9 @@ def _llama(attention: Any) -> tuple[Any, Any]:
 
 def _gpt2(attention: Any) -> tuple[Any, Any]:
     """One matrix [d, 3 d], already transposed: all queries, then all keys, then all values."""
-    queries, keys, _ = attention.c_attn.weight.split(attention.split_size, dim=1)
+    torch = require("torch")
+    weight = torch.cat([attention.c_attn.weight, attention.c_attn.bias[None]])
+    queries, keys, _ = weight.split(attention.split_size, dim=1)
     shape = (queries.shape[0], attention.num_heads, attention.head_dim)
     return queries.reshape(shape).transpose(0, 1), keys.reshape(shape).transpose(0, 1)
 
@@ -66,6 +95,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention="attention",
             attention_norm="input_layernorm",
             query_key=_gpt_neox,
+            rotary="gpt_neox.rotary_emb",
         ),
         "llama": Family(
             layers="model.layers",
@@ -73,6 +103,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention="self_attn",
             attention_norm="input_layernorm",
             query_key=_llama,
+            rotary="model.rotary_emb",
         ),
         "gpt2": Family(
             layers="transformer.h",
@@ -80,7 +111,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention="attn",
             attention_norm="ln_1",
             query_key=_gpt2,
+            rotary=None,
         ),
     }
 )
 """`model_type` of a configuration -> its family: Pythia; SmolLM2, tinyllamas; GPT-2."""
+
+COMPUTED = (
+    *(".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"),
+    *(".attention.bias", ".attention.masked_bias"),
+)
+"""How the names end of tables that old checkpoints hold, and that are computed today."""

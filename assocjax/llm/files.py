@@ -7,18 +7,18 @@
 | `PATH.gguf` | none | a GGUF file |
 | `owner/name` | a branch or commit (default: `main`) | a model of the Hugging Face hub |
 
-Hashes need neither torch nor transformers. They tell what names do not: several hosted Pythia
-checkpoints are byte for byte another step's (EleutherAI/pythia, issues 195, 205 and 206), so
-compare them before you believe a curve over steps.
+Hashes of files need neither torch nor transformers, and tell whether a file is that of another
+day. Whether two checkpoints hold the same weights, `shared_weights` says.
 """
 
 import hashlib
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from assocjax.arguments import check_string
 from assocjax.errors import InputError, InputTypeError
@@ -26,12 +26,16 @@ from assocjax.llm.libraries import reason, require
 
 _HUB_SECONDS = 10
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# What AutoModel prefers, in its order: one file or numbered shards.
-_WEIGHTS = (
-    ("model.safetensors", re.compile(r"model-\d+-of-(\d+)\.safetensors")),
-    ("pytorch_model.bin", re.compile(r"pytorch_model-\d+-of-(\d+)\.bin")),
-)
+# What AutoModel prefers, in its order: one file, or shards that an index beside them lists.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
+
+_Found = TypeVar("_Found")
+
+
+class HubError(InputError):
+    """The hub cannot be reached, or has no such model: no other revision will do better."""
 
 
 class ModelFiles(NamedTuple):
@@ -65,12 +69,11 @@ def find_model(name_or_path: str | os.PathLike[str], revision: str | None = None
     if path is None:
         name = os.fspath(name_or_path)
         path = _download(name, revision)
-    elif path.suffix == ".gguf":
+    elif path.is_file():
         return ModelFiles(path.name, None, path.parent, (path.name,))
     else:
         name = Path(name_or_path).expanduser().resolve().name
-    weights = _choose_weights({file.name for file in path.iterdir()}, str(path))
-    return ModelFiles(name, revision, path, tuple(weights))
+    return ModelFiles(name, revision, path, _local_weights(path))
 
 
 def weight_hashes(
@@ -90,45 +93,89 @@ def weight_hashes(
     Raises:
         InputError: As `find_model`.
 
-    Cost: of local files one reading, some 500 MB/s; of the hub one request.
+    Cost: of local files one reading, some 500 MB/s; of the hub one request, and one more for the
+    index of sharded weights.
     """
-    if _local(name_or_path, revision) is not None:
-        return hash_files(find_model(name_or_path, revision))
+    return {name: part.sha256 for name, part in weight_parts(name_or_path, revision).items()}
+
+
+class Part(NamedTuple):
+    """A part of a model's weights: a file and its bytes, or a tensor and its entries."""
+
+    sha256: str
+    size: int
+
+
+def weight_parts(
+    name_or_path: str | os.PathLike[str], revision: str | None = None
+) -> dict[str, Part]:
+    """Name of each weight file -> its hash and size, as of `weight_hashes`."""
+    if is_local(name_or_path, revision):
+        files = find_model(name_or_path, revision)
+        hashes = hash_files(files)
+        return {n: Part(hashes[n], (files.folder / n).stat().st_size) for n in hashes}
     name = os.fspath(name_or_path)
-    info = _ask(name, revision, lambda hub: _model_info(hub, name, revision))
-    records = {file.rfilename: file.lfs for file in info.siblings or ()}
+    records, weights = _ask(name, revision, lambda hub: _hub_weights(hub, name, revision))
     return {
-        file: _download_and_hash(name, revision, file) if lfs is None else lfs.sha256
-        for file, lfs in records.items()
-        if file in _choose_weights(records, name)
+        file: _download_and_hash(name, revision, file)
+        if records[file] is None
+        else Part(records[file].sha256, records[file].size)
+        for file in weights
     }
 
 
-def identical_revisions(
-    name_or_path: str | os.PathLike[str], revisions: Sequence[str]
-) -> list[list[str]]:
-    """Groups of revisions whose weight files are byte for byte the same.
-
-    Args:
-        name_or_path: A model, see the table above.
-        revisions: Those to compare.
-
-    Returns:
-        Each group of two or more, in the order of `revisions`; none if all of them differ. One that
-        is saved in other files than another (safetensors, PyTorch) differs from it.
+def is_local(name_or_path: str | os.PathLike[str], revision: str | None = None) -> bool:
+    """Whether a model is a folder or file, not a name on the hub.
 
     Raises:
-        InputError: As `find_model`, for the first revision that cannot be found.
+        InputError: As `find_model`.
     """
-    return group_identical({r: weight_hashes(name_or_path, r) for r in dict.fromkeys(revisions)})
+    return _local(name_or_path, revision) is not None
 
 
-def group_identical(hashes: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
-    """As `identical_revisions`, of revision -> `weight_hashes`."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for revision, of_files in hashes.items():
-        groups.setdefault(frozenset(of_files.values()), []).append(revision)
-    return [group for group in groups.values() if len(group) > 1]
+def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[str | None]) -> None:
+    """That all revisions are there and have weights, of which none is read or downloaded.
+
+    Raises:
+        InputError: As `find_model`, in one line for all revisions.
+    """
+
+    def weights(revision: str | None) -> None:
+        path = _local(name_or_path, revision)
+        if path is None:
+            name = os.fspath(name_or_path)
+            _ask(name, revision, lambda hub: _hub_weights(hub, name, revision))
+        elif path.is_dir():
+            _local_weights(path)
+
+    of_every_revision(weights, revisions)
+
+
+def of_every_revision(
+    find: Callable[[str | None], _Found], revisions: Sequence[str | None]
+) -> list[_Found]:
+    """What is found of each revision.
+
+    Raises:
+        InputError: What finding it raises; of several revisions one line names all.
+    """
+    found, failed = [], {}
+    for revision in revisions:
+        try:
+            found.append(find(revision))
+        except HubError:
+            raise
+        except InputError as error:
+            failed[revision] = error
+    if failed:
+        first = next(iter(failed.values()))
+        if len(failed) == 1:
+            raise first
+        raise InputError(
+            f"revisions: {len(failed)} of {len(revisions)} cannot be used: "
+            f"{', '.join(map(str, failed))}; of the first: {first}"
+        )
+    return found
 
 
 def hash_files(files: ModelFiles) -> dict[str, str]:
@@ -137,13 +184,16 @@ def hash_files(files: ModelFiles) -> dict[str, str]:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"model: {str(path)!r} cannot be read: {error.strerror}") from None
 
 
-def _download_and_hash(name: str, revision: str | None, file: str) -> str:
-    path = _ask(name, revision, lambda hub: hub.hf_hub_download(name, file, revision=revision))
-    return _hash(Path(path))
+def _download_and_hash(name: str, revision: str | None, file: str) -> Part:
+    path = Path(_ask(name, revision, lambda hub: _fetch(hub, name, revision, file)))
+    return Part(_hash(path), path.stat().st_size)
 
 
 def _local(name_or_path: Any, revision: str | None) -> Path | None:
@@ -188,19 +238,52 @@ def _by_number(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def _choose_weights(names: Collection[str], where: str) -> list[str]:
-    for single, shard in _WEIGHTS:
-        if single in names:
-            return [single]
-        shards = sorted(filter(shard.fullmatch, names))
-        if shards:
-            total = int(shard.fullmatch(shards[0])[1])  # type: ignore[index]
-            if len(shards) != total:
-                raise InputError(f"model: {where!r} has {len(shards)} of {total} weight files")
-            return shards
-    raise InputError(
-        f"model: {where!r} has no weights: expected {' or '.join(single for single, _ in _WEIGHTS)}"
+def _local_weights(folder: Path) -> tuple[str, ...]:
+    names = {file.name for file in folder.iterdir() if file.is_file()}
+    return _choose_weights(names, str(folder), lambda name: folder / name)
+
+
+def _choose_weights(
+    names: Collection[str], where: str, path_of: Callable[[str], Path]
+) -> tuple[str, ...]:
+    """The weight files among a model's files, of which the index may have to be read."""
+    for single in _WEIGHTS:
+        index = f"{single}.index.json"
+        if index not in names:
+            if single in names:
+                return (single,)
+            continue
+        shards = _read_index(path_of(index), f"{where}/{index}")
+        if single in names and shards != [single]:
+            raise InputError(
+                f"model: {where!r} has both {single} and {index}, which lists other files; "
+                "expected one of them: move the other elsewhere"
+            )
+        absent = [shard for shard in shards if shard not in names]
+        if absent:
+            raise InputError(
+                f"model: {where!r} lacks {len(absent)} of the {len(shards)} weight files that its "
+                f"{index} lists: {', '.join(absent)}"
+            )
+        return tuple(shards)
+    shards = sorted(filter(_SHARD.fullmatch, names))
+    but = (
+        f"; {', '.join(shards)} cannot be read without the index that lists them" if shards else ""
     )
+    raise InputError(
+        f"model: {where!r} has no weights: expected {' or '.join(_WEIGHTS)}, or an index such as "
+        f"{_WEIGHTS[0]}.index.json with the files that it lists{but}"
+    )
+
+
+def _read_index(path: Path, name: str) -> list[str]:
+    try:
+        shards = json.loads(path.read_text("utf-8"))["weight_map"].values()
+        if not shards or not all(isinstance(shard, str) for shard in shards):
+            raise TypeError("it lists no files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"model: {name!r} is no index of weight files ({error!r})") from None
+    return sorted(set(shards))
 
 
 def _model_info(hub: Any, name: str, revision: str | None) -> Any:
@@ -209,12 +292,26 @@ def _model_info(hub: Any, name: str, revision: str | None) -> Any:
     )
 
 
+def _fetch(hub: Any, name: str, revision: str | None, file: str) -> Path:
+    return Path(hub.hf_hub_download(name, file, revision=revision))
+
+
+def _hub_weights(
+    hub: Any, name: str, revision: str | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Name of each file -> the hub's record of it, if it is large; and which are the weights."""
+    info = _model_info(hub, name, revision)
+    records = {file.rfilename: file.lfs for file in info.siblings or ()}
+    weights = _choose_weights(records, name, lambda file: _fetch(hub, name, revision, file))
+    return records, weights
+
+
 def _download(name: str, revision: str | None) -> Path:
     """The model's snapshot in the cache of the hub; without the hub, what is there already."""
 
     def download(hub: Any) -> str:
-        names = [file.rfilename for file in _model_info(hub, name, revision).siblings or ()]
-        wanted = [*_SMALL_FILES, *_choose_weights(names, name)]
+        _, weights = _hub_weights(hub, name, revision)
+        wanted = [*_SMALL_FILES, *weights]
         return hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
 
     def cached(hub: Any) -> str:
@@ -259,4 +356,4 @@ def _ask(
     finally:
         if hide:
             utils.enable_progress_bars()
-    raise InputError(f"model: {text}")
+    raise HubError(f"model: {text}")

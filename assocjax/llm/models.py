@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from assocjax.arguments import check_string
+from assocjax.corpora.tokenizers import without_dropout
 from assocjax.errors import InputError
-from assocjax.llm.architectures import FAMILIES
+from assocjax.llm.architectures import COMPUTED, FAMILIES
 from assocjax.llm.files import ModelFiles, find_model, hash_files
 from assocjax.llm.libraries import quiet, reason, require
+from assocjax.llm.tensors import read_tensors
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# Old checkpoints hold tables that are computed today.
-_COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,15 +48,16 @@ class LanguageModel:
     module: Any
 
     def tokenize(self, text: str) -> np.ndarray:
-        """The text as token ids, int32 [T], without the special tokens that begin or end a text.
+        """The text as token ids, int32 [T], without special tokens: none begins or ends it, and
+        what looks like one in the text ("<|endoftext|>") is text.
 
         Raises:
             InputError: If the model has no tokeniser.
         """
         if self.tokenizer is None:
             raise InputError(f"tokenizer: model {self.name!r} has none")
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.array(ids, np.int32)
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return np.array(self.tokenizer(text, **options)["input_ids"], np.int32)
 
 
 def load_model(
@@ -178,16 +179,18 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # of many kinds
+        for _ in read_tensors(files):  # which names the file that cannot be read
+            pass
         raise InputError(
-            f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} are corrupt "
-            f"or cut short ({reason(error)})"
+            f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} cannot be "
+            f"loaded, or are cut short ({reason(error)})"
         ) from None
     # transformers makes up at random what is missing or of another shape, and drops what is left.
     wrong = {
         "lack": sorted(report["missing_keys"]),
         "have another shape in": sorted(name for name, *_ in report["mismatched_keys"]),
         "hold besides": sorted(
-            name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED)
+            name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)
         ),
     }
     for what, names in wrong.items():
@@ -203,6 +206,8 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
 def load_tokenizer(files: ModelFiles) -> Any:
     """A model's tokeniser, of transformers; None if none is beside its weights.
 
+    The dropout of BPE, which divides a text at random, is off.
+
     Raises:
         InputError: If it cannot be read.
     """
@@ -210,8 +215,12 @@ def load_tokenizer(files: ModelFiles) -> Any:
         return None
     try:
         with quiet(stderr=files.is_gguf):
-            return require("transformers").AutoTokenizer.from_pretrained(**_source(files))
+            tokenizer = require("transformers").AutoTokenizer.from_pretrained(**_source(files))
     except Exception as error:  # of many kinds
         raise InputError(
             f"tokenizer: that of {str(files.folder)!r} cannot be read ({reason(error)})"
         ) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        without_dropout(backend)
+    return tokenizer

@@ -10,11 +10,7 @@ import importlib.metadata
 import json
 import math
 import os
-import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +28,10 @@ from assocjax.llm.recipe import (
     revisions,
     update,
 )
+from assocjax.storage import Folder, claim, deferred_interrupts
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0, after every document."""
+"""Token 0, after every document; where a text itself has these characters they are text."""
 
 RECORD = "pretraining.json"
 _STATE = "state.pt"
@@ -46,6 +43,7 @@ def pretrain_tiny(
     out: str | os.PathLike[str],
     config: PretrainConfig | None = None,
     *,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a small GPT-NeoX on a corpus, or goes on where it was stopped.
@@ -55,6 +53,7 @@ def pretrain_tiny(
         out: A folder, for `step0`, `step1`, ... (weights as safetensors, configuration,
             tokenizer), `pretraining.json` and, until the end, the state to go on from.
         config: See `PretrainConfig`.
+        overwrite: Replace another model in the folder, or begin this one anew.
         progress: Called with (steps done, steps in all).
 
     Returns:
@@ -64,8 +63,9 @@ def pretrain_tiny(
 
     Raises:
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
-            is of another configuration (names what differs) or cannot be written, the loss is no
-            longer finite, or the extra `llm` is not installed.
+            is of another configuration (names what differs), holds what assocjax did not write,
+            is being written by another process or cannot be written, the loss is no longer finite,
+            or the extra `llm` is not installed.
         KeyboardInterrupt: Ctrl-C, after the step under way is saved; its text says how many are.
 
     On a CPU the same arguments and versions give the same bits, stopped and resumed or not, with
@@ -74,24 +74,34 @@ def pretrain_tiny(
 
     Cost: 6 (12 L d^2 + V d) operations a token. Each revision takes 4 bytes a weight on disk.
     """
-    torch = require("torch")
+    require("torch")
     require("transformers")
     config = config or PretrainConfig()
-    folder = results.output_folder(out)
     configuration = dataclasses.asdict(config) | {
         "corpus": documents.name,
         "corpus_sha256": documents.sha256,
     }
-    record = _read_record(folder, configuration)
-    if record is not None and record["complete"]:
-        return record
+    with claim(out, "pretrain-tiny", configuration, result=RECORD, overwrite=overwrite) as folder:
+        if not folder.complete:
+            _train(documents, folder, config, configuration, progress)
+        return json.loads((folder.path / RECORD).read_text("utf-8"))
+
+
+def _train(
+    documents: Documents,
+    folder: Folder,
+    config: PretrainConfig,
+    configuration: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """All of training, or what is left of it."""
+    torch = require("torch")
     tokenizer, sequences = _tokenize(documents, config)
     vocab_size = tokenizer.get_vocab_size()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = initial_model(config, vocab_size).to(device)
     optimizer = make_optimizer(model)
-    # A state without its record could be of anything.
-    done, losses = (0, []) if record is None else _restore(folder / _STATE, model, optimizer)
+    done, losses = _restore(folder, model, optimizer)
     header = {
         "config": configuration,
         "corpus": {
@@ -114,15 +124,14 @@ def pretrain_tiny(
         with _disk_errors(folder):
             if done in kept:
                 _save_revision(folder, done, model, tokenizer)
-            results.save_json(header | {"losses": losses}, folder / RECORD)
+            results.save_json_to(folder, RECORD, header | {"losses": losses})
             state = {"done": done, "losses": losses, "model": model.state_dict()}
-            part = folder / f"{_STATE}.part"
-            torch.save(state | {"optimizer": optimizer.state_dict()}, part)
-            part.replace(folder / _STATE)
+            with folder.file(folder.work_name(_STATE)) as part:
+                torch.save(state | {"optimizer": optimizer.state_dict()}, part)
 
     if not done:
         save()
-    with _ctrl_c() as asked_to_stop:
+    with deferred_interrupts() as interrupts:
         while done < config.steps:
             if progress is not None:
                 progress(done, config.steps)
@@ -133,47 +142,28 @@ def pretrain_tiny(
             losses.append(loss)
             if not math.isfinite(loss):
                 raise InputError(f"learning_rate: the loss of step {done} is {loss}; try a smaller")
-            if done in kept or done % _SAVE_EVERY == 0 or asked_to_stop():
+            if done in kept or done % _SAVE_EVERY == 0 or interrupts.count:
                 save()
-            if asked_to_stop():
+            if interrupts.count:
                 raise KeyboardInterrupt(
-                    f"stopped; {done} of {config.steps} steps are saved in {folder}: the same "
+                    f"stopped; {done} of {config.steps} steps are saved in {folder.path}: the same "
                     "again goes on"
                 )
     if progress is not None:
         progress(done, config.steps)
     record = header | {
         "complete": True,
-        "revisions": {f"step{s}": hash_files(find_model(folder, f"step{s}")) for s in kept},
+        "revisions": {f"step{s}": hash_files(find_model(folder.path, f"step{s}")) for s in kept},
         "losses": losses,
     }
-    with _disk_errors(folder):
-        results.save_json(record, folder / RECORD)
-        (folder / _STATE).unlink()
-    return record
-
-
-def _read_record(folder: Path, configuration: dict[str, Any]) -> dict[str, Any] | None:
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        theirs = record["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no record of pretraining ({error!r})") from None
-    for key in sorted(configuration.keys() | theirs.keys()):
-        if configuration.get(key) != theirs.get(key):
-            raise InputError(
-                f"out: the model in {folder} is another: its {key} is {theirs.get(key)!r}, here it "
-                f"is {configuration.get(key)!r}; choose another folder, or delete it to begin anew"
-            )
-    return record
+    results.save_json_to(folder, RECORD, record)
+    folder.finish()
 
 
 def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
     """The tokeniser, and sequences [N, T+1], int64, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
+    tokenizer.encode_special_tokens = True  # what a text says is text; only we end documents
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)])
     encodings = tokenizer.encode_batch_fast(documents.documents, add_special_tokens=False)
     stream = np.concatenate([part for e in encodings for part in (np.array(e.ids, int), end)])
@@ -195,64 +185,42 @@ def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
     return order[at * config.batch_size : (at + 1) * config.batch_size]
 
 
-def _restore(path: Path, model: Any, optimizer: Any) -> tuple[int, list[float]]:
+def _restore(folder: Folder, model: Any, optimizer: Any) -> tuple[int, list[float]]:
     torch = require("torch")
-    if not path.is_file():
+    if not folder.has_work(_STATE):
         return 0, []
+    path = folder.path / folder.work_name(_STATE)
     try:
-        state = torch.load(path, weights_only=True)
+        # On the CPU, which every machine has: the state may be of one with a GPU.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        return state["done"], state["losses"]
     except Exception as error:  # of many kinds
         raise InputError(
-            f"out: {path} cannot be read ({reason(error)}); delete it to begin anew"
+            f"out: {path} cannot be read here ({reason(error)}), though another machine or version "
+            "of torch may be able to; choose another folder to begin anew"
         ) from None
-    return state["done"], state["losses"]
 
 
-def _save_revision(folder: Path, step: int, model: Any, tokenizer: Any) -> None:
+def _save_revision(folder: Folder, step: int, model: Any, tokenizer: Any) -> None:
     """Whole or not at all."""
-    final, part = folder / f"step{step}", folder / f".step{step}.part"
-    for old in (part, final):
-        shutil.rmtree(old, ignore_errors=True)
     wrapped = require("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
     )
-    with quiet():
+    with folder.directory(f"step{step}") as part, quiet():
         model.save_pretrained(part)
         wrapped.save_pretrained(part)
-    part.rename(final)
 
 
 @contextlib.contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Makes of Ctrl-C a wish, to be asked after; the second stops at once, as the first does in
-    threads, where Python knows no other way."""
-    asked = False
-
-    def handle(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, handle)
+def _disk_errors(folder: Folder) -> Iterator[None]:
+    """Says of what cannot be written that what was saved before is intact."""
     try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    full = (OSError, RuntimeError, require("safetensors").SafetensorError)
-    try:
-        yield
-    except full as error:  # torch says so by a RuntimeError
+        with folder.writing():
+            yield
+    except (InputError, require("safetensors").SafetensorError) as error:
         raise InputError(
-            f"out: cannot write to {folder}: {reason(error)}; what was saved before is intact: "
-            "make room, and run the same again to go on"
+            f"{reason(error)}; what was saved before is intact: make room, and run the same again "
+            "to go on"
         ) from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
-from assocjax.llm.architectures import FAMILIES, submodule
+from assocjax.llm.architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
 
@@ -166,16 +166,19 @@ def query_key_factors(
     *,
     head: int | None = None,
     norm: bool = False,
+    distance: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """E W_Q W_K^T E^T of a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
+    """Scores between tokens, of a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
 
-    Entry (i, j) is how much token i, as a query, attends to token j, as a key: the score before
-    the softmax, without its scale 1 / sqrt(d_head), and without
+    Two different things, by `distance`:
 
-    * the rotation of rotary models, which is the identity at distance 0: W_Q W_K^T is the score
-      between equal positions;
-    * biases. With b_Q and b_K a score has three terms more: q_i · b_K and b_Q · b_K, the same for
-      all keys, which no softmax sees, and b_Q · k_j, the same for all queries.
+    * None: E W_Q W_K^T E^T, what the paper compares with its query-key matrix. It is no score of
+      the model where queries and keys have biases, or are turned by their positions (rotary).
+    * A distance: what the model attends by, before the softmax and without the scale
+      1 / sqrt(d_head), where token i, as a query, stands so many positions after token j, as a
+      key: (R (e_i W_Q + b_Q)) · (e_j W_K + b_K). R turns by the distance; without rotary positions
+      (GPT-2) it is the identity. Not even b_K can be left out: where R is not the identity, its
+      term with a query depends on the distance, so that keys at different distances differ by it.
 
     Args:
         model: A language model.
@@ -184,15 +187,16 @@ def query_key_factors(
         head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. Where heads
             share keys (grouped queries), each query head is counted with its group's keys.
         norm: Apply the layer's norm before attention to E first, gain and bias included, as the
-            layer does. The paper does not.
+            layer does: for scores of the model. The paper does not.
+        distance: Positions from key to query, below the model's number of positions; see above.
 
     Returns:
-        queries and keys, float32 [n, r]: r = d_head for a head and r = d for the mean.
+        queries and keys, float32 [n, r]: r = d_head for a head and r = heads d_head for the mean.
 
     Raises:
         InputError, InputTypeError: If an argument has another shape, type or range.
 
-    Cost: of the mean, heads d^2 d_head + n d^2 multiplications.
+    Cost: 2 n d d_head multiplications a head.
     """
     torch = require("torch")
     layer = check_integer("layer", layer, minimum=0)
@@ -206,18 +210,25 @@ def query_key_factors(
             f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
             f"{E.shape}"
         )
+    longest = model.module.config.max_position_embeddings
+    if distance is not None and check_integer("distance", distance, minimum=0) >= longest:
+        raise InputError(f"distance must be below {longest}, as the model's; got {distance}")
     block = _layers(model)[layer]
     family = FAMILIES[model.family]
+    heads = slice(None) if head is None else slice(head, head + 1)
     with torch.inference_mode():
         x = torch.tensor(E, dtype=torch.float32, device=_device(model))
         if norm:
             x = submodule(block, family.attention_norm)(x)
-        W_Q, W_K = family.query_key(submodule(block, family.attention))
-        if head is None:
-            queries = x @ (torch.einsum("hir,hjr->ij", W_Q, W_K) / len(W_Q))
-            keys = x
-        else:
-            queries, keys = x @ W_Q[head], x @ W_K[head]
+        W_Q, W_K = (W[heads] for W in family.query_key(submodule(block, family.attention)))
+        one = x.new_full((len(x), 1), distance is not None)  # what biases are multiplied by
+        x = torch.cat([x, one], dim=1)
+        queries, keys = x @ W_Q, x @ W_K
+        if distance is not None:
+            queries, keys = rotate(model.module, family, queries, keys, distance)
+        # The mean over heads is one product of the heads side by side.
+        queries = queries.transpose(0, 1).flatten(1) / len(queries)
+        keys = keys.transpose(0, 1).flatten(1)
     return queries.cpu().numpy(), keys.cpu().numpy()
 
 

@@ -1,8 +1,8 @@
 """Checkpoints of a model beside the theory of a text: `compare_model`, one revision after another.
 
-Weight files are hashed before anything else. Revisions with the same bytes are named: a curve over
-them compares a model with itself. Then the text is counted once; one revision at a time is loaded,
-probed and let go; and its result is a file of its own, so that nothing is lost when work stops.
+Weight files are hashed before anything else. Then the text is counted once; one revision at a time
+is loaded, probed and let go; and its result is a file of its own, so that nothing is lost when work
+stops. Revisions with the same tensors are named: a curve over them compares a model with itself.
 """
 
 import importlib.metadata
@@ -10,9 +10,9 @@ import json
 import os
 import re
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -22,7 +22,7 @@ from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
-from assocjax.llm.files import group_identical, weight_hashes
+from assocjax.llm.files import Part, find_model, of_every_revision, weight_hashes
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel, load_model
 from assocjax.llm.probes import (
@@ -31,13 +31,17 @@ from assocjax.llm.probes import (
     query_key_factors,
     single_token_streams,
 )
+from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
+from assocjax.storage import claim
 
 PROBES = ("single", "occurrence")
 """A token alone, as in the paper, or its mean over its occurrences in the text."""
 
 ONLY = "main"
 """What a model without revisions is called."""
+
+_STEP = re.compile(r"(?<![A-Za-z0-9])step(\d+)(?![A-Za-z0-9]|\.\d)")
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,6 +59,7 @@ def compare_revisions(
     num_shuffles: int = 100,
     num_bins: int = 10,
     seed: int = 0,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Compares checkpoints of a model with the theory of a text, each score beside its nulls.
@@ -67,20 +72,24 @@ def compare_revisions(
         num_tokens, min_count: As of `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
         centerings, num_shuffles, num_bins, seed: As of `compare_model`.
+        overwrite: Replace another comparison in the folder, or begin this one anew.
         progress: Called with (what is done, steps done, steps in all).
 
     Returns:
         The Dataset of `compare_model`, with the dimension `revision` first, and `step` beside it
-        where all are called stepN. `token_count` over `token` are the tokens and how often each
-        occurs. Attributes besides provenance, all JSON: `weights`, the hash of every file of each
-        revision; `identical_revisions`, groups of those that are byte for byte the same.
+        where each name has one, of its own: stepN or, as in `stage1-step1-tokens1B`, stepN between
+        other parts. `token_count` over `token` are the tokens and how often each occurs. Attributes
+        besides provenance, all JSON: `weights`, the hash of every file of each revision;
+        `shared_weights`, those that have tensors in common (`SharedWeights`).
 
     Raises:
-        InputError: If a revision is missing (before any work), one is repeated, too few tokens
-            occur, the text is in other tokens than a revision, or a file in `out` is of another
-            comparison (names what differs); and as `load_model`.
+        InputError: If revisions are missing or have no weights (before any work; names all of
+            them), one is repeated, too few tokens occur, the text is in other tokens than a
+            revision, `out` holds another comparison (names what differs) or what assocjax did not
+            write; and as `load_model`.
 
-    Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision. Memory holds one
+    Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision, whose weights are
+    read four times: to load them, and for hashes of files and of tensors. Memory holds one
     checkpoint, its streams and the theory's matrices.
     """
     for library in ("torch", "transformers"):
@@ -94,12 +103,14 @@ def compare_revisions(
         raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     report = progress or (lambda what, done, total: None)
-    folder = results.output_folder(out)
 
-    hashes = {}
-    for i, (name, revision) in enumerate(zip(names, revisions, strict=True)):
-        report("hashing weights", i, len(names))
-        hashes[name] = weight_hashes(name_or_path, revision)
+    hashed = iter(range(len(names)))
+
+    def hash_weights(revision: str | None) -> dict[str, str]:
+        report("hashing weights", next(hashed), len(names))
+        return weight_hashes(name_or_path, revision)
+
+    hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
     settings = {
         "model": _name(name_or_path),
         "num_tokens": num_tokens,
@@ -110,20 +121,27 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
     }
-    decides = {name: settings | _of_text(source) | hashes[name] for name in names}
-    paths = {name: folder / f"revision-{urllib.parse.quote(name, safe='')}.nc" for name in names}
-    found = {name: results.reuse(paths[name], decides[name]) for name in names}
-
-    if None in found.values():
-        theory = theory_of_tokens(
-            source,
-            num_tokens,
-            min_count=min_count,
-            progress=lambda done, total: report("counting", done, total),
-        )
-        tokens = [source.vocabulary[i] for i in theory.ids]
+    of_all = results.identity(source, settings)
+    with claim(out, "compare", of_all, overwrite=overwrite) as folder:
+        found: dict[str, xr.Dataset] = {}
+        missing = {}
         for name, revision in zip(names, revisions, strict=True):
-            if found[name] is None:
+            file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
+            decides = of_all | hashes[name]
+            kept = results.reuse(folder.path / file, decides) if file in folder.files else None
+            if kept is None:
+                missing[name] = revision, file, decides
+            else:
+                found[name] = kept
+        if missing:
+            theory = theory_of_tokens(
+                source,
+                num_tokens,
+                min_count=min_count,
+                progress=lambda done, total: report("counting", done, total),
+            )
+            tokens = [source.vocabulary[i] for i in theory.ids]
+            for name, (revision, file, decides) in missing.items():
 
                 def tell(what: str, done: int, total: int, name: str = name) -> None:
                     report(f"{name}: {what}", done, total)
@@ -142,14 +160,17 @@ def compare_revisions(
                 )
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
-                results.keep(dataset, paths[name], decides[name])
+                dataset = _with_tensors(dataset, tensor_hashes(find_model(name_or_path, revision)))
+                results.keep(folder, file, dataset, decides)
                 found[name] = dataset
-    return _join(found).assign_attrs(  # type: ignore[arg-type]
+        folder.finish()
+    found = {name: found[name] for name in names}
+    return _join(found).assign_attrs(
         results.provenance(source, settings | {"revisions": names}),
         versions=json.dumps(_versions(), sort_keys=True),
         model=settings["model"],
         weights=json.dumps(hashes, sort_keys=True),
-        identical_revisions=json.dumps(group_identical(hashes)),
+        shared_weights=json.dumps([each._asdict() for each in _shared(found)]),  # type: ignore[arg-type]
     )
 
 
@@ -161,15 +182,6 @@ def _name(name_or_path: str | os.PathLike[str]) -> str:
 def _versions() -> dict[str, str]:
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return results.versions() | libraries
-
-
-def _of_text(source: TokenData | TokenFile) -> dict[str, Any]:
-    return {
-        "corpus_sha256": source.sha256,
-        "seq_len": source.seq_len,
-        "num_sequences": source.num_sequences,
-        "assocjax": importlib.metadata.version("assocjax"),
-    }
 
 
 def _probe(
@@ -204,15 +216,40 @@ def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray,
     return np.stack(queries), np.stack(keys)
 
 
+def _with_tensors(dataset: xr.Dataset, tensors: Mapping[str, Part]) -> xr.Dataset:
+    """What `_shared` reads, kept with a revision's result: it may be asked for without weights."""
+    if not tensors:
+        return dataset
+    hashes, sizes = zip(*tensors.values(), strict=True)
+    kept = {"tensor_sha256": ("tensor", list(hashes)), "tensor_size": ("tensor", list(sizes))}
+    return dataset.assign(kept).assign_coords(tensor=list(tensors))
+
+
+def _shared(found: Mapping[str, xr.Dataset]) -> list[SharedWeights]:
+    parts = {}
+    for name, each in found.items():
+        if "tensor" in each.dims:
+            columns = (
+                each[of].values.tolist() for of in ("tensor", "tensor_sha256", "tensor_size")
+            )
+            parts[name] = {tensor: Part(*part) for tensor, *part in zip(*columns, strict=True)}
+    return group_shared(parts, "tensors")
+
+
 def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
     counts = next(iter(found.values()))["token_count"]  # the same for all
     dataset = xr.concat(
-        [each.drop_vars("token_count") for each in found.values()],
+        [
+            each.drop_vars("token_count").drop_dims("tensor", errors="ignore")
+            for each in found.values()
+        ],
         dim="revision",
         combine_attrs="override",
         join="exact",
     ).assign_coords(revision=list(found))
-    steps = [re.fullmatch(r"step(\d+)", name) for name in found]
-    if all(steps):
-        dataset = dataset.assign_coords(step=("revision", [int(s[1]) for s in steps if s]))
+    steps = [_STEP.findall(name) for name in found]
+    if all(len(of_name) == 1 for of_name in steps):
+        numbers = [int(of_name[0]) for of_name in steps]
+        if max(Counter(numbers).values()) == 1:
+            dataset = dataset.assign_coords(step=("revision", numbers))
     return dataset.assign(token_count=counts)

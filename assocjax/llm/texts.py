@@ -24,7 +24,7 @@ NUM_TOKENS = 2000
 """Tokens that are compared, unless told otherwise."""
 
 NUM_SEQUENCES = 4000
-"""Sequences that are counted, unless told otherwise."""
+"""Sequences that are counted at most, unless told otherwise."""
 
 
 class TokenTheory(NamedTuple):
@@ -48,31 +48,34 @@ def tokens_of_model(
     *,
     seq_len: int,
     num_sequences: int | None = None,
+    at_most: int = NUM_SEQUENCES,
     **reading: Any,
 ) -> TokenData | TokenFile:
     """Reads a corpus in the tokens of a model, which is not loaded.
 
     Args:
         name_or_path, revision: As of `load_model`. Ids are those of its tokeniser, without special
-            tokens.
+            tokens, whose names in a text are text.
         corpus: As of `load_tokens`; or a token file, which has to be in the same tokens.
         seq_len: T. Longer documents are cut into windows, and what is shorter is padded and masked,
             so that every bigram of the text counts once.
-        num_sequences: The first so many; by default 4,000, or all of a shorter text.
+        num_sequences: The first so many; by default the first `at_most`, or all of a shorter text.
+        at_most: See `num_sequences`.
         reading: How documents are read, as of `load_tokens`.
 
     Raises:
         InputError: If the model has no tokeniser, a token file is of another vocabulary, or the
             corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
+        InputTypeError: As `load_tokens`.
     """
+    check_integer("at_most", at_most, minimum=1)
     files = find_model(name_or_path, revision)
     tokenizer = load_tokenizer(files)
     if is_token_file(corpus):
         data = open_tokens(corpus, seq_len, num_sequences=num_sequences)
         if tokenizer is not None:
             check_vocabulary(data, tokenizer, files.name)
-        first = open_tokens(corpus, seq_len, num_sequences=min(NUM_SEQUENCES, data.num_sequences))
-        return first if num_sequences is None else data
+        return data.first(min(num_sequences or at_most, data.num_sequences))
     if tokenizer is None:
         raise InputError(
             f"tokenizer: model {files.name!r} has none to read {str(corpus)!r} by; give a token "
@@ -89,7 +92,7 @@ def tokens_of_model(
             short="pad",
             **reading,
         )
-    kept = slice(None if num_sequences is not None else NUM_SEQUENCES)
+    kept = slice(None if num_sequences is not None else at_most)
     return dataclasses.replace(
         data,
         tokenizer=files.name,
@@ -153,17 +156,16 @@ def check_vocabulary(data: TokenData | TokenFile, tokenizer: Any, model: str) ->
     Raises:
         InputError: If not; names the model as `model`.
     """
-    own = {i: token for token, i in tokenizer.get_vocab().items()}
-    size = 1 + max(own, default=-1)
+    own = sorted((i, token) for token, i in tokenizer.get_vocab().items())
+    size = 1 + max((i for i, _ in own), default=-1)
     if data.vocab_size != size:
         raise InputError(
             f"corpus: {data.name} is in {data.vocab_size} tokens, those of model {model!r} are "
             f"{size}"
         )
-    other = [i for i, token in own.items() if data.vocabulary[i] not in (token, str(i))]
-    if other:
-        i = min(other)
-        raise InputError(
-            f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: token "
-            f"{i} is {data.vocabulary[i]!r}, not {own[i]!r}"
-        )
+    for i, token in own:
+        if data.vocabulary[i] not in (token, str(i)):
+            raise InputError(
+                f"corpus: {data.name} is in tokens of another vocabulary than model {model!r}: "
+                f"token {i} is {data.vocabulary[i]!r}, not {token!r}"
+            )

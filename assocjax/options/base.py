@@ -59,7 +59,7 @@ class Commands:
         parser = self._of(
             function, [corpus_options(num_sequences, sizes, vocab_size, choose, files)], epilog
         )
-        parser.add_argument("--out", type=Path, default=out, help="folder for the results")
+        add_out(parser, out)
         if precision is not None:
             parser.add_argument(
                 "--precision",
@@ -133,6 +133,16 @@ def corpus_options(
         help="documents of fewer than T+1 tokens are dropped, or padded and masked",
     )
     return parser
+
+
+def add_out(parser: Parser, out: str | None, what: str = "folder for the results") -> None:
+    """Where results go, and whether they may replace others."""
+    parser.add_argument("--out", type=Path, default=out and Path(out), help=what)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results of another configuration that are there, or compute the same anew",
+    )
 
 
 def reading_options(group: argparse._ArgumentGroup, files: str = "") -> None:

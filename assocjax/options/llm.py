@@ -1,8 +1,6 @@
 """Options of the commands about language models: `pretrain-tiny`, `compare`."""
 
-from pathlib import Path
-
-from assocjax.options.base import Command, Commands, reading_options
+from assocjax.options.base import Command, Commands, add_out, reading_options
 
 PROBES = ("single", "occurrence")
 """Those of `llm.revisions`, which imports JAX."""
@@ -24,11 +22,10 @@ def add_pretrain_tiny(commands: Commands, function: Command) -> None:
         ("--seed", int, 0, "SEED", "seed of the start and of the order of sequences"),
     ):
         group.add_argument(name, type=kind, default=default, metavar=metavar, help=what)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default="assocjax-pretrained",
-        help="folder for step0, step1, step2, ...; after an interruption the same command goes on",
+    add_out(
+        parser,
+        "assocjax-pretrained",
+        "folder for step0, step1, step2, ...; after an interruption the same command goes on",
     )
 
 
@@ -75,10 +72,9 @@ def add_compare(commands: Commands, function: Command) -> None:
         default="single",
         help="each token alone (the paper's), or its mean over its occurrences in the sequences",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default="assocjax-compare",
-        help="folder for the results, a file for each revision; after an interruption the same "
-        "command goes on",
+    add_out(
+        parser,
+        "assocjax-compare",
+        "folder for the results, a file for each revision; after an interruption the same command "
+        "goes on",
     )

@@ -1,15 +1,14 @@
 """Options of the command `reproduce`."""
 
-from pathlib import Path
-
-from assocjax.options.base import Command, Commands
+from assocjax.options.base import Command, Commands, add_out
 
 ARTEFACTS = ("table1", "table2", "table3", "figure3", "figure4", "figure5", "figures6-8")
 """Those of `assocjax.reproduce`, which imports JAX."""
 
 
 def add_reproduce(commands: Commands, function: Command) -> None:
-    add = commands.bare(function).add_argument
+    parser = commands.bare(function)
+    add = parser.add_argument
     add(
         "artefacts",
         nargs="+",
@@ -30,9 +29,8 @@ def add_reproduce(commands: Commands, function: Command) -> None:
         "python-docs, hf:owner/name[:split], or a .txt, .jsonl or .parquet file",
     )
     add("--precision", choices=["float32", "float64"], default="float32", help="of floating point")
-    add(
-        "--out",
-        type=Path,
-        default="assocjax-reproduce",
-        help="folder for the results; what is there already is not computed again",
+    add_out(
+        parser,
+        "assocjax-reproduce",
+        "folder for the results; what is there already is not computed again",
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assocjax.options.base import Command, Commands, Parser
+from assocjax.options.base import Command, Commands, Parser, add_out
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 """Those of `attribution`, which imports JAX."""
@@ -52,7 +52,7 @@ def add_associations(commands: Commands, function: Command) -> None:
         "--statistics",
         type=Path,
         metavar="FOLDER",
-        help="read counts.nc and correlations.nc there, and no corpus",
+        help="read what statistics or merge has written there, and no corpus",
     )
     parser.add_argument("tokens", nargs="+", metavar="TOKEN", help="token to look up")
     parser.add_argument("--top", type=int, default=8, help="associations to list a matrix")
@@ -77,9 +77,7 @@ def add_tokenize(commands: Commands, function: Command) -> None:
 def add_merge(commands: Commands, function: Command) -> None:
     parser = commands.bare(function, _SHARDS)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of all shards")
-    parser.add_argument(
-        "--out", type=Path, default="assocjax-statistics", help="folder for the results"
-    )
+    add_out(parser, "assocjax-statistics")
 
 
 def add_attribute(commands: Commands, function: Command) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from assocjax import results
-from assocjax.arguments import check_choice
+from assocjax.arguments import check_choice, printable
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.figures.style import save
@@ -22,6 +22,7 @@ from assocjax.reproduce.scales import SCALES, Scale
 from assocjax.reproduce.table_3 import table_3
 from assocjax.reproduce.tables_1_and_2 import table_1, table_2
 from assocjax.reproduce.work import Progress, Work, file_name
+from assocjax.storage import claim
 
 
 class _Artefact(NamedTuple):
@@ -48,6 +49,7 @@ def reproduce(
     scale: str | Scale = "small",
     corpora: Sequence[str] = (),
     out: str | Path,
+    overwrite: bool = False,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -61,6 +63,7 @@ def reproduce(
       out: a folder. Of each corpus a folder of it has an artefact's NetCDF, JSON and figures, and
         in `runs` training runs; `report.html` is of these artefacts. What is there already is used
         if configuration, corpus and versions are the same.
+      overwrite: compute anew, and replace, what is there of another configuration.
       progress: called with (what is done, units done, units in all).
       announce: called with a line for each artefact.
 
@@ -83,23 +86,30 @@ def reproduce(
     if isinstance(scale, str):
         scale = SCALES[check_choice("scale", scale, tuple(SCALES))]
     in_place = scale.corpora if not corpora or scale.corpora == ("fables",) else ()
-    folder = results.output_folder(out)
-    works = [
-        Work(corpus, folder / file_name(Path(corpus).name), progress)
-        for corpus in dict.fromkeys([*in_place, *corpora])
-    ]
-    if len({work.folder for work in works}) < len(works):
-        raise InputError("corpora must have different names; rename a file")
-    for work in works:  # what cannot be read fails before the work
+    with claim(out, "reproduce", {}) as folder:
+        works = [
+            Work(
+                corpus,
+                folder,
+                file_name(Path(corpus).name),
+                overwrite=overwrite,
+                progress=progress,
+            )
+            for corpus in dict.fromkeys([*in_place, *corpora])
+        ]
+        if len({work.name for work in works}) < len(works):
+            raise InputError("corpora must have different names; rename a file")
+        for work in works:  # what cannot be read fails before the work
+            for name in names:
+                _tokens(name, scale, work)
+        records = []
         for name in names:
-            _tokens(name, scale, work)
-    records = []
-    for name in names:
-        for work in works:
-            records.append(_record(name, scale, work))
-            announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['notes'][0]}")
-            write_report(records, folder)
-    return records
+            for work in works:
+                records.append(_record(name, scale, work))
+                announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['notes'][0]}")
+                write_report(records, folder)
+        folder.finish()
+        return records
 
 
 def _tokens(name: str, scale: Scale, work: Work) -> TokenData | None:
@@ -111,40 +121,39 @@ def _tokens(name: str, scale: Scale, work: Work) -> TokenData | None:
 def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     compute, settings = ARTEFACTS[name]
     config = {field: dataclasses.asdict(scale)[field] for field in settings}
+    assert work.claimed is not None
     assert work.folder is not None
-    folder = results.output_folder(work.folder)
     data = _tokens(name, scale, work)
     missing = _missing_libraries() if name == "figures6-8" else None
     if missing is not None:  # not kept: the next time they may be there
-        corpus = work.corpus if data is None else data.name
+        corpus = printable(work.corpus) if data is None else data.name
         return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
-    path = folder / f"{name}.nc"
-    dataset = results.reuse(path, of)
+    dataset = results.reuse(work.folder / f"{name}.nc", of, overwrite=work.overwrite)
     if dataset is not None and all(
-        (folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
+        (work.folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
     ):
         record = json.loads(dataset.attrs["record"])
     else:
         result = compute(scale, work)
-        files = []
-        for figure_name, figure in result.figures.items():
-            paths = save(figure, folder / f"{name}-{figure_name}")
-            files.append(paths[0].name)
-        corpus = result.dataset.attrs.get("corpus_name", work.corpus if data is None else data.name)
+        drawn = {f"{name}-{of_it}": draw for of_it, draw in result.figures.items()}
+        corpus = printable(work.corpus) if data is None else data.name
+        corpus = result.dataset.attrs.get("corpus_name", corpus)
         record = _head(name, corpus) | {
             "setting": result.setting,
             "rows": result.rows,
             "differs": result.differs,
             "notes": result.notes,
-            "figures": files,
-            "folder": folder.name,
+            "figures": [f"{file}.png" for file in drawn],
+            "folder": work.name,
             "decided_by": of,
         }
         record = results.finite(record)
-        kept = result.dataset.assign_attrs(record=json.dumps(record))
-        results.keep(kept, path, of)
-    results.save_json(record, folder / f"{name}.json")
+        dataset = result.dataset.assign_attrs(record=json.dumps(record))
+        results.keep(work.claimed, f"{work.name}/{name}.nc", dataset, of)
+        for file, draw in drawn.items():  # after the numbers, which no figure may lose
+            save(draw(), f"{work.name}/{file}", into=work.claimed)
+    results.save_json_to(work.claimed, f"{work.name}/{name}.json", record)
     return record
 
 

@@ -1,5 +1,7 @@
 """Figure 4: cosines with the theory and loss over a long training with the larger step."""
 
+from functools import partial
+
 import numpy as np
 import xarray as xr
 
@@ -62,7 +64,9 @@ def figure_4(scale: Scale, work: Work) -> Result:
         "the grey controls.",
     ]
     figures = {
-        "cosines": plot_epochs(dataset, paper.ARTEFACTS["figure4"].title, marks=_marks(epochs))
+        "cosines": partial(
+            plot_epochs, dataset, paper.ARTEFACTS["figure4"].title, marks=_marks(epochs)
+        )
     }
     differs = run_differs(data, run, paper.ARTEFACTS["figure4"].setting["s eta"])
     return Result(dataset.drop_vars(WEIGHTS), rows, setting, differs, notes, figures)

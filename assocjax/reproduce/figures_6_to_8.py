@@ -6,8 +6,10 @@ beside it, the same with shuffled tokens, and the form centred over tokens, whic
 a small model is trained on.
 """
 
+import json
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from assocjax import figures, llm
 from assocjax.corpora import TokenData, TokenFile, read_documents
 from assocjax.reproduce.records import Result
 from assocjax.reproduce.scales import LanguageModel, Scale
-from assocjax.reproduce.work import Work, file_name, first_sequences
+from assocjax.reproduce.work import Work, file_name
 
 LIBRARIES = ("torch", "transformers")
 _THEORY = "value"
@@ -39,10 +41,10 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
     rows = [row for of, data in found.values() for row in _rows(of, data)]
     drawn = {}
     for number, (of, _) in zip((6, 8), found.values(), strict=False):
-        drawn[f"figure{number}"] = figures.plot_layers_by_step(of, theory=_THEORY)
+        drawn[f"figure{number}"] = partial(figures.plot_layers_by_step, of, theory=_THEORY)
     first, data = next(iter(found.values()))
     heads = first.sel(layer=[layer - 1 for layer in settings.heads_at])
-    drawn["figure7"] = figures.plot_heads(heads)
+    drawn["figure7"] = partial(figures.plot_heads, heads)
     setting = {
         "corpus": "; ".join(d.name for _, d in found.values()),
         "documents": "; ".join(f"{d.num_sequences:,} sequences" for _, d in found.values()),
@@ -53,7 +55,8 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
         "steps": ", ".join(str(r) for r in revisions),
         "tokens compared": first.attrs["num_tokens"],
     }
-    return Result(dataset, rows, setting, _differs(settings), _notes(rows, first), drawn)
+    differs = _differs(settings, [data for _, data in found.values()])
+    return Result(dataset, rows, setting, differs, _notes(rows, first), drawn)
 
 
 def _model(settings: LanguageModel, work: Work, folder: Path) -> tuple[str | Path, list[str]]:
@@ -76,10 +79,13 @@ def _compare(
 ) -> tuple[xr.Dataset, TokenData | TokenFile]:
     text = settings.text
     data = llm.tokens_of_model(
-        model, revisions[0], corpus, seq_len=text.seq_len, num_documents=text.num_documents
+        model,
+        revisions[0],
+        corpus,
+        seq_len=text.seq_len,
+        at_most=text.num_sequences,
+        num_documents=text.num_documents,
     )
-    if isinstance(data, TokenData):
-        data = first_sequences(data, text.num_sequences)
     dataset = llm.compare_revisions(
         model,
         revisions,
@@ -117,14 +123,15 @@ def _rows(dataset: xr.Dataset, data: TokenData | TokenFile) -> list[dict[str, An
     return rows
 
 
-def _differs(settings: LanguageModel) -> list[str]:
+def _differs(settings: LanguageModel, texts: list[TokenData | TokenFile]) -> list[str]:
+    read = " and ".join(f"{data.num_sequences:,} sequences of {data.name}" for data in texts)
     differs = [
         "Every score has its control, and a form centred over tokens beside the paper's.",
         "Query and key tokens are where the theory has them; the paper's comparison transposes.",
-        "Files of checkpoints are hashed, and those that are byte for byte the same are named; of "
-        "Pythia's on the hub some are (EleutherAI/pythia issues 195, 205, 206).",
-        "Statistics are of all sequences, and padding counts in nothing; the paper's are of one "
-        "batch, padded with token 0.",
+        "Checkpoints that have tensors in common are named; of Pythia's on the hub some have "
+        "(EleutherAI/pythia issues 195, 205, 206).",
+        f"Statistics are of {read}, and padding counts in nothing; the paper's are of one batch, "
+        "padded with token 0.",
     ]
     if settings.corpus is not None:
         differs.append("Documents of fewer than 512 characters are not left out.")
@@ -160,7 +167,5 @@ def _notes(rows: list[dict[str, Any]], dataset: xr.Dataset) -> list[str]:
         f"The table is of the last layer's output and the {_THEORY} matrix; the paper prints maps "
         "only, without numbers.",
     ]
-    same = dataset.attrs.get("identical_revisions", "[]")
-    if same != "[]":
-        notes.append(f"Checkpoints with the same bytes: {same}.")
-    return notes
+    shared = [llm.SharedWeights(**each) for each in json.loads(dataset.attrs["shared_weights"])]
+    return notes + [f"The same weights: {each}." for each in shared]

@@ -6,11 +6,9 @@ the direction of a leading term enters a cosine, so that one matrix serves all s
 """
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +51,7 @@ def follow(
     run: Run,
     seed: int,
     *,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoints: Callable[[dict[str, Any]], Checkpoints] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Trains a run and compares it at the end of each epoch.
@@ -62,7 +60,7 @@ def follow(
       data: the corpus.
       run: what to train, and how.
       seed: of the order of batches.
-      checkpoint: a folder for what is needed to go on, removed at the end.
+      checkpoints: makes those that the run is to be saved in, of all that decides it.
       progress: called with (epochs done, epochs in all).
 
     Returns:
@@ -93,10 +91,9 @@ def follow(
 
     saved = None
     records: list[dict[str, np.ndarray]] = []
-    if checkpoint is not None:
-        identity = dataclasses.asdict(run) | {"seed": seed, "corpus": data.describe()}
-        identity = json.loads(json.dumps(identity | results.versions()))  # tuples as they return
-        saved = Checkpoints(Path(checkpoint), identity)
+    if checkpoints is not None:
+        decides = dataclasses.asdict(run) | {"seed": seed}
+        saved = checkpoints(results.identity(data, decides))
         if done := saved.done():
             carry, found = saved.load(carry)
             records = [{name: of[i] for name, of in found.items()} for i in range(done)]
@@ -121,7 +118,7 @@ def follow(
         if progress is not None:
             progress(epoch, run.epochs)
     if saved is not None:
-        saved.remove()
+        saved.close()
     return _to_dataset(records, carry.sides["run"], data, run, seed)
 
 

@@ -6,6 +6,7 @@ lists of all other words, and the lists of the same word in the same text with i
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,14 @@ def figure_3(scale: Scale, work: Work) -> Result:
         notes = [f"Not reproduced: {word!r} is not among the {data.vocab_size} tokens."]
         return Result(xr.Dataset(), [row], text_setting(data), differs, notes, {})
     dataset = _context_lists(data, settings.top)
-    found = dataset.sel(scoring="corrected", side="row", token=word)
-    ids = found["context_theory_id"].values.astype(int)
-    ours = [data.vocabulary[i] for i in ids]
-    known = [token for token in paper.GRAPH if token in data.vocabulary]
-    every = dataset.sel(scoring="corrected", side="row")["context_theory_id"].values.astype(int)
-    hits = np.isin(every, [data.vocabulary.index(token) for token in known]).sum(axis=1)
+    lists = dataset.sel(scoring="corrected", side="row")
+    every = lists["context_theory_id"].values.astype(int)
+    listed = np.isfinite(lists["context_theory_score"].values)
     own = data.vocabulary.index(word)
+    ours = [data.vocabulary[i] for i in every[own][listed[own]]]
+    known = [token for token in paper.GRAPH if token in data.vocabulary]
+    hits = np.isin(every, [data.vocabulary.index(token) for token in known]) & listed
+    hits = hits.sum(axis=1)
     row |= {
         "ours": ", ".join(ours),
         "of the paper's in the vocabulary": f"{len(known)} of {len(paper.GRAPH)}",
@@ -89,10 +91,10 @@ def figure_3(scale: Scale, work: Work) -> Result:
         "The control is the mean number found in the lists of all other words.",
     ]
     figures = {}
-    if dataset["target_frequency"].sel(token=word):
-        figures = {"graph": plot_context_graph(dataset, word, k=settings.top)}
+    if ours:
+        figures = {"graph": partial(plot_context_graph, dataset, word, k=settings.top)}
     else:
-        notes.append(f"No graph: {word!r} is no target in these sequences, so it has no context.")
+        notes.append(f"No graph: {word!r} has no context in these sequences.")
     return Result(dataset, [row], text_setting(data), differs, notes, figures)
 
 
@@ -100,7 +102,8 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
     """Phi as lists of all tokens, as `track` has them."""
     statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
     frequencies = Frequencies.of(statistics)
-    lists = [context_lists(statistics.context, frequencies, scoring=s, k=top) for s in SCORINGS]
+    k = min(top, data.vocab_size - 1)
+    lists = [context_lists(statistics.context, frequencies, scoring=s, k=k) for s in SCORINGS]
     dims = ("scoring", "side", "token", "rank")
     return xr.Dataset(
         {
@@ -163,9 +166,11 @@ def _hits(matrix, vocabulary: Sequence[str], word: str, known: Sequence[str], to
     """How many of some tokens the lists of all other words have."""
     scores = np.array(matrix, float)
     np.fill_diagonal(scores, -np.inf)
+    top = min(top, len(vocabulary) - 1)
     best = np.argpartition(-scores, top, axis=1)[:, :top]
-    hits = np.isin(best, [vocabulary.index(token) for token in known]).sum(axis=1)
-    return np.delete(hits, vocabulary.index(word))
+    hits = np.isin(best, [vocabulary.index(token) for token in known])
+    hits &= np.take_along_axis(scores, best, axis=1) > 0  # as `top_associations`
+    return np.delete(hits.sum(axis=1), vocabulary.index(word))
 
 
 def _verdict(variables) -> str:
@@ -187,17 +192,19 @@ def _verdict(variables) -> str:
 
 def _explanation(settings: Lists) -> str:
     return (
-        f"Lists are of the {settings.top} highest scores. found: how many of the paper's tokens in "
-        "the vocabulary they have; other words: the same, of the lists of all other words (mean); "
-        f"shuffled text: of the word's own list after all tokens of the text changed places (mean "
-        f"of {settings.shuffles}). The paper shows some tokens of each list; how it chose them is "
-        "not said."
+        f"Lists are of the {settings.top} highest scores, if positive. found: how many of the "
+        "paper's tokens in the vocabulary they have; other words: the same, of the lists of all "
+        "other words (mean); shuffled text: of the word's own list after all tokens changed "
+        f"places (mean of {settings.shuffles}). The paper shows some tokens of each list; how it "
+        "chose them is not said."
     )
 
 
 def _dataset(variables, settings: Lists) -> xr.Dataset:
     of = variables
-    lists = np.array([found["list"] for *_, found in of], dtype=object).reshape(-1, settings.top)
+    # A list may be short: "" is no token.
+    lists = [found["list"] + [""] * (settings.top - len(found["list"])) for *_, found in of]
+    lists = np.array(lists, dtype=object).reshape(-1, settings.top)
     columns = {
         "matrix": [v[0] for v in of],
         "word": [v[1] for v in of],

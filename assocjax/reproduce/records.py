@@ -1,5 +1,6 @@
 """What an artefact hands over, and the sentences on settings that all of them share."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -18,7 +19,7 @@ class Result(NamedTuple):
         setting: ours, under the names of `paper.ARTEFACTS`.
         differs: what differs from the paper, and why.
         notes: what the numbers say, the criterion first.
-        figures: name -> figure.
+        figures: name -> what draws the figure, once the numbers are saved.
     """
 
     dataset: xr.Dataset
@@ -26,7 +27,7 @@ class Result(NamedTuple):
     setting: dict[str, Any]
     differs: list[str]
     notes: list[str]
-    figures: dict[str, Figure]
+    figures: Mapping[str, Callable[[], Figure]]
 
 
 _OTHER_WORDS = {"drop": "their documents dropped", "unk": "become <unk>"}

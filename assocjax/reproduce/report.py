@@ -9,14 +9,15 @@ from typing import Any
 import jinja2
 
 from assocjax import results
+from assocjax.storage import Folder
 
 
-def write_report(records: Sequence[dict[str, Any]], folder: Path) -> Path:
+def write_report(records: Sequence[dict[str, Any]], folder: Folder) -> None:
     """Writes `report.html`, which needs no other file, and `report.json`.
 
     Args:
       records: as `reproduce` returns them.
-      folder: where they and the figures of their corpora are.
+      folder: claimed, where they and the figures of their corpora are.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -26,17 +27,14 @@ def write_report(records: Sequence[dict[str, Any]], folder: Path) -> Path:
         files("assocjax.reproduce").joinpath("report.html").read_text("utf-8")
     )
     sections = [
-        _section([r for r in records if r["artefact"] == name], folder)
+        _section([r for r in records if r["artefact"] == name], folder.path)
         for name in dict.fromkeys(record["artefact"] for record in records)
     ]
     corpora = list(dict.fromkeys(record["corpus_name"] for record in records))
-    path = folder / "report.html"
-    part = path.with_name("report.html.part")
     html = template.render(sections=sections, corpora=corpora, versions=results.versions())
-    part.write_text(html, "utf-8")
-    part.replace(path)
-    results.save_json(list(records), folder / "report.json")
-    return path
+    with folder.file("report.html") as part:
+        part.write_text(html, "utf-8")
+    results.save_json_to(folder, "report.json", list(records))
 
 
 def _section(records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 @dataclasses.dataclass(frozen=True)
 class Text:
     """How a corpus becomes tokens: arguments of `load_tokens`. Unless `exactly`, `num_sequences`
-    and a vocabulary of words are at most so large."""
+    and `vocab_size` are at most so large."""
 
     vocab_size: int
     seq_len: int

@@ -1,5 +1,7 @@
 """Table 3: the loss after a weight loses its projection on its leading term, beside controls."""
 
+from functools import partial
+
 import xarray as xr
 
 from assocjax.ablation import ablate, default_units, summary
@@ -67,7 +69,7 @@ def table_3(scale: Scale, work: Work) -> Result:
         "direction, or along the theory with its tokens shuffled, over all of them or among those "
         "of similar frequency (matched). What matched does too is due to frequencies.",
     ]
-    figures = {"changes": plot_ablation(dataset)}
+    figures = {"changes": partial(plot_ablation, dataset)}
     return Result(dataset, rows, setting, differs, notes, figures)
 
 

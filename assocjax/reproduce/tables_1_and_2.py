@@ -6,6 +6,7 @@ the disagreement into sampling and truncation; and two controls, the theory with
 shuffled.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def _minimum_cosines(
             cosine = of[f"{weight}_cosine"].sel(theory="corpus", drop=True)
             kept[f"{weight}_cosine_{short}"] = cosine.rename(epoch=f"step_{short}")
     notes = [_verdict(rows), *_why(rows)]
-    figures = {"cosines": plot_epochs(dataset, paper.ARTEFACTS[artefact].title)}
+    figures = {"cosines": partial(plot_epochs, dataset, paper.ARTEFACTS[artefact].title)}
     differs = run_differs(data, run, paper.ARTEFACTS[artefact].setting["s eta"])
     return Result(kept, rows, run_setting(data, run), differs, notes, figures)
 

@@ -3,16 +3,18 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from assocjax import results
-from assocjax.corpora import TokenData, load_tokens, read_documents
-from assocjax.corpora.tokenizers import stream_words
+from assocjax.checkpoints import Checkpoints
+from assocjax.corpora import TokenData, load_tokens
 from assocjax.reproduce.following import follow
 from assocjax.reproduce.scales import Run, Text
+from assocjax.storage import Folder
 
 Progress = Callable[[str, int, int], None]
 
@@ -22,55 +24,66 @@ class Work:
 
     Args:
       corpus: as of `load_tokens`.
-      folder: where runs are kept and found again; None keeps them in memory only.
+      folder: claimed, where runs are kept and found again; None keeps them in memory only.
+      name: of the corpus's own folder within.
+      overwrite: replace what is there of another configuration.
       progress: called with (what is done, units done, units in all).
     """
 
-    def __init__(self, corpus: str, folder: Path | None = None, progress: Progress | None = None):
-        self.corpus, self.folder = corpus, folder
+    def __init__(
+        self,
+        corpus: str,
+        folder: Folder | None = None,
+        name: str = "",
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ):
+        self.corpus, self.claimed, self.name, self.overwrite = corpus, folder, name, overwrite
         self.progress = progress or (lambda what, done, total: None)
         self._tokens: dict[Text, TokenData] = {}
         self._runs: dict[tuple[Run, int], xr.Dataset] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """Where what belongs to the corpus is kept."""
+        return None if self.claimed is None else self.claimed.path / self.name
 
     def tokens(self, text: Text) -> TokenData:
         """The corpus as a text's settings say."""
         if text not in self._tokens:
             options = dataclasses.asdict(text)
             size, exactly = options.pop("num_sequences"), options.pop("exactly")
-            if not exactly and text.tokenizer == "word":
-                types = self._count_words(text.num_documents)
-                options["vocab_size"] = min(text.vocab_size, types)
+            if not exactly:
+                options["default_vocab_size"] = options.pop("vocab_size")
             data = load_tokens(self.corpus, num_sequences=size if exactly else None, **options)
             self._tokens[text] = first_sequences(data, size)
         return self._tokens[text]
-
-    def _count_words(self, num_documents: int | None) -> int:
-        documents = read_documents(self.corpus, num_documents=num_documents).documents
-        return len(stream_words(documents).types)
 
     def run(self, name: str, run: Run, seed: int) -> xr.Dataset:
         """The Dataset of `follow`, from the folder if it is there."""
         if (run, seed) not in self._runs:
             data = self.tokens(run.text)
-            path = checkpoint = None
-            if self.folder is not None:
-                folder = results.output_folder(self.folder / "runs")
-                path = folder / f"{name}-seed{seed}.nc"
-                checkpoint = folder / f"{name}-seed{seed}"
+            kept = f"{self.name}/runs/{name}-seed{seed}"
             decides = results.identity(data, {"run": dataclasses.asdict(run), "seed": seed})
-            found = None if path is None else results.reuse(path, decides)
+            found = checkpoints = None
+            if self.claimed is not None:
+                path = self.claimed.path / f"{kept}.nc"
+                found = results.reuse(path, decides, overwrite=self.overwrite)
+                checkpoints = partial(Checkpoints, self.claimed, name=kept)
             if found is None:
                 found = follow(
                     data,
                     run,
                     seed,
-                    checkpoint=checkpoint,
+                    checkpoints=checkpoints,
                     progress=lambda done, total: self.progress(
                         f"{data.name}: {name.replace('_', ' ')}, seed {seed}", done, total
                     ),
                 )
-                if path is not None:
-                    results.keep(found, path, decides)
+                if self.claimed is not None:
+                    results.keep(self.claimed, f"{kept}.nc", found, decides)
+                    self.claimed.remove(f"{self.claimed.work_name(kept)}/")
             self._runs[run, seed] = found
         return self._runs[run, seed]
 

@@ -1,0 +1,33 @@
+"""How work is kept, in one way for everything: nothing of the user's is lost, nothing is mixed.
+
+In reading order:
+
+* `files`: `whole_file` writes a file whole or not at all, and never over one of somebody else's.
+* `identity`: what decides a result, and the first difference of two of them, in words.
+* `folders`: `claim` makes a folder of results ours, for one process at a time: a marker file says
+  which computation it holds and which files we wrote; only those are ever replaced or removed.
+* `interrupts`: the first Ctrl-C stops after the next save, the second one at once.
+
+Needs neither JAX nor xarray; `assocjax.results` and `assocjax.checkpoints` build on it.
+"""
+
+from assocjax.storage.files import PART_PREFIX, SIGNATURE, whole_file
+from assocjax.storage.folders import MARKER, Folder, check_claimable, claim, locked, make_folder
+from assocjax.storage.identity import difference, flatten
+from assocjax.storage.interrupts import Interrupts, deferred_interrupts
+
+__all__ = [
+    "MARKER",
+    "PART_PREFIX",
+    "SIGNATURE",
+    "Folder",
+    "Interrupts",
+    "check_claimable",
+    "claim",
+    "deferred_interrupts",
+    "difference",
+    "flatten",
+    "locked",
+    "make_folder",
+    "whole_file",
+]

@@ -1,0 +1,106 @@
+"""Files: written whole or not at all, and never over a file that assocjax did not write."""
+
+import contextlib
+import errno
+import filecmp
+import json
+import mmap
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from assocjax.arguments import check_path, printable
+from assocjax.errors import InputError
+
+SIGNATURE = "written by assocjax"
+"""Stands in every NetCDF file, figure and page, and says that it may be replaced on request."""
+
+MARKER = ".assocjax.json"
+PART_PREFIX = ".assocjax-"
+"""Begins the names of files that are being written."""
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; what is written there becomes `path` at the end.
+
+    A reader sees the old file or the new one, never half of one. If the block raises, `path` is as
+    it was, and the temporary file is gone. An existing file is replaced if assocjax wrote it and
+    `overwrite` is true; where the new content is the same, nothing needs to be replaced.
+
+    Raises:
+      InputError: `path` is a folder or was written by something else; it is there with other
+        content and `overwrite` is false; or it cannot be written (full disk, no permission).
+    """
+    path = writable_path(path)
+    _refuse_foreign(path)
+    part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if not overwrite and path.exists():
+            if filecmp.cmp(part, path, shallow=False):
+                return
+            raise InputError(
+                f"{path} is there already, with other content; choose another name, or replace it "
+                "by overwrite=True (--overwrite)"
+            )
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as RuntimeError
+        raise InputError(f"cannot write {path}: {why_not(error, path.parent)}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def writable_path(path: str | os.PathLike) -> Path:
+    """A path that all libraries can write to. Raises InputError where its name is not UTF-8."""
+    text = check_path("path", path)
+    if printable(text) != text:
+        raise InputError(
+            f"{text!r}: its name is not UTF-8, which NetCDF cannot write to; choose another"
+        )
+    return Path(text)
+
+
+def why_not(error: BaseException, folder: Path) -> str:
+    """Why a file could not be written, in a few words."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < 1 << 20:  # libraries report it in many ways
+            return os.strerror(errno.ENOSPC)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether assocjax wrote a file: its folder's marker lists it, or it bears the signature."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for folder in path.absolute().parents:
+            marker = folder / MARKER
+            if marker.is_file():
+                record = json.loads(marker.read_text("utf-8"))
+                name = path.absolute().relative_to(folder).as_posix()
+                if name in (*record["files"], *record.get("replaced", ())):
+                    return True
+                break
+    with (
+        contextlib.suppress(OSError, ValueError),  # an empty file cannot be mapped: ValueError
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(SIGNATURE.encode()) >= 0
+    return False
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    if os.path.lexists(path) and not is_ours(path):
+        raise InputError(
+            f"{path} was not written by assocjax, so it is not replaced; choose another name"
+        )
