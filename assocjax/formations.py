@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import check_choice
+from assocjax.checks import check_number
 from assocjax.errors import InputError
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS
 
@@ -34,6 +35,7 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
       `best` and `end`; with a truth, `precision_formed`, `precision_best` and `precision_end` of
       the weights and `precision_theory`. A kind of truth that is no matrix has no overlap.
     """
+    threshold = check_number("threshold", threshold)
     kinds = [*MATRICES, *(kind for kind in READ_AT if kind not in MATRICES)]
     rows = []
     for scoring in SCORINGS:

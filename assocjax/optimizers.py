@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from assocjax.checks import is_traced
+from assocjax.arguments import check_integers
+from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS, Params, init_params
 
@@ -21,7 +22,7 @@ _PROBE = (2, 3, 4)  # L, V and T of small weights, no two sizes alike
 
 
 def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
-    """The optimizer for a (possibly traced) learning rate.
+    """The optimizer for a (possibly traced) learning rate, or a schedule of it.
 
     One that is named is optax's. Where it takes the root of a second moment, and would have nothing
     but that moment under the root, the smallest normal number is added to it (`eps_root`). That
@@ -29,10 +30,12 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
     had no gradient yet, are right. A function has to set `eps_root` itself.
 
     Raises:
-      InputError: no optimizer of that name in optax takes a learning rate.
+      InputError: no optimizer of that name in optax takes a learning rate, or that is not finite.
       InputTypeError: neither a name nor a function that makes an optax transformation.
     """
     factory = _named(optimizer) if isinstance(optimizer, str) else optimizer
+    if not callable(learning_rate):  # a schedule
+        learning_rate = check_number("learning_rate", learning_rate)
     made = factory(learning_rate) if callable(factory) else None
     if not isinstance(made, optax.GradientTransformation):
         raise InputTypeError(
@@ -48,7 +51,8 @@ def _named(name: str) -> Callable[[Any], Any]:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
         parameters = {}
-    if name.startswith("_") or not callable(factory) or next(iter(parameters), None) != _RATE:
+    part = name.startswith(("_", "scale_by_"))
+    if part or not callable(factory) or next(iter(parameters), None) != _RATE:
         raise InputError(
             f"optimizer must be the name of an optax optimizer with a learning rate, such as "
             f"sgd, adam, adamw, rmsprop or lion; got {name!r}"
@@ -179,8 +183,9 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
     Raises:
       InputError, InputTypeError: it cannot train such weights.
     """
-    check_optimizer(optimizer, shapes)
-    return _is_linear_by_rate(optimizer, tuple(shapes))
+    L, V, T = check_integers("shapes", shapes, minimum=1)
+    check_optimizer(optimizer, (L, V, T))
+    return _is_linear_by_rate(optimizer, (L, V, T))
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_STEPS, check_integer
+from assocjax.checks import is_traced
 from assocjax.errors import InputError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
@@ -120,8 +121,12 @@ def train_segment(
         return carry, observation
 
     length = check_integer("length", length, minimum=1)
-    first = jnp.asarray(first)
+    first = jnp.asarray(_step("first", first))
     return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
+
+
+def _step(name: str, step: Any) -> Any:
+    return step if is_traced(step) else check_integer(name, step, minimum=0, maximum=LARGEST_STEPS)
 
 
 def batch_indices(
@@ -145,6 +150,6 @@ def batch_indices(
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"
         )
-    epoch, batch = jnp.divmod(step, num_sequences // batch_size)
+    epoch, batch = jnp.divmod(_step("step", step), num_sequences // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
     return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)
