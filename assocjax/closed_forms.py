@@ -131,11 +131,18 @@ def weights_from_coefficients(
     Args:
       statistics: `corpus_statistics` of the corpus.
       num_layers: L; every layer is the same, so L = 1 broadcasts against any number.
-      coefficients: scalars.
+      coefficients: scalars; may be traced.
+
+    Raises:
+      InputError, InputTypeError: `num_layers` not positive, or a coefficient not a finite scalar.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     dtype = statistics.bigram.dtype
-    a, b, c = (jnp.asarray(x, dtype) for x in coefficients)
+    checked = (
+        check_number(f"coefficients.{name}", value)
+        for name, value in zip(Coefficients._fields, coefficients, strict=True)
+    )
+    a, b, c = (jnp.asarray(x, dtype) for x in checked)
 
     def layers(coefficient, matrix):
         return jnp.broadcast_to(coefficient * matrix, (num_layers, *matrix.shape))
@@ -152,10 +159,8 @@ def gradient_from_coefficients(
     statistics: Statistics, num_layers: int, coefficients: Coefficients
 ) -> Params:
     """`leading_gradient` at those weights: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
-    a, b, _ = coefficients
-    return weights_from_coefficients(
-        statistics, num_layers, Coefficients(-jnp.ones_like(a), -a, -a * b)
-    )
+    a, b, _ = map(check_number, Coefficients._fields, coefficients)
+    return weights_from_coefficients(statistics, num_layers, Coefficients(-1.0, -a, -a * b))  # type: ignore[arg-type]
 
 
 def leading_weights(

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import check_choice
+from assocjax.checks import check_number
 from assocjax.errors import InputError, reading
 from assocjax.scorings import LAYERED, MATRICES, SCORINGS
 
@@ -38,6 +39,7 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
     Raises:
       InputError: the dataset is something else.
     """
+    threshold = check_number("threshold", threshold)
     kinds = [*MATRICES, *(kind for kind in READ_AT if kind not in MATRICES)]
     rows = []
     for scoring in SCORINGS:

@@ -155,14 +155,15 @@ def fit_power_law(
     for name, row in itertools.product((of, *present), rows):
         if name not in row:
             raise InputError(f"rows must all have {name!r}; got one with {sorted(row)}")
-    horizons = [row[of] for row in rows]
-    skipped = [h is None or h != h or h == 0 for h in horizons]
-    used = [row for row, skip in zip(rows, skipped, strict=True) if not skip]
-    theories = {row["theory"] for row in used if "theory" in row}
+    kept = [row for row in rows if not (row[of] is None or row[of] != row[of] or row[of] == 0)]
+    theories = {row["theory"] for row in kept if "theory" in row}
     if len(theories) > 1:
         raise InputError(f"rows must be of one theory; got {sorted(theories)}")
+    used = [
+        {name: check_number(f"every {name!r} of rows", row[name]) for name in (of, *present)}
+        for row in kept
+    ]
     for name, row in itertools.product((of, *present), used):
-        check_number(f"every {name!r} of rows", row[name])
         if row[name] <= 0:
             raise InputError(f"every {name!r} of rows must be positive; got {row[name]:g}")
     varying = [name for name in present if len({row[name] for row in used}) > 1]
@@ -172,11 +173,11 @@ def fit_power_law(
             f"(the prefactor{''.join(f', {name}' for name in varying)}); got {len(used)} with a "
             f"{of!r} horizon"
         )
-    columns = [np.log([float(row[name]) for row in used]) for name in varying]
+    columns = [np.log([row[name] for row in used]) for name in varying]
     design = np.stack([np.ones(len(used)), *columns], axis=1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise InputError(f"rows must vary {varying} independently of one another; they do not")
-    target = np.log([float(row[of]) for row in used])
+    target = np.log([row[of] for row in used])
     solution = np.linalg.lstsq(design, target, rcond=None)[0]
     residual = np.sum((target - design @ solution) ** 2)
     total = np.sum((target - target.mean()) ** 2)

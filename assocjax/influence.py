@@ -1,5 +1,6 @@
 """What each document did to a weight that was trained: a derivative through all of training."""
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_choice
+from assocjax.arguments import LARGEST_STEPS, check_choice, check_integer, check_integers
 from assocjax.attribution import check_documents
-from assocjax.checks import check_batch
-from assocjax.errors import InputError
+from assocjax.checks import check_batch, is_traced
+from assocjax.errors import InputError, InputTypeError
 from assocjax.model import count_valid, default_microbatch_size, sequence_loss
+from assocjax.optimizers import EPS_ROOT
 from assocjax.params import WEIGHTS, Params
 from assocjax.training import train
 
@@ -49,7 +51,8 @@ def training_influence(
     Args:
       params: the start.
       tokens, mask: the corpus, [N, T+1] and [N, T].
-      optimizer: any optax transformation that can be differentiated.
+      optimizer: any optax transformation that can be differentiated, also where an entry has had
+        no gradient: adam and its like if they are given an `eps_root`.
       steps: number of updates.
       weight: a name of `Params`.
       index: of the entry: (layer, row, column), for `position` (layer, lag), for `output` (row,
@@ -61,18 +64,21 @@ def training_influence(
       entry, except in the limit of small learning rates.
 
     Raises:
-      InputError, InputTypeError: an argument cannot be used.
+      InputError, InputTypeError: an argument cannot be used; the training diverges, or a derivative
+        through the optimizer is not finite. Under `jit`, where neither can be told, both are NaN.
 
     Cost: 4 to 6 times that of training. Memory: the weights after every step, and the activations
     of one microbatch, differentiated twice.
     """
     check_choice("weight", weight, WEIGHTS)
+    steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
     tokens, mask = check_batch(params, tokens, mask)
     documents, D = check_documents(documents, len(tokens))
     shape = getattr(params, weight).shape
-    if len(index) != len(shape) or not all(
-        0 <= i < size for i, size in zip(index, shape, strict=True)
-    ):
+    index = tuple(check_integers("index", index, minimum=0))
+    if len(index) != len(shape) or not all(map(operator.lt, index, shape)):
         raise InputError(f"index must be of an entry of {weight}, of shape {shape}; got {index}")
     dtype = params.output.dtype
     size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
@@ -95,4 +101,10 @@ def training_influence(
         end, _ = train(params, loss_and_gradient, optimizer, steps)
         return getattr(end, weight)[index]
 
-    return Influence(*jax.value_and_grad(trained_entry)(jnp.ones(D, dtype)))
+    found = Influence(*jax.value_and_grad(trained_entry)(jnp.ones(D, dtype)))
+    if not any(map(is_traced, found)):
+        if not jnp.isfinite(found.entry):
+            raise InputError("optimizer must train without diverging; the weights are not finite")
+        if not jnp.isfinite(found.documents).all():
+            raise InputError(f"optimizer must have derivatives; they are NaN here: {EPS_ROOT}")
+    return found

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from assocjax.checks import is_traced
+from assocjax.arguments import check_integers
+from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS, Params, init_params
 
@@ -20,7 +22,7 @@ _PROBE = (2, 3, 4)  # L, V and T of small weights, no two sizes alike
 
 
 def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
-    """The optimizer for a (possibly traced) learning rate.
+    """The optimizer for a (possibly traced) learning rate, or a schedule of it.
 
     One that is named is optax's. Where it takes the root of a second moment, and would have nothing
     but that moment under the root, the smallest normal number is added to it (`eps_root`). That
@@ -28,10 +30,12 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
     had no gradient yet, are right. A function has to set `eps_root` itself.
 
     Raises:
-      InputError: no optimizer of that name in optax takes a learning rate.
+      InputError: no optimizer of that name in optax takes a learning rate, or that is not finite.
       InputTypeError: neither a name nor a function that makes an optax transformation.
     """
     factory = _named(optimizer) if isinstance(optimizer, str) else optimizer
+    if not callable(learning_rate):  # a schedule
+        learning_rate = check_number("learning_rate", learning_rate)
     made = factory(learning_rate) if callable(factory) else None
     if not isinstance(made, optax.GradientTransformation):
         raise InputTypeError(
@@ -47,7 +51,8 @@ def _named(name: str) -> Callable[[Any], Any]:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
         parameters = {}
-    if name.startswith("_") or not callable(factory) or next(iter(parameters), None) != _RATE:
+    part = name.startswith(("_", "scale_by_"))
+    if part or not callable(factory) or next(iter(parameters), None) != _RATE:
         raise InputError(
             f"optimizer must be the name of an optax optimizer with a learning rate, such as "
             f"sgd, adam, adamw, rmsprop or lion; got {name!r}"
@@ -178,8 +183,9 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
     Raises:
       InputError, InputTypeError: it cannot train such weights.
     """
-    check_optimizer(optimizer, shapes)
-    return _is_linear_by_rate(optimizer, tuple(shapes))
+    L, V, T = check_integers("shapes", shapes, minimum=1)
+    check_optimizer(optimizer, (L, V, T))
+    return _is_linear_by_rate(optimizer, (L, V, T))
 
 
 @functools.lru_cache(maxsize=64)
@@ -254,6 +260,49 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
         except Exception:
             return False  # it needs the shapes of the weights: a scalar will not do
     return all(is_traced(one) or bool(one) for one in found)
+
+
+def warn_of_derivatives(optimizer: Optimizer, gradient: Any) -> Any:
+    """The gradient; if it is differentiated, and derivatives through the optimizer may be NaN, one
+    line says so. Nothing is spent on this otherwise."""
+
+    @jax.custom_jvp
+    def same(gradient):
+        return gradient
+
+    @same.defjvp
+    def differentiated(primals, tangents):
+        if not _has_derivative_at_zero(optimizer):
+            warnings.warn(
+                f"derivatives through the optimizer {optimizer!r} may be NaN, as where an entry "
+                f"has had no gradient yet: {EPS_ROOT}",
+                stacklevel=2,
+            )
+        return primals[0], tangents[0]
+
+    return same(gradient)
+
+
+EPS_ROOT = (
+    "set optax's option eps_root, as in adam(rate, eps_root=1e-30), or take an optimizer that has "
+    "a derivative there"
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_derivative_at_zero(optimizer: Optimizer) -> bool:
+    with jax.ensure_compile_time_eval():
+        made = make_optimizer(optimizer, 0.1)
+        zero = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(_PROBE, jnp.result_type(float))
+        )
+
+        def trained(gradient):  # a few steps: radam begins with another rule
+            return follow(made, lambda params, step: gradient, zero, 6)
+
+        path, pull_back = jax.vjp(trained, zero)
+        (found,) = pull_back(jax.tree.map(jnp.ones_like, path))
+        return not any(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(found))
 
 
 def _largest(tree):

@@ -19,7 +19,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer
-from assocjax.checks import check_tokens
+from assocjax.checks import check_number, check_tokens, is_traced
 from assocjax.closed_forms import (
     follow_coefficients,
     gradient_from_coefficients,
@@ -36,7 +36,13 @@ from assocjax.gradients import (
 )
 from assocjax.model import loss
 from assocjax.moments import EffectiveStatistics, effective_statistics
-from assocjax.optimizers import Optimizer, check_optimizer, is_linear, make_optimizer
+from assocjax.optimizers import (
+    Optimizer,
+    check_optimizer,
+    is_linear,
+    make_optimizer,
+    warn_of_derivatives,
+)
 from assocjax.params import Params, init_params
 from assocjax.statistics import Statistics, corpus_statistics
 from assocjax.training import Snapshot, batch_indices, train_segment
@@ -170,11 +176,16 @@ def run_comparison(
       `diverged_step` (int32, no axes) and `theory_diverged_step` [theories] are that step, or -1.
 
     Raises:
-      InputError: `corpus` lacks the statistics of a theory.
+      InputError, InputTypeError: `corpus` lacks the statistics of a theory, or a scalar is bad.
+
+    A derivative through an optimizer that has none where a gradient is zero, as everything but the
+    output's is at the start, is NaN, and a warning says so; adam and its like have one if they are
+    named, or if they are given an `eps_root`.
 
     Cost: steps + 1 gradients and comparisons; for every theory without a closed form as many of
     its gradients; with minibatches those of every theory twice. Memory as `train`.
     """
+    learning_rate = check_number("learning_rate", learning_rate, minimum=0)
     carry = start_run(config, corpus, learning_rate, seed, init_scale)
     _, observed = advance_run(
         config,
@@ -201,6 +212,8 @@ def start_run(
         raise InputError(
             f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
         )
+    if not is_traced(seed):
+        seed = check_integer("seed", seed, minimum=0)
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
     init = partial(init_params, vocab_size=V, seq_len=T)
     init_key, _ = _keys(seed)
@@ -361,7 +374,7 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_o
         for side, read in ((name, corpus), (of_batches(name), batch)):
             if side in sides:
                 gradients[side] = _theory_gradient(name, sides[side], read)
-    return value, gradients
+    return value, warn_of_derivatives(config.optimizer, gradients)
 
 
 def _loss_and_gradient_of_run(config: RunConfig, params: Params, tokens, mask, corpus: Corpus):

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_STEPS, check_integer
+from assocjax.checks import is_traced
 from assocjax.errors import InputError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
@@ -44,7 +45,9 @@ def train(
 
     A pure function: jit it, as here (each call outside of `jit` compiles anew; arrays that are
     not arguments become constants of the program), vmap it over starts, learning rates and data,
-    and differentiate it in either mode.
+    and differentiate it in either mode. Derivatives through optax's Adam and its like are NaN where
+    an entry has had no gradient yet, unless they have an `eps_root`; `make_optimizer` gives the
+    named ones the smallest that there is.
 
     Args:
       params: the start: `Params`, or any tree that the gradient understands.
@@ -118,8 +121,12 @@ def train_segment(
         return carry, observation
 
     length = check_integer("length", length, minimum=1)
-    first = jnp.asarray(first)
+    first = jnp.asarray(_step("first", first))
     return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
+
+
+def _step(name: str, step: Any) -> Any:
+    return step if is_traced(step) else check_integer(name, step, minimum=0, maximum=LARGEST_STEPS)
 
 
 def batch_indices(
@@ -143,6 +150,6 @@ def batch_indices(
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"
         )
-    epoch, batch = jnp.divmod(step, num_sequences // batch_size)
+    epoch, batch = jnp.divmod(_step("step", step), num_sequences // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
     return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)

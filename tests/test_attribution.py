@@ -86,6 +86,27 @@ def test_shares_in_float32(corpus, brute, brute_derivatives):
     assert_shares("query_key", corpus, brute, brute_derivatives, 2e-5)
 
 
+@pytest.mark.optimized
+def test_sums_over_a_large_corpus_keep_their_digits_in_float32():
+    """Two documents of 64,000 positions, against float64: rounding does not grow with size."""
+    V, N = 10, 8000
+    tokens, halves = random_tokens(0, N, 16, V), np.arange(N) // (N // 2)
+    found = {}
+    for double in (False, True):
+        jax.config.update("jax_enable_x64", double)
+        statistics = aj.corpus_statistics(tokens, V)
+        for matrix in ("bigram", "context", "query_key"):
+            at = {"matrix": matrix, "row": 1, "column": 0, "documents": halves}
+            shares = aj.attribute(statistics, tokens, **at).documents
+            changes = aj.leave_out(statistics, tokens, **at)
+            found[matrix, double] = np.array([shares, changes], float)
+    jax.config.update("jax_enable_x64", False)
+    for matrix in ("bigram", "context", "query_key"):
+        expected = found[matrix, True]
+        largest = np.max(np.abs(expected), axis=1, keepdims=True)
+        assert np.all(np.abs(found[matrix, False] - expected) < 1e-6 * largest), matrix
+
+
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_shares_are_derivatives_and_sum_to_the_entry(matrix, corpus, brute, brute_derivatives, x64):
     assert_shares(matrix, corpus, brute, brute_derivatives, 1e-11)
@@ -275,6 +296,32 @@ def test_influence_tends_to_the_closed_form(weight, corpus, x64):
     # The leading terms are the lowest power of eta; the next is one power higher.
     slopes = np.diff(np.log(errors)) / np.diff(np.log(rates))
     np.testing.assert_allclose(slopes, 1, atol=0.1)
+
+
+def test_influence_through_adam(corpus, x64, promote):
+    """Right with `eps_root`; without it, where it is NaN, one line says so."""
+    start = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=1)
+    at = {"steps": 2, "weight": "value", "index": np.array([0, A, B])}
+    with pytest.raises(aj.InputError, match="they are NaN here: set optax's option eps_root"):
+        aj.training_influence(start, *corpus, optimizer=optax.adam(0.1), **at)
+
+    adam = optax.adam(0.1, eps=1e-3, eps_root=1e-30)  # smooth at the scale of h
+    found = aj.training_influence(start, *corpus, optimizer=adam, **at)
+
+    # Of the first document another copy, with M as it was: gradients are those of N sequences.
+    def trained(weight):
+        def gradient(params, step):
+            whole, first = (aj.exact_gradient(params, *(a[:n] for a in corpus)) for n in (N, 1))
+            share = corpus[1][0].sum() / corpus[1].sum()
+            return 0.0, jax.tree.map(lambda g, f: g + weight * share * f, whole, first)
+
+        return aj.train(start, gradient, adam, 2, observe=lambda s: 0.0)[0].value[0, A, B]
+
+    trained, h = jax.jit(trained), 1e-6
+    difference = (trained(h) - trained(-h)) / (2 * h)
+    np.testing.assert_allclose(found.documents[0], difference, rtol=1e-4)
+    with pytest.raises(aj.InputError, match="must train without diverging"):
+        aj.training_influence(start, *corpus, optimizer=optax.sgd(1e200), **at | {"steps": 4})
 
 
 # Passages

@@ -312,7 +312,9 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(data, damage, tmp_path):
         chosen = {"cut short": path.parent.name == "d", "metadata": path.suffix == ""}
         if path.is_file() and chosen.get(damage) and path.name != "_CHECKPOINT_METADATA":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(aj.InputError, match=r"checkpoint in .* cannot be read here \(.*go on where"):
+    with pytest.raises(
+        aj.InputError, match=r"checkpoint in .* cannot be read here \(.*go on where"
+    ):
         aj.sweep(data, **arguments)
 
 
@@ -334,6 +336,7 @@ def test_an_optimizer_without_a_name_cannot_be_gone_on_with(data, tmp_path):
             killed_sweep(data, 1, **arguments, optimizer=optimizer)
             continue
         with pytest.raises(
-            aj.InputError, match=r"its config\.optimizer is 'momentum 0\.5', here it is 'momentum 0\.9"
+            aj.InputError,
+            match=r"its config\.optimizer is 'momentum 0\.5', here it is 'momentum 0\.9",
         ):
             aj.sweep(data, **arguments, optimizer=optimizer)

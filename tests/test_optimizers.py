@@ -1,5 +1,6 @@
 """Every optimizer: its recursion by scalars, and its theories against exact training."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +165,39 @@ def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, nam
     for theory, tolerance in zip(theories, TOLERANCES[name], strict=True):
         for weight, measures in aj.compare_params(exact, theory).items():
             assert 0 < np.max(measures.relative_error) < tolerance, weight
+
+
+def loss_by_rate(optimizer, data, steps=3):
+    """The loss after some steps from zero, where most gradients are zero at first."""
+    config = aj.RunConfig(steps=steps, num_layers=1, optimizer=optimizer)
+    corpus = aj.Corpus.of(data)
+    return jax.jit(lambda rate: aj.run_comparison(config, corpus, rate, 0, 0.0)["loss"][-1])
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "lamb", "nadamw"])
+def test_derivatives_through_named_optimizers_are_differences(x64, promote, data, name):
+    loss, h = loss_by_rate(name, data), 1e-6
+    difference = (loss(0.05 + h) - loss(0.05 - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(loss)(0.05), difference, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(loss, (0.05,), (1.0,))[1], difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [lambda rate: optax.adam(rate), "radam"])
+def test_a_derivative_that_is_nan_says_which_option_to_set(promote, data, optimizer):
+    loss = loss_by_rate(optimizer, data)
+    assert np.isfinite(loss(0.05))
+    with pytest.warns(UserWarning, match="may be NaN, as .*: set optax's option eps_root"):
+        assert np.isnan(jax.grad(loss)(0.05))
+
+
+def test_named_adam_trains_to_the_bit_as_optax_has_it(promote, tolerance, data):
+    def trained(optimizer):
+        config = aj.RunConfig(steps=6, num_layers=L, optimizer=optimizer)
+        return jax.jit(aj.run_comparison, static_argnums=0)(
+            config, aj.Corpus.of(data), 0.01, 0, 0.0
+        )
+
+    chex.assert_trees_all_equal(trained("adam"), trained(lambda rate: optax.adam(rate)))
 
 
 def test_sampling_and_truncation_split_the_disagreement(x64, data):

@@ -31,7 +31,7 @@ _FILE = "ablation.nc"
 
 def ablate(options: argparse.Namespace) -> None:
     """Train, then remove from each weight what its theory says, beside random controls."""
-    from assocjax import ablation, figures, results
+    from assocjax import ablation, figures, optimizers, results
 
     check_claimable(options.out, "ablate")
     configure_jax(options)
@@ -40,6 +40,9 @@ def ablate(options: argparse.Namespace) -> None:
     for edit in options.edits:
         check_choice("every entry of edits", edit, EDITS)
     data = load_corpus(options)
+    optimizers.check_optimizer(
+        options.optimizer, (options.num_layers, data.vocab_size, data.seq_len)
+    )
     names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
     names += ("batch_size", "edits", "draws", "seed", "precision")
     config = {name: getattr(options, name) for name in names}

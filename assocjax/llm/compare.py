@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_integers
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null
 from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
@@ -96,12 +96,15 @@ def compare_model(
     for centering in centerings:
         check_choice("every entry of centerings", centering, CENTERINGS)
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
+    num_bins = check_integer("num_bins", num_bins, minimum=1)
+    seed = check_integer("seed", seed, minimum=0)
     n = np.shape(matrices[residuals[0]][names[0]])[0]
     values = [_check_stream(name, getattr(streams, name), n) for name in STREAMS]
     num_layers = len(values[0])
     if len({value.shape for value in values}) > 1:
         raise InputError(f"streams must have one shape; got {[v.shape for v in values]}")
-    layers = list(range(num_layers)) if layers is None else [int(layer) for layer in layers]
+    layers = range(num_layers) if layers is None else check_integers("layers", layers, minimum=0)
+    layers = list(layers)
     if len(layers) != num_layers:
         raise InputError(f"layers must number the {num_layers} layers of streams; got {layers}")
     if np.shape(counts) != (n,):

@@ -104,6 +104,11 @@ def compare_revisions(
     if repeated:
         raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
+    num_bins = check_integer("num_bins", num_bins, minimum=1)
+    seed = check_integer("seed", seed, minimum=0)
+    min_count = check_integer("min_count", min_count, minimum=1)
+    if num_tokens is not None:
+        num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
     report = progress or (lambda what, done, total: None)
 
     hashed = iter(range(len(names)))

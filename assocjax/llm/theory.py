@@ -108,7 +108,10 @@ def check_token_ids(token_ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " 
     Raises:
       InputError, InputTypeError: as `basis_matrices`.
     """
-    ids = np.asarray(token_ids)
+    try:
+        ids = np.asarray(token_ids)
+    except ValueError:
+        raise InputError("token_ids must be a vector; got lists of several lengths") from None
     if ids.ndim != 1 or ids.size == 0:
         raise InputError(f"token_ids must be a non-empty vector; got shape {ids.shape}")
     if not np.issubdtype(ids.dtype, np.integer):
