@@ -28,12 +28,12 @@ statistics, trains the transformer, and compares the two. The data flows one way
     write_explorer(associations, "explorer.html")               -> a page           explorer/
 
 A module imports only from those before it. Read them in this order, after the small `errors`,
-`arguments`, `checks` and `linalg` that all use: `storage`, `params`, `corpora`, `sums`, `statistics`,
-`counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`, `training`,
-`flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`, `checkpoints`,
-`grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`, `influence`,
-`passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `reproduce`, `explorer`,
-`options`, `commands`, `cli`.
+`arguments`, `checks` and `linalg` that all use: `storage`, `params`, `corpora`, `sums`,
+`statistics`, `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`,
+`training`, `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`,
+`checkpoints`, `grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`,
+`influence`, `passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `reproduce`,
+`explorer`, `options`, `commands`, `cli`.
 """
 
 import lazy_loader
