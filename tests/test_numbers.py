@@ -4,6 +4,8 @@ Every value is one that float32 holds, so results are those of Python's numbers 
 """
 
 import json
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -272,6 +274,22 @@ def of_llm(n):
     )
 
 
+def of_files(n):
+    """Token files and the page, by their bytes; a figure by the labels that it shows."""
+    dataset = aj.track(DATA, learning_rate=0.5, steps=4, num_layers=1, k=2)
+    figure = aj.plot_context_graph(dataset, "w1", k=n.i(2), scoring="raw")
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"seq_len": n.i(8), "vocab_size": n.i(20), "seed": n.i(1)}
+        options |= {"num_documents": n.i(30), "default_vocab_size": n.i(30)}
+        aj.write_tokens("fables", f"{folder}/tokens", **options)
+        file = aj.open_tokens(f"{folder}/tokens", num_sequences=n.i(5))
+        tokens = file.read(0, 5)
+        aj.write_explorer(dataset, f"{folder}/page.html", max_steps=n.i(2))
+        page = Path(f"{folder}/page.html").read_bytes()
+    return labels, tokens, list(page)
+
+
 CASES = {name[3:]: case for name, case in list(globals().items()) if name.startswith("of_")}
 
 
@@ -305,6 +323,38 @@ def assert_same(actual, expected):
     else:
         for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_any_library_ask_a_language_model_alike(kind):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import tiny_models as tiny
+
+    model = llm.LanguageModel(
+        name="tiny",
+        revision=None,
+        family="gpt_neox",
+        num_layers=tiny.LAYERS,
+        num_heads=tiny.HEADS,
+        width=tiny.D,
+        vocab_size=tiny.V,
+        tokenizer=None,
+        file_hashes={},
+        module=tiny.random_model("neox"),
+    )
+
+    def asked(n):
+        options = {"layers": n.list([2, 0]), "batch_size": n.i(2)}
+        ids = n.list([0, 1, 2, 3])
+        streams = llm.single_token_streams(model, ids, **options)
+        occurrences = llm.occurrence_streams(
+            model, TOKENS, np.ones(TOKENS.shape, bool), ids, **options
+        )
+        E = np.asarray(streams.before[0])
+        return streams, occurrences, llm.query_key_factors(model, n.i(1), E, head=n.i(2))
+
+    assert_same(asked(KINDS[kind]), asked(PYTHON))
 
 
 class Bad(Numbers):

@@ -134,7 +134,7 @@ def plot_context_graph(
       InputTypeError: `dataset` is no Dataset, `token` no text, or k no number.
     """
     check_choice("scoring", scoring, SCORINGS)
-    check_integer("k", k, minimum=1)
+    k = check_integer("k", k, minimum=1)
     if not isinstance(token, str):
         raise InputTypeError(f"token must be a text; got {token!r}")
     check(dataset, "track or statistics_dataset", ["target_frequency"], "token")
