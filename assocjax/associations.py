@@ -1,15 +1,15 @@
 """Reading token associations off a matrix, and scoring them against a known truth."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy.sparse.linalg import LinearOperator
 
-from assocjax.arguments import check_integer
-from assocjax.checks import check_tokens, is_traced
+from assocjax.arguments import check_integer, check_is, check_string
+from assocjax.checks import as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sparse import rows
@@ -50,6 +50,7 @@ def frequency_corrected(
 
     Cost: as `corpus_statistics`, without its counting.
     """
+    check_is("statistics", statistics, Statistics)
     B, Phi = statistics.bigram, statistics.context
     V = B.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
@@ -117,7 +118,7 @@ def top_associations(
     """
     k = check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
-    if token not in vocabulary:
+    if check_string("token", token) not in vocabulary:
         raise InputError(f"token {token!r} is not in the vocabulary")
     own = np.array([vocabulary.index(token)])
     row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
@@ -149,8 +150,7 @@ def precision_at_k(
     """
     k = check_integer("k", k, minimum=1)
     matrix = _check_matrix(matrix, vocabulary)
-    if any(isinstance(associates, str) for associates in truth.values()):
-        raise InputTypeError("truth must map a token to a set of tokens; got one token")
+    check_truth("truth", truth)
     ids = {token: i for i, token in enumerate(vocabulary)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}
@@ -170,9 +170,24 @@ def precision_at_k(
     return float(np.mean(precisions))
 
 
+def check_truth(name: str, truth: Any) -> None:
+    """A mapping from a query token to a collection of tokens, its true associates.
+
+    Raises:
+      InputTypeError: it is none.
+    """
+    if not isinstance(truth, Mapping):
+        raise InputTypeError(f"{name} must map a token to a set of tokens; got {truth!r}")
+    for associates in truth.values():
+        if isinstance(associates, str) or not isinstance(associates, Collection):
+            raise InputTypeError(f"{name} must map a token to a set of tokens; got {associates!r}")
+
+
 def _check_matrix(matrix, vocabulary: Sequence[str]) -> np.ndarray | LinearOperator:
     if not isinstance(matrix, LinearOperator):
-        matrix = np.asarray(matrix)
+        matrix = np.asarray(as_array("matrix", matrix))
+    if isinstance(vocabulary, str) or not isinstance(vocabulary, Sequence):
+        raise InputTypeError(f"vocabulary must be a sequence of tokens; got {vocabulary!r}")
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.optimizers import check_linear, follow, scalars
@@ -132,8 +132,13 @@ def weights_from_coefficients(
       statistics: `corpus_statistics` of the corpus.
       num_layers: L; every layer is the same, so L = 1 broadcasts against any number.
       coefficients: scalars.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    check_is("statistics", statistics, Statistics)
+    check_is("coefficients", coefficients, Coefficients)
     dtype = statistics.bigram.dtype
     a, b, c = (jnp.asarray(x, dtype) for x in coefficients)
 
@@ -152,6 +157,7 @@ def gradient_from_coefficients(
     statistics: Statistics, num_layers: int, coefficients: Coefficients
 ) -> Params:
     """`leading_gradient` at those weights: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
+    check_is("coefficients", coefficients, Coefficients)
     a, b, _ = coefficients
     return weights_from_coefficients(
         statistics, num_layers, Coefficients(-jnp.ones_like(a), -a, -a * b)

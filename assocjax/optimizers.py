@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from assocjax.checks import is_traced
+from assocjax.arguments import check_integers
+from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS, Params, init_params
 
@@ -31,6 +32,7 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
       InputError: no optimizer of that name in optax takes a learning rate.
       InputTypeError: neither a name nor a function that makes an optax transformation.
     """
+    check_number("learning_rate", learning_rate)
     factory = _named(optimizer) if isinstance(optimizer, str) else optimizer
     made = factory(learning_rate) if callable(factory) else None
     if not isinstance(made, optax.GradientTransformation):
@@ -178,8 +180,12 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
     Raises:
       InputError, InputTypeError: it cannot train such weights.
     """
-    check_optimizer(optimizer, shapes)
-    return _is_linear_by_rate(optimizer, tuple(shapes))
+    sizes = check_integers("shapes", shapes, minimum=1)
+    if len(sizes) != 3:
+        raise InputError(f"shapes must be L, V and T; got {sizes}")
+    L, V, T = sizes
+    check_optimizer(optimizer, (L, V, T))
+    return _is_linear_by_rate(optimizer, (L, V, T))
 
 
 @functools.lru_cache(maxsize=64)

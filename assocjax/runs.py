@@ -18,8 +18,8 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer
-from assocjax.checks import check_tokens
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
+from assocjax.checks import check_number, check_step, check_tokens
 from assocjax.closed_forms import (
     follow_coefficients,
     gradient_from_coefficients,
@@ -197,6 +197,7 @@ def start_run(
     init_scale: Float[Array, ""],
 ) -> Carry:
     """All that a run and its theories have at step 0; arguments as in `run_comparison`."""
+    learning_rate, seed = _check(config, corpus, learning_rate, seed)
     if config.depth is not None and corpus.effective is None:
         raise InputError(
             f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
@@ -245,6 +246,8 @@ def advance_run(
     Returns:
       The carry for the next segment, and for `finish_run` what was observed, [length, ...].
     """
+    learning_rate, seed = _check(config, corpus, learning_rate, seed)
+    check_is("carry", carry, Carry)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     _, batch_key = _keys(seed)
     closed = _has_closed_form(config, corpus)
@@ -287,6 +290,8 @@ def advance_run(
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
     """What `run_comparison` returns, of the observations of all steps, [steps+1, ...]."""
+    if not isinstance(observed, dict) or not observed.keys() >= {"finite", "theory_finite", "loss"}:
+        raise InputTypeError(f"observed must be what `advance_run` returns; got {observed!r}")
     observed = dict(observed)
     alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
     theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
@@ -307,6 +312,13 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
         "diverged_step": first_end(alive),
         "theory_diverged_step": first_end(theory_alive),
     }
+
+
+def _check(config, corpus, learning_rate, seed):
+    """The rate and the seed, once all are known to be what a run can be made of."""
+    check_is("config", config, RunConfig)
+    check_is("corpus", corpus, Corpus)
+    return check_number("learning_rate", learning_rate, minimum=0), check_step("seed", seed)
 
 
 def _keys(seed):

@@ -9,7 +9,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import LARGEST_STEPS, check_integer
+from assocjax.arguments import LARGEST_STEPS, check_callable, check_integer, check_is
+from assocjax.checks import check_key, check_step
 from assocjax.errors import InputError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
@@ -65,6 +66,7 @@ def train(
     Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
     """
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
+    check_is("optimizer", optimizer, optax.GradientTransformation)
     start = params, optimizer.init(params)
     (params, _), observations = train_segment(
         start,
@@ -103,6 +105,9 @@ def train_segment(
     Returns:
       The carry after `min(first + length, steps)` updates, and the observations with a leading
       axis of `length`. All else is as in `train`.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
     """
 
     def advance(carry, step):
@@ -117,8 +122,13 @@ def train_segment(
         carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
         return carry, observation
 
+    for name, function in (("loss_and_gradient", loss_and_gradient), ("observe", observe)):
+        check_callable(name, function)
+    check_is("optimizer", optimizer, optax.GradientTransformation)
+    check_is("carry", carry, tuple)
+    steps = check_step("steps", steps)
     length = check_integer("length", length, minimum=1)
-    first = jnp.asarray(first)
+    first = jnp.asarray(check_step("first", first))
     return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
 
 
@@ -143,6 +153,8 @@ def batch_indices(
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"
         )
+    check_key("key", key)
+    step = check_step("step", step)
     epoch, batch = jnp.divmod(step, num_sequences // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
     return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)

@@ -11,6 +11,7 @@ import xarray as xr
 
 from assocjax import results
 from assocjax.arguments import check_integer
+from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError
 from assocjax.explorer.packing import NEW, pack
@@ -64,8 +65,7 @@ def write_explorer(
     """
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
-    if "composed_theory_id" not in dataset or "scoring" not in dataset.dims:
-        raise InputError("the explorer needs the results of a track (track.nc); got others")
+    check_dataset(dataset, "track", ["composed_theory_id"], "scoring token rank")
     if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:
         raise InputError(
             f"the explorer holds up to 65536 tokens and lists of up to {NEW - 1}; got "

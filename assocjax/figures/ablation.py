@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from assocjax.ablation import CONTROLS, DIRECTIONS
-from assocjax.figures.style import check, check_labels, literal, set_title
+from assocjax.checks import check_dataset
+from assocjax.figures.style import check_labels, literal, set_title
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -29,9 +30,9 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(dataset, "ablate", ["loss"], "unit edit")
-    check(dataset, "ablate", ["trained_loss"], "")
-    check(dataset, "ablate", ["control_loss"], "unit edit control draw")
+    check_dataset(dataset, "ablate", ["loss"], "unit edit")
+    check_dataset(dataset, "ablate", ["trained_loss"], "")
+    check_dataset(dataset, "ablate", ["control_loss"], "unit edit control draw")
     check_labels(dataset, "ablate", "control", CONTROLS)
     units, edits = dataset["unit"].values, dataset["edit"].values
     size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)

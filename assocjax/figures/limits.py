@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from assocjax.arguments import check_choice
+from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError
 from assocjax.figures.style import (
     COLORS,
@@ -20,7 +21,6 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
-    check,
     finish,
     in_order,
     line_and_range,
@@ -46,7 +46,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
+    check_dataset(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
     for name in ("steps", "threshold"):
         if not isinstance(horizons.attrs.get(name), numbers.Real):
             raise InputError(f"dataset must be from validity_horizon; it has no attribute {name!r}")
@@ -157,7 +157,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         ([f"{weight}_bound" for weight in WEIGHTS], "learning_rate step"),
         (["conditions_met"], "learning_rate init_scale step"),
     ):
-        check(bounds, "theorem_bounds", names, dims)
+        check_dataset(bounds, "theorem_bounds", names, dims)
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]

@@ -91,32 +91,6 @@ def save_all(
     return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
 
 
-def check(dataset: xr.Dataset, source: str, variables: Iterable[str], dims: str) -> None:
-    """A Dataset as some function makes it: numbers over some dimensions.
-
-    Args:
-      source: that function.
-      variables: names that are drawn.
-      dims: that all of them have, separated by spaces.
-
-    Raises:
-      InputTypeError: it is no Dataset.
-      InputError: it lacks a variable or dimension, or one is of no numbers, or empty.
-    """
-    if not isinstance(dataset, xr.Dataset):
-        raise InputTypeError(f"dataset must be a Dataset from {source}; got {type(dataset)}")
-    for name in variables:
-        if name not in dataset:
-            raise InputError(f"dataset must be from {source}; it has no variable {name!r}")
-        if dataset[name].dtype.kind not in "fiub":
-            raise InputError(f"dataset must be from {source}; its {name!r} holds no numbers")
-        for dim in dims.split():
-            if dim not in dataset[name].dims:
-                raise InputError(f"dataset must be from {source}; its {name!r} has no {dim!r}")
-        if not dataset[name].size:
-            raise InputError(f"dataset must hold something; its {name!r} is empty")
-
-
 def check_labels(dataset: xr.Dataset, source: str, dim: str, known: Iterable[Any]) -> None:
     """All labels of a dimension among those that are known.
 

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from assocjax.arguments import check_flag
+from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError
 from assocjax.figures.style import (
     COLORS,
@@ -18,7 +20,6 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
-    check,
     check_labels,
     finish,
     in_order,
@@ -47,6 +48,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
+    gradients = check_flag("gradients", gradients)
     suffix = "_gradient" if gradients else ""
     _check(dataset, (f"{weight}{suffix}_cosine" for weight in WEIGHTS))
     dataset = in_order(dataset)
@@ -152,7 +154,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     Raises:
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
-    check(dataset, "sweep", [], "")
+    check_dataset(dataset, "sweep", [], "")
     if "output_sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
     errors = [f"{error}_error" for error in _DISAGREEMENT_LINES]
@@ -195,7 +197,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(dataset, "sweep", ["loss"], _GRID)
+    check_dataset(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
@@ -238,13 +240,13 @@ def save_sweep(
 
 
 def _check(dataset: xr.Dataset, names: Iterable[str]) -> None:
-    check(dataset, "sweep", names, f"{_GRID} theory")
+    check_dataset(dataset, "sweep", names, f"{_GRID} theory")
     check_labels(dataset, "sweep", "theory", THEORY_LINES)
 
 
 def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
     scales = dataset["init_scale"].values
-    scale = scales.min() if init_scale is None else init_scale
+    scale = scales.min() if init_scale is None else check_number("init_scale", init_scale)
     if scale not in scales:
         raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
     return scale, in_order(dataset).sel(init_scale=scale)

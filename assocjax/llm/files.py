@@ -20,8 +20,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from assocjax.arguments import check_string
-from assocjax.errors import InputError, InputTypeError
+from assocjax.arguments import check_path, check_string
+from assocjax.errors import InputError
 from assocjax.llm.libraries import reason, require
 
 _HUB_SECONDS = 10
@@ -198,15 +198,11 @@ def _download_and_hash(name: str, revision: str | None, file: str) -> Part:
 
 def _local(name_or_path: Any, revision: str | None) -> Path | None:
     """The folder with `config.json`, or the GGUF file; None for a name on the hub."""
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise InputTypeError(
-            "name_or_path must be a name or a path; got "
-            f"{type(name_or_path).__name__} {name_or_path!r}"
-        )
     if revision is not None:
         check_string("revision", revision)
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    path = Path(check_path("name_or_path", name_or_path)).expanduser()
+    # os.path answers no to names that no file can have, at which Path raises.
+    if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise InputError(
                 f"model: {str(path)!r} is a file; expected a folder with config.json, a .gguf file "
@@ -215,13 +211,13 @@ def _local(name_or_path: Any, revision: str | None) -> Path | None:
         if revision is not None:
             raise InputError(f"revision: a GGUF file has none, got {revision!r} for {str(path)!r}")
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         if _HUB_NAME.fullmatch(str(name_or_path)) and path.suffix != ".gguf":
             return None
         raise InputError(f"model: no folder or file {str(path)!r}")
     known = sorted((file.parent.name for file in path.glob("*/config.json")), key=_by_number)
     if revision is not None:
-        if not (path / revision / "config.json").is_file():
+        if not os.path.isfile(path / revision / "config.json"):
             which = f"its revisions are {', '.join(known)}" if known else "it has no revisions"
             raise InputError(f"revision: {str(path)!r} has no revision {revision!r}; {which}")
         return path / revision
