@@ -90,6 +90,8 @@ def init_params(
 
 def _floating(dtype: Any) -> np.dtype:
     try:
+        if isinstance(dtype, jax.Array | np.ndarray):
+            raise TypeError
         found = jnp.dtype(dtype)
     except (TypeError, ValueError):  # ValueError: a name that is no text
         raise InputTypeError(f"dtype must be a floating dtype; got {dtype!r}") from None

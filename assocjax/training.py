@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_STEPS, check_callable, check_integer, check_is
-from assocjax.checks import check_key, check_step
-from assocjax.errors import InputError
+from assocjax.checks import as_array, check_key, check_step
+from assocjax.errors import InputError, InputTypeError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
@@ -67,6 +67,10 @@ def train(
     """
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     check_is("optimizer", optimizer, optax.GradientTransformation)
+    for leaf in jax.tree.leaves(params):
+        dtype = as_array("every leaf of params", leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise InputTypeError(f"every leaf of params must be floating; got dtype {dtype}")
     start = params, optimizer.init(params)
     (params, _), observations = train_segment(
         start,

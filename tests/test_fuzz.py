@@ -7,15 +7,26 @@ round draws, from a fixed seed, an odd value for each of them: `pytest --fuzz-ro
 import argparse
 import contextlib
 import faulthandler
+import inspect
 import io
+import json
+import os
+import random
+import re
+import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+import xarray as xr
 from conftest import random_mask, random_params, random_tokens, token_data
+from matplotlib.figure import Figure
 
 import assocjax as aj
 from assocjax import cli, llm, shards
@@ -25,7 +36,7 @@ WORDS = ["the", "bird", "sang", "and", "a", "fox", "ran"]
 
 # The smallest value of an option of that name, whatever the command; others keep their defaults.
 TINY = {
-    "--corpus": "corpus.txt",
+    "--corpus": "../inputs/corpus.txt",
     "--vocab-size": "6",
     "--vocab-sizes": "6",
     "--seq-len": "8",
@@ -51,18 +62,30 @@ TINY = {
 OWN = {"pretrain-tiny": {"--vocab-size": "60", "--batch-size": "4"}}
 POSITIONAL = {
     "tokens": ["the", "bird"],
-    "files": ["counts-1-of-1.nc"],
-    "results": ["track.nc"],
-    "model": ["model/step0"],
+    "files": ["../inputs/counts-1-of-1.nc"],
+    "results": ["../inputs/track.nc"],
+    "model": ["../inputs/model/step0"],
     "artefacts": ["table3"],
 }
 TEXTS = ["", "\0", " ", "\udcff", "é😀", "\u202eabc", "$x_^{", "\n", "a" * 300, "--", "-1", "%s"]
 NUMBERS = ["-1", "0", "1", "1.5", str(10**20), "-" + "9" * 30, "9" * 5000, "nan", "inf", "-inf"]
 NUMBERS += ["1e-30", "1e30", "1e400", "0x1", "٣", "1_0", "", "\0", "é"]
+VALUES = [None, True, "x", "", "\0", "\udcff", -1, 0, 2.5, 10**20, float("nan"), float("inf")]
+VALUES += [-float("inf"), 1e-30, 1e20, 1j, [], [[]], [1, "a"], (), {}, {"a": 1}, object(), b"x"]
+VALUES += [np.float64("nan"), np.int64(-3), np.zeros((0, 3)), np.zeros((2, 2)), np.array("x")]
+VALUES += [np.full((6, 5), 7), np.full((6, 5), np.nan, np.float32), jnp.ones(3), xr.Dataset()]
+VALUES += [Path("none/x"), Path("."), [0, 0], [-1], [10**20], range(0), ["value"] * 2, ["no"]]
+
+SECONDS = 120  # after which a call hangs, and its traceback is printed
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (a for a in cli.make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    """The parsers of all commands, by name."""
+    (action,) = (
+        action
+        for action in cli.make_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
     return dict(action.choices)
 
 
@@ -71,7 +94,7 @@ def base(command: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for action in commands()[command]._actions:
         if not action.option_strings:
-            found[action.dest] = POSITIONAL[action.dest]
+            found[action.dest] = POSITIONAL[action.dest][: action.nargs or 1]
         for name in action.option_strings:
             if (value := OWN.get(command, {}).get(name, TINY.get(name))) is not None:
                 found[name] = [value]
@@ -84,27 +107,175 @@ def line(command: str, words: dict[str, list[str]]) -> list[str]:
     return [command, *positional, *options]
 
 
-class Call:
-    """A command in this process: its exit code and what it printed."""
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Ends the process if the block hangs; every warning is an error."""
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
-    def __init__(self, arguments: list[str]):
-        out, err = io.StringIO(), io.StringIO()
-        self.code, self.error = 0, None
-        faulthandler.dump_traceback_later(120, exit=True)
+
+def call(arguments: list[str]) -> tuple[int, str, str]:
+    """The exit code of a command in this process, and what it printed; raises what a bug does."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        with bounded(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    return code, out.getvalue(), err.getvalue()
+
+
+def write_inputs(inputs: Path) -> None:
+    """What commands read, in order and damaged, and a folder of somebody else."""
+    rng = random.Random(0)
+    stories = [
+        " ".join(rng.choices(WORDS, range(7, 0, -1), k=rng.randint(9, 14))) for _ in range(60)
+    ]
+    (inputs / "corpus.txt").write_text("<|endoftext|>".join(stories), "utf-8")
+    text = f"--corpus {inputs}/corpus.txt --seq-len 8 --vocab-size"
+    few = "--num-sequences 8 --num-layers 1 --steps 2"
+    for command in (
+        f"statistics {text} 6 --shard 1/1 --out {inputs}",
+        f"tokenize {text} 6 --out {inputs}/tokens",
+        f"track {text} 6 {few} --out {inputs}/track",
+        f"pretrain-tiny {text} 60 --batch-size 4 --steps 1 --num-layers 1 --width 16 "
+        f"--num-heads 2 --out {inputs}/model",
+    ):
+        code, _, err = call(command.split())
+        assert code == 0 or "assocjax[llm]" in err, err
+    shutil.copy(inputs / "track" / "track.nc", inputs)
+    for name in ("track.nc", "counts-1-of-1.nc"):
+        content = (inputs / name).read_bytes()
+        (inputs / f"cut-{name}").write_bytes(content[: len(content) * 2 // 3])
+    for name, file in (
+        ("tokens", "tokens.bin"),
+        ("tokens", "tokens.json"),
+        ("track", ".assocjax.json"),
+        ("model/step0", "config.json"),
+        ("model/step0", "tokenizer.json"),
+        ("model/step0", "model.safetensors"),
+    ):
+        if (inputs / name).is_dir():
+            damaged = inputs / f"cut-{file}"
+            shutil.copytree(inputs / name, damaged)
+            (damaged / file).write_bytes((inputs / name / file).read_bytes()[:-9])
+    for name, content in {
+        "empty.txt": b"",
+        "nul.txt": b"\0" * 99,
+        "latin.txt": b"caf\xe9",
+        "short.txt": b"one two",
+        "cut.json": b'{"model": ',
+        "list.json": b"[]",
+        "deep.json": b'{"a":' * 5000,
+        "cut.jsonl": b'{"text": ',
+        "null.jsonl": b'{"text": null}\n',
+        "number.jsonl": b'{"text": 3}\n',
+        "cut.parquet": b"PAR1",
+        "cut.bin": b"\1\2\3",
+        "cut.npy": b"\x93NUMPY",
+        "cut.gguf": b"GGUF",
+        "foreign/thesis.tex": b"years of work",
+        "foreign/sweep.nc": b"somebody else's",
+        "foreign/.hidden/x": b"",
+    }.items():
+        (inputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (inputs / name).write_bytes(content)
+    os.symlink("loop", inputs / "loop")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def nulls(content: Any, path: tuple = ()) -> set[tuple]:
+    """Where a JSON file has null, places in lists aside."""
+    if isinstance(content, dict):
+        return {found for key in content for found in nulls(content[key], (*path, key))}
+    if isinstance(content, list):
+        return {found for each in content for found in nulls(each, path)}
+    return {path} if content is None else set()
+
+
+def nulls_in(folder: Path) -> set[tuple]:
+    files = [path for path in folder.rglob("*.json") if path.name != ".assocjax.json"]
+    return {found for path in files for found in nulls(json.loads(path.read_bytes()), (path.name,))}
+
+
+@pytest.fixture
+def rounds(request) -> int:
+    return request.config.getoption("--fuzz-rounds")
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Figures are made, but not drawn, which would take longest."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(b"x"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    with contextlib.suppress(ImportError):
+        import huggingface_hub
+
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_odd_words_are_refused_in_one_line(rounds, tmp_path, monkeypatch, no_drawing, no_hub):
+    inputs, work = tmp_path / "inputs", tmp_path / "work"
+    inputs.mkdir()
+    work.mkdir()
+    write_inputs(inputs)
+    monkeypatch.chdir(work)
+    paths = [f"../inputs/{p.relative_to(inputs)}" for p in sorted(inputs.glob("*"))]
+    paths += ["/", ".", "..", "none/x", "../inputs/cut.bin/x", "/dev/null", "/dev/full", "hf:"]
+    before, rng, failures = tree(inputs), random.Random(0), []
+
+    def odd(action: argparse.Action) -> list[str]:
+        if action.nargs == 0:
+            return []
+        if action.type not in (None, Path):
+            values = NUMBERS
+        elif action.choices:
+            values = [*action.choices, *TEXTS]
+        else:
+            values = [*TEXTS, *NUMBERS, *paths, *paths]
+        value = rng.choice(values)
+        return [value] * (action.nargs if isinstance(action.nargs, int) else 1)
+
+    def try_(command: str, changed: dict[str, list[str]]) -> set[tuple]:
+        arguments = line(command, base(command) | changed)
         try:
-            with (
-                contextlib.redirect_stdout(out),
-                contextlib.redirect_stderr(err),
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter("error")
-                cli.main(arguments)
-        except SystemExit as stop:
-            self.code = stop.code
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-            jax.config.update("jax_enable_x64", False)
-        self.out, self.err = out.getvalue(), err.getvalue()
+            code, out, err = call(arguments)
+            assert code in (0, 2, 130), code
+            assert re.fullmatch(r"assocjax: [^\n]+\n" if code else "", err), err
+            assert code or "nan" not in out.lower().split(), out
+            assert tree(inputs) == before, "files of the user changed"
+            unknown = set() if code or re.search(r"diverged| - ", out) else nulls_in(work)
+            assert not changed or unknown <= known, unknown - known
+            assert changed or not code or "assocjax[llm]" in err, err
+        except Exception as error:
+            failures.append(f"{arguments}: {type(error).__name__}: {error}"[:2000])
+            unknown = set()
+        shutil.rmtree(work)
+        work.mkdir()
+        os.chdir(work)
+        return unknown
+
+    for command, parser in commands().items():
+        known = try_(command, {})
+        for _ in range(rounds):
+            for action in parser._actions:
+                if action.dest != "help":
+                    name = (action.option_strings or [action.dest])[-1]
+                    try_(command, {name: odd(action)})
+    assert not failures, "\n\n".join(failures)
 
 
 def library_calls(folder: Path) -> dict[str, dict]:
@@ -150,7 +321,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     flow = {"num_layers": 1, "steps": 3, "learning_rate": 0.1}
 
     def quadratic(at, step):
-        return jnp.sum(at**2), 2 * at
+        return jnp.zeros(()), at
 
     training = {"loss_and_gradient": quadratic, "optimizer": sgd, "steps": 2}
     start = (jnp.ones(2), sgd.init(jnp.ones(2)))
@@ -289,3 +460,62 @@ def language_model_calls() -> dict[str, dict]:
         "subset_matrices": {"statistics": aj.sparse_statistics(data), "token_ids": ids},
         "theory_of_tokens": {"source": data, "num_tokens": 3, "min_count": 1},
     }  # fmt: skip
+
+
+NEED_COMPARISON = {"plot_by_layer", "plot_heads", "plot_layers_by_step"}
+"""Figures of a language model's comparison: `test_figures` tries them with other Datasets."""
+
+NEED_MODEL = {"load_model", "weight_hashes", "shared_weights", "single_token_streams"}
+NEED_MODEL |= {"occurrence_streams", "query_key_factors", "tokens_of_model", "compare_revisions"}
+NEED_MODEL |= {"pretrain_tiny"}
+"""The commands `compare` and `pretrain-tiny`, whose options are fuzzed, call them."""
+
+
+def functions(module) -> dict[str, Any]:
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {n: f for n, f in found.items() if callable(f) and not inspect.isclass(f)}
+
+
+def is_finite(result: Any) -> bool:
+    if isinstance(result, xr.Dataset):
+        result = {name: variable.values for name, variable in result.data_vars.items()}
+    arrays = [
+        leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array | np.ndarray | float)
+    ]
+    return all(np.isfinite(a).all() for a in arrays if np.asarray(a).dtype.kind in "fc")
+
+
+def try_values(functions: dict[str, Any], calls: dict[str, dict], rounds: int) -> None:
+    """Calls each as in `calls`, but for one odd argument."""
+    rng, failures = random.Random(0), []
+    for name, arguments in calls.items():
+        function = functions[name]
+        for argument in [None, *arguments] + [*arguments] * (rounds - 1):
+            odd = {} if argument is None else {argument: rng.choice(VALUES)}
+            try:
+                with bounded():
+                    result = function(**arguments | odd)
+                if argument is None:
+                    finite = is_finite(result) and "NaN" not in (function.__doc__ or "")
+                assert is_finite(result) or not finite, "NaN that the docstring does not tell of"
+            except (aj.InputError, aj.InputTypeError) as error:
+                if argument is None or "\n" in str(error):
+                    failures.append(f"{name}({odd}): {error}")
+            except Exception as error:
+                failures.append(f"{name}({odd}): {type(error).__name__}: {error}"[:2000])
+    assert not failures, "\n\n".join(failures)
+
+
+def test_odd_values_are_refused_by_functions(rounds, tmp_path, monkeypatch, no_drawing):
+    monkeypatch.chdir(tmp_path)
+    calls = library_calls(tmp_path)
+    found = functions(aj)
+    assert calls.keys() == found.keys() - NEED_COMPARISON
+    try_values(found, calls, rounds)
+
+
+def test_odd_values_are_refused_by_functions_of_language_models(rounds):
+    calls = language_model_calls()
+    found = functions(llm)
+    assert calls.keys() == found.keys() - NEED_MODEL
+    try_values(found, calls, rounds)

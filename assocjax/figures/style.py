@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from assocjax.arguments import check_path
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS
 from assocjax.storage import SIGNATURE, Folder, whole_file
@@ -67,11 +68,10 @@ def save(
     """
     if not isinstance(figure, Figure):
         raise InputTypeError(f"figure must be a matplotlib Figure; got {type(figure)}")
-    if not isinstance(path, str | os.PathLike):
-        raise InputTypeError(f"path must be a path without a suffix; got {path!r}")
+    path = check_path("path", path, "a path without a suffix")
     paths = []
     for kind, metadata in _METADATA.items():
-        name = f"{os.fspath(path)}.{kind}"
+        name = f"{path}.{kind}"
         place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
         with place as part, warnings.catch_warnings():
             # Of marks that are joined to a character of another font; `literal` told of others.
@@ -87,7 +87,8 @@ def save_all(
     """Writes figures by their names into a folder, which may be a claimed one."""
     if isinstance(folder, Folder):
         return [p for name, figure in figures.items() for p in save(figure, name, into=folder)]
-    paths = ((figure, Path(folder) / name) for name, figure in figures.items())
+    path = Path(check_path("folder", folder))
+    paths = ((figure, path / name) for name, figure in figures.items())
     return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
 
 

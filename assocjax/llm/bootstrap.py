@@ -228,7 +228,7 @@ def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:
     leaves = [as_array("A", leaf) for leaf in leaves]
     single = all(np.ndim(leaf) == 2 for leaf in leaves)
     layers = [jnp.asarray(leaf)[None] if single else jnp.asarray(leaf) for leaf in leaves]
-    if any(leaf.ndim != 3 or not len(leaf) for leaf in layers):
+    if not layers or any(leaf.ndim != 3 or not len(leaf) for leaf in layers):
         raise InputError(
             "A must have shape [n, d] or [layers, n, d], or factors that do; got "
             f"{', '.join(str(np.shape(leaf)) for leaf in leaves)}"

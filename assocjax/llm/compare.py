@@ -99,7 +99,7 @@ def compare_model(
     """
     names = _check_matrices(matrices)
     residuals = list(matrices)
-    centerings = check_names("centerings", centerings, CENTERINGS)
+    centerings = list(check_names("centerings", centerings, CENTERINGS))
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     n = np.shape(matrices[residuals[0]][names[0]])[0]
     values = [_check_stream(name, getattr(streams, name, None), n) for name in STREAMS]
