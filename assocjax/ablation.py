@@ -39,7 +39,7 @@ import xarray as xr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, check_integer, check_is, check_names
 from assocjax.checks import check_batch
 from assocjax.compare import compare_params, normalise
 from assocjax.errors import InputError
@@ -107,9 +107,7 @@ def ablate(
       compiled at most, however many units, edits and draws there are.
     Source: paper, Table 3, which has no controls.
     """
-    edits = tuple(check_choice("every entry of edits", edit, EDITS) for edit in edits)
-    if not edits or len(set(edits)) != len(edits):
-        raise InputError(f"edits must be one or more distinct names of {EDITS}; got {edits}")
+    edits = check_names("edits", edits, EDITS)
     draws = check_integer("draws", draws, minimum=2, maximum=LARGEST_DRAWS)
     seed = check_integer("seed", seed, minimum=0)
     tokens, mask = check_batch(params, tokens, mask)
@@ -171,6 +169,7 @@ def default_units(num_layers: int) -> dict[str, Params]:
 def exchanged(theory: Params) -> Params:
     """Terms in the wrong place, for `swap`: value's for query_key, output's for value, query_key's
     for output, and those of `position` from the farthest to the nearest."""
+    check_is("theory", theory, Params)
     L = len(theory.value)
     return Params(
         query_key=theory.value,

@@ -66,6 +66,58 @@ def check_integers(
     return [check_integer(each, value, minimum=minimum, maximum=maximum) for value in values]
 
 
+def check_is(name: str, value: Any, *kinds: type) -> None:
+    """Checks that `value` is of one of some classes.
+
+    Raises:
+        InputTypeError: If it is not.
+    """
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputTypeError(f"{name} must be of class {expected}; got {type(value).__name__}")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Checks that `value` is a function.
+
+    Raises:
+        InputTypeError: If it is not.
+    """
+    if not callable(value):
+        raise InputTypeError(f"{name} must be a function; got {type(value).__name__} {value!r}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns `value`, True or False, as a bool of Python.
+
+    Raises:
+        InputTypeError: If it is neither, as "no" and 0 are not.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's, which is not imported here
+        raise InputTypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def check_names(name: str, values: Any, choices: Collection[str] | None = None) -> tuple[str, ...]:
+    """Returns one or more distinct strings, of `choices` if they are given, as a tuple.
+
+    Raises:
+        InputTypeError: If it is no list, tuple or other sequence of strings.
+        InputError: If it is empty or has a name twice, or one that is none of `choices`.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise InputTypeError(f"{name} must be a sequence of names; got {values!r}")
+    each = f"every entry of {name}"
+    for value in values:
+        if choices is None:
+            check_string(each, value)
+        else:
+            check_choice(each, value, choices)
+    if not values or len(set(values)) != len(values):
+        raise InputError(f"{name} must be one or more distinct names; got {list(values)}")
+    return tuple(values)
+
+
 def check_string(name: str, value: Any) -> str:
     """Returns `value`, a string that is not empty.
 

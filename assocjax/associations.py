@@ -1,15 +1,15 @@
 """Reading token associations off a matrix, and scoring them against a known truth."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 from scipy.sparse.linalg import LinearOperator
 
-from assocjax.arguments import check_integer
-from assocjax.checks import check_tokens, is_traced
+from assocjax.arguments import check_integer, check_is, check_string
+from assocjax.checks import as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sparse import rows
@@ -50,6 +50,7 @@ def frequency_corrected(
 
     Cost: as `corpus_statistics`, without its counting.
     """
+    check_is("statistics", statistics, Statistics)
     B, Phi = statistics.bigram, statistics.context
     V = B.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
@@ -118,7 +119,7 @@ def top_associations(
     """
     k = check_integer("k", k, minimum=1)
     matrix, words = _check_matrix(matrix, vocabulary)
-    if token not in words:
+    if check_string("token", token) not in words:
         raise InputError(f"token {token!r} is not in the vocabulary")
     own = np.array([words.index(token)])
     row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
@@ -151,10 +152,7 @@ def precision_at_k(
     """
     k = check_integer("k", k, minimum=1)
     matrix, words = _check_matrix(matrix, vocabulary)
-    if not isinstance(truth, Mapping):
-        raise InputTypeError(f"truth must map a token to a set of tokens; got {type(truth)}")
-    if not all(isinstance(of, Collection) and not isinstance(of, str) for of in truth.values()):
-        raise InputTypeError("truth must map a token to a set of tokens; got one token")
+    check_truth("truth", truth)
     ids = {token: i for i, token in enumerate(words)}
     known = {
         ids[query]: {ids[token] for token in associates if token in ids}
@@ -174,13 +172,24 @@ def precision_at_k(
     return float(np.mean(precisions))
 
 
+def check_truth(name: str, truth: Any) -> None:
+    """A mapping from a query token to a collection of tokens, its true associates.
+
+    Raises:
+      InputTypeError: it is none.
+    """
+    if not isinstance(truth, Mapping):
+        raise InputTypeError(f"{name} must map a token to a set of tokens; got {truth!r}")
+    for associates in truth.values():
+        if isinstance(associates, str) or not isinstance(associates, Collection):
+            raise InputTypeError(f"{name} must map a token to a set of tokens; got {associates!r}")
+
+
 def _check_matrix(
     matrix, vocabulary: Sequence[str]
 ) -> tuple[np.ndarray | LinearOperator, list[str]]:
     if not isinstance(matrix, LinearOperator):
-        matrix = np.asarray(matrix)
-        if matrix.dtype.kind not in "fiub":
-            raise InputTypeError(f"matrix must hold real numbers; got dtype {matrix.dtype}")
+        matrix = np.asarray(as_array("matrix", matrix))
     if isinstance(vocabulary, str) or not hasattr(vocabulary, "__len__"):
         raise InputTypeError(f"vocabulary must be a list of tokens; got {vocabulary!r}")
     vocabulary = list(vocabulary)

@@ -39,8 +39,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from assocjax.arguments import check_choice, check_integer, check_integers
-from assocjax.checks import is_traced
+from assocjax.arguments import check_choice, check_integer, check_integers, check_is
+from assocjax.checks import as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.statistics import Statistics
@@ -222,6 +222,7 @@ def leave_out(
 
 
 def _check(statistics, tokens, mask, matrix, row, column):
+    check_is("statistics", statistics, Statistics)
     check_choice("matrix", matrix, DEGREES)
     V = statistics.bigram.shape[0]
     tokens, mask = check_corpus(tokens, mask, V)
@@ -240,7 +241,7 @@ def check_documents(documents: ArrayLike | None, N: int) -> tuple[Int[np.ndarray
     """The document of each of N sequences, and the number of documents; None is each its own."""
     if documents is None:
         return np.arange(N), N
-    documents = np.asarray(documents)
+    documents = np.asarray(as_array("documents", documents))
     if not np.issubdtype(documents.dtype, np.integer):
         raise InputTypeError(f"documents must be integers; got dtype {documents.dtype}")
     if documents.shape != (N,) or documents.min() < 0:

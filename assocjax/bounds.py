@@ -13,6 +13,7 @@ conditions and the bounds are loose by orders of magnitude: both can be seen sid
 Source: paper, Theorems 4.1 and D.10 (zero start), D.13 (Gaussian start).
 """
 
+import contextlib
 import itertools
 import math
 
@@ -21,7 +22,7 @@ import xarray as xr
 
 from assocjax import results
 from assocjax.arguments import check_integer
-from assocjax.checks import check_number
+from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError
 from assocjax.params import WEIGHTS
 
@@ -90,7 +91,9 @@ def theorem_conditions(
         "steps*learning_rate <= 5/(8*sqrt(seq_len))": s == 0 or eta <= 5 / (8 * s * math.sqrt(T)),
     }
     if sd > 0:
-        edge = eta**2 / (T**2 * V ** (1 + xi))
+        edge = math.exp(min(2 * math.log(eta / T) - (1 + xi) * math.log(V), 700))
+        with contextlib.suppress(OverflowError):
+            edge = eta**2 / (T**2 * V ** (1 + xi))  # to the last digit
         conditions |= {
             "init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))": sd <= edge,
             "learning_rate >= 1/seq_len": eta >= 1 / T,
@@ -160,6 +163,7 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
 
 def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:
     """The configuration and the corpus of a sweep that the theorem is about."""
+    check_dataset(dataset, "sweep", [], "")
     if missing := [name for name in ("config", "corpus") if name not in dataset.attrs]:
         raise InputError(f"dataset must be from sweep; it has no attribute {missing[0]!r}")
     needed = ("theory", *(f"{name}_distance" for name in WEIGHTS))

@@ -5,16 +5,17 @@ shape and a dtype but no value yet, and only those are checked.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int32
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_integer, check_is
 from assocjax.errors import InputError, InputTypeError
 
 
@@ -74,7 +75,7 @@ def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim > 0
     if isinstance(values, str | bytes) or not (is_array or isinstance(values, Sequence)):
         raise InputTypeError(f"{name} must be a sequence of numbers; got {values!r}")
-    if not len(values) or (is_array and values.ndim > 1):
+    if not len(values) or (is_array and np.ndim(values) > 1):
         raise InputError(f"{name} must be a non-empty list; got shape {np.shape(values)}")
     array = np.array([check_number(f"every entry of {name}", v, minimum=minimum) for v in values])
     if len(np.unique(array)) != array.size:
@@ -82,11 +83,77 @@ def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     return array
 
 
+def check_step(name: str, value: Any) -> Any:
+    """As `check_integer` from 0; a traced integer as it is."""
+    if not is_traced(value):
+        return check_integer(name, value, minimum=0)
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise InputTypeError(f"{name} must be an integer; got {value.aval}")
+    return value
+
+
+def check_key(name: str, key: Any) -> None:
+    """A random key of JAX, of either kind.
+
+    Raises:
+        InputTypeError: If it is none.
+    """
+    is_array = isinstance(key, np.ndarray | jax.Array)
+    if is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+        return
+    if not (is_array and key.dtype == jnp.uint32 and key.shape in ((2,), (4,))):
+        raise InputTypeError(f"{name} must be a key from jax.random.key; got {key!r}")
+
+
+def as_array(name: str, value: Any) -> np.ndarray | Array:
+    """An array of JAX as it is, anything else as one of NumPy.
+
+    Raises:
+        InputTypeError: If it cannot be one, of numbers or booleans.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # such as rows of different lengths
+        raise InputTypeError(f"{name} must be an array; got {type(value).__name__}") from None
+    if array.dtype.kind in "OUS":
+        raise InputTypeError(f"{name} must hold numbers; got dtype {array.dtype}")
+    return array
+
+
+def check_dataset(dataset: Any, source: str, variables: Iterable[str], dims: str) -> None:
+    """A Dataset as some function makes it: numbers over some dimensions.
+
+    Args:
+      source: that function.
+      variables: names that it must have.
+      dims: that all of them have, separated by spaces.
+
+    Raises:
+      InputTypeError: it is no Dataset.
+      InputError: it lacks a variable or dimension, or one is of no numbers, or empty.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise InputTypeError(f"dataset must be a Dataset from {source}; got {type(dataset)}")
+    for name in variables:
+        if name not in dataset:
+            raise InputError(f"dataset must be from {source}; it has no variable {name!r}")
+        if dataset[name].dtype.kind not in "fiub":
+            raise InputError(f"dataset must be from {source}; its {name!r} holds no numbers")
+        for dim in dims.split():
+            if dim not in dataset[name].dims:
+                raise InputError(f"dataset must be from {source}; its {name!r} has no {dim!r}")
+        if not dataset[name].size:
+            raise InputError(f"dataset must hold something; its {name!r} is empty")
+
+
 def check_precision(params: Any) -> None:
     """Weights in float32 or float64: sums over a corpus in half precision would be wrong."""
     for leaf in jax.tree.leaves(params):
-        if leaf.dtype not in (jnp.float32, jnp.float64):
-            raise InputTypeError(f"params must be float32 or float64; got dtype {leaf.dtype}")
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if dtype not in (jnp.float32, jnp.float64):
+            raise InputTypeError(f"params must be float32 or float64; got dtype {dtype}")
 
 
 def check_tokens(
@@ -98,10 +165,9 @@ def check_tokens(
     [0, V).
     """
     check_integer("vocab_size", vocab_size, minimum=2)
-    if not hasattr(tokens, "dtype"):
-        tokens = np.asarray(tokens)
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):  # type: ignore[union-attr]
-        raise InputTypeError(f"tokens must be integers; got dtype {tokens.dtype}")  # type: ignore[union-attr]
+    tokens = as_array("tokens", tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise InputTypeError(f"tokens must be integers; got dtype {tokens.dtype}")
     shape = np.shape(tokens)
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
         raise InputError(f"tokens must have shape [N, T+1] with N, T >= 1; got {shape}")
@@ -116,10 +182,9 @@ def check_tokens(
     expected = (shape[0], shape[1] - 1)
     if mask is None:
         return jnp.asarray(tokens, jnp.int32), jnp.ones(expected, bool)
-    if not hasattr(mask, "dtype"):
-        mask = np.asarray(mask)
-    if mask.dtype != bool:  # type: ignore[union-attr]
-        raise InputTypeError(f"mask must be boolean; got dtype {mask.dtype}")  # type: ignore[union-attr]
+    mask = as_array("mask", mask)
+    if mask.dtype != bool:
+        raise InputTypeError(f"mask must be boolean; got dtype {mask.dtype}")
     if np.shape(mask) != expected:
         raise InputError(
             "mask must have one entry for each input position, shape [N, T] = "
@@ -130,11 +195,19 @@ def check_tokens(
     return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)
 
 
+def check_params(name: str, params: Any) -> None:
+    """`Params`, in float32 or float64."""
+    from assocjax.params import Params  # which checks its sizes here
+
+    check_is(name, params, Params)
+    check_precision(params)
+
+
 def check_batch(
     params: Any, tokens: ArrayLike, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
-    """As `check_tokens`, and `check_precision`, and that the weights reach as far as sequences."""
-    check_precision(params)
+    """As `check_tokens`, of `Params` in a precision of ours that reach as far as sequences."""
+    check_params("params", params)
     tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
     if mask.shape[1] > params.position.shape[1]:
         raise InputError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.optimizers import check_linear, follow, scalars
@@ -137,6 +137,8 @@ def weights_from_coefficients(
       InputError, InputTypeError: `num_layers` not positive, or a coefficient not a finite scalar.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
+    check_is("statistics", statistics, Statistics)
+    check_is("coefficients", coefficients, Coefficients)
     dtype = statistics.bigram.dtype
     checked = (
         check_number(f"coefficients.{name}", value)
@@ -159,6 +161,7 @@ def gradient_from_coefficients(
     statistics: Statistics, num_layers: int, coefficients: Coefficients
 ) -> Params:
     """`leading_gradient` at those weights: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
+    check_is("coefficients", coefficients, Coefficients)
     a, b, _ = map(check_number, Coefficients._fields, coefficients)
     return weights_from_coefficients(statistics, num_layers, Coefficients(-1.0, -a, -a * b))  # type: ignore[arg-type]
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from assocjax.arguments import check_is
+from assocjax.checks import as_array
 from assocjax.errors import InputError
 from assocjax.params import WEIGHTS, Params
 
@@ -42,6 +44,7 @@ def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreem
       >>> [round(float(measure), 4) for measure in (found.cosine, found.relative_error)]
       [1.0, 1.0]
     """
+    exact, theory = (jnp.asarray(as_array(n, x)) for n, x in (("exact", exact), ("theory", theory)))
     if exact.shape != theory.shape:
         raise InputError(f"theory must have the shape of exact, {exact.shape}; got {theory.shape}")
     exact_unit, exact_norm, exact_scale = normalise(exact)
@@ -71,8 +74,10 @@ def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
       theory: the same tree; a single layer stands for all of them.
 
     Raises:
-      InputError: the sizes differ.
+      InputError, InputTypeError: the sizes differ, or one of them is no `Params`.
     """
+    check_is("exact", exact, Params)
+    check_is("theory", theory, Params)
     for name in WEIGHTS:
         x, y = getattr(exact, name).shape, getattr(theory, name).shape
         if x != y and (name == "output" or (1, *x[1:]) != y):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import check_number, check_tokens
 from assocjax.compare import compare_params
 from assocjax.errors import InputError
@@ -26,7 +26,8 @@ from assocjax.quadrature import Descent, lagrange_basis, leja_points
 
 class CorrectedWeights(NamedTuple):
     """Weights, the passes over the data that they took, and for each weight by how much the last
-    correction changed it, relative to it (the worst layer): about the error before it."""
+    correction changed it, relative to it (the worst layer): about the error before it. NaN where a
+    weight is zero."""
 
     params: Params
     passes: int
@@ -57,7 +58,7 @@ def corrected_weights(
       nodes: steps of the path, at most all but two, at which exact gradients are taken.
 
     Returns:
-      `CorrectedWeights`.
+      `CorrectedWeights`; a change is NaN of a weight that is zero.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used, or the weights diverge.
@@ -73,6 +74,7 @@ def corrected_weights(
     corrections = check_integer("corrections", corrections, minimum=1)
     nodes = check_integer("nodes", nodes, minimum=1)
     learning_rate = check_number("learning_rate", learning_rate, minimum=0)
+    check_is("statistics", statistics, EffectiveStatistics)
     V = statistics.frequency.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
     zero = init_params(

@@ -19,7 +19,7 @@ entry is copied a logarithmic number of times only.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -30,6 +30,7 @@ _BLOCK_PAIRS = 1 << 22  # (query, key) pairs a block; larger ones repeat fewer e
 _LARGEST_SUM = 62  # bits: a sum of signed 64-bit integers stays below 2^62
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """Sequences that are read by ranges, from memory or from a file larger than memory.
 

@@ -9,11 +9,18 @@ import contextlib
 from collections.abc import Iterator
 
 
-class InputError(ValueError):
+class _OneLine(Exception):
+    """Its message is one line, whatever it quotes: an array or a library's words may have more."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
+
+
+class InputError(_OneLine, ValueError):
     """An argument or a file holds a value that cannot be used."""
 
 
-class InputTypeError(TypeError):
+class InputTypeError(_OneLine, TypeError):
     """An argument has the wrong type or dtype."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_callable, check_integer
 from assocjax.checks import check_number, check_numbers, check_precision, is_traced
 from assocjax.errors import InputError, InputTypeError
 
@@ -155,7 +155,10 @@ def _max(scalars):
 def _check_params(params, gradient) -> Any:
     """The one dtype of all leaves, once the gradient is known to be such a tree too."""
     check_precision(params)
-    dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params)}
+    check_callable("gradient", gradient)
+    dtypes = {
+        np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in jax.tree.leaves(params)
+    }
     if len(dtypes) != 1:
         found = sorted(map(str, dtypes))
         raise InputTypeError(f"params must be arrays of one dtype; got {found}")

@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import check_choice
-from assocjax.checks import check_number
+from assocjax.associations import check_truth
+from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError, reading
-from assocjax.scorings import LAYERED, MATRICES, SCORINGS
+from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 
 Truth = Mapping[str, Mapping[str, Collection[str]]]
 
@@ -37,8 +38,10 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
       the weights and `precision_theory`. A kind of truth that is no matrix has no overlap.
 
     Raises:
-      InputError: the dataset is something else.
+      InputError, InputTypeError: the Dataset is not of `track`; the threshold is no number.
     """
+    names = [f"{matrix}_overlap" for matrix in MATRICES]
+    check_dataset(dataset, "track", names, "step scoring token")
     threshold = check_number("threshold", threshold)
     kinds = [*MATRICES, *(kind for kind in READ_AT if kind not in MATRICES)]
     rows = []
@@ -68,9 +71,17 @@ def mean_overlap(dataset: xr.Dataset, matrix: str, side: str = "row") -> xr.Data
     """Unweighted mean over the tokens whose overlap is defined (`scorings.Reading`): those of which
     the theory lists an association. NaN where none is.
 
+    Args:
+      dataset: from `track`.
+      matrix: a name of `scorings.MATRICES`.
+      side: "row" or "column"; `interchangeability`, which is symmetric, has one only.
+
     Raises:
-      InputError: the dataset is something else, or has no such matrix or side.
+      InputError, InputTypeError: the Dataset has no such overlap.
     """
+    check_choice("matrix", matrix, tuple(MATRICES))
+    check_choice("side", side, SIDES)
+    check_dataset(dataset, "track", [f"{matrix}_overlap"], "token")
     overlap = dataset[f"{matrix}_overlap"]
     overlap = overlap.sel(side=side) if "side" in overlap.dims else overlap
     count = overlap.notnull().sum("token")
@@ -93,6 +104,7 @@ def find_queries(kind: str, truth, vocabulary: Sequence[str]) -> tuple[np.ndarra
       InputError: `kind` is none of `READ_AT`, or none of its tokens are in the vocabulary.
     """
     check_choice("every key of truth", kind, tuple(READ_AT))
+    check_truth(f"truth[{kind!r}]", truth)
     ids = {token: i for i, token in enumerate(vocabulary)}
     known = {
         ids[query]: found

@@ -17,9 +17,11 @@ from assocjax.arguments import (
     LARGEST_DEPTH,
     LARGEST_STEPS,
     check_integers,
+    check_is,
+    check_names,
     check_string,
 )
-from assocjax.checks import check_number, check_numbers
+from assocjax.checks import check_dataset, check_number, check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.params import WEIGHTS
@@ -62,8 +64,8 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
     threshold = check_number("threshold", threshold, minimum=0)
     errors = {name: f"{name}_relative_error" for name in WEIGHTS}
     ends = ("diverged_step", "theory_diverged_step")
-    if missing := [name for name in (*errors.values(), *ends) if name not in dataset]:
-        raise InputError(f"dataset must be from sweep; it has no variable {missing[0]!r}")
+    check_dataset(dataset, "sweep", errors.values(), "theory step")
+    check_dataset(dataset, "sweep", ends, "")
     step = dataset["step"]
     end = xr.where(dataset[ends[1]] >= 0, dataset[ends[1]], np.inf)
     end = np.minimum(end, xr.where(dataset[ends[0]] >= 0, dataset[ends[0]], np.inf))
@@ -98,7 +100,11 @@ def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
 
     Args:
       horizons: from `validity_horizon`.
+
+    Raises:
+      InputError, InputTypeError: they are not.
     """
+    check_dataset(horizons, "validity_horizon", WEIGHTS, "theory init_scale learning_rate")
     rows = []
     for theory, scale, rate in itertools.product(
         *(horizons[name].values.tolist() for name in ("theory", "init_scale", "learning_rate"))
@@ -149,8 +155,11 @@ def fit_power_law(
         that cannot tell two quantities apart, a missing column or a value that is not positive.
     """
     check_string("of", of)
-    if isinstance(exponents, str) or not isinstance(exponents, Sequence):
-        raise InputTypeError(f"exponents must be a sequence of names; got {exponents!r}")
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise InputTypeError(f"rows must be a list of mappings; got {rows!r}")
+    for row in rows:
+        check_is("every entry of rows", row, Mapping)
+    exponents = check_names("exponents", exponents)
     present = [name for name in exponents if any(name in row for row in rows)]
     for name, row in itertools.product((of, *present), rows):
         if name not in row:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
-from assocjax.checks import check_precision, check_tokens
+from assocjax.checks import as_array, check_params, check_tokens
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.params import Params
@@ -38,19 +38,24 @@ def logits(
     Raises:
       InputError: `tokens` is not a vector, or longer than `params.position` allows, or `mask`
         does not fit it.
-      InputTypeError: `tokens` are not integers.
+      InputTypeError: `tokens` are not integers, `mask` is not boolean, or `params` no `Params`.
 
     Cost: (2 L - 1) T V^2 + (2 L - 1) T^2 V multiply-adds.
     """
-    x = jnp.asarray(tokens)
+    check_params("params", params)
+    x = as_array("tokens", tokens)
     L, T_max = params.position.shape
     if x.ndim != 1 or not 1 <= x.shape[0] <= T_max:
         raise InputError(f"tokens must have shape [T] with 1 <= T <= {T_max}; got {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise InputTypeError(f"tokens must be integers; got dtype {x.dtype}")
-    T = x.shape[0]
-    if mask is not None and jnp.shape(mask) != (T,):
-        raise InputError(f"mask must have shape [T] = ({T},); got {jnp.shape(mask)}")
+    x, T = jnp.asarray(x), x.shape[0]
+    if mask is not None:
+        mask = jnp.asarray(as_array("mask", mask))
+        if mask.dtype != bool:
+            raise InputTypeError(f"mask must be boolean; got dtype {mask.dtype}")
+        if mask.shape != (T,):
+            raise InputError(f"mask must have shape [T] = ({T},); got {mask.shape}")
 
     def attend(layer, scores_TxT, hV_TxV):
         return matmul(attention(scores_TxT, params.position[layer], mask), hV_TxV)
@@ -117,7 +122,7 @@ def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Fl
 
     Cost: N times that of `logits`, in memory-bounded microbatches.
     """
-    check_precision(params)
+    check_params("params", params)
     return _loss(params, *check_tokens(tokens, mask, params.output.shape[-1]))
 
 

@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
 
-from assocjax.arguments import LARGEST_DEPTH, check_integer
+from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
 from assocjax.linalg import matmul
 from assocjax.sums import (
     causal_pairs,
@@ -95,8 +95,12 @@ def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     Returns:
       [L+1,L+1,V,V]; entry [j,k] is the transpose of [k,j] up to rounding.
 
+    Raises:
+      InputTypeError: they are no `EffectiveStatistics`.
+
     Cost: (L+1)^2 V^3 multiply-adds. Source: this package; the paper stops at the leading terms.
     """
+    check_is("statistics", statistics, EffectiveStatistics)
     f, mean = statistics.frequency, statistics.conditional_mean
     # A token knows itself: Z_0 given x is a one-hot, which does not vary.
     mean = jnp.concatenate([jnp.diag((f > 0).astype(f.dtype))[None], mean])

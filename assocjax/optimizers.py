@@ -33,6 +33,7 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
       InputError: no optimizer of that name in optax takes a learning rate, or that is not finite.
       InputTypeError: neither a name nor a function that makes an optax transformation.
     """
+    check_number("learning_rate", learning_rate)
     factory = _named(optimizer) if isinstance(optimizer, str) else optimizer
     if not callable(learning_rate):  # a schedule
         learning_rate = check_number("learning_rate", learning_rate)
@@ -183,7 +184,10 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
     Raises:
       InputError, InputTypeError: it cannot train such weights.
     """
-    L, V, T = check_integers("shapes", shapes, minimum=1)
+    sizes = check_integers("shapes", shapes, minimum=1)
+    if len(sizes) != 3:
+        raise InputError(f"shapes must be L, V and T; got {sizes}")
+    L, V, T = sizes
     check_optimizer(optimizer, (L, V, T))
     return _is_linear_by_rate(optimizer, (L, V, T))
 
@@ -239,7 +243,7 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
         def advance(carry, of_step):
             params, state, distance, largest = carry
             sizes, scalar = of_step
-            updates, state = optimizer.update(mix(sizes, directions), state, params)
+            updates, state = optimizer.update(mix(sizes, directions), state, params)  # type: ignore[arg-type]
             params = optax.apply_updates(params, updates)
             expected = mix(scalar, directions)
             apart = jax.tree.map(jnp.subtract, params, expected)

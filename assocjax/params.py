@@ -6,13 +6,17 @@ Sizes, in every docstring and shape annotation of the package:
     L  layers             M  valid positions (N T without padding)
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer
-from assocjax.checks import check_number
+from assocjax.checks import check_key, check_number
+from assocjax.errors import InputError, InputTypeError
 
 WEIGHTS = ("query_key", "position", "value", "output")
 """Names of the weights, in the order in which a sequence meets them."""
@@ -62,13 +66,15 @@ def init_params(
       `Params` with leaves [L,V,V], [L,T], [L,V,V], [V,V].
 
     Raises:
-      InputError: a size is not positive or `scale` is negative or not finite.
+      InputError, InputTypeError: a size is not positive, `scale` is negative or not finite, `key`
+        is no key, or `dtype` is not floating, or float64 without `jax_enable_x64`.
     """
     vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     seq_len = check_integer("seq_len", seq_len, minimum=1)
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     scale = check_number("scale", scale, minimum=0.0)
-    dtype = jnp.dtype(dtype or jnp.result_type(float))
+    check_key("key", key)
+    dtype = _floating(jnp.result_type(float) if dtype is None else dtype)
     shapes = {
         "query_key": (num_layers, vocab_size, vocab_size),
         "position": (num_layers, seq_len),
@@ -80,3 +86,17 @@ def init_params(
     return Params(
         **{name: scale * jax.random.normal(keys[name], shapes[name], dtype) for name in WEIGHTS}
     )
+
+
+def _floating(dtype: Any) -> np.dtype:
+    try:
+        if isinstance(dtype, jax.Array | np.ndarray):
+            raise TypeError
+        found = jnp.dtype(dtype)
+    except (TypeError, ValueError):  # ValueError: a name that is no text
+        raise InputTypeError(f"dtype must be a floating dtype; got {dtype!r}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise InputTypeError(f"dtype must be a floating dtype; got {found}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise InputError(f"dtype {found} needs jax_enable_x64, which is off")
+    return found

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_integer, check_is, check_names
 from assocjax.attribution import DEGREES, attribute, leave_out, pair_shares
 from assocjax.corpora import TokenData
-from assocjax.errors import InputError
 from assocjax.results import provenance
 from assocjax.statistics import Statistics, corpus_statistics
 
@@ -52,8 +51,8 @@ def find_passages(
     Cost: `attribute` of each matrix, and `leave_out` of the documents that are listed.
     """
     top = check_integer("top", top, minimum=1)
-    if isinstance(matrices, str) or not matrices or len(set(matrices)) != len(matrices):
-        raise InputError(f"matrices must be one or more distinct names; got {matrices!r}")
+    matrices = check_names("matrices", matrices, DEGREES)
+    check_is("data", data, TokenData)
     at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}
     document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
     ids, documents = np.unique(document_of, return_inverse=True)

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import ArrayLike
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import check_number, check_tokens
 from assocjax.errors import InputError
 from assocjax.flow import gradient_flow
@@ -84,6 +84,7 @@ def effective_weights(
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     tolerance = check_number("tolerance", tolerance, minimum=0)
+    check_is("statistics", statistics, EffectiveStatistics)
     V = statistics.frequency.shape[0]
     tokens, mask = check_tokens(tokens, mask, V)
     if (duration is None) == (steps is None) or (steps is None) != (learning_rate is None):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from assocjax.arguments import check_is, check_path
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.linalg import chosen_precision
@@ -65,6 +66,8 @@ def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
 
 def statistics_dataset(data: TokenData | TokenFile, statistics: Statistics) -> xr.Dataset:
     """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
+    check_is("data", data, TokenData, TokenFile)
+    check_is("statistics", statistics, Statistics)
     dims = {1: ("token",), 2: ("token", "other_token")}
     variables = {}
     for name in statistics.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -109,6 +112,7 @@ def save(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = Fals
       InputError: the file is there with other content, was not written by assocjax, or cannot be
         written.
     """
+    check_is("dataset", dataset, xr.Dataset)
     with whole_file(path, overwrite=overwrite) as part:
         _write(dataset, part)
 
@@ -144,6 +148,7 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
     try:
+        path = check_path("path", path)
         dataset = _decoded(xr.open_dataset(path, engine="netcdf4"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read results from {path}: {error}") from None
@@ -238,7 +243,7 @@ def reuse(path: Path, decides: Mapping[str, Any], *, overwrite: bool = False) ->
       InputError: it is of another configuration or corpus (names what differs), and is not to be
         overwritten.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     dataset = load(path)
     try:

@@ -18,8 +18,8 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer
-from assocjax.checks import check_number, check_tokens, is_traced
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
+from assocjax.checks import check_number, check_step, check_tokens, is_traced
 from assocjax.closed_forms import (
     follow_coefficients,
     gradient_from_coefficients,
@@ -208,12 +208,13 @@ def start_run(
     init_scale: Float[Array, ""],
 ) -> Carry:
     """All that a run and its theories have at step 0; arguments as in `run_comparison`."""
+    learning_rate, seed = _check(config, corpus, learning_rate, seed)
     if config.depth is not None and corpus.effective is None:
         raise InputError(
             f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
         )
     if not is_traced(seed):
-        seed = check_integer("seed", seed, minimum=0)
+        seed = check_integer("seed", seed, minimum=0)  # type: ignore[assignment]
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
     init = partial(init_params, vocab_size=V, seq_len=T)
     init_key, _ = _keys(seed)
@@ -258,6 +259,8 @@ def advance_run(
     Returns:
       The carry for the next segment, and for `finish_run` what was observed, [length, ...].
     """
+    learning_rate, seed = _check(config, corpus, learning_rate, seed)
+    check_is("carry", carry, Carry)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     _, batch_key = _keys(seed)
     closed = _has_closed_form(config, corpus)
@@ -300,6 +303,8 @@ def advance_run(
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
     """What `run_comparison` returns, of the observations of all steps, [steps+1, ...]."""
+    if not isinstance(observed, dict) or not observed.keys() >= {"finite", "theory_finite", "loss"}:
+        raise InputTypeError(f"observed must be what `advance_run` returns; got {observed!r}")
     observed = dict(observed)
     alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
     theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
@@ -320,6 +325,13 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
         "diverged_step": first_end(alive),
         "theory_diverged_step": first_end(theory_alive),
     }
+
+
+def _check(config, corpus, learning_rate, seed):
+    """The rate and the seed, once all are known to be what a run can be made of."""
+    check_is("config", config, RunConfig)
+    check_is("corpus", corpus, Corpus)
+    return check_number("learning_rate", learning_rate, minimum=0), check_step("seed", seed)
 
 
 def _keys(seed):

@@ -42,6 +42,7 @@ from assocjax.sparse import (
     correlation_unit,
 )
 from assocjax.storage import difference, locked
+from assocjax.storage.files import writable_path
 
 _KINDS = {Counts: "counts", Correlations: "correlations"}
 _SAME = ("kind", "corpus", "config", "assocjax", "counts_sha256")
@@ -99,7 +100,7 @@ def run_shard(
         _refuse_difference(f"counts: {counts} and the corpus", first.attrs, attributes, same)
         composed = _composed(first)
         del first  # the counts themselves are no longer needed, and large
-    path = Path(path)
+    path = writable_path(path)
     with locked(path):
         done, so_far = start, None
         if path.exists() and not overwrite:

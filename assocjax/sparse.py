@@ -24,7 +24,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from assocjax.arguments import check_choice
+from assocjax.arguments import check_choice, check_flag, check_is
 from assocjax.counting import (
     Correlations,
     Counts,
@@ -136,6 +136,8 @@ def sparse_statistics(
     Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
     entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
     """
+    check_is("source", source, TokenSource)
+    frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
     every = range(source.num_sequences)
     report = progress or (lambda done, total: None)
     first = len(every) if counts is None else 0

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.arguments import check_integer
+from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.sums import (
@@ -125,12 +126,13 @@ def attention_correlation(
 
     Cost: N T^2 / 2 gathers and scatter-adds. Source: paper, Lemma D.8 at the zero start.
     """
-    shape = jnp.shape(matrix)
+    matrix = as_array("matrix", matrix)
+    shape = matrix.shape
     if len(shape) != 2 or shape[0] != shape[1]:
         raise InputError(f"matrix must have shape [V, V]; got {shape}")
-    matrix = jnp.asarray(matrix)
     if not jnp.issubdtype(matrix.dtype, jnp.floating):
         raise InputTypeError(f"matrix must be floating; got dtype {matrix.dtype}")
+    matrix = jnp.asarray(matrix)
     tokens, mask = check_corpus(tokens, mask, matrix.shape[0])
     return _correlate(tokens, matrix, mask)
 

@@ -15,7 +15,7 @@ import xarray as xr
 from assocjax import results
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checkpoints import Checkpoints, claim_together
-from assocjax.checks import check_numbers, check_positive
+from assocjax.checks import check_dataset, check_numbers, check_positive
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.gradients import count_distinct
@@ -243,7 +243,13 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
 
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
     seed. NaN where no run was left or the theory is zero.
+
+    Raises:
+      InputError, InputTypeError: the Dataset is not of `sweep`.
     """
+    check_dataset(dataset, "sweep", ["loss"], "learning_rate init_scale seed step")
+    names = ["output_relative_error", *(f"{name}_cosine" for name in WEIGHTS)]
+    check_dataset(dataset, "sweep", names, "learning_rate init_scale theory step")
     last = dataset.isel(step=-1)
     steps = int(dataset["step"][-1])
     rows = []

@@ -6,7 +6,7 @@ in which weight first.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax import results, scorings
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers
+from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers, check_is
 from assocjax.checkpoints import Checkpoints
 from assocjax.checks import check_number, check_positive
 from assocjax.corpora import TokenData
@@ -130,6 +130,8 @@ def track(
         microbatch_size = check_integer("microbatch_size", microbatch_size, minimum=1)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
     record = _steps_to_record(record_at, steps)
+    if truth is not None:
+        check_is("truth", truth, Mapping)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
     config = {
         "learning_rate": learning_rate,

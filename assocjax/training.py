@@ -9,9 +9,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import LARGEST_STEPS, check_integer
-from assocjax.checks import is_traced
-from assocjax.errors import InputError
+from assocjax.arguments import LARGEST_STEPS, check_callable, check_integer, check_is
+from assocjax.checks import as_array, check_key, check_step
+from assocjax.errors import InputError, InputTypeError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
@@ -68,6 +68,11 @@ def train(
     Cost: `steps + 1` gradients. Memory: params, optimizer state and one gradient.
     """
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
+    check_is("optimizer", optimizer, optax.GradientTransformation)
+    for leaf in jax.tree.leaves(params):
+        dtype = as_array("every leaf of params", leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise InputTypeError(f"every leaf of params must be floating; got dtype {dtype}")
     start = params, optimizer.init(params)
     (params, _), observations = train_segment(
         start,
@@ -106,6 +111,9 @@ def train_segment(
     Returns:
       The carry after `min(first + length, steps)` updates, and the observations with a leading
       axis of `length`. All else is as in `train`.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
     """
 
     def advance(carry, step):
@@ -120,13 +128,14 @@ def train_segment(
         carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
         return carry, observation
 
+    for name, function in (("loss_and_gradient", loss_and_gradient), ("observe", observe)):
+        check_callable(name, function)
+    check_is("optimizer", optimizer, optax.GradientTransformation)
+    check_is("carry", carry, tuple)
+    steps = check_step("steps", steps)
     length = check_integer("length", length, minimum=1)
-    first = jnp.asarray(_step("first", first))
+    first = jnp.asarray(check_step("first", first))
     return lax.scan(advance, carry, first + jnp.arange(length, dtype=first.dtype))
-
-
-def _step(name: str, step: Any) -> Any:
-    return step if is_traced(step) else check_integer(name, step, minimum=0, maximum=LARGEST_STEPS)
 
 
 def batch_indices(
@@ -150,6 +159,8 @@ def batch_indices(
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; got {batch_size}"
         )
-    epoch, batch = jnp.divmod(_step("step", step), num_sequences // batch_size)
+    check_key("key", key)
+    step = check_step("step", step)
+    epoch, batch = jnp.divmod(step, num_sequences // batch_size)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_sequences)
     return lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size)

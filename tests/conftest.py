@@ -30,6 +30,12 @@ settings.register_profile("assocjax", deadline=None, derandomize=True)
 settings.load_profile("assocjax")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-rounds", type=int, default=1, help="odd values of every option and argument to try"
+    )
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves tests marked `optimized` to the process in which programs are."""
     optimized = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,16 +217,17 @@ def _read_statistics(
     if config["frequency_corrected"]:
         raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
     dense, counts = folder / "statistics.nc", folder / "counts.nc"
-    if not dense.is_file() and not counts.is_file():
+    # os.path answers no to names that no file can have, at which Path raises.
+    if not os.path.isfile(dense) and not os.path.isfile(counts):
         raise InputError(
             f"--statistics: {folder} has no results of statistics or merge: neither statistics.nc "
             "nor counts.nc and correlations.nc"
         )
-    if dense.is_file() and counts.is_file():
+    if os.path.isfile(dense) and os.path.isfile(counts):
         raise InputError(
             f"--statistics: {folder} has both statistics.nc and counts.nc; keep one of them there"
         )
-    if dense.is_file():
+    if os.path.isfile(dense):
         found = results.load(dense)
         if not found.data_vars.keys() >= MATRICES.keys() or "token" not in found.coords:
             raise InputError(f"--statistics: {dense} holds no statistics")

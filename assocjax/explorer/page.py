@@ -11,6 +11,7 @@ import xarray as xr
 
 from assocjax import results
 from assocjax.arguments import check_integer
+from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.explorer.packing import NEW, pack
@@ -66,12 +67,9 @@ def write_explorer(
     """
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
-    if not isinstance(dataset, xr.Dataset):
-        raise InputTypeError(f"dataset must be a Dataset from track; got {type(dataset)}")
+    check_dataset(dataset, "track", ["composed_theory_id"], "scoring token rank")
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a path; got {path!r}")
-    if "composed_theory_id" not in dataset or "scoring" not in dataset.dims:
-        raise InputError("the explorer needs the results of a track (track.nc); got others")
     if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:
         raise InputError(
             f"the explorer holds up to 65536 tokens and lists of up to {NEW - 1}; got "

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from assocjax.ablation import CONTROLS, DIRECTIONS
+from assocjax.checks import check_dataset
 from assocjax.errors import reading
-from assocjax.figures.style import check, literal, set_title
+from assocjax.figures.style import literal, set_title
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -31,9 +32,9 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(dataset, "ablate", ["loss"], "unit edit")
-    check(dataset, "ablate", ["trained_loss"], "")
-    check(dataset, "ablate", ["control_loss"], "unit edit control draw")
+    check_dataset(dataset, "ablate", ["loss"], "unit edit")
+    check_dataset(dataset, "ablate", ["trained_loss"], "")
+    check_dataset(dataset, "ablate", ["control_loss"], "unit edit control draw")
     units, edits = dataset["unit"].values, dataset["edit"].values
     size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)
     figure = Figure(figsize=(max(size[0], 7), size[1]), layout="constrained")

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from assocjax.arguments import check_choice, check_integer
+from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.figures.style import (
-    check,
     finish,
     line_and_range,
     literal,
@@ -54,7 +54,9 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token")
+    check_dataset(
+        dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token"
+    )
     figure, axes = _panels(dataset, len(SIDES))
     chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
     for row, side in zip(axes, SIDES, strict=True):
@@ -87,12 +89,12 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
       InputError: it has none.
       InputTypeError: it is no Dataset.
     """
-    check(dataset, "track", [], "")
+    check_dataset(dataset, "track", [], "")
     kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
     if not kinds:
         raise InputError("dataset must have precisions: track(..., truth=fables.ground_truth())")
-    check(dataset, "track", (f"{kind}_precision" for kind in kinds), "step scoring")
-    check(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
+    check_dataset(dataset, "track", (f"{kind}_precision" for kind in kinds), "step scoring")
+    check_dataset(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
     figure, axes = _panels(dataset, 1)
     for ax, scoring in zip(axes[0], SCORINGS, strict=True):
         of_scoring = dataset.sel(scoring=scoring)
@@ -137,7 +139,7 @@ def plot_context_graph(
     k = check_integer("k", k, minimum=1)
     if not isinstance(token, str):
         raise InputTypeError(f"token must be a text; got {token!r}")
-    check(dataset, "track or statistics_dataset", ["target_frequency"], "token")
+    check_dataset(dataset, "track or statistics_dataset", ["target_frequency"], "token")
     vocabulary = [str(word) for word in dataset["token"].values]
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
     ids, scores = _context_lists(dataset, k, scoring)
@@ -177,13 +179,13 @@ def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarra
     source = "track or statistics_dataset"
     if "context" not in dataset:
         names = ("context_theory_id", "context_theory_score")
-        check(dataset, source, names, "scoring side token rank")
+        check_dataset(dataset, source, names, "scoring side token rank")
         lists = dataset.sel(scoring=scoring, side="row")
         ids, scores = (lists[name].values[:, :k] for name in names)
         return ids.astype(int), scores
-    check(dataset, source, ["context"], "token other_token")
+    check_dataset(dataset, source, ["context"], "token other_token")
     names = [f"{name}_frequency" for name in Frequencies._fields]
-    check(dataset, source, names, "token")
+    check_dataset(dataset, source, names, "token")
     shares = (dataset[name].values for name in names)
     frequencies = Frequencies(*map(jnp.asarray, shares))
     k = min(k, dataset.sizes["token"] - 1)

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_choice
+from assocjax.checks import check_dataset
 from assocjax.errors import InputError, reading
-from assocjax.figures.style import check, literal, set_title
+from assocjax.figures.style import literal, set_title
 
 PANELS = ("attention", "embedding without MLP", "embedding")
 _SCORES = ("similarity", "null_mean", "null_sd", "z")
@@ -212,7 +213,7 @@ def _check(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) 
     for name in names:
         null = () if name.endswith("similarity") else ("null",)
         of = [dim for dim in chosen if dim != "null"]
-        check(dataset, source, [name], " ".join([dims, "centering", *of, *null]))
+        check_dataset(dataset, source, [name], " ".join([dims, "centering", *of, *null]))
     for dim, label in chosen.items():
         check_choice(dim, label, [str(known) for known in dataset[dim].values])
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.figures.style import (
     COLORS,
@@ -18,7 +19,6 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
-    check,
     finish,
     in_order,
     line_and_range,
@@ -45,7 +45,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
+    check_dataset(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
     horizons = in_order(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
@@ -148,7 +148,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         ([f"{weight}_bound" for weight in WEIGHTS], "learning_rate step"),
         (["conditions_met"], "learning_rate init_scale step"),
     ):
-        check(bounds, "theorem_bounds", names, dims)
+        check_dataset(bounds, "theorem_bounds", names, dims)
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from assocjax.arguments import check_integer
 from assocjax.associations import MATRICES
+from assocjax.checks import check_dataset
 from assocjax.errors import reading
-from assocjax.figures.style import check, literal, set_title
+from assocjax.figures.style import literal, set_title
 
 _ORDER = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 
@@ -26,8 +27,8 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
       InputError, InputTypeError: the dataset is something else, or `top` is not positive.
     """
     check_integer("top", top, minimum=1)
-    check(dataset, "statistics_dataset", _ORDER, "token other_token")
-    check(dataset, "statistics_dataset", ["target_frequency"], "token")
+    check_dataset(dataset, "statistics_dataset", _ORDER, "token other_token")
+    check_dataset(dataset, "statistics_dataset", ["target_frequency"], "token")
     known = np.flatnonzero(dataset["token"].values.astype(str) != "<unk>")
     frequency = dataset["target_frequency"].values[known]
     shown = known[np.argsort(-frequency, kind="stable")[:top]]

@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from assocjax.errors import InputError, InputTypeError
+from assocjax.arguments import check_path
+from assocjax.errors import InputTypeError
 from assocjax.params import WEIGHTS
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
@@ -67,11 +68,10 @@ def save(
     """
     if not isinstance(figure, Figure):
         raise InputTypeError(f"figure must be a matplotlib Figure; got {type(figure)}")
-    if not isinstance(path, str | os.PathLike):
-        raise InputTypeError(f"path must be a path without a suffix; got {path!r}")
+    path = check_path("path", path, "a path without a suffix")
     paths = []
     for kind, metadata in _METADATA.items():
-        name = f"{os.fspath(path)}.{kind}"
+        name = f"{path}.{kind}"
         place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
         with place as part, warnings.catch_warnings():
             # Of marks that are joined to a character of another font; `literal` told of others.
@@ -87,34 +87,9 @@ def save_all(
     """Writes figures by their names into a folder, which may be a claimed one."""
     if isinstance(folder, Folder):
         return [p for name, figure in figures.items() for p in save(figure, name, into=folder)]
-    paths = ((figure, Path(folder) / name) for name, figure in figures.items())
+    path = Path(check_path("folder", folder))
+    paths = ((figure, path / name) for name, figure in figures.items())
     return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
-
-
-def check(dataset: xr.Dataset, source: str, variables: Iterable[str], dims: str) -> None:
-    """A Dataset as some function makes it: numbers over some dimensions.
-
-    Args:
-      source: that function.
-      variables: names that are drawn.
-      dims: that all of them have, separated by spaces.
-
-    Raises:
-      InputTypeError: it is no Dataset.
-      InputError: it lacks a variable or dimension, or one is of no numbers, or empty.
-    """
-    if not isinstance(dataset, xr.Dataset):
-        raise InputTypeError(f"dataset must be a Dataset from {source}; got {type(dataset)}")
-    for name in variables:
-        if name not in dataset:
-            raise InputError(f"dataset must be from {source}; it has no variable {name!r}")
-        if dataset[name].dtype.kind not in "fiub":
-            raise InputError(f"dataset must be from {source}; its {name!r} holds no numbers")
-        for dim in dims.split():
-            if dim not in dataset[name].dims:
-                raise InputError(f"dataset must be from {source}; its {name!r} has no {dim!r}")
-        if not dataset[name].size:
-            raise InputError(f"dataset must hold something; its {name!r} is empty")
 
 
 _MOST = 80  # characters of a name; of a token, fewer fit

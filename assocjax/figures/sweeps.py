@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from assocjax.arguments import check_flag
+from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError, reading
 from assocjax.figures.style import (
     COLORS,
@@ -17,7 +19,6 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
-    check,
     finish,
     in_order,
     line_and_range,
@@ -47,8 +48,9 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
+    gradients = check_flag("gradients", gradients)
     suffix = "_gradient" if gradients else ""
-    check(dataset, "sweep", (f"{weight}{suffix}_cosine" for weight in WEIGHTS), _OF_THEORY)
+    check_dataset(dataset, "sweep", (f"{weight}{suffix}_cosine" for weight in WEIGHTS), _OF_THEORY)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(len(scales), len(rates))
@@ -98,7 +100,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     Raises:
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
-    check(dataset, "sweep", (f"{weight}_relative_error" for weight in WEIGHTS), _OF_THEORY)
+    check_dataset(dataset, "sweep", (f"{weight}_relative_error" for weight in WEIGHTS), _OF_THEORY)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
@@ -154,11 +156,11 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     Raises:
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
-    check(dataset, "sweep", [], "")
+    check_dataset(dataset, "sweep", [], "")
     if "output_sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
     errors = [f"{weight}_{error}_error" for weight in WEIGHTS for error in _DISAGREEMENT_LINES]
-    check(dataset, "sweep", errors, _OF_THEORY)
+    check_dataset(dataset, "sweep", errors, _OF_THEORY)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
@@ -198,7 +200,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check(dataset, "sweep", ["loss"], _GRID)
+    check_dataset(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
@@ -242,7 +244,7 @@ def save_sweep(
 
 def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.Dataset]:
     scales = dataset["init_scale"].values
-    scale = scales.min() if init_scale is None else init_scale
+    scale = scales.min() if init_scale is None else check_number("init_scale", init_scale)
     if scale not in scales:
         raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
     return scale, in_order(dataset).sel(init_scale=scale)

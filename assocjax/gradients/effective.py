@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_choice
-from assocjax.checks import check_batch, check_precision
+from assocjax.arguments import check_choice, check_is
+from assocjax.checks import check_batch, check_params
 from assocjax.errors import InputError
 from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.linalg import matmul
@@ -133,7 +133,8 @@ def uniform_attention_gradient(
 def _check(params, statistics, around) -> EffectiveStatistics:
     """Checks sizes; returns the statistics for as many layers as the weights have."""
     check_choice("around", around, AROUND)
-    check_precision(params)
+    check_params("params", params)
+    check_is("statistics", statistics, EffectiveStatistics)
     L, V = params.value.shape[:2]
     depth, vocab = statistics.conditional_mean.shape[:2]
     if vocab != V:

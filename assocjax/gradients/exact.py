@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_integer
-from assocjax.checks import check_batch, is_hidden
+from assocjax.arguments import LARGEST_COUNT, check_integer
+from assocjax.checks import check_batch, check_tokens, is_hidden
 from assocjax.gradients.microbatches import sum_microbatches
 from assocjax.gradients.plan import MEMORY_LIMIT, plan_exact_step
 from assocjax.gradients.tables import tables_loss_and_gradient
@@ -98,7 +98,11 @@ def count_distinct(tokens: ArrayLike) -> int:
     """The largest number of distinct tokens among the inputs of a sequence of [N, T+1].
 
     Rounded up to a multiple of 8, so that batches of one corpus share a program.
+
+    Raises:
+      InputError, InputTypeError: they are no integers of that shape.
     """
+    tokens, _ = check_tokens(tokens, None, LARGEST_COUNT)
     inputs = np.sort(np.asarray(tokens)[:, :-1], axis=1)
     most = 1 + int(np.max(np.sum(inputs[:, 1:] != inputs[:, :-1], axis=1)))
     return min(inputs.shape[1], -(-most // 8) * 8)

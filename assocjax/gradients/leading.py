@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from assocjax.checks import check_batch
+from assocjax.arguments import check_is
+from assocjax.checks import check_batch, check_params
 from assocjax.errors import InputError
 from assocjax.linalg import matmul
 from assocjax.params import Params
@@ -37,6 +38,8 @@ def leading_gradient(
     Cost: 2 L V^3 and L passes of `attention_correlation` over the data.
     Source: paper, Theorem 4.1 and Lemma D.8.
     """
+    check_params("params", params)
+    check_is("statistics", statistics, Statistics)
     B, Phi = statistics.bigram, statistics.context
     if B.shape != params.output.shape:
         raise InputError(

@@ -6,6 +6,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
+from assocjax.arguments import check_is
 from assocjax.checks import check_batch, is_hidden
 from assocjax.errors import InputError
 from assocjax.gradients.exact import count_distinct, exact_loss_and_gradient
@@ -47,6 +48,7 @@ def data_parallel_loss_and_gradient(
     makes the tables of `plan_exact_step` anew, so that small batches gain little.
     """
     tokens, mask = check_batch(params, tokens, mask)
+    check_is("mesh", mesh, Mesh)
     if axis not in mesh.shape:
         raise InputError(f"mesh must have an axis {axis!r}; got axes {tuple(mesh.shape)}")
     if max_distinct is None and not is_hidden(tokens):

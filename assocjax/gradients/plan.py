@@ -84,6 +84,7 @@ def plan_exact_step(
     u = T
     if max_distinct is not None:
         u = min(T, check_integer("max_distinct", max_distinct, minimum=1))
+    itemsize = check_integer("itemsize", itemsize, minimum=1, maximum=16)
     if form is not None:
         check_choice("form", form, FORMS)
     plans = []

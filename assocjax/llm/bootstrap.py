@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 from scipy.sparse import csc_array, csr_array
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
-from assocjax.checks import check_number
+from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_is
+from assocjax.checks import as_array, check_number
 from assocjax.counting import TokenSource, choose_units, count
 from assocjax.errors import InputError
 from assocjax.linalg import matmul
@@ -91,6 +91,7 @@ def bootstrap_similarity(
       4 n^2 a layer. Memory n^2 words a layer, and 16 bytes an entry of Phi[:,s] of every group.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
+    check_is("source", source, TokenSource)
     ids = check_token_ids(token_ids, source.vocab_size)
     check_choice("centering", centering, CENTERINGS)
     check_choice("residual", residual, RESIDUALS)
@@ -224,9 +225,10 @@ def _keys(matrix: csr_array) -> Int[np.ndarray, " nnz"]:
 def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:
     """A with a leading axis, and whether it had none."""
     leaves, structure = jax.tree.flatten(A)
+    leaves = [as_array("A", leaf) for leaf in leaves]
     single = all(np.ndim(leaf) == 2 for leaf in leaves)
     layers = [jnp.asarray(leaf)[None] if single else jnp.asarray(leaf) for leaf in leaves]
-    if any(leaf.ndim != 3 or not len(leaf) for leaf in layers):
+    if not layers or any(leaf.ndim != 3 or not len(leaf) for leaf in layers):
         raise InputError(
             "A must have shape [n, d] or [layers, n, d], or factors that do; got "
             f"{', '.join(str(np.shape(leaf)) for leaf in leaves)}"

@@ -21,7 +21,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_integers
+from assocjax.arguments import (
+    LARGEST_DRAWS,
+    check_integer,
+    check_integers,
+    check_is,
+    check_names,
+)
+from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null
 from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
@@ -92,23 +99,21 @@ def compare_model(
     """
     names = _check_matrices(matrices)
     residuals = list(matrices)
-    centerings = list(centerings)
-    for centering in centerings:
-        check_choice("every entry of centerings", centering, CENTERINGS)
+    centerings = list(check_names("centerings", centerings, CENTERINGS))
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     num_bins = check_integer("num_bins", num_bins, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
     n = np.shape(matrices[residuals[0]][names[0]])[0]
-    values = [_check_stream(name, getattr(streams, name), n) for name in STREAMS]
+    values = [_check_stream(name, getattr(streams, name, None), n) for name in STREAMS]
     num_layers = len(values[0])
     if len({value.shape for value in values}) > 1:
         raise InputError(f"streams must have one shape; got {[v.shape for v in values]}")
-    layers = range(num_layers) if layers is None else check_integers("layers", layers, minimum=0)
-    layers = list(layers)
+    layers = [*range(num_layers)] if layers is None else check_integers("layers", layers, minimum=0)
     if len(layers) != num_layers:
         raise InputError(f"layers must number the {num_layers} layers of streams; got {layers}")
-    if np.shape(counts) != (n,):
-        raise InputError(f"counts must have shape [n] = ({n},); got {np.shape(counts)}")
+    counts = as_array("counts", counts)
+    if counts.shape != (n,):
+        raise InputError(f"counts must have shape [n] = ({n},); got {counts.shape}")
     bins = np.stack([np.zeros(n, np.int32), frequency_bins(counts, num_bins)])  # as of NULLS
     if attention is not None and "query_key" not in names:
         raise InputError(f"matrices must hold 'query_key' to compare attention; got {names}")
@@ -214,6 +219,9 @@ def _read_attention(attention, num_layers: int, n: int) -> tuple[FactoredMatrix,
 
 
 def _check_matrices(matrices) -> list[str]:
+    check_is("matrices", matrices, Mapping)
+    for each in matrices.values():
+        check_is("every entry of matrices", each, Mapping)
     if not matrices or not all(matrices.values()):
         raise InputError("matrices must hold a matrix for at least one residual")
     names = list(next(iter(matrices.values())))
@@ -234,7 +242,7 @@ def _check_matrices(matrices) -> list[str]:
 
 
 def _check_stream(name: str, stream, n: int) -> np.ndarray:
-    stream = np.asarray(stream)
+    stream = np.asarray(as_array(f"streams.{name}", stream))
     if stream.ndim != 3 or stream.shape[1] != n or 0 in stream.shape:
         raise InputError(f"streams.{name} must have shape [layers, {n}, d]; got {stream.shape}")
     if not np.issubdtype(stream.dtype, np.floating):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from assocjax.arguments import check_string
+from assocjax.arguments import check_path, check_string
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.libraries import reason, require
 
@@ -208,21 +208,16 @@ def _download_and_hash(name: str, revision: str | None, file: str) -> Part:
 
 def _local(name_or_path: Any, revision: str | None) -> Path | None:
     """The folder with `config.json`, or the GGUF file; None for a name on the hub."""
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise InputTypeError(
-            "name_or_path must be a name or a path; got "
-            f"{type(name_or_path).__name__} {name_or_path!r}"
-        )
     if revision is not None:
         check_string("revision", revision)
     try:
-        return _folder_or_file(name_or_path, revision)
+        return _folder_or_file(check_path("name_or_path", name_or_path), revision)
     except (OSError, RuntimeError) as error:  # a name too long, a user without a home
         why = getattr(error, "strerror", None) or reason(error)
         raise InputError(f"model: {str(name_or_path)!r} cannot be read: {why}") from None
 
 
-def _folder_or_file(name_or_path: Any, revision: str | None) -> Path | None:
+def _folder_or_file(name_or_path: str, revision: str | None) -> Path | None:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
@@ -233,13 +228,13 @@ def _folder_or_file(name_or_path: Any, revision: str | None) -> Path | None:
         if revision is not None:
             raise InputError(f"revision: a GGUF file has none, got {revision!r} for {str(path)!r}")
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         if _HUB_NAME.fullmatch(str(name_or_path)) and path.suffix != ".gguf":
             return None
         raise InputError(f"model: no folder or file {str(path)!r}")
     known = sorted((file.parent.name for file in path.glob("*/config.json")), key=_by_number)
     if revision is not None:
-        if not (path / revision / "config.json").is_file():
+        if not os.path.isfile(path / revision / "config.json"):
             which = f"its revisions are {', '.join(known)}" if known else "it has no revisions"
             raise InputError(f"revision: {str(path)!r} has no revision {revision!r}; {which}")
         return path / revision

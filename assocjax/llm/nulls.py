@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
-from assocjax.checks import is_traced
+from assocjax.checks import as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 from assocjax.llm.similarity import (
@@ -105,7 +105,7 @@ def frequency_bins(counts: ArrayLike, num_bins: int) -> Int32[np.ndarray, " n"]:
       InputError: counts that are not a vector, or fewer than two tokens a bin.
     """
     num_bins = check_integer("num_bins", num_bins, minimum=1)
-    counts = np.asarray(counts)
+    counts = np.asarray(as_array("counts", counts))
     if counts.ndim != 1:
         raise InputError(f"counts must have shape [n]; got {counts.shape}")
     if 2 * num_bins > counts.size:
@@ -119,15 +119,15 @@ def frequency_bins(counts: ArrayLike, num_bins: int) -> Int32[np.ndarray, " n"]:
 
 
 def _check_bins(bins, n: int) -> Int32[Array, " n"]:
-    shape = np.shape(bins)
+    array = as_array("bins", bins)
+    shape = array.shape
     if shape != (n,):
         raise InputError(f"bins must have one entry for each of {n} tokens; got shape {shape}")
-    array = jnp.asarray(bins)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputTypeError(f"bins must be integers; got dtype {array.dtype}")
     if not is_traced(array) and np.unique(np.asarray(array)).size == n:
         raise InputError("bins must hold two tokens somewhere; every token is alone in its bin")
-    return array.astype(jnp.int32)
+    return jnp.asarray(array, jnp.int32)
 
 
 @partial(jax.jit, static_argnames=("num_shuffles", "centering"))

@@ -183,7 +183,7 @@ def compare_revisions(
 
 def _name(name_or_path: str | os.PathLike[str]) -> str:
     path = Path(name_or_path).expanduser()
-    return path.resolve().name if path.exists() else os.fspath(name_or_path)
+    return path.resolve().name if os.path.exists(path) else os.fspath(name_or_path)
 
 
 def _versions() -> dict[str, str]:

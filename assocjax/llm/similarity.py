@@ -31,6 +31,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from assocjax.arguments import check_choice
+from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.linalg import matmul
 
@@ -169,16 +170,22 @@ def _covariance_similarity(A, M, centering: str):
 
 
 def _check_matrix(name: str, matrix: Matrix) -> Matrix:
-    matrix = jax.tree.map(jnp.asarray, matrix)
-    parts = {name: matrix}
+    def array(part: str, value: Any) -> Array:
+        value = as_array(part, value)
+        if value.dtype not in (jnp.float32, jnp.float64):
+            raise InputTypeError(f"{part} must be float32 or float64; got dtype {value.dtype}")
+        return jnp.asarray(value)
+
     if isinstance(matrix, FactoredMatrix):
+        matrix = FactoredMatrix(*(array(f"{name}.{p}", v) for p, v in matrix._asdict().items()))
         parts = {f"{name}.left": matrix.left, f"{name}.right": matrix.right}
-    for part, array in parts.items():
-        if array.dtype not in (jnp.float32, jnp.float64):
-            raise InputTypeError(f"{part} must be float32 or float64; got dtype {array.dtype}")
-        if array.ndim != 2 or 0 in array.shape:
-            raise InputError(f"{part} must have shape [n, features]; got {array.shape}")
-    ranks = {array.shape[1] for array in parts.values()}
+    else:
+        matrix = array(name, matrix)
+        parts = {name: matrix}
+    for part, value in parts.items():
+        if value.ndim != 2 or 0 in value.shape:
+            raise InputError(f"{part} must have shape [n, features]; got {value.shape}")
+    ranks = {value.shape[1] for value in parts.values()}
     if isinstance(matrix, FactoredMatrix) and len(ranks) > 1:
         raise InputError(f"{name}.left and {name}.right must have one rank; got {sorted(ranks)}")
     return matrix

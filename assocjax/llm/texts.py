@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_integer, check_is
 from assocjax.corpora import TokenData, TokenFile, load_tokens, open_tokens
 from assocjax.corpora.token_files import is_token_file
 from assocjax.counting import TokenSource, count
@@ -125,6 +125,7 @@ def theory_of_tokens(
     min_count = check_integer("min_count", min_count, minimum=1)
     if num_tokens is not None:
         num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
+    check_is("source", source, TokenSource)
     report = progress or (lambda done, total: None)
     every = range(source.num_sequences)
     N = len(every)

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 from scipy.sparse import csr_array
 
+from assocjax.arguments import check_is
+from assocjax.checks import as_array
 from assocjax.counting import Counts, TokenSource
 from assocjax.errors import InputError, InputTypeError
 from assocjax.sparse import SparsePlusRankOne, SparseStatistics, sparse_statistics
@@ -73,6 +75,7 @@ def basis_matrices(
     Cost: `sparse_statistics`, and as `subset_matrices`.
     Source: paper, section 4; the unigram residual is this package's.
     """
+    check_is("source", source, TokenSource)
     ids = check_token_ids(token_ids, source.vocab_size)
     statistics = sparse_statistics(source, residual=residual, counts=counts, progress=progress)
     return subset_matrices(statistics, ids)
@@ -92,6 +95,7 @@ def subset_matrices(
     Cost: time n nnz(B[s,:]) and the products of the entries of B[:,s] in one row; memory the
       entries of Phi[:,s] and five [n,n].
     """
+    check_is("statistics", statistics, SparseStatistics)
     B, Phi = statistics.bigram, statistics.context
     # The marginal of inputs is B's left vector, unless its root has been divided out.
     if not np.array_equal(B.left, -statistics.input_frequency):  # type: ignore[attr-defined]
@@ -108,10 +112,7 @@ def check_token_ids(token_ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " 
     Raises:
       InputError, InputTypeError: as `basis_matrices`.
     """
-    try:
-        ids = np.asarray(token_ids)
-    except ValueError:
-        raise InputError("token_ids must be a vector; got lists of several lengths") from None
+    ids = np.asarray(as_array("token_ids", token_ids))
     if ids.ndim != 1 or ids.size == 0:
         raise InputError(f"token_ids must be a non-empty vector; got shape {ids.shape}")
     if not np.issubdtype(ids.dtype, np.integer):

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from assocjax.arguments import check_path, printable
+from assocjax.arguments import check_flag, check_path, printable
 from assocjax.errors import InputError
 
 SIGNATURE = "written by assocjax"
@@ -34,7 +34,7 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
       InputError: `path` is a folder or was written by something else; it is there with other
         content and `overwrite` is false; or it cannot be written (full disk, no permission).
     """
-    path = writable_path(path)
+    path, overwrite = writable_path(path), check_flag("overwrite", overwrite)
     _refuse_foreign(path)
     part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{path.suffix}")
     try:
@@ -108,9 +108,9 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path` raises at a name that is too long
         raise InputError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     if os.path.lexists(path) and not is_ours(path):
         raise InputError(

@@ -26,6 +26,7 @@ from typing import Any
 
 import filelock
 
+from assocjax.arguments import check_flag
 from assocjax.errors import InputError
 from assocjax.storage.files import (
     MARKER,
@@ -245,7 +246,7 @@ def claim(
       InputError: the folder holds files that assocjax did not write, or results of another kind or
         configuration; another process is writing in it; or it cannot be written.
     """
-    path = Path(path)
+    path, overwrite = writable_path(path), check_flag("overwrite", overwrite)
     flat = None if identity is None else flatten(identity)
     check_claimable(path, kind)
     made = not path.exists()
