@@ -546,7 +546,7 @@ def test_a_figure_that_cannot_be_written_is_told_in_a_line(dataset, tmp_path):
     (tmp_path / "loss.pdf").mkdir()
     (tmp_path / "file").touch()
     for path in (tmp_path / "loss", tmp_path / "none" / "loss", tmp_path / "file" / "loss"):
-        with pytest.raises(aj.InputError, match=r"cannot write figure .*loss\.p..: \w"):
+        with pytest.raises(aj.InputError, match=r"cannot write .*loss\.p..: \w"):
             figures.save(figure, path)
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "loss.pdf", "file"}
     for wrong in ((figure, 3), ("figure", tmp_path / "loss")):
