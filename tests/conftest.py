@@ -32,7 +32,7 @@ settings.load_profile("assocjax")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--fuzz-rounds", type=int, default=1, help="odd values of every option and argument to try"
+        "--fuzz-rounds", type=int, default=2, help="how long odd words and values are tried"
     )
 
 

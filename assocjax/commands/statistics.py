@@ -19,7 +19,7 @@ from assocjax.commands.terminal import (
 )
 from assocjax.errors import InputError
 from assocjax.options.statistics import DENSE_VOCAB_SIZE
-from assocjax.storage import check_claimable, claim, make_folder
+from assocjax.storage import MARKER, check_claimable, claim, make_folder
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,7 +82,7 @@ def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile") -> Pa
     if not 1 <= shard <= of:
         raise InputError(f"--shard: expected I/N with I from 1 to N, got {options.shard!r}")
     kind = "counts" if options.counts is None else "correlations"
-    path = make_folder(options.out) / f"{kind}-{shard}-of-{of}.nc"
+    path = _folder_of_shards(options.out) / f"{kind}-{shard}-of-{of}.nc"
     with progress_bar(kind, "sequences") as progress:
         shards.run_shard(
             data,
@@ -94,6 +94,13 @@ def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile") -> Pa
             progress=progress,
         )
     return path
+
+
+def _folder_of_shards(out: Path) -> Path:
+    """A folder for single files beside any others, but for results of another command."""
+    if os.path.isfile(out / MARKER):
+        check_claimable(out, "statistics")
+    return make_folder(out)
 
 
 def _sparse_statistics(options: argparse.Namespace, data: "TokenData | TokenFile") -> None:
@@ -135,7 +142,7 @@ def merge(options: argparse.Namespace) -> None:
     with status("merging"):
         dataset = shards.merge(options.files)
         name = f"{dataset.attrs['kind']}.nc"
-        path = make_folder(options.out) / name
+        path = _folder_of_shards(options.out) / name
         results.save(dataset, path, overwrite=options.overwrite)
     show_written(options.out, [name])
 
