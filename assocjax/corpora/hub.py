@@ -71,11 +71,11 @@ def _is_dataset_name(name: str) -> bool:
 
 def _probe(name: str) -> None:
     """Asks the hub once for the dataset, because `datasets` retries for half a minute."""
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants
 
     # Offline by choice: `datasets` then fails at once, or finds the dataset in its cache.
-    if not huggingface_hub.constants.HF_HUB_OFFLINE:
-        huggingface_hub.HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
+    if not constants.HF_HUB_OFFLINE:
+        HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
 
 
 def _reason(error: Exception) -> str:
