@@ -7,19 +7,19 @@ statistics, trains the transformer, and compares the two. The data flows one way
 
     data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
     stats = corpus_statistics(
-        data.tokens, data.vocab_size, data.mask)                -> statistics       statistics.py
-    large = sparse_statistics(open_tokens("tokens/"))           -> of large corpora sparse.py
-    theory = leading_weights(stats, num_layers=3, ...)          -> theory           closed_forms.py
-    moments = effective_statistics(data.tokens, ...)            -> statistics       moments.py
-    theory = effective_weights(moments, data.tokens, ...)       -> a longer theory  quadrature.py
-    weights, losses = train(init_params(...), gradient, ...)    -> training         training.py
-    compare_params(weights, theory)                             -> comparison       compare.py
-    dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        sweeps.py
-    validity_horizon(dataset)                                   -> its end          horizons.py
-    ablate(weights, theory, data.tokens)                        -> what edits do    ablation.py
-    find_passages(data, "bird", "flew")                         -> its documents    passages.py
-    save(dataset, "sweep.nc")                                   -> results          results.py
-    associations = track(data, ...)                             -> when they form   tracking.py
+        data.tokens, data.vocab_size, data.mask)                -> statistics       statistics/
+    large = sparse_statistics(open_tokens("tokens/"))           -> of large corpora statistics/
+    theory = leading_weights(stats, num_layers=3, ...)          -> theory           theories/
+    moments = effective_statistics(data.tokens, ...)            -> statistics       statistics/
+    theory = effective_weights(moments, data.tokens, ...)       -> a longer theory  theories/
+    weights, losses = train(init_params(...), gradient, ...)    -> training         training/
+    compare_params(weights, theory)                             -> comparison       models/
+    ablate(weights, theory, data.tokens)                        -> what edits do    analysis/
+    find_passages(data, "bird", "flew")                         -> its documents    analysis/
+    dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        experiments/
+    validity_horizon(dataset)                                   -> its end          experiments/
+    associations = track(data, ...)                             -> when they form   experiments/
+    save(dataset, "sweep.nc")                                   -> results          storage/
     llm.load_model("owner/name", "step16")                      -> language models  llm/
     llm.compare_model(streams, matrices, counts)                -> with the theory  llm/
     llm.compare_revisions("model", ["step0", "step16"], ...)    -> over training    llm/
@@ -27,13 +27,11 @@ statistics, trains the transformer, and compares the two. The data flows one way
     reproduce.reproduce(["all"], out="reproduced/")             -> the paper's      reproduce/
     write_explorer(associations, "explorer.html")               -> a page           explorer/
 
-A module imports only from those before it. Read them in this order, after the small `errors`,
-`arguments`, `checks` and `linalg` that all use: `storage`, `params`, `corpora`, `sums`,
-`statistics`, `counting`, `sparse`, `moments`, `model`, `gradients`, `optimizers`, `closed_forms`,
-`training`, `flow`, `quadrature`, `compare`, `corrections`, `runs`, `results`, `shards`, `plans`,
-`checkpoints`, `grids`, `sweeps`, `horizons`, `bounds`, `associations`, `ablation`, `attribution`,
-`influence`, `passages`, `scorings`, `formations`, `tracking`, `llm`, `figures`, `reproduce`,
-`explorer`, `options`, `commands`, `cli`.
+The rooms, in reading order: `storage`, `corpora`, `models`, `statistics`, `training`, `theories`,
+`analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line:
+`options`, `commands`, `cli`. Each has a docstring that is its tour. A module imports only from its
+own room and from those before it, after the small `errors`, `arguments`, `checks` and `precision`
+that all use.
 """
 
 import lazy_loader

@@ -15,7 +15,7 @@ import xarray as xr
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int32
 
-from assocjax.arguments import check_integer, check_is
+from assocjax.arguments import check_integer
 from assocjax.errors import InputError, InputTypeError
 
 
@@ -193,25 +193,3 @@ def check_tokens(
     if not is_hidden(mask) and not np.asarray(mask).any():
         raise InputError("mask must leave at least one valid position; all are False")
     return jnp.asarray(tokens, jnp.int32), jnp.asarray(mask)
-
-
-def check_params(name: str, params: Any) -> None:
-    """`Params`, in float32 or float64."""
-    from assocjax.params import Params  # which checks its sizes here
-
-    check_is(name, params, Params)
-    check_precision(params)
-
-
-def check_batch(
-    params: Any, tokens: ArrayLike, mask: ArrayLike | None
-) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
-    """As `check_tokens`, of `Params` in a precision of ours that reach as far as sequences."""
-    check_params("params", params)
-    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
-    if mask.shape[1] > params.position.shape[1]:
-        raise InputError(
-            f"tokens must have at most {params.position.shape[1]} positions, as params.position; "
-            f"got {mask.shape[1]}"
-        )
-    return tokens, mask

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from assocjax.results import versions
+from assocjax.storage.results import versions
 
 _REST = 0.5  # seconds at most between two sides: threads of one may wait for work a while
 TORCH = importlib.util.find_spec("torch") is not None

@@ -14,10 +14,10 @@ import numpy as np
 from harness import finish, parser, resident_peak
 
 from assocjax import load_tokens, sparse_statistics, top_associations
-from assocjax.associations import MATRICES
+from assocjax.analysis.associations import MATRICES
 from assocjax.corpora import TokenData, read_documents
 from assocjax.corpora.tokenizers import stream_words
-from assocjax.sparse import rows
+from assocjax.statistics.sparse import rows
 
 
 def positions(data: TokenData) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ import numpy as np
 from harness import finish, parser
 
 import assocjax as aj
-from assocjax.linalg import matmul
+from assocjax.precision import matmul
 
 
 def pairs(blocks: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from harness import device, finish, in_turn, parser, random_tokens, ratio
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import assocjax as aj
-from assocjax.linalg import matmul
+from assocjax.precision import matmul
 
 
 def product_flops(jaxpr: Jaxpr) -> int:

@@ -10,8 +10,9 @@ import xarray as xr
 from conftest import random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax import ablation, cli, figures, options
-from assocjax.params import WEIGHTS
+from assocjax import cli, figures, options
+from assocjax.analysis import ablation
+from assocjax.models.params import WEIGHTS
 
 N, T, V, L, DRAWS = 6, 4, 5, 2, 3
 

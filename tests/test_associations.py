@@ -9,8 +9,9 @@ import xarray as xr
 from conftest import random_mask, random_tokens
 
 import assocjax as aj
-from assocjax import cli, results
+from assocjax import cli
 from assocjax.corpora import fables
+from assocjax.storage import results
 
 VOCABULARY = ("a", "b", "c", "d")
 

@@ -12,9 +12,10 @@ import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import attribution, cli, influence, options
+from assocjax import cli, options
+from assocjax.analysis import attribution, influence
+from assocjax.analysis.passages import _passage, listing
 from assocjax.corpora import fables
-from assocjax.passages import _passage, listing
 
 N, T, V = 6, 5, 4
 A, B = 1, 0

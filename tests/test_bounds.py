@@ -10,7 +10,7 @@ import xarray as xr
 from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 ZERO = [
     "num_layers <= sqrt(seq_len)/4",

@@ -17,8 +17,8 @@ import xarray as xr
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import checkpoints, grids, results, sweeps
-from assocjax.storage import MARKER
+from assocjax.experiments import grids, sweeps
+from assocjax.storage import MARKER, checkpoints, results
 
 N, T, V, L = 8, 5, 6, 2
 UNFINISHED = "unfinished/checkpoint"

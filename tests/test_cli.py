@@ -11,10 +11,11 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
-from assocjax import cli, options, runs
-from assocjax.associations import MATRICES
+from assocjax import cli, options
+from assocjax.analysis.associations import MATRICES
 from assocjax.corpora import fables
-from assocjax.params import WEIGHTS
+from assocjax.experiments import runs
+from assocjax.models.params import WEIGHTS
 
 TINY = ("--num-sequences", "8", "--seq-len", "8", "--num-layers", "1", "--num-documents", "60")
 TINY_TEXT = ("--num-documents", "60", "--seq-len", "8")
@@ -741,7 +742,7 @@ def test_sizes_of_horizons_fail_before_the_work(monkeypatch, tmp_path, capsys):
     def study(*arguments, **options):
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr("assocjax.horizons.horizon_study", study)
+    monkeypatch.setattr("assocjax.experiments.horizons.horizon_study", study)
     sizes = ("--vocab-sizes", "12", "9999", "--seq-lens", "8", "--num-layers", "1")
     with pytest.raises(SystemExit) as stop:
         cli.main(["horizon", "--num-documents", "60", *sizes, "--out", str(tmp_path)])

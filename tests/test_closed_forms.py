@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 N, T, V = 12, 6, 7
 

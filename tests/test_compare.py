@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 entries = st.floats(-100, 100, width=32, allow_subnormal=False)
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assocjax import results, shards
 from assocjax.cli import main
 from assocjax.corpora import (
     TokenData,
@@ -30,6 +29,8 @@ from assocjax.corpora import (
 from assocjax.corpora import sources as sources_module
 from assocjax.corpora.layout import gather, lay_out
 from assocjax.errors import InputError, InputTypeError
+from assocjax.statistics import shards
+from assocjax.storage import results
 
 STORIES = ["The bird flew.", "The fish swam!", "A bird sang, a fish swam."]
 

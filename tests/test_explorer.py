@@ -12,9 +12,10 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
-from assocjax import cli, results
+from assocjax import cli
+from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 from assocjax.explorer.packing import pack
-from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
+from assocjax.storage import results
 
 V, K, S, L = 3000, 10, 4, 3
 STEPS = [0, 1, 10, 100]

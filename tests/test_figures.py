@@ -12,11 +12,11 @@ from matplotlib.text import Text
 
 import assocjax as aj
 from assocjax import cli, figures
-from assocjax.ablation import CONTROLS
-from assocjax.associations import MATRICES
+from assocjax.analysis.ablation import CONTROLS
+from assocjax.analysis.associations import MATRICES
+from assocjax.analysis.scorings import SCORINGS, SIDES
 from assocjax.figures import style
-from assocjax.params import WEIGHTS
-from assocjax.scorings import SCORINGS, SIDES
+from assocjax.models.params import WEIGHTS
 
 RATES, SEEDS, SCALES, STEPS, LAYERS = [0.5, 2.0, 8.0], [0, 1], [0.0, 1e-3], 6, 2
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 N, T, V, L = 6, 4, 5, 2
 TOKENS, MASK = random_tokens(0, N, T, V), random_mask(1, N, T)

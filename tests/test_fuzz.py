@@ -30,8 +30,9 @@ from conftest import random_mask, random_params, random_tokens, token_data
 from matplotlib.figure import Figure
 
 import assocjax as aj
-from assocjax import cli, llm, shards
-from assocjax.params import WEIGHTS
+from assocjax import cli, llm
+from assocjax.models.params import WEIGHTS
+from assocjax.statistics import shards
 
 WORDS = ["the", "bird", "sang", "and", "a", "fox", "ran"]
 

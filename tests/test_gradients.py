@@ -7,8 +7,8 @@ import pytest
 from conftest import assert_trees_close, equations, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.gradients.plan import FORMS
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
+from assocjax.training.plan import FORMS
 
 N, T, V, L = 5, 6, 7, 3
 

@@ -10,9 +10,9 @@ import xarray as xr
 from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax import horizons, results
-from assocjax.params import WEIGHTS
-from assocjax.storage import claim
+from assocjax.experiments import horizons
+from assocjax.models.params import WEIGHTS
+from assocjax.storage import claim, results
 
 NAN = np.nan
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from assocjax.linalg import dot, matmul
+from assocjax.precision import dot, matmul
 
 
 def precision(function, setting):

@@ -5,12 +5,7 @@ import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax.llm import (
-    FactoredMatrix,
-    basis_matrices,
-    bootstrap_similarity,
-    covariance_similarity,
-)
+from assocjax.llm import FactoredMatrix, basis_matrices, bootstrap_similarity, covariance_similarity
 
 N, T, V, GROUPS = 30, 7, 12, 5
 IDS = np.array([7, 0, 3, 11, 1])

@@ -7,11 +7,7 @@ import pytest
 
 import assocjax as aj
 from assocjax import llm
-from assocjax.llm import (
-    compare_model,
-    frequency_bins,
-    permutation_null,
-)
+from assocjax.llm import compare_model, frequency_bins, permutation_null
 from assocjax.llm.compare import STREAMS
 
 N, D, LAYERS, HEADS, RANK = 12, 5, 2, 3, 2

@@ -5,9 +5,9 @@ import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import counting
 from assocjax.llm import theory
 from assocjax.llm.theory import basis_matrices, subset_matrices
+from assocjax.statistics import counting
 
 N, T, V = 30, 7, 12
 IDS = np.array([7, 0, 3, 11, 1])  # in no order, 11 occurs nowhere

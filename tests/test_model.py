@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.model import default_microbatch_size
+from assocjax.models.attention_only import default_microbatch_size
 
 N, T, V, L = 5, 6, 7, 3
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax import sums
-from assocjax.moments import EffectiveStatistics, effective_statistics, second_moments
+from assocjax.statistics import sums
+from assocjax.statistics.moments import EffectiveStatistics, effective_statistics, second_moments
 
 
 def brute_force(tokens, V, L, mask):

@@ -16,7 +16,8 @@ import xarray as xr
 from conftest import random_params, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import llm, results
+from assocjax import llm
+from assocjax.storage import results
 
 N, T, V, L = 8, 4, 5, 2
 TOKENS = random_tokens(0, N, T, V)

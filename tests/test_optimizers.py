@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax.optimizers import make_optimizer
+from assocjax.training.optimizers import make_optimizer
 
 N, T, V, L = 8, 6, 7, 2
 STEPS = 20

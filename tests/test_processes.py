@@ -11,7 +11,7 @@ import pytest
 from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax import grids, plans
+from assocjax.experiments import grids, plans
 
 SWEEP = """
 import sys

@@ -12,17 +12,17 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
-from assocjax import cli, results
-from assocjax.ablation import RANK_NOISE, shuffled
-from assocjax.checkpoints import Checkpoints
+from assocjax import cli
+from assocjax.analysis.ablation import RANK_NOISE, shuffled
+from assocjax.analysis.scorings import theory_weights
 from assocjax.reproduce import artefacts, paper
 from assocjax.reproduce.lists import shuffled_text
 from assocjax.reproduce.report import cell
 from assocjax.reproduce.scales import Text
 from assocjax.reproduce.work import Work, first_sequences
-from assocjax.scorings import theory_weights
-from assocjax.storage import claim
-from assocjax.training import batch_indices
+from assocjax.storage import claim, results
+from assocjax.storage.checkpoints import Checkpoints
+from assocjax.training.train import batch_indices
 
 TINY = aj.reproduce.SCALES["tiny"]
 FIRST = [name for name in aj.reproduce.ARTEFACTS if name != "figures6-8"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import assocjax as aj
-from assocjax import results
-from assocjax.storage import claim
+from assocjax.statistics import datasets
+from assocjax.storage import claim, results
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_load_of_a_folder(tmp_path):
 
 
 def test_statistics_dataset(data, statistics, tmp_path):
-    dataset = results.statistics_dataset(data, statistics)
+    dataset = datasets.statistics_dataset(data, statistics)
     path = tmp_path / "statistics.nc"
     results.save(dataset, path)
     with xr.open_dataset(path) as read:
@@ -196,7 +196,7 @@ def test_statistics_dataset_of_as_many_positions_as_tokens():
     # Position and frequencies must not be mistaken for one another where T = V.
     data = token_data(random_tokens(0, 4, 6, 6), 6)
     found = aj.corpus_statistics(data.tokens, 6)
-    dataset = results.statistics_dataset(data, found)
+    dataset = datasets.statistics_dataset(data, found)
     assert dataset["position"].dims == ("lag",)
     assert dataset["input_frequency"].dims == ("token",)
 
@@ -204,7 +204,7 @@ def test_statistics_dataset_of_as_many_positions_as_tokens():
 def test_statistics_summary(data, statistics):
     rows = {
         row["matrix"]: row
-        for row in results.statistics_summary(results.statistics_dataset(data, statistics))
+        for row in datasets.statistics_summary(datasets.statistics_dataset(data, statistics))
     }
     assert list(rows) == [
         "bigram", "context", "interchangeability", "value", "composed", "query_key",

@@ -8,7 +8,8 @@ import xarray as xr
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import counting, results, shards
+from assocjax.statistics import counting, shards
+from assocjax.storage import results
 
 N, T, V = 40, 6, 9
 

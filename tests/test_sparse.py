@@ -6,7 +6,7 @@ from conftest import random_mask, random_tokens, token_data
 from test_statistics import brute_force
 
 import assocjax as aj
-from assocjax import counting, sparse
+from assocjax.statistics import counting, sparse
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 

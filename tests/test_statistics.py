@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax import sums
-from assocjax.sums import two_sum
+from assocjax.statistics import sums
+from assocjax.statistics.sums import two_sum
 
 NAMES = (
     "bigram",

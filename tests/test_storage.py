@@ -12,8 +12,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import assocjax as aj
-from assocjax import figures, results
-from assocjax.storage import MARKER, Folder, check_claimable, claim, difference, whole_file
+from assocjax import figures
+from assocjax.storage import MARKER, Folder, check_claimable, claim, difference, results, whole_file
 
 
 def tree(folder: Path) -> dict[str, bytes]:

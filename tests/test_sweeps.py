@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import assocjax as aj
-from assocjax import grids, plans, runs, sweeps
-from assocjax.params import WEIGHTS
+from assocjax.experiments import grids, plans, runs, sweeps
+from assocjax.models.params import WEIGHTS
 
 N, T, V, L = 8, 5, 6, 2
 RATES, SEEDS, SCALES = (0.3, 0.1), (3, 0), (0.0, 0.05)

@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 N, T, V = 3, 5, 4
 LEADING_ORDER = {"query_key": 4, "position": 4, "value": 2, "output": 1}

@@ -11,11 +11,12 @@ import xarray as xr
 from conftest import random_mask, random_params, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import scorings, tracking
+from assocjax.analysis import scorings
+from assocjax.analysis.formations import precision
+from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS
 from assocjax.corpora import fables
+from assocjax.experiments import tracking
 from assocjax.figures import plot_context_graph, plot_overlap, plot_precision
-from assocjax.formations import precision
-from assocjax.scorings import LAYERED, MATRICES, SCORINGS
 
 N, T, V, L, K = 6, 5, 9, 2, 4
 

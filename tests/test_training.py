@@ -7,7 +7,7 @@ import pytest
 from conftest import random_params, random_tokens
 
 import assocjax as aj
-from assocjax.training import batch_indices
+from assocjax.training.train import batch_indices
 
 N, T, V, L = 6, 4, 5, 2
 

@@ -13,8 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import assocjax as aj
-from assocjax import cli, figures, shards
+from assocjax import cli, figures
 from assocjax.corpora import fables
+from assocjax.statistics import shards
 from assocjax.storage import MARKER, is_ours
 
 CORPUS = ["--corpus", "../text.txt", "--seq-len", "6"]

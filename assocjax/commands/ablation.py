@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from assocjax.corpora import TokenData
-    from assocjax.params import Params
-    from assocjax.results import Part
+    from assocjax.models.params import Params
+    from assocjax.storage.results import Part
 
 _FILE = "ablation.nc"
 
 
 def ablate(options: argparse.Namespace) -> None:
     """Train, then remove from each weight what its theory says, beside random controls."""
-    from assocjax import ablation, figures, optimizers, results
+    from assocjax import figures
+    from assocjax.analysis import ablation
+    from assocjax.storage import results
+    from assocjax.training import optimizers
 
     check_claimable(options.out, "ablate")
     configure_jax(options)
@@ -84,8 +87,8 @@ def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "x
     import numpy as np
     import xarray as xr
 
-    from assocjax import ablation
-    from assocjax.params import WEIGHTS, Params
+    from assocjax.analysis import ablation
+    from assocjax.models.params import WEIGHTS, Params
 
     def trained() -> xr.Dataset:
         weights = _trained(options, data)
@@ -123,7 +126,7 @@ def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "x
 
 
 def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
-    from assocjax.ablation import DIRECTIONS
+    from assocjax.analysis.ablation import DIRECTIONS
 
     of_controls = {
         direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
@@ -135,10 +138,10 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
 
 def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
     """The theory's terms; of the leading one the size does not matter, nor does the optimizer."""
-    from assocjax.closed_forms import Coefficients, weights_from_coefficients
-    from assocjax.moments import effective_statistics
-    from assocjax.quadrature import effective_weights
-    from assocjax.statistics import corpus_statistics
+    from assocjax.statistics.dense import corpus_statistics
+    from assocjax.statistics.moments import effective_statistics
+    from assocjax.theories.closed_forms import Coefficients, weights_from_coefficients
+    from assocjax.theories.quadrature import effective_weights
 
     if options.theory == "leading":
         with status("counting"):
@@ -164,10 +167,10 @@ def _trained(options: argparse.Namespace, data: "TokenData") -> "Params":
     import jax
     import jax.numpy as jnp
 
-    from assocjax.gradients import exact_loss_and_gradient
-    from assocjax.optimizers import make_optimizer
-    from assocjax.params import init_params
-    from assocjax.training import batch_indices, train
+    from assocjax.models.params import init_params
+    from assocjax.training.exact import exact_loss_and_gradient
+    from assocjax.training.optimizers import make_optimizer
+    from assocjax.training.train import batch_indices, train
 
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
     start_key, batch_key = jax.random.split(jax.random.key(options.seed))

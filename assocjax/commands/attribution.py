@@ -19,8 +19,8 @@ _MEANINGS = {
 
 def attribute(options: argparse.Namespace) -> None:
     """Print the passages that an association of two tokens comes from, and their shares of it."""
-    from assocjax import results
-    from assocjax.passages import find_passages, listing
+    from assocjax.analysis.passages import find_passages, listing
+    from assocjax.storage import results
 
     check_integer("--top", options.top, minimum=1)
     if options.out is not None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 def compare(options: argparse.Namespace) -> None:
     """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
-    from assocjax import results
     from assocjax.llm.files import check_revisions
     from assocjax.llm.libraries import require
     from assocjax.llm.revisions import compare_revisions
     from assocjax.llm.tensors import SharedWeights
     from assocjax.llm.texts import tokens_of_model
+    from assocjax.storage import results
 
     for library in ("torch", "transformers"):  # before the corpus is read
         require(library)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from assocjax.corpora import TokenData, TokenFile
-    from assocjax.sparse import SparseStatistics
+    from assocjax.statistics.sparse import SparseStatistics
 
 _DENSE = "statistics.nc"
 _SPARSE = ("counts.nc", "correlations.nc")
@@ -33,8 +33,10 @@ _SPARSE = ("counts.nc", "correlations.nc")
 
 def statistics(options: argparse.Namespace) -> None:
     """Compute the basis functions of a corpus and what they compose to."""
-    from assocjax import figures, results
-    from assocjax.statistics import corpus_statistics
+    from assocjax import figures
+    from assocjax.statistics import datasets
+    from assocjax.statistics.dense import corpus_statistics
+    from assocjax.storage import results
 
     in_shards = options.shard is not None or options.counts is not None
     if not in_shards:
@@ -59,10 +61,10 @@ def statistics(options: argparse.Namespace) -> None:
             tokens, mask = data.read(0, data.num_sequences)
             with status("counting"):
                 found = corpus_statistics(tokens, data.vocab_size, mask)
-                dataset = results.statistics_dataset(data, found)
+                dataset = datasets.statistics_dataset(data, found)
             results.save_to(folder, _DENSE, dataset)
             folder.finish()
-        rows = results.statistics_summary(dataset)
+        rows = datasets.statistics_summary(dataset)
         content = {**results.decode(dataset.attrs), "summary": rows}
         results.save_json_to(folder, "summary.json", content)
         with status("drawing"):
@@ -73,7 +75,7 @@ def statistics(options: argparse.Namespace) -> None:
 
 def _run_shard(options: argparse.Namespace, data: "TokenData | TokenFile") -> Path:
     """Writes one shard of a pass and returns its file."""
-    from assocjax import shards
+    from assocjax.statistics import shards
 
     numbers = (options.shard or "").split("/")
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
@@ -105,8 +107,9 @@ def _folder_of_shards(out: Path) -> Path:
 
 def _sparse_statistics(options: argparse.Namespace, data: "TokenData | TokenFile") -> None:
     """Both passes, each in one shard, so that they can be stopped and resumed, too."""
-    from assocjax import results, shards
-    from assocjax.sparse import sparse_summary
+    from assocjax.statistics import shards
+    from assocjax.statistics.sparse import sparse_summary
+    from assocjax.storage import results
 
     decides = results.identity(data, {"matrices": "sparse"})
     with claim(
@@ -137,7 +140,8 @@ def _sparse_statistics(options: argparse.Namespace, data: "TokenData | TokenFile
 
 def merge(options: argparse.Namespace) -> None:
     """Add up the shards of sparse statistics, of either pass."""
-    from assocjax import results, shards
+    from assocjax.statistics import shards
+    from assocjax.storage import results
 
     with status("merging"):
         dataset = shards.merge(options.files)
@@ -162,9 +166,9 @@ def tokenize(options: argparse.Namespace) -> None:
 
 def associations(options: argparse.Namespace) -> None:
     """Print the top tokens of some tokens under each basis function and composed matrix."""
-    from assocjax import associations as library
-    from assocjax import results
+    from assocjax.analysis import associations as library
     from assocjax.corpora.tokens import find_token
+    from assocjax.storage import results
 
     check_integer("--top", options.top, minimum=1)
     if options.out is not None:
@@ -218,8 +222,9 @@ def _read_statistics(
     folder: Path, config: dict[str, Any]
 ) -> tuple["SparseStatistics | xr.Dataset", list[str], dict[str, Any]]:
     """What `statistics` or `merge` left in a folder, its vocabulary and its attributes."""
-    from assocjax import results, shards
-    from assocjax.associations import MATRICES
+    from assocjax.analysis.associations import MATRICES
+    from assocjax.statistics import shards
+    from assocjax.storage import results
 
     if config["frequency_corrected"]:
         raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
@@ -250,9 +255,9 @@ def _read_statistics(
 
 def _find(options: argparse.Namespace, data: "TokenData | TokenFile"):
     """The statistics of a corpus, dense or sparse."""
-    from assocjax.associations import frequency_corrected
-    from assocjax.sparse import sparse_statistics
-    from assocjax.statistics import corpus_statistics
+    from assocjax.analysis.associations import frequency_corrected
+    from assocjax.statistics.dense import corpus_statistics
+    from assocjax.statistics.sparse import sparse_statistics
 
     if _is_sparse(options, data):
         return sparse_statistics(data, frequency_corrected=options.frequency_corrected)

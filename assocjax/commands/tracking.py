@@ -11,9 +11,10 @@ from assocjax.storage import check_claimable, claim
 
 def track(options: argparse.Namespace) -> None:
     """Train one run and record when associations form, and in which weight."""
-    from assocjax import figures, results
-    from assocjax.formations import formation
-    from assocjax.tracking import track
+    from assocjax import figures
+    from assocjax.analysis.formations import formation
+    from assocjax.experiments.tracking import track
+    from assocjax.storage import results
 
     check_claimable(options.out, "track")
     configure_jax(options)
@@ -95,8 +96,8 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 def explore(options: argparse.Namespace) -> None:
     """Write a page that shows each token's associations over training."""
-    from assocjax import results
     from assocjax.explorer import write_explorer
+    from assocjax.storage import results
 
     out = options.out or options.results.with_suffix(".html")
     dataset = results.load(options.results)

@@ -30,7 +30,9 @@ _HORIZONS = "horizons.json"
 
 def sweep(options: argparse.Namespace) -> None:
     """Train over a grid of runs and compare every one with the theories."""
-    from assocjax import figures, results, sweeps
+    from assocjax import figures
+    from assocjax.experiments import sweeps
+    from assocjax.storage import results
 
     check_claimable(options.out, "sweep")
     configure_jax(options)
@@ -85,9 +87,9 @@ def _show_matmul_error(data: "TokenData", options: argparse.Namespace) -> None:
     """Prints what less precise products do to the exact gradient at random weights."""
     import jax
 
-    from assocjax.compare import compare_params
-    from assocjax.gradients import exact_gradient
-    from assocjax.params import init_params
+    from assocjax.models.agreement import compare_params
+    from assocjax.models.params import init_params
+    from assocjax.training.exact import exact_gradient
 
     params = init_params(
         jax.random.key(0),
@@ -109,7 +111,8 @@ def _show_matmul_error(data: "TokenData", options: argparse.Namespace) -> None:
 
 def horizon(options: argparse.Namespace) -> None:
     """Measure at which step each theory ends, and how that depends on the setting."""
-    from assocjax import figures, results
+    from assocjax import figures
+    from assocjax.storage import results
 
     check_claimable(options.out, "horizon")
     configure_jax(options)
@@ -160,7 +163,8 @@ def _study(
     folder: Folder,
 ) -> None:
     """Computes `horizons.json`; the sweeps that it is made of are kept until it is there."""
-    from assocjax import horizons, results
+    from assocjax.experiments import horizons
+    from assocjax.storage import results
 
     with results.stoppable(folder), progress_bar() as progress:
         rows = horizons.horizon_study(
@@ -184,8 +188,8 @@ def _study(
 
 def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A power law for each theory and weight, or the reason why there is none."""
-    from assocjax import horizons
-    from assocjax.params import WEIGHTS
+    from assocjax.experiments import horizons
+    from assocjax.models.params import WEIGHTS
 
     laws = []
     for theory in dict.fromkeys(row["theory"] for row in rows):

@@ -25,13 +25,7 @@ import numpy as np
 
 from assocjax.arguments import check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
-from assocjax.corpora.layout import (
-    UNKNOWN,
-    count_in_documents,
-    gather,
-    lay_out,
-    select_vocabulary,
-)
+from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Documents, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,

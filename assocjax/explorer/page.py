@@ -9,15 +9,14 @@ from importlib.resources import files
 import numpy as np
 import xarray as xr
 
-from assocjax import results
+from assocjax.analysis.formations import mean_overlap
+from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS, SIDES
 from assocjax.arguments import check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.explorer.packing import NEW, pack
-from assocjax.formations import mean_overlap
-from assocjax.scorings import LAYERED, MATRICES, SCORINGS, SIDES
-from assocjax.storage import SIGNATURE, whole_file
+from assocjax.storage import SIGNATURE, results, whole_file
 
 _EXAMPLE = "bird"
 _READS = {  # the theory's symbol, what a token's row lists, what its column lists

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from assocjax.ablation import CONTROLS, DIRECTIONS
+from assocjax.analysis.ablation import CONTROLS, DIRECTIONS
 from assocjax.checks import check_dataset
 from assocjax.errors import reading
 from assocjax.figures.style import literal, set_title

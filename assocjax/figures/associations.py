@@ -10,19 +10,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from assocjax.analysis.formations import READ_AT, mean_overlap
+from assocjax.analysis.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
 from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
-from assocjax.figures.style import (
-    finish,
-    line_and_range,
-    literal,
-    save_all,
-    set_title,
-)
-from assocjax.formations import READ_AT, mean_overlap
-from assocjax.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.figures.style import finish, line_and_range, literal, save_all, set_title
 from assocjax.storage import Folder
 
 _COLORS = {
@@ -125,7 +119,7 @@ def plot_context_graph(
     one is in the list of the other.
 
     Args:
-      dataset: from `track`, or from `results.statistics_dataset`.
+      dataset: from `track`, or from `datasets.statistics_dataset`.
       token: in the vocabulary.
       k: associates to show, if there are as many; of a `track` at most those that were recorded.
       scoring: one of `scorings.SCORINGS`.

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
+from assocjax.experiments.horizons import SETTINGS
 from assocjax.figures.style import (
     COLORS,
     LABELS,
@@ -25,8 +26,7 @@ from assocjax.figures.style import (
     log_panels,
     shades,
 )
-from assocjax.horizons import SETTINGS
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 _THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 

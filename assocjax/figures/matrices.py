@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from assocjax.analysis.associations import MATRICES
 from assocjax.arguments import check_integer
-from assocjax.associations import MATRICES
 from assocjax.checks import check_dataset
 from assocjax.errors import reading
 from assocjax.figures.style import literal, set_title
@@ -20,7 +20,7 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
     Colours saturate at the 99th percentile of the absolute entries shown.
 
     Args:
-      dataset: from `results.statistics_dataset`.
+      dataset: from `datasets.statistics_dataset`.
       top: how many tokens to show.
 
     Raises:

@@ -26,7 +26,7 @@ from matplotlib.text import Text
 
 from assocjax.arguments import check_path
 from assocjax.errors import InputTypeError
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
 LABELS = {

@@ -27,7 +27,7 @@ from assocjax.figures.style import (
     set_title,
     shades,
 )
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 from assocjax.storage import Folder
 
 _GRID = "learning_rate seed init_scale step"

@@ -19,9 +19,7 @@ from scipy.sparse import csc_array, csr_array
 
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_is
 from assocjax.checks import as_array, check_number
-from assocjax.counting import TokenSource, choose_units, count
 from assocjax.errors import InputError
-from assocjax.linalg import matmul
 from assocjax.llm.similarity import (
     CENTERINGS,
     Matrix,
@@ -32,7 +30,9 @@ from assocjax.llm.similarity import (
     scale_rows,
 )
 from assocjax.llm.theory import TokenRows, check_token_ids, compose
-from assocjax.sparse import RESIDUALS
+from assocjax.precision import matmul
+from assocjax.statistics.counting import TokenSource, choose_units, count
+from assocjax.statistics.sparse import RESIDUALS
 
 
 class Interval(NamedTuple):

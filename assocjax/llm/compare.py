@@ -21,13 +21,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
 
-from assocjax.arguments import (
-    LARGEST_DRAWS,
-    check_integer,
-    check_integers,
-    check_is,
-    check_names,
-)
+from assocjax.arguments import LARGEST_DRAWS, check_integer, check_integers, check_is, check_names
 from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null

@@ -27,7 +27,6 @@ from jaxtyping import Array, Float, Int32
 
 from assocjax.arguments import check_choice
 from assocjax.errors import InputError
-from assocjax.linalg import matmul
 from assocjax.llm.similarity import (
     CENTERINGS,
     Centred,
@@ -41,6 +40,7 @@ from assocjax.llm.similarity import (
     scale_rows,
     score,
 )
+from assocjax.precision import matmul
 
 
 class MeanShare(NamedTuple):

@@ -21,7 +21,6 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.checks import as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
-from assocjax.linalg import matmul
 from assocjax.llm.similarity import (
     CENTERINGS,
     Matrix,
@@ -31,6 +30,7 @@ from assocjax.llm.similarity import (
     ratio,
     scale_rows,
 )
+from assocjax.precision import matmul
 
 _BLOCK_ENTRIES = 1 << 22  # of K, of all shuffles, that are relabelled at once
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from assocjax import results
 from assocjax.corpora import Documents, train_bpe
 from assocjax.errors import InputError
 from assocjax.llm.files import find_model, hash_files
@@ -28,7 +27,7 @@ from assocjax.llm.recipe import (
     revisions,
     update,
 )
-from assocjax.storage import Folder, claim, deferred_interrupts
+from assocjax.storage import Folder, claim, deferred_interrupts, results
 
 END_OF_TEXT = "<|endoftext|>"
 """Token 0, after every document; where a text itself has these characters they are text."""

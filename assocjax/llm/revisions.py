@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from assocjax import results
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
@@ -25,15 +24,10 @@ from assocjax.llm.compare import compare_model
 from assocjax.llm.files import Part, check_list, find_model, of_every_revision, weight_hashes
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel, load_model
-from assocjax.llm.probes import (
-    Streams,
-    occurrence_streams,
-    query_key_factors,
-    single_token_streams,
-)
+from assocjax.llm.probes import Streams, occurrence_streams, query_key_factors, single_token_streams
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
-from assocjax.storage import claim
+from assocjax.storage import claim, results
 
 PROBES = ("single", "occurrence")
 """A token alone, as in the paper, or its mean over its occurrences in the text."""

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 from assocjax.arguments import check_choice
 from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
-from assocjax.linalg import matmul
+from assocjax.precision import matmul
 
 CENTERINGS = ("feature", "token", "both")
 """What can be subtracted before comparing."""

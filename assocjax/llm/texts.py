@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from assocjax.arguments import check_integer, check_is
 from assocjax.corpora import TokenData, TokenFile, load_tokens, open_tokens
 from assocjax.corpora.token_files import is_token_file
-from assocjax.counting import TokenSource, count
 from assocjax.errors import InputError
 from assocjax.llm.files import find_model
 from assocjax.llm.models import load_tokenizer
 from assocjax.llm.theory import basis_matrices
-from assocjax.sparse import RESIDUALS
+from assocjax.statistics.counting import TokenSource, count
+from assocjax.statistics.sparse import RESIDUALS
 
 NUM_TOKENS = 2000
 """Tokens that are compared, unless told otherwise."""

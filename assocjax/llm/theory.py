@@ -1,6 +1,6 @@
 """What the theory says of some tokens of a large vocabulary: its matrices, restricted to them.
 
-With S + u v^T and P + p a^T the matrices B and Phi of `assocjax.sparse` [V,V], and s the tokens,
+With S + u v^T and P + p a^T the matrices B and Phi of `statistics.sparse` [V,V], and s the tokens,
 
     bigram             B[s,s]
     context            Phi[s,s]                 rows are targets, columns keys
@@ -22,9 +22,9 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import check_is
 from assocjax.checks import as_array
-from assocjax.counting import Counts, TokenSource
 from assocjax.errors import InputError, InputTypeError
-from assocjax.sparse import SparsePlusRankOne, SparseStatistics, sparse_statistics
+from assocjax.statistics.counting import Counts, TokenSource
+from assocjax.statistics.sparse import SparsePlusRankOne, SparseStatistics, sparse_statistics
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "query_key")
 """Names of the theory matrices, in the order of their powers of the step size."""
@@ -63,7 +63,7 @@ def basis_matrices(
       source: the corpus, `TokenData` or `TokenFile`.
       token_ids: distinct ids; row and column i of each matrix belong to `token_ids[i]`.
       residual: "uniform", as in the paper, or "unigram", r = y - p(y), in all of them.
-      counts, progress: as of `assocjax.sparse.sparse_statistics`.
+      counts, progress: as of `assocjax.statistics.sparse.sparse_statistics`.
 
     Returns:
       Each of `MATRICES`, float64 [n,n].
@@ -84,7 +84,7 @@ def basis_matrices(
 def subset_matrices(
     statistics: SparseStatistics, token_ids: Int[ArrayLike, " n"]
 ) -> dict[str, Float[np.ndarray, "n n"]]:
-    """As `basis_matrices`, of statistics that are known, as from `assocjax.shards`.
+    """As `basis_matrices`, of statistics that are known, as from `assocjax.statistics.shards`.
 
     Args:
       statistics: of either residual, not `frequency_corrected`.

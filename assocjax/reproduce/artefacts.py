@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from assocjax import results
 from assocjax.arguments import check_choice, printable
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
@@ -22,7 +21,7 @@ from assocjax.reproduce.scales import SCALES, Scale
 from assocjax.reproduce.table_3 import table_3
 from assocjax.reproduce.tables_1_and_2 import table_1, table_2
 from assocjax.reproduce.work import Progress, Work, file_name
-from assocjax.storage import claim
+from assocjax.storage import claim, results
 
 
 class _Artefact(NamedTuple):

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from assocjax.figures.style import COLORS, LABELS, line_and_range, set_title
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 
 _LINES = {"corpus": "-", "first batch": ":", "effective": "--"}
 _NAMES = {

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from assocjax.params import WEIGHTS
+from assocjax.models.params import WEIGHTS
 from assocjax.reproduce import paper
 from assocjax.reproduce.drawing import plot_epochs
 from assocjax.reproduce.records import Result, run_differs, run_setting

@@ -15,19 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from assocjax import results
-from assocjax.ablation import RANK_NOISE, shuffled
-from assocjax.checkpoints import Checkpoints
-from assocjax.closed_forms import leading_weights
-from assocjax.compare import compare_params
+from assocjax.analysis.ablation import RANK_NOISE, shuffled
+from assocjax.analysis.scorings import theory_weights
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
-from assocjax.model import loss
-from assocjax.moments import effective_statistics
-from assocjax.params import WEIGHTS, Params
-from assocjax.quadrature import effective_weights
-from assocjax.reproduce.scales import Run
-from assocjax.runs import (
+from assocjax.experiments.runs import (
     Corpus,
     RunConfig,
     advance_run,
@@ -35,9 +27,17 @@ from assocjax.runs import (
     split_disagreement,
     start_run,
 )
-from assocjax.scorings import theory_weights
-from assocjax.statistics import corpus_statistics
-from assocjax.training import batch_indices
+from assocjax.models.agreement import compare_params
+from assocjax.models.attention_only import loss
+from assocjax.models.params import WEIGHTS, Params
+from assocjax.reproduce.scales import Run
+from assocjax.statistics.dense import corpus_statistics
+from assocjax.statistics.moments import effective_statistics
+from assocjax.storage import results
+from assocjax.storage.checkpoints import Checkpoints
+from assocjax.theories.closed_forms import leading_weights
+from assocjax.theories.quadrature import effective_weights
+from assocjax.training.train import batch_indices
 
 CONTROLS = ("shuffled", "matched")
 THEORIES = ("corpus", "first batch", *CONTROLS, "effective")

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from assocjax.associations import frequency_corrected, top_associations
+from assocjax.analysis.associations import frequency_corrected, top_associations
+from assocjax.analysis.scorings import SCORINGS, SIDES, Frequencies, context_lists
 from assocjax.corpora import TokenData
 from assocjax.figures.associations import plot_context_graph
 from assocjax.reproduce import paper
 from assocjax.reproduce.records import Result, text_differs, text_setting
 from assocjax.reproduce.scales import Lists, Scale
 from assocjax.reproduce.work import Work
-from assocjax.scorings import SCORINGS, SIDES, Frequencies, context_lists
-from assocjax.statistics import Statistics, corpus_statistics
+from assocjax.statistics.dense import Statistics, corpus_statistics
 
 _SCORINGS = ("raw", "corrected")
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import jinja2
 
-from assocjax import results
-from assocjax.storage import Folder
+from assocjax.storage import Folder, results
 
 
 def write_report(records: Sequence[dict[str, Any]], folder: Folder) -> None:

@@ -4,15 +4,15 @@ from functools import partial
 
 import xarray as xr
 
-from assocjax.ablation import ablate, default_units, summary
+from assocjax.analysis.ablation import ablate, default_units, summary
+from assocjax.analysis.scorings import theory_weights
 from assocjax.figures.ablation import plot_ablation
 from assocjax.reproduce import paper
 from assocjax.reproduce.following import weights
 from assocjax.reproduce.records import Result, run_differs, run_setting
 from assocjax.reproduce.scales import Scale
 from assocjax.reproduce.work import Work
-from assocjax.scorings import theory_weights
-from assocjax.statistics import corpus_statistics
+from assocjax.statistics.dense import corpus_statistics
 
 
 def table_3(scale: Scale, work: Work) -> Result:

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from assocjax import results
-from assocjax.checkpoints import Checkpoints
 from assocjax.corpora import TokenData, load_tokens
 from assocjax.reproduce.following import follow
 from assocjax.reproduce.scales import Run, Text
-from assocjax.storage import Folder
+from assocjax.storage import Folder, results
+from assocjax.storage.checkpoints import Checkpoints
 
 Progress = Callable[[str, int, int], None]
 

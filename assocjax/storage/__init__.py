@@ -7,8 +7,10 @@ In reading order:
 * `folders`: `claim` makes a folder of results ours, for one process at a time: a marker file says
   which computation it holds and which files we wrote; only those are ever replaced or removed.
 * `interrupts`: the first Ctrl-C stops after the next save, the second one at once.
+* `results`: Datasets and JSON that say where they came from: configuration, versions, corpus.
+* `checkpoints`: arrays of unfinished work, whole or not at all, of one process or several.
 
-Needs neither JAX nor xarray; `assocjax.results` and `assocjax.checkpoints` build on it.
+The last two need xarray and JAX, and are imported by those who use them.
 """
 
 from assocjax.storage.files import PART_PREFIX, SIGNATURE, is_ours, whole_file

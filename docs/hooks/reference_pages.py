@@ -1,37 +1,24 @@
-"""The reference: every public name, as the package's stubs list them, on a page for each group.
+"""The reference: every public name, as the package's stubs list them, on a page for each room.
 
-A module that is in no group has a page of its own, as has a subpackage with stubs of its own: what
-is added to the package is in the reference without a word here.
+What is added to the package is in the reference without a word here.
 """
 
 import ast
 from pathlib import Path
 
-GROUPS = {
-    "Corpora": ("corpora",),
-    "Statistics": ("statistics", "sparse", "shards", "moments"),
-    "Model and gradients": ("params", "model", "gradients"),
-    "Theories": ("optimizers", "closed_forms", "quadrature", "corrections", "bounds"),
-    "Training": ("training", "flow"),
-    "Comparison and sweeps": ("compare", "runs", "results", "sweeps", "horizons"),
-    "Associations": ("associations", "formations", "tracking"),
-    "Attribution and ablation": ("attribution", "influence", "passages", "ablation"),
-    "Figures and pages": ("figures", "explorer"),
-    "Errors": ("errors",),
-}
-TITLES = {"llm": "Language models"}
+TITLES = {"models": "Model", "storage": "Results", "llm": "Language models"}
 _UNKNOWN = (0, "")  # a name that is imported from elsewhere
 
 
 def pages(root: Path) -> list[tuple[str, str, str]]:
     """Title, file name and content of each page."""
     package = root / "assocjax"
-    names = _public_names(package / "__init__.pyi")
-    groups = {
-        title: {f"assocjax.{m}": names.pop(m) for m in modules if m in names}
-        for title, modules in GROUPS.items()
-    }
-    groups |= {m.capitalize(): {f"assocjax.{m}": public} for m, public in names.items() if m}
+    groups: dict[str, dict[str, list[str]]] = {}
+    for module, public in _public_names(package / "__init__.pyi").items():
+        if module:
+            room = module.split(".")[0]
+            group = groups.setdefault(TITLES.get(room, room.capitalize()), {})
+            group[f"assocjax.{module}"] = public
     for stub in sorted(package.glob("*/__init__.pyi")):
         module = stub.parent.name
         inner = _public_names(stub)

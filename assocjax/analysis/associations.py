@@ -1,0 +1,209 @@
+"""Reading token associations off a matrix, and scoring them against a known truth."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float
+from scipy.sparse.linalg import LinearOperator
+
+from assocjax.arguments import check_integer, check_is, check_string
+from assocjax.checks import as_array, check_tokens, is_traced
+from assocjax.errors import InputError, InputTypeError
+from assocjax.precision import matmul
+from assocjax.statistics.dense import Statistics, attention_correlation
+from assocjax.statistics.sparse import rows
+
+MATRICES = {
+    "bigram": "tokens that follow it",
+    "interchangeability": "tokens that follow the same tokens as it",
+    "context": "tokens that stand anywhere before it",
+    "composed": "output tokens that it predicts from anywhere before (Phi^T Sigma)",
+    "value": "tokens whose followers it announces (Phi^T B^T)",
+    "query_key": "key tokens that it should attend to (Q)",
+}
+"""Matrices with associations in their rows, and what row i says of token i."""
+
+
+def frequency_corrected(
+    statistics: Statistics, tokens: ArrayLike, mask: ArrayLike | None = None
+) -> Statistics:
+    """The same statistics of a text from which token frequencies have been divided out.
+
+    The residual is centred on the unigram distribution instead of on chance, r = y - p(y), and
+    each entry is divided by what its two frequencies alone would give (Pearson residuals, as in
+    correspondence analysis):
+
+        B' = (joint(x,y) - p(x) p(y)) / sqrt(p(x) p(y))    Phi' likewise with the context frequency
+
+    The compositions are formed from B' and Phi'; `interchangeability` is scaled to cosines between
+    columns of B', and `query_key` divided by its two frequencies' root. `position` is Delta of the
+    corrected composed matrix. Entries of a token that does not occur are 0.
+
+    Args:
+      statistics: `corpus_statistics` of the corpus.
+      tokens, mask: the same corpus; `query_key` is read off it.
+
+    Raises:
+      InputError, InputTypeError: tokens or mask are not those of the statistics.
+
+    Cost: as `corpus_statistics`, without its counting.
+    """
+    check_is("statistics", statistics, Statistics)
+    B, Phi = statistics.bigram, statistics.context
+    V = B.shape[0]
+    tokens, mask = check_tokens(tokens, mask, V)
+    if not is_traced(mask) and int(jnp.sum(mask)) != int(statistics.num_positions):
+        raise InputError(
+            f"tokens must be the corpus of statistics, with {int(statistics.num_positions)} valid "
+            f"positions; got {int(jnp.sum(mask))}"
+        )
+    p_x, p_y = statistics.input_frequency, statistics.target_frequency
+    c = statistics.context_frequency
+
+    def over_root(matrix, rows, columns):
+        expected = jnp.outer(rows, columns)
+        scale = jnp.sqrt(jnp.where(expected > 0, expected, 1))
+        return jnp.where(expected > 0, matrix / scale, 0)
+
+    B = over_root(B + jnp.outer(p_x, 1 / V - p_y), p_x, p_y)
+    Phi = over_root(Phi + jnp.outer(1 / V - p_y, c), p_y, c)
+    Sigma = matmul(B.T, B)
+    value = matmul(Phi.T, B.T)
+    composed = matmul(value, B)
+    query_key, position = attention_correlation(tokens, composed, mask)
+    norms = jnp.diag(Sigma)
+    return statistics.replace(  # type: ignore[attr-defined]
+        bigram=B,
+        context=Phi,
+        interchangeability=over_root(Sigma, norms, norms),
+        value=value,
+        composed=composed,
+        query_key=over_root(query_key, p_x, c),
+        position=position,
+    )
+
+
+class Association(NamedTuple):
+    """A token and its score in a row of a matrix."""
+
+    token: str
+    score: float
+
+
+def top_associations(
+    matrix: Float[ArrayLike, "V V"] | LinearOperator,
+    vocabulary: Sequence[str],
+    token: str,
+    k: int = 10,
+) -> list[Association]:
+    """The k highest entries of a token's row, without the token itself, highest first.
+
+    Fewer, or none, where fewer are positive: what is not above chance is no association.
+
+    Args:
+      matrix: [V,V], an array or an operator of `SparseStatistics`.
+
+    Raises:
+      InputError: the token is not in the vocabulary, or the matrix is of another size.
+      InputTypeError: an argument has the wrong type.
+
+    Examples:
+      >>> import numpy as np
+      >>> matrix = np.array([[9.0, 1.0, 3.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+      >>> [found.token for found in top_associations(matrix, ["bird", "swam", "flew"], "bird")]
+      ['flew', 'swam']
+      >>> top_associations(matrix, ["bird", "swam", "flew"], "swam")
+      []
+    """
+    k = check_integer("k", k, minimum=1)
+    matrix, words = _check_matrix(matrix, vocabulary)
+    if check_string("token", token) not in words:
+        raise InputError(f"token {token!r} is not in the vocabulary")
+    own = np.array([words.index(token)])
+    row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
+    best: list[int] = _ranking(row, own)[0, :k].tolist()
+    return [Association(words[i], float(row[0, i])) for i in best if row[0, i] > 0]
+
+
+def precision_at_k(
+    matrix: Float[ArrayLike, "V V"] | LinearOperator,
+    vocabulary: Sequence[str],
+    truth: Mapping[str, Collection[str]],
+    k: int,
+) -> float:
+    """Share of the true associates among the k highest of a row, averaged over query tokens.
+
+    For a query with fewer than k true associates (n), the n highest are taken instead, so that 1
+    can always be reached. Entries that are not positive are no associations, and find nothing.
+    Queries and associates outside the vocabulary are left out.
+
+    Args:
+      matrix: [V,V] scores, an array or an operator; the query tokens are rows.
+      vocabulary: token of each row.
+      truth: query token -> its true associates.
+      k: how deep to look.
+
+    Raises:
+      InputError: no query token with a true associate is in the vocabulary, or the matrix is of
+        another size.
+      InputTypeError: an argument has the wrong type.
+    """
+    k = check_integer("k", k, minimum=1)
+    matrix, words = _check_matrix(matrix, vocabulary)
+    check_truth("truth", truth)
+    ids = {token: i for i, token in enumerate(words)}
+    known = {
+        ids[query]: {ids[token] for token in associates if token in ids}
+        for query, associates in truth.items()
+        if query in ids
+    }
+    known = {query: associates for query, associates in known.items() if associates}
+    if not known:
+        raise InputError("truth has no query token with an associate in the vocabulary")
+    queries = np.array(list(known))
+    scores = rows(matrix, queries) if isinstance(matrix, LinearOperator) else matrix[queries]
+    ranking = _ranking(scores, queries)
+    precisions = []
+    for row, best, associates in zip(scores, ranking, known.values(), strict=True):
+        best = best[: min(k, len(associates))]
+        precisions.append((np.isin(best, list(associates)) & (row[best] > 0)).mean())
+    return float(np.mean(precisions))
+
+
+def check_truth(name: str, truth: Any) -> None:
+    """A mapping from a query token to a collection of tokens, its true associates.
+
+    Raises:
+      InputTypeError: it is none.
+    """
+    if not isinstance(truth, Mapping):
+        raise InputTypeError(f"{name} must map a token to a set of tokens; got {truth!r}")
+    for associates in truth.values():
+        if isinstance(associates, str) or not isinstance(associates, Collection):
+            raise InputTypeError(f"{name} must map a token to a set of tokens; got {associates!r}")
+
+
+def _check_matrix(
+    matrix, vocabulary: Sequence[str]
+) -> tuple[np.ndarray | LinearOperator, list[str]]:
+    if not isinstance(matrix, LinearOperator):
+        matrix = np.asarray(as_array("matrix", matrix))
+    if isinstance(vocabulary, str) or not hasattr(vocabulary, "__len__"):
+        raise InputTypeError(f"vocabulary must be a list of tokens; got {vocabulary!r}")
+    vocabulary = list(vocabulary)
+    if matrix.shape != (len(vocabulary),) * 2:
+        raise InputError(
+            f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
+            f"vocabulary; got shape {matrix.shape}"
+        )
+    return matrix, vocabulary
+
+
+def _ranking(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Token ids of each row from high to low score, without the row's own token."""
+    scores = np.array(scores, float)
+    scores[np.arange(len(own)), own] = -np.inf
+    # Stable, so that ties are broken by the lower id: the more frequent token.
+    return np.argsort(-scores, axis=1, kind="stable")[:, :-1]

@@ -1,0 +1,140 @@
+"""The passages of a corpus that an association comes from, as a Dataset to print and to save."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
+from assocjax.arguments import check_integer, check_is, check_names
+from assocjax.corpora import TokenData
+from assocjax.statistics.dense import Statistics, corpus_statistics
+from assocjax.storage.results import provenance
+
+_AROUND = 4  # tokens shown before, after and between the two that are marked
+
+
+def find_passages(
+    data: TokenData,
+    row: str,
+    column: str,
+    *,
+    matrices: Sequence[str] = ("value",),
+    top: int = 10,
+    statistics: Statistics | None = None,
+) -> xr.Dataset:
+    """The documents that an entry [row, column] of each matrix comes from, and their passages.
+
+    A document is one that was read, all its sequences together; where `data.documents` is None,
+    each sequence. `top` documents are listed, from those that push the entry furthest in its own
+    direction; their passage is around the pair of positions with the largest share, a key and a
+    target, marked as in `the «bird» sat and «flew» away`.
+
+    Args:
+      data: the corpus.
+      row, column: two tokens of the vocabulary.
+      matrices: names of `DEGREES`.
+      top: number of documents to list.
+      statistics: `corpus_statistics` of the corpus, if they are known already.
+
+    Returns:
+      Over `matrix`: `entry`. Over (`matrix`, `document`): `share`. Over (`matrix`, `sequence`,
+      `position`): `position_share`. Over (`matrix`, `rank`): `listed_document`, `listed_share`,
+      `change` (of the entry, if that document is left out: see `leave_out`) and `passage`. The
+      document of each sequence is the coordinate `document_of`.
+
+    Raises:
+      InputError: a token is not in the vocabulary, or `matrices` or `top` cannot be used.
+
+    Cost: `attribute` of each matrix, and `leave_out` of the documents that are listed.
+    """
+    top = check_integer("top", top, minimum=1)
+    matrices = check_names("matrices", matrices, DEGREES)
+    check_is("data", data, TokenData)
+    at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}
+    document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
+    ids, documents = np.unique(document_of, return_inverse=True)
+    if statistics is None:
+        statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    corpus = (statistics, jnp.asarray(data.tokens), jnp.asarray(data.mask))
+    found = [
+        _of_matrix(data, corpus, documents, min(top, len(ids)), {"matrix": name, **at})
+        for name in matrices
+    ]
+    stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    stacked["listed_document"] = ids[stacked["listed_document"]]
+    dims = {"entry": (), "share": ("document",), "position_share": ("sequence", "position")}
+    variables = {
+        name: (("matrix", *dims.get(name, ("rank",))), values) for name, values in stacked.items()
+    }
+    coords = {
+        "matrix": list(matrices),
+        "degree": ("matrix", [DEGREES[name] for name in matrices]),
+        "document": ids,
+        "document_of": ("sequence", document_of),
+        "rank": np.arange(1, 1 + min(top, len(ids))),
+    }
+    config = {"row": row, "column": column, "matrices": list(matrices), "top": top}
+    return xr.Dataset(variables, coords, provenance(data, config))
+
+
+def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
+    """The listed documents of a matrix that do push it its way, as rows of a table."""
+    of = dataset.sel(matrix=matrix)
+    entry = float(of["entry"])
+    columns = (of[name].values for name in ("listed_document", "listed_share", "change", "passage"))
+    return [
+        {
+            "document": int(document),
+            "share": float(share),
+            "% of entry": 100 * float(share) / entry,
+            "change": float(change),
+            "passage": str(passage),
+        }
+        for document, share, change, passage in zip(*columns, strict=True)
+        if share * entry > 0
+    ]
+
+
+def _of_matrix(data: TokenData, corpus, documents, top: int, at) -> dict[str, np.ndarray]:
+    entry, shares, positions = attribute(*corpus, **at, documents=documents)
+    direction = -1 if entry < 0 else 1
+    listed = np.argsort(-direction * np.asarray(shares), kind="stable")[:top]
+    # Of each listed document, the sequence that gives most of its share.
+    of_sequence = direction * np.sum(np.asarray(positions), axis=1)
+    order = np.lexsort((-of_sequence, documents))
+    first = np.searchsorted(documents[order], listed)
+    sequences = order[first]
+    pairs = direction * np.asarray(pair_shares(*corpus, **at, sequences=sequences))
+    return {
+        "entry": np.asarray(entry),
+        "share": np.asarray(shares),
+        "position_share": np.asarray(positions),
+        "listed_document": listed,
+        "listed_share": np.asarray(shares)[listed],
+        "change": np.asarray(leave_out(*corpus, **at, documents=documents, which=listed)),
+        "passage": np.array(
+            [
+                _passage(data, sequence, shares)
+                for sequence, shares in zip(sequences, pairs, strict=True)
+            ],
+            object,
+        ),
+    }
+
+
+def _passage(data: TokenData, sequence: int, shares: np.ndarray) -> str:
+    """The text around the pair (target t + 1, key k) of the largest share, both marked."""
+    t, k = np.unravel_index(np.argmax(shares), shares.shape)
+    marked = {int(k), int(t) + 1}
+    size = 1 + int(np.flatnonzero(data.mask[sequence])[-1]) + 1  # without padding on the right
+    shown = [i for i in range(size) if min(abs(i - mark) for mark in marked) <= _AROUND]
+    words = []
+    for before, i in zip([-1, *shown], shown, strict=False):
+        if i > before + 1:
+            words.append("…")
+        token = data.vocabulary[data.tokens[sequence, i]]
+        words.append(f"«{token}»" if i in marked else token)
+    return " ".join(words if shown[-1] + 1 == size else [*words, "…"])

@@ -1,0 +1,318 @@
+"""What weights say of each token, beside what the theory says: top lists, overlap and cosines.
+
+A theory's matrices and the weights that learn them are read by the same functions:
+
+    matrix               theory          weights       row i ranks                    r, s
+    bigram               B               W_O           followers of token i           p_x, p_y
+    interchangeability   B^T B           W_O^T W_O     tokens used like token i       p_y, p_y
+    value                Phi^T B^T       V_l           tokens whose followers i       c,   p_x
+                                                       announces
+    composed             Phi^T Sigma     V_l W_O       outputs that i predicts        c,   p_y
+    query_key            Q               W_l           keys for query i               p_x, c
+
+column j ranks the tokens whose rows rank j. r and s are the frequencies of the tokens of rows and
+columns: p_x as an input, p_y as a target, c in contexts (`Statistics`). No weight by itself learns
+Phi; its trace are the rows of V_l and the columns of V_l W_O.
+
+Frequent tokens lead in most rows. Three scorings of a matrix M, all of them functions of a weight
+and of the three frequencies alone, so that they can be had of a model whose text is not at hand:
+
+    raw            M
+    independence   M - r (1^T M) - (M 1) s^T + (1^T M 1) r s^T
+    corrected      (N[i,j] - mean_i N[i,j]) / sd_i N[i,j],    N = M, but M[i,j] / r[i] of query_key
+
+`independence` takes away what the sums of rows and columns would give if tokens occurred
+independently: of B it leaves p(x,y) - p(x) p(y). `corrected` asks how a row stands out among all
+rows, in standard deviations of its column. Rows of W_l are first divided by their frequency, since
+W_l is trained on a query only where it occurs. A column reads M^T in the same way. Compositions are
+of scored factors (B^T B and V_l W_O as products of scored W_O and V_l, and of them the first scaled
+to cosines under `corrected`), of which columns are plain columns.
+
+A list holds associations only: tokens whose score is positive, and that the matrix ties to the
+token. A high score is not enough: of two tokens that never follow one another in a text, the rarer
+stands out among rows that are further below chance. Ties of a composition go over a token between:
+
+    bigram, context      M[i,j] > 0, more than chance, or more than independence
+    value, query_key     M[i,j] > 0
+    interchangeability   some token is tied to both by W_O: it comes before both
+    composed             some token is tied to i by V_l, and to j by W_O
+
+So what the theory lists under bigram and context occurs together in the text.
+
+`frequency_corrected` is another correction: it needs the text, and no weight can be given it.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from assocjax.models.params import Params
+from assocjax.precision import matmul
+from assocjax.statistics.dense import Statistics
+
+MATRICES = {
+    "bigram": "W_O",
+    "interchangeability": "W_O^T W_O",
+    "value": "V_l",
+    "composed": "V_l W_O",
+    "query_key": "W_l",
+}
+"""Matrices of the theory, and the weights that learn them; one without an l has no layers."""
+
+LAYERED = ("value", "composed", "query_key")
+SCORINGS = ("raw", "independence", "corrected")
+SIDES = ("row", "column")
+
+
+class Frequencies(NamedTuple):
+    """Shares of a token among inputs (p_x), targets (p_y) and uniform contexts (c): [V] each."""
+
+    input: Float[Array, " V"]
+    target: Float[Array, " V"]
+    context: Float[Array, " V"]
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> "Frequencies":
+        return cls(
+            statistics.input_frequency, statistics.target_frequency, statistics.context_frequency
+        )
+
+
+class TopLists(NamedTuple):
+    """Up to k associations of every token, best first, without itself; the lower id before others
+    of the same score.
+
+    Where there are fewer, the rest of the scores is NaN, and its ids mean nothing. A token whose
+    entries are all alike ranks nothing: its list is empty.
+    """
+
+    ids: Int[Array, "... V k"]
+    scores: Float[Array, "... V k"]
+
+
+class Reading(NamedTuple):
+    """Of every token: its list by the weights, and how that agrees with the theory's.
+
+    overlap  |list of the weights, and of the theory| / |list of the theory|
+    cosine   of the token's whole row (column) and the theory's
+
+    By chance the overlap is |list of the weights| / (V - 1), at most k / (V - 1). It is 0 where
+    the list of the weights alone is empty, NaN where the theory's is. Both are NaN where either
+    side ranks nothing, its entries being all alike.
+    """
+
+    lists: TopLists
+    overlap: Float[Array, "... V"]
+    cosine: Float[Array, "... V"]
+
+
+def theory_weights(statistics: Statistics) -> Params:
+    """B, Phi^T B^T and Q in the places of the weights that learn them, one layer."""
+    return Params(
+        query_key=statistics.query_key[None],
+        position=statistics.position[None],
+        value=statistics.value[None],
+        output=statistics.bigram,
+    )
+
+
+@partial(jax.jit, static_argnames=("scoring", "k"))
+def theory_lists(
+    theory: Params, frequencies: Frequencies, *, scoring: str, k: int
+) -> dict[str, TopLists]:
+    """Lists of the theory: a leaf is [2 (row, column), V, k], of symmetric matrices [V, k].
+
+    Args:
+      theory: of `theory_weights`.
+      scoring: one of `SCORINGS`.
+      k: length of the lists, at most V - 1.
+    """
+    scored = _flat(theory.output, frequencies, scoring)
+    scored |= _layer(theory.query_key[0], theory.value[0], theory.output, frequencies, scoring)
+    lists = {name: jax.vmap(partial(_top, k=k))(sides) for name, sides in scored.items()}
+    symmetric = lists["interchangeability"]
+    return lists | {"interchangeability": TopLists(symmetric.ids[0], symmetric.scores[0])}
+
+
+@partial(jax.jit, static_argnames=("scoring", "k"))
+def read_weights(
+    weights: Params,
+    theory: Params,
+    lists: dict[str, TopLists],
+    frequencies: Frequencies,
+    *,
+    scoring: str,
+    k: int,
+) -> dict[str, Reading]:
+    """Lists of some weights, and their agreement with the theory's.
+
+    Args:
+      weights: L layers.
+      theory: of `theory_weights`.
+      lists: its `theory_lists` with this scoring and k. They are given, so that tokens that are
+        alike in the text, whose order is a matter of rounding, stand in one order at every step.
+      scoring, k: as in `theory_lists`.
+
+    Returns:
+      A `Reading` for each of `MATRICES`, whose leaves begin with L if it is among `LAYERED`, and
+      go on with 2 (row, column), but for `interchangeability`, which is symmetric.
+
+    Cost: 3 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: one layer's.
+    """
+    flat = partial(_flat, frequencies=frequencies, scoring=scoring)
+    agree = partial(_agree, k=k)
+    by_theory, by_weights = flat(theory.output), flat(weights.output)
+    readings = {
+        "bigram": jax.vmap(agree)(by_theory["bigram"], lists["bigram"], by_weights["bigram"]),
+        "interchangeability": agree(
+            _first(by_theory["interchangeability"]),
+            lists["interchangeability"],
+            _first(by_weights["interchangeability"]),
+        ),
+    }
+    one_layer = partial(_layer, frequencies=frequencies, scoring=scoring)
+    layered_theory = one_layer(theory.query_key[0], theory.value[0], theory.output)
+
+    def read_layer(layer):
+        query_key, value = layer
+        scored = one_layer(query_key, value, weights.output)
+        return {
+            name: jax.vmap(agree)(layered_theory[name], lists[name], scored[name])
+            for name in scored
+        }
+
+    return readings | lax.map(read_layer, (weights.query_key, weights.value))
+
+
+@partial(jax.jit, static_argnames=("scoring", "k"))
+def context_lists(
+    context: Float[Array, "V V"], frequencies: Frequencies, *, scoring: str, k: int
+) -> TopLists:
+    """Lists of the basis function Phi, [2 (row, column), V, k], which no single weight learns."""
+    p_y, c = frequencies.target, frequencies.context
+    scored = _both_sides(context, p_y, c, scoring, _counted(context, p_y, c))
+    return jax.vmap(partial(_top, k=k))(scored)
+
+
+class _Scored(NamedTuple):
+    """Scores of a matrix, and which of its entries may be listed: rows, columns or both of them."""
+
+    scores: Float[Array, "... V V"]
+    tied: Bool[Array, "... V V"]
+
+
+def _first(sides: _Scored) -> _Scored:
+    return _Scored(sides.scores[0], sides.tied[0])
+
+
+def _flat(output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
+    """Scored matrices without a layer, as rows and as columns: [2, V, V]."""
+    p_x, p_y, _ = frequencies
+    tied = _counted(output, p_x, p_y)
+    bigram = _both_sides(output, p_x, p_y, scoring, tied)
+    factor = bigram.scores[0]
+    if scoring == "corrected":
+        norms = jnp.sqrt(jnp.sum(factor * factor, axis=0, keepdims=True))
+        factor = factor / jnp.where(norms > 0, norms, 1)
+    alike = _Scored(matmul(factor.T, factor)[None], _joined(tied.T, tied)[None])
+    return {"bigram": bigram, "interchangeability": alike}
+
+
+def _layer(query_key, value, output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
+    """Scored matrices of a layer, as rows and as columns: [2, V, V]."""
+    p_x, p_y, c = frequencies
+    values = _both_sides(value, c, p_x, scoring, value > 0)
+    composed = matmul(values.scores[0], _score(output, p_x, p_y, scoring))
+    tied = _joined(value > 0, _counted(output, p_x, p_y))
+    return {
+        "value": values,
+        "composed": _Scored(jnp.stack([composed, composed.T]), jnp.stack([tied, tied.T])),
+        "query_key": _both_sides(query_key, p_x, c, scoring, query_key > 0, per_occurrence=True),
+    }
+
+
+def _counted(matrix, rows, columns) -> Bool[Array, "V V"]:
+    """Ties of a matrix of counts less chance, or of the weight that learns it.
+
+    More than chance, 1/V, or than independence: of counts, either implies that there is one.
+    """
+    return (matrix > 0) | (_score(matrix, rows, columns, "independence") > 0)
+
+
+def _joined(first: Bool[Array, "V V"], second: Bool[Array, "V V"]) -> Bool[Array, "V V"]:
+    """Whether some token is tied to both: the Boolean product, exact in any precision."""
+    return jnp.matmul(first.astype(jnp.float32), second.astype(jnp.float32)) > 0
+
+
+def _both_sides(matrix, rows, columns, scoring: str, tied, per_occurrence: bool = False) -> _Scored:
+    scores = jnp.stack(
+        [
+            _score(matrix, rows, columns, scoring, per_occurrence),
+            _score(matrix.T, columns, rows, scoring, per_occurrence),
+        ]
+    )
+    return _Scored(scores, jnp.stack([tied, tied.T]))
+
+
+def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
+    # Entries may be near 1e-12, whose squares vanish in float32.
+    largest = jnp.max(jnp.abs(matrix))
+    largest = jnp.where(largest > 0, largest, 1)
+    unit = matrix / largest
+    if scoring == "raw":
+        return matrix
+    if scoring == "independence":
+        by_column, by_row = jnp.sum(unit, axis=0), jnp.sum(unit, axis=1)
+        expected = jnp.outer(rows, by_column) + jnp.outer(by_row, columns)
+        beyond = unit - expected + jnp.sum(unit) * jnp.outer(rows, columns)
+        # What rounding leaves of nothing ranks nothing.
+        return jnp.where(jnp.abs(beyond) > 4 * jnp.finfo(beyond.dtype).eps, largest * beyond, 0)
+    if per_occurrence:
+        occurs = rows[:, None] > 0
+        unit = jnp.where(occurs, unit / jnp.where(occurs, rows[:, None], 1), 0)
+    centred = unit - jnp.mean(unit, axis=0, keepdims=True)
+    sd = jnp.sqrt(jnp.mean(centred * centred, axis=0, keepdims=True))
+    return jnp.where(sd > 0, centred / jnp.where(sd > 0, sd, 1), 0)
+
+
+def _top(matrix: _Scored, k: int) -> TopLists:
+    scores, tied = matrix
+    listed = tied & (scores > 0) & _ranks(scores)[:, None]
+    best, ids = lax.top_k(_without_own(jnp.where(listed, scores, -jnp.inf), -jnp.inf), k)
+    return TopLists(jnp.where(best > 0, ids, 0), jnp.where(best > 0, best, jnp.nan))
+
+
+def _ranks(matrix: Float[Array, "V V"]) -> Bool[Array, " V"]:
+    """Whether the entries of a row, but for its own, are not all alike."""
+    high, low = _without_own(matrix, -jnp.inf), _without_own(matrix, jnp.inf)
+    return jnp.max(high, axis=1) > jnp.min(low, axis=1)
+
+
+def _without_own(matrix, value):
+    own = jnp.eye(matrix.shape[0], dtype=bool)
+    return jnp.where(own, jnp.asarray(value, matrix.dtype), matrix)
+
+
+def _agree(theory: _Scored, expected: TopLists, weights: _Scored, k: int) -> Reading:
+    lists = _top(weights, k)
+    here, there = jnp.isfinite(lists.scores), jnp.isfinite(expected.scores)
+    same = lists.ids[:, :, None] == expected.ids[:, None, :]
+    common = jnp.sum(same & here[:, :, None] & there[:, None, :], axis=(1, 2))
+    size = jnp.sum(there, axis=1)
+    ranked = _ranks(theory.scores) & _ranks(weights.scores)
+    dtype = weights.scores.dtype
+    overlap = common.astype(dtype) / jnp.maximum(size, 1).astype(dtype)
+    overlap = jnp.where(ranked & (size > 0), overlap, jnp.nan)
+    x, y = _rows_of_unit_size(theory.scores), _rows_of_unit_size(weights.scores)
+    squares = jnp.sum(x * x, axis=1) * jnp.sum(y * y, axis=1)
+    cosine = jnp.sum(x * y, axis=1) / jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return Reading(lists, overlap, jnp.where(ranked, cosine, jnp.nan))
+
+
+def _rows_of_unit_size(matrix):
+    largest = jnp.max(jnp.abs(matrix), axis=1, keepdims=True)
+    return matrix / jnp.where(largest > 0, largest, 1)

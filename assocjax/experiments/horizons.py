@@ -1,0 +1,327 @@
+"""Validity horizons: how long a theory stays true, and how that depends on the setting.
+
+The horizon of a weight is the first step at which its relative error passes a threshold. Read off
+a sweep's Dataset; a law is fitted to a table of them.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from assocjax.arguments import (
+    LARGEST_COUNT,
+    LARGEST_DEPTH,
+    LARGEST_STEPS,
+    check_integers,
+    check_is,
+    check_names,
+    check_string,
+)
+from assocjax.checks import check_dataset, check_number, check_numbers
+from assocjax.corpora import TokenData
+from assocjax.errors import InputError, InputTypeError
+from assocjax.experiments.sweeps import sweep
+from assocjax.models.params import WEIGHTS
+from assocjax.storage.results import Part, compute_anew
+
+SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
+
+
+def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
+    """The step at which each weight's relative error passes a threshold.
+
+    A theory holds at a step if the relative error is at or below the threshold, and fails if it is
+    above, or if the run or the theory has diverged by then. Where the error is undefined, the
+    weight still being zero, it does neither.
+
+        onset      first step at which the theory holds
+        horizon    first step after the onset at which it fails; 0 if there is no onset
+
+    A theory starts from zero, so a Gaussian start hides it: the error is 1 at step 0 and falls as
+    training outgrows the start. That theory has not ended, it has not begun, which is why the
+    horizon is the end of the first stretch in which it holds. From a zero start this is the
+    ordinary definition, the first step at which the error passes the threshold, except where the
+    very first error that is defined is above it: the ordinary horizon would be that step, the
+    least one there is for that weight, although the theory held at no step.
+
+    Args:
+      dataset: from `sweep`.
+      threshold: of the relative error.
+
+    Returns:
+      A Dataset with, for each weight w, `w` (the horizon) and `w_onset`, float steps over
+      `learning_rate`, `seed`, `init_scale`, `theory` and, but for `output`, `layer`. NaN: not
+      within the sweep; of a horizon, that the theory still held at its end (or that no error was
+      defined). Attributes: those of `dataset`, `threshold` and `steps`, the last step looked at.
+
+    Raises:
+      InputError, InputTypeError: `threshold` is negative or no number; `dataset` has no errors.
+    """
+    threshold = check_number("threshold", threshold, minimum=0)
+    errors = {name: f"{name}_relative_error" for name in WEIGHTS}
+    ends = ("diverged_step", "theory_diverged_step")
+    check_dataset(dataset, "sweep", errors.values(), "theory step")
+    check_dataset(dataset, "sweep", ends, "")
+    step = dataset["step"]
+    end = xr.where(dataset[ends[1]] >= 0, dataset[ends[1]], np.inf)
+    end = np.minimum(end, xr.where(dataset[ends[0]] >= 0, dataset[ends[0]], np.inf))
+    variables = {}
+    for weight, name in errors.items():
+        error = dataset[name]
+        holds = (error <= threshold) & (step < end)
+        fails = (error > threshold) | (step >= end)
+        onset = _first(holds, step)
+        horizon = _first(fails & (step > onset), step)
+        # Neither of both: every error is undefined, and nothing is known.
+        horizon = horizon.where(onset.notnull() | ~fails.any("step"), 0.0)
+        dims = [dim for dim in error.dims if dim != "step"]
+        for key, value, what in (
+            (weight, horizon, "ends to hold (0: it never held; NaN: not within the sweep)"),
+            (f"{weight}_onset", onset, "begins to hold (NaN: not within the sweep)"),
+        ):
+            variables[key] = value.transpose(*dims).assign_attrs(
+                units="updates",
+                long_name=f"{weight}: step at which the theory {what}, to {threshold:g} in "
+                "relative error",
+            )
+    attrs = {**dataset.attrs, "threshold": threshold, "steps": int(step[-1])}
+    return xr.Dataset(variables, attrs=attrs)
+
+
+def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
+    """Horizons in numbers: one row for each theory, starting scale and learning rate.
+
+    A weight's horizon is the least over layers and seeds, of those that end within the sweep; None
+    if none does. `output*eta` is that of the output times the learning rate: training time.
+
+    Args:
+      horizons: from `validity_horizon`.
+
+    Raises:
+      InputError, InputTypeError: they are not.
+    """
+    check_dataset(horizons, "validity_horizon", WEIGHTS, "theory init_scale learning_rate")
+    rows = []
+    for theory, scale, rate in itertools.product(
+        *(horizons[name].values.tolist() for name in ("theory", "init_scale", "learning_rate"))
+    ):
+        cell = horizons.sel(theory=theory, init_scale=scale, learning_rate=rate)
+        row = {"theory": theory, "init_scale": scale, "learning_rate": rate}
+        row |= {name: _number(cell[name].min()) for name in WEIGHTS}
+        rows.append(row | {"output*eta": _times(row["output"], rate)})
+    return rows
+
+
+class PowerLaw(NamedTuple):
+    """horizon = prefactor * product of quantity ** exponent, and how well it fits.
+
+    exponents        of each quantity that varied
+    standard_errors  of the exponents; scatter about the law taken for independent
+    prefactor        in units of the horizon, where every quantity is 1
+    r_squared        share of the variance of log(horizon) that the law explains; NaN if it has none
+    num_rows         rows that were used
+    """
+
+    exponents: dict[str, float]
+    standard_errors: dict[str, float]
+    prefactor: float
+    r_squared: float
+    num_rows: int
+
+
+def fit_power_law(
+    rows: Sequence[Mapping[str, Any]],
+    exponents: Sequence[str] = SETTINGS,
+    of: str = "output",
+) -> PowerLaw:
+    """Least squares of log(horizon) on the logarithms of what varies among the rows.
+
+    Rows without a horizon (None or NaN: it lies beyond the sweep) or with horizon 0 (the theory
+    never held) have no logarithm and are skipped. The first kind censors long horizons: let
+    sweeps be long enough that it is rare.
+
+    Args:
+      rows: a table of one theory, such as `horizon_table` or `horizon_study` give.
+      exponents: columns to take for quantities; those that are in no row, or the same in all rows
+        that are used, have no exponent.
+      of: the column that holds the horizon.
+
+    Raises:
+      InputError, InputTypeError: fewer rows than coefficients + 1, rows of several theories, rows
+        that cannot tell two quantities apart, a missing column or a value that is not positive.
+    """
+    check_string("of", of)
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise InputTypeError(f"rows must be a list of mappings; got {rows!r}")
+    for row in rows:
+        check_is("every entry of rows", row, Mapping)
+    exponents = check_names("exponents", exponents)
+    present = [name for name in exponents if any(name in row for row in rows)]
+    for name, row in itertools.product((of, *present), rows):
+        if name not in row:
+            raise InputError(f"rows must all have {name!r}; got one with {sorted(row)}")
+    kept = [row for row in rows if not (row[of] is None or row[of] != row[of] or row[of] == 0)]
+    theories = {row["theory"] for row in kept if "theory" in row}
+    if len(theories) > 1:
+        raise InputError(f"rows must be of one theory; got {sorted(theories)}")
+    used = [
+        {name: check_number(f"every {name!r} of rows", row[name]) for name in (of, *present)}
+        for row in kept
+    ]
+    for name, row in itertools.product((of, *present), used):
+        if row[name] <= 0:
+            raise InputError(f"every {name!r} of rows must be positive; got {row[name]:g}")
+    varying = [name for name in present if len({row[name] for row in used}) > 1]
+    if len(used) < len(varying) + 2:
+        raise InputError(
+            f"rows must be at least {len(varying) + 2}, one more than there are coefficients "
+            f"(the prefactor{''.join(f', {name}' for name in varying)}); got {len(used)} with a "
+            f"{of!r} horizon"
+        )
+    columns = [np.log([row[name] for row in used]) for name in varying]
+    design = np.stack([np.ones(len(used)), *columns], axis=1)
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise InputError(f"rows must vary {varying} independently of one another; they do not")
+    target = np.log([row[of] for row in used])
+    solution = np.linalg.lstsq(design, target, rcond=None)[0]
+    residual = np.sum((target - design @ solution) ** 2)
+    total = np.sum((target - target.mean()) ** 2)
+    freedom = len(used) - design.shape[1]
+    covariance = np.linalg.inv(design.T @ design) * residual / freedom
+    deviations = np.sqrt(np.diag(covariance))
+    return PowerLaw(
+        exponents=dict(zip(varying, solution[1:].tolist(), strict=True)),
+        standard_errors=dict(zip(varying, deviations[1:].tolist(), strict=True)),
+        prefactor=math.exp(solution[0]),
+        r_squared=float(1 - residual / total) if np.ptp(target) > 0 else math.nan,
+        num_rows=len(used),
+    )
+
+
+def horizon_study(
+    load: Callable[..., TokenData],
+    *,
+    vocab_sizes: Sequence[int],
+    seq_lens: Sequence[int],
+    num_layers: Sequence[int],
+    learning_rates: Sequence[float],
+    duration: float,
+    theories: Sequence[str] = ("leading", "effective"),
+    threshold: float = 0.1,
+    progress: Callable[[int, int], None] | None = None,
+    part: Part = compute_anew,
+) -> list[dict[str, Any]]:
+    """Measures how horizons depend on the setting, varying one quantity at a time.
+
+    The first entries of the four lists are the base. Every setting that differs from it in at most
+    one of vocabulary size, sequence length, layers and learning rate is trained from a zero start
+    by plain gradient descent on the full batch for ceil(duration / eta) steps.
+
+    Args:
+      load: called as `load(vocab_size=..., seq_len=...)`, once for each pair, such as a `partial`
+        of `load_tokens`. Hold the number of tokens alike, or it varies along.
+      vocab_sizes, seq_lens, num_layers, learning_rates: distinct, the base first.
+      duration: training time s * eta up to which horizons are looked for.
+      theories: as in `sweep`.
+      threshold: as in `validity_horizon`.
+      progress: called with (steps done, steps in all) as the work advances.
+      part: called for each setting with a name and what computes its horizons, a Dataset; as
+        `results.unfinished` yields it, a study goes on where it was stopped.
+
+    Returns:
+      A row for each setting and theory: the quantities, the theory, for each weight its horizon in
+      steps, the least over layers (None: beyond `duration`), and as `weight*eta` in training time.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
+
+    Cost: one sweep of a single run for each setting, each compiled anew as its sizes or its number
+    of steps differ; varying all at once would multiply their number instead of adding it up.
+    """
+    if not callable(load):
+        raise InputTypeError(f"load must be a function that returns a TokenData; got {load!r}")
+    given = {"vocab_sizes": vocab_sizes, "seq_lens": seq_lens, "num_layers": num_layers}
+    lists: dict[str, list] = {}
+    for name, values in given.items():
+        check_numbers(name, values, minimum=1)
+        most = LARGEST_DEPTH if name == "num_layers" else LARGEST_COUNT
+        key = name if name == "num_layers" else name[:-1]
+        lists[key] = check_integers(name, values, minimum=1, maximum=most)
+    lists["learning_rate"] = check_numbers("learning_rates", learning_rates, minimum=0).tolist()
+    if not all(lists["learning_rate"]):
+        raise InputError("learning_rates must be positive; got 0")
+    duration = check_number("duration", duration, minimum=0)
+    if duration == 0:
+        raise InputError("duration must be positive; got 0")
+    threshold = check_number("threshold", threshold, minimum=0)
+    if duration / min(lists["learning_rate"]) > LARGEST_STEPS:
+        raise InputError(
+            f"learning_rates must reach the duration, {duration:g}, in at most "
+            f"{LARGEST_STEPS} steps; got {min(lists['learning_rate']):g}"
+        )
+
+    base = {name: values[0] for name, values in lists.items()}
+    settings = [base] + [
+        {**base, name: value} for name, values in lists.items() for value in values[1:]
+    ]
+    # One more record than there are steps: the start.
+    records = [math.ceil(duration / setting["learning_rate"]) + 1 for setting in settings]
+    total, before = sum(records), 0
+    loaded: dict[tuple[int, int], TokenData] = {}
+    rows = []
+    for setting, count in zip(settings, records, strict=True):
+        V, T, L, rate = (setting[name] for name in lists)
+        if (V, T) not in loaded:
+            loaded[V, T] = _load(load, V, T)
+
+        def measure(data=loaded[V, T], rate=rate, count=count, L=L, before=before) -> xr.Dataset:
+            dataset = sweep(
+                data,
+                learning_rates=[rate],
+                steps=count - 1,
+                num_layers=L,
+                theories=theories,
+                progress=_offset(progress, before, total),
+            )
+            return validity_horizon(dataset, threshold)
+
+        for row in horizon_table(part(f"V{V}-T{T}-L{L}-eta{rate}", measure)):
+            steps = {name: row[name] for name in WEIGHTS}
+            times = {f"{name}*eta": _times(value, rate) for name, value in steps.items()}
+            rows.append({**setting, "theory": row["theory"], **steps, **times})
+        before += count
+    return rows
+
+
+def _offset(progress, before: int, total: int):
+    """What one sweep reports, as part of a study."""
+    return progress and (lambda done, _: progress(before + done, total))
+
+
+def _load(load, V: int, T: int) -> TokenData:
+    data = load(vocab_size=V, seq_len=T)
+    if not isinstance(data, TokenData):
+        raise InputTypeError(f"load must return a TokenData; got {type(data)}")
+    if (data.vocab_size, data.seq_len) != (V, T):
+        raise InputError(
+            f"load must return what it is asked for, vocab_size={V} and seq_len={T}; got "
+            f"{data.vocab_size} and {data.seq_len}"
+        )
+    return data
+
+
+def _first(condition: xr.DataArray, step: xr.DataArray) -> xr.DataArray:
+    """The first step at which a condition holds, as a float; NaN if there is none."""
+    return step.astype(float).where(condition).min("step")
+
+
+def _number(value: xr.DataArray) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _times(horizon: float | None, rate: float) -> float | None:
+    return None if horizon is None else horizon * rate

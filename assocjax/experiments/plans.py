@@ -1,0 +1,274 @@
+"""Before the work: how a grid of runs is divided, its memory and time, and what would fit."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from assocjax.errors import InputError
+from assocjax.experiments.runs import RunConfig
+from assocjax.precision import matmul
+from assocjax.training.optimizers import state_bytes
+from assocjax.training.plan import ExactPlan, plan_exact_step
+
+GIB = 1 << 30
+
+
+class Plan(NamedTuple):
+    """How [rates, starts] are computed.
+
+    devices: their number along each axis.
+    chunk: runs computed together along each axis.
+    one_by_one: a device takes the gradients of its runs one after another (`advance_run`).
+    """
+
+    devices: tuple[int, int]
+    chunk: tuple[int, int]
+    one_by_one: bool = False
+
+
+class Sizes(NamedTuple):
+    """Sizes of a corpus: N, V, T, bytes of a floating-point number, and `count_distinct`."""
+
+    num_sequences: int
+    vocab_size: int
+    seq_len: int
+    itemsize: int
+    max_distinct: int | None = None
+
+
+def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_limit: int) -> Plan:
+    """Divides a grid of [rates, starts] among all devices, within memory.
+
+    Args:
+      config: of the runs.
+      sizes: of the corpus that they read.
+      shape: numbers of rates and of starts.
+      memory_limit: bytes that this process may take for runs that are computed together.
+
+    Raises:
+      InputError: not even one run fits the limit or the machine; says what would.
+    """
+    machine = machine_bytes()
+    limit = memory_limit if machine is None else min(memory_limit, machine)
+    if least_bytes(config, sizes) > limit:
+        raise InputError(_too_large(config, sizes, limit, memory_limit))
+    one_by_one = jax.default_backend() == "cpu"
+    one, shared = weights_bytes(config, sizes), corpus_bytes(config, sizes)
+    step = step_bytes(config, sizes)
+    one, shared = (one, shared + step) if one_by_one else (one + step, shared)
+    local = min(jax.local_device_count(), limit // (one + shared))
+    largest = (limit - local * shared) // one
+    processes = jax.process_count()
+    if processes == 1:
+        plan = divide(shape, local, largest)
+    else:
+        # Every process must take part in every program, so all devices are used; where the grid
+        # is too small for them, some do the same work.
+        plan = divide(shape, jax.device_count(), largest * processes, exactly=True)
+    return plan._replace(one_by_one=one_by_one)
+
+
+def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool = False) -> Plan:
+    """The division with the least work for the busiest device; a chunk has at most `largest` runs.
+
+    A chunk holds many starts rather than many rates, as starts share their theories. `exactly`:
+    the devices used divide all devices.
+    """
+    R, S = shape
+
+    def work(division):
+        return math.prod(-(-n // d) for n, d in zip(shape, division, strict=True))
+
+    usable = max(1, min(devices, largest))
+    divisions = ((d, usable // d) for d in range(usable, 0, -1))
+    if exactly:
+        divisors = [d for d in range(devices, 0, -1) if devices % d == 0]
+        divisions = (
+            (d, e) for d in divisors for e in divisors if devices % (d * e) == 0 and d * e <= usable
+        )
+    division = min(divisions, key=work)
+    # Devices that would only repeat the work of others are left out.
+    r, s = division if exactly else (min(n, d) for n, d in zip(shape, division, strict=True))
+    starts = s * min(-(-S // s), max(1, largest // (r * s)))
+    rates = r * min(-(-R // r), max(1, largest // (starts * r)))
+    # Even chunks, so that little of the last one is filled up.
+    rates, starts = (
+        d * -(-n // (d * -(-n // size))) for n, d, size in ((R, r, rates), (S, s, starts))
+    )
+    return Plan((r, s), (rates, starts))
+
+
+def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
+    """Estimated memory of all devices while a chunk is computed."""
+    devices, runs = math.prod(plan.devices), math.prod(plan.chunk)
+    steps = devices if plan.one_by_one else runs
+    return (
+        devices * corpus_bytes(config, sizes)
+        + runs * weights_bytes(config, sizes)
+        + steps * step_bytes(config, sizes)
+    )
+
+
+def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Estimated memory of the weights of one run, of its theories, and of their copies."""
+    V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
+    weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
+    # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
+    # carry and its successor; what the optimizer remembers; and up to six for every theory.
+    moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
+    sides = len(config.theories) * (1 if config.batch_size is None else 2)
+    return (3 + 6 * sides) * weights + moments
+
+
+def step_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Estimated memory of one exact step."""
+    return _exact_step(config, sizes).memory
+
+
+def _exact_step(config: RunConfig, sizes: Sizes) -> ExactPlan:
+    return plan_exact_step(
+        vocab_size=sizes.vocab_size,
+        seq_len=sizes.seq_len,
+        num_layers=config.num_layers,
+        num_sequences=config.batch_size or sizes.num_sequences,
+        microbatch_size=config.microbatch_size,
+        max_distinct=sizes.max_distinct,
+        itemsize=sizes.itemsize,
+    )
+
+
+def foreseen_seconds(
+    config: RunConfig, sizes: Sizes, shape: tuple[int, int], multiply_adds: float
+) -> float:
+    """Rough time of a grid of [rates, starts], without compilation.
+
+    Args:
+      config, sizes, shape: as of `make_plan`.
+      multiply_adds: that all devices together do in a second, in large products.
+    """
+    rates, starts = shape
+    L, V = config.num_layers, sizes.vocab_size
+    step = _exact_step(config, sizes).work
+    comparison = 60 * len(config.theories) * (2 * L + 1) * V * V  # a few passes over the weights
+    followed = 0.6 * step if "effective" in config.theories else 0.0  # once a rate
+    each = rates * starts * (step + comparison) + rates * followed
+    return (config.steps + 1) * each / multiply_adds
+
+
+@functools.cache
+def measured_multiply_adds() -> float:
+    """Multiply-adds in a second of a large product, on all local devices together.
+
+    Cost: a fraction of a second, once a process.
+    """
+    n = 1024
+    product = jax.jit(lambda a: matmul(a, a))
+    a = jnp.ones((n, n), jnp.float32)
+    jax.block_until_ready(product(a))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(product(a))
+        times.append(time.perf_counter() - began)
+    # One device of a CPU uses all cores for a large product.
+    devices = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+    return devices * n**3 / min(times)
+
+
+def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Memory of a `Corpus`, of which every device has a copy."""
+    N, V, T, itemsize, _ = sizes
+    L = config.depth
+    matrices = 6 if L is None else 6 + (L + 1) + L + L * L
+    vectors = 3 * V + T + (0 if L is None else V)
+    counts = 1 if L is None else 2
+    return itemsize * (matrices * V * V + vectors) + 4 * (N * (T + 1) + counts) + N * T
+
+
+def machine_bytes() -> int | None:
+    """Memory of the devices of this process, or of the machine where they are its cores, as far as
+    a job or a container may have it. None where it cannot be told.
+    """
+    found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    if all(found):
+        return sum(found)  # type: ignore[arg-type]
+    limits = group_limits()
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(limits, default=None)
+
+
+def group_limits(
+    groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Memory limits of the Linux control groups of this process and of those that contain them."""
+    limits: list[int] = []
+    with contextlib.suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":  # version 2
+                root, name = mounted, "memory.max"
+            elif "memory" in controllers.split(","):
+                root, name = mounted / "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            group = root / path.lstrip("/")
+            for folder in (group, *group.parents):
+                # "max", or no such file, is no limit; a container may not see the outer groups.
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int((folder / name).read_text()))
+                if folder == root:
+                    break
+    return limits
+
+
+def least_bytes(config: RunConfig, sizes: Sizes) -> int:
+    """Memory without which nothing can be done: of one run, or to count its statistics."""
+    V, itemsize = sizes.vocab_size, sizes.itemsize
+    # What `effective_statistics` says that it takes.
+    counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
+    return max(counting, planned_bytes(config, sizes, Plan((1, 1), (1, 1))))
+
+
+def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -> str:
+    V, L = sizes.vocab_size, config.num_layers
+    microbatch = config.microbatch_size or sizes.num_sequences
+
+    def fits(vocab_size: int = V, **changes: int) -> bool:
+        changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        return least_bytes(changed, sizes._replace(vocab_size=vocab_size)) <= limit
+
+    largest = {
+        "vocab_size": _largest(lambda n: fits(vocab_size=n), 2, V),
+        "num_layers": _largest(lambda n: fits(num_layers=n), 1, L),
+        "microbatch_size": _largest(lambda n: fits(microbatch_size=n), 1, microbatch),
+    }
+    options = [f"{name} up to {value}" for name, value in largest.items() if value is not None]
+    needed = f"{least_bytes(config, sizes) / GIB:.3g} GiB"
+    if memory_limit == limit:
+        what = "memory_limit"
+        options.append(f"a memory_limit above {needed}")
+    else:
+        what = "memory of this machine"
+    return (
+        f"{what} must hold one run, which with vocab_size {V} and {L} layers takes about {needed}; "
+        f"got {limit / GIB:.3g} GiB. What fits: {' or '.join(options) or 'nothing near it'}"
+    )
+
+
+def _largest(fits: Callable[[int], bool], least: int, below: int) -> int | None:
+    """The largest n in [least, below) that fits, where a larger n needs more."""
+    low, high = least - 1, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low if low >= least else None

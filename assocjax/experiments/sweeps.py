@@ -1,0 +1,313 @@
+"""Sweeps: a grid of runs, trained and compared in parallel, as one xarray Dataset."""
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
+from assocjax.checks import check_dataset, check_numbers, check_positive
+from assocjax.corpora import TokenData
+from assocjax.errors import InputError, InputTypeError
+from assocjax.experiments.grids import Grid, duration_text, run_grid
+from assocjax.experiments.plans import (
+    GIB,
+    Plan,
+    Sizes,
+    foreseen_seconds,
+    make_plan,
+    measured_multiply_adds,
+    planned_bytes,
+)
+from assocjax.experiments.runs import Corpus, RunConfig
+from assocjax.models.params import WEIGHTS
+from assocjax.storage import results
+from assocjax.storage.checkpoints import Checkpoints, claim_together
+from assocjax.training.exact import count_distinct
+from assocjax.training.optimizers import Optimizer, check_optimizer, check_resumable, optimizer_name
+
+_FILE = "sweep.nc"
+GRID = ("learning_rate", "seed", "init_scale")
+
+_LONG_NAMES = {
+    "relative_error": "||trained - theory|| / ||trained||",
+    "cosine": "cosine of trained and theory",
+    "norm_ratio": "||theory|| / ||trained||",
+    "distance": "||trained - theory||",
+    "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
+    "truncation_error": "||trained - theory of the batches|| / ||trained||",
+}
+
+
+def sweep(
+    data: TokenData,
+    *,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    init_scales: Sequence[float] = (0.0,),
+    steps: int,
+    num_layers: int,
+    theories: Sequence[str] = ("leading",),
+    gradient: str = "exact",
+    optimizer: Optimizer = "sgd",
+    batch_size: int | None = None,
+    microbatch_size: int | None = None,
+    memory_limit: int = 4 << 30,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> xr.Dataset:
+    """Trains the model over a grid of runs and compares every one with the theories.
+
+    The runs are a `vmap` of `run_comparison` over learning rates, of one over starts, compiled
+    once: learning rate, seed and starting scale are traced. What the starts have in common, such as
+    the theories with full batches, and runs that cannot differ (full batch and a zero start: the
+    seed has no effect), are computed once.
+
+    Args:
+      data: a corpus from `load_tokens`.
+      learning_rates: step sizes, positive and distinct.
+      seeds: non-negative integers; each draws a start and, with `batch_size`, an order of batches.
+      init_scales: standard deviations of the Gaussian start, in units of the weights; 0 is the
+        zero start.
+      steps: number of updates.
+      num_layers: L.
+      theories: what every run is compared with: "leading", "effective" or both.
+      gradient: what trains the weights: "exact" or one of the theories.
+      optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
+      batch_size: sequences in a minibatch; None is the full batch.
+      microbatch_size: sequences differentiated at once; None fits their memory.
+      memory_limit: bytes that the runs computed together by this process may take (estimated).
+      checkpoint: a folder, new or empty or with this sweep. Every `checkpoint_every` steps all that
+        is needed to go on is saved in it, and what is known so far in its file `sweep.nc`, NaN
+        where a step is not reached. The same call then goes on from there, and gives the same
+        result bit for bit. At the end `sweep.nc` is complete and nothing else is left; the same
+        call then returns what it holds. Ctrl-C waits for the next checkpoint; a second one does
+        not, but while a program is compiled.
+      checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
+      overwrite: replace another sweep in the folder, or begin this one anew.
+      progress: called with (steps done, steps in all) as the work advances.
+      announce: called with lines for the user: memory and time foreseen, where the work goes on.
+
+    Returns:
+      A Dataset with dimensions `learning_rate`, `seed`, `init_scale`, `theory`, `step` and
+      `layer`. For every weight w of `query_key`, `position`, `value`, `output` (no layer
+      dimension) and measure m of `relative_error`, `cosine`, `norm_ratio`, `distance`: variables
+      `w_m` and `w_gradient_m`, and with `batch_size` also `w_sampling_error` and
+      `w_truncation_error` (see `run_comparison`). `loss`, in nats, has no theory dimension. A run
+      that diverged is NaN from that step on, has it in `diverged_step` (-1 otherwise) and is named
+      in the attribute `diverged`; `theory_diverged_step` says the same of the theories. Attributes
+      also hold the configuration, the versions and the corpus with its hash (see `results`), and
+      in `incomplete` how much of a sweep is there that was saved before its end.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used; a run does not fit the memory; the
+        folder holds another sweep or anything that assocjax did not write, another process is
+        writing in it, or it cannot be written.
+      KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
+
+    Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each
+    learning rate as many of every theory that has no closed form: an effective gradient, with
+    its pass for W and P, costs more than half of an exact one.
+    """
+    config = RunConfig(
+        steps=steps,
+        num_layers=num_layers,
+        theories=tuple(theories) if isinstance(theories, list | tuple) else theories,  # type: ignore[arg-type]
+        gradient=gradient,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        microbatch_size=microbatch_size,
+    )
+    if not isinstance(data, TokenData):
+        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    steps, batch_size = config.steps, config.batch_size
+    check_optimizer(optimizer, (config.num_layers, data.vocab_size, data.seq_len))
+    if batch_size is not None and batch_size > data.num_sequences:
+        raise InputError(
+            f"batch_size must be at most the number of sequences, {data.num_sequences}; "
+            f"got {batch_size}"
+        )
+    memory_limit = check_integer("memory_limit", memory_limit, minimum=1, maximum=LARGEST_BYTES)
+    if checkpoint_every is not None:
+        checkpoint_every = check_integer("checkpoint_every", checkpoint_every, minimum=1)
+    grid = {
+        "learning_rate": check_numbers("learning_rates", learning_rates, minimum=0),
+        "seed": check_numbers("seeds", seeds, minimum=0),
+        "init_scale": check_numbers("init_scales", init_scales, minimum=0),
+    }
+    for rate in grid["learning_rate"]:
+        check_positive("learning_rates", rate)
+    grid["seed"] = np.array(check_integers("seeds", seeds, minimum=0), np.int32)
+
+    starts, cell_to_start = _distinct_starts(grid, stochastic=batch_size is not None)
+    runs = Grid(grid["learning_rate"], starts)
+    shape = len(runs.rates), len(starts)
+    itemsize = jnp.dtype(jnp.result_type(float)).itemsize
+    distinct = count_distinct(data.tokens)
+    sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
+    plan = make_plan(config, sizes, shape, memory_limit)
+    configuration = {
+        **{f"{name}s": values.tolist() for name, values in grid.items()},
+        **dataclasses.asdict(config),
+        "optimizer": optimizer_name(optimizer),
+    }
+    attributes = results.provenance(data, configuration)
+
+    def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
+        cells = {name: value[:, cell_to_start] for name, value in records.items()}
+        dataset = _to_dataset(cells, grid, config)
+        dataset.attrs |= {**attributes, "incomplete": incomplete}
+        return dataset
+
+    def compute(
+        segment: int,
+        checkpoints: Checkpoints | None = None,
+        publish: Callable[[xr.Dataset], None] = lambda dataset: None,
+    ) -> xr.Dataset:
+        seconds = foreseen_seconds(config, sizes, shape, measured_multiply_adds())
+        count, together = math.prod(shape), plan.chunk[0] * plan.chunk[1]
+        announce(
+            f"{count} distinct runs, {min(count, together)} at a time on "
+            f"{plan.devices[0] * plan.devices[1]} devices, in about "
+            f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory; roughly "
+            f"{duration_text(seconds)}, and what compiling takes"
+        )
+        records = run_grid(
+            config,
+            Corpus.of(data, depth=config.depth),
+            runs,
+            plan,
+            segment=segment,
+            checkpoints=checkpoints,
+            publish=lambda known, done, parts: publish(
+                make_dataset(known, f"{done} of {parts} parts are done")
+            ),
+            progress=progress,
+            announce=announce,
+        )
+        dataset = make_dataset(records, "")
+        publish(dataset)
+        return dataset
+
+    if checkpoint is None:
+        return compute(steps + 1)
+    check_resumable(optimizer)
+    segment = min(checkpoint_every, steps + 1) if checkpoint_every else _segment(steps)
+    decides = results.identity(data, configuration)
+    with claim_together(checkpoint, "sweep", decides, result=_FILE, overwrite=overwrite) as folder:
+        if folder.complete:
+            announce(f"already complete: {folder.path / _FILE}")
+            return results.load(folder.path / _FILE)
+        every_bit = decides | _division(attributes, plan, segment)
+        checkpoints = Checkpoints(folder, every_bit)
+
+        def publish(dataset: xr.Dataset) -> None:
+            if jax.process_index() == 0:
+                results.save_to(folder, _FILE, dataset)
+
+        dataset = compute(segment, checkpoints, publish)
+        checkpoints.close()
+        if jax.process_index() == 0:
+            folder.finish()
+    return dataset
+
+
+def _segment(steps: int) -> int:
+    """Steps between checkpoints by default: a tenth of all, and at most 100."""
+    return min(100, -(-(steps + 1) // 10))
+
+
+def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str, Any]:
+    """What besides its identity decides a sweep to the last bit: how its runs were divided."""
+    return {
+        "device": attributes["device"],
+        "checkpoint_every": segment,
+        "devices": list(plan.devices),
+        "runs at a time": list(plan.chunk),
+        "processes": jax.process_count(),
+    }
+
+
+def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """The end of a sweep in numbers: one row for each starting scale, theory and learning rate.
+
+    Losses are means over seeds; cosines and the relative error are those of the worst layer and
+    seed. NaN where no run was left or the theory is zero.
+
+    Raises:
+      InputError, InputTypeError: the Dataset is not of `sweep`.
+    """
+    check_dataset(dataset, "sweep", ["loss"], "learning_rate init_scale seed step")
+    names = ["output_relative_error", *(f"{name}_cosine" for name in WEIGHTS)]
+    check_dataset(dataset, "sweep", names, "learning_rate init_scale theory step")
+    last = dataset.isel(step=-1)
+    steps = int(dataset["step"][-1])
+    rows = []
+    for scale, theory, rate in itertools.product(
+        *(dataset[name].values.tolist() for name in ("init_scale", "theory", "learning_rate"))
+    ):
+        cell = last.sel(learning_rate=rate, init_scale=scale, theory=theory)
+        rows.append(
+            {
+                "init_scale": scale,
+                "theory": theory,
+                "learning_rate": rate,
+                "s*eta": rate * steps,
+                "loss": float(cell["loss"].mean()),
+                **{name: float(cell[f"{name}_cosine"].min()) for name in WEIGHTS},
+                "error": float(cell["output_relative_error"].max()),
+            }
+        )
+    return rows
+
+
+def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The starts (seed, scale) that can differ, and for each cell [seed, init_scale] its start."""
+    seeds, scales = np.meshgrid(grid["seed"], grid["init_scale"], indexing="ij")
+    effective = seeds if stochastic else np.where(scales == 0, seeds[0, 0], seeds)
+    flat = np.stack([effective.ravel(), scales.ravel()], axis=1)
+    starts, cell_to_start = np.unique(flat, axis=0, return_inverse=True)
+    return starts, cell_to_start.reshape(seeds.shape)
+
+
+def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:
+    variables = {}
+    for name, value in cells.items():
+        by_theory = name not in ("loss", "diverged_step")
+        dims = (*GRID, *["theory"] * by_theory, "step", "layer")[: value.ndim]
+        variables[name] = xr.Variable(dims, value, {"units": "1"})
+    variables["loss"].attrs = {"units": "nat", "long_name": "mean negative log-likelihood"}
+    variables["diverged_step"].attrs = {"long_name": "first step that is not finite, or -1"}
+    variables["theory_diverged_step"].attrs = variables["diverged_step"].attrs
+    for weight, measure in itertools.product(WEIGHTS, _LONG_NAMES):
+        for suffix, of in (("", "weights"), ("_gradient", "gradients")):
+            name = f"{weight}{suffix}_{measure}"
+            if name in variables:
+                variables[name].attrs["long_name"] = f"{weight} {of}: {_LONG_NAMES[measure]}"
+    dataset = xr.Dataset(
+        variables,
+        coords={
+            **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
+            "theory": list(config.theories),
+            "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
+            "layer": ("layer", np.arange(1, config.num_layers + 1, dtype=np.int32)),
+        },
+    )
+    steps = dataset["diverged_step"].transpose(*GRID).values
+    rates, seeds, scales = (grid[name] for name in GRID)
+    dataset.attrs["diverged"] = "; ".join(
+        f"learning_rate={rates[i]:g} seed={seeds[j]} init_scale={scales[k]:g} "
+        f"at step {steps[i, j, k]}"
+        for i, j, k in np.argwhere(steps >= 0)
+    )
+    return dataset

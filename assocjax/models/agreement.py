@@ -1,0 +1,104 @@
+"""How well a theory agrees with an exact quantity."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from assocjax.arguments import check_is
+from assocjax.checks import as_array
+from assocjax.errors import InputError
+from assocjax.models.params import WEIGHTS, Params
+
+
+class Agreement(NamedTuple):
+    """Measures of agreement, all but the last without unit.
+
+    relative_error  ||exact - theory|| / ||exact||                     0 is perfect
+    cosine          <exact, theory> / (||exact|| ||theory||)           1 is perfect
+    norm_ratio      ||theory|| / ||exact||                             1 is perfect
+    distance        ||exact - theory||, in units of the arrays         0 is perfect
+
+    in the Frobenius norm. A ratio whose denominator is zero is undefined and NaN.
+    """
+
+    relative_error: Float[Array, "..."]
+    cosine: Float[Array, "..."]
+    norm_ratio: Float[Array, "..."]
+    distance: Float[Array, "..."]
+
+
+def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreement:
+    """Compares two arrays of one shape as vectors.
+
+    Early in training `query_key` and `position` have entries near 1e-12, whose squares vanish in
+    float32. So each array is divided by its largest entry before squares are summed.
+
+    Raises:
+      InputError: the shapes differ.
+
+    Examples:
+      >>> found = agreement(jnp.array([3.0, 4.0]), jnp.array([6.0, 8.0]))
+      >>> [round(float(measure), 4) for measure in (found.cosine, found.relative_error)]
+      [1.0, 1.0]
+    """
+    exact, theory = (jnp.asarray(as_array(n, x)) for n, x in (("exact", exact), ("theory", theory)))
+    if exact.shape != theory.shape:
+        raise InputError(f"theory must have the shape of exact, {exact.shape}; got {theory.shape}")
+    exact_unit, exact_norm, exact_scale = normalise(exact)
+    theory_unit, theory_norm, theory_scale = normalise(theory)
+    _, error_norm, error_scale = normalise(exact - theory)
+
+    def ratio(norm, scale):
+        defined = exact_scale > 0
+        safe = jnp.where(defined, exact_scale, 1)
+        return jnp.where(defined, (scale / safe) * (norm / exact_norm), jnp.nan)
+
+    cosine = jnp.sum(exact_unit * theory_unit) / (exact_norm * theory_norm)
+    both = (exact_scale > 0) & (theory_scale > 0)
+    return Agreement(
+        relative_error=ratio(error_norm, error_scale),
+        cosine=jnp.where(both, cosine, jnp.nan),
+        norm_ratio=ratio(theory_norm, theory_scale),
+        distance=jnp.where(error_scale > 0, error_scale * error_norm, 0),
+    )
+
+
+def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
+    """Agreement of every weight: entries [L] for the layered weights, scalars for `output`.
+
+    Args:
+      exact: weights, or a gradient.
+      theory: the same tree; a single layer stands for all of them.
+
+    Raises:
+      InputError, InputTypeError: the sizes differ, or one of them is no `Params`.
+    """
+    check_is("exact", exact, Params)
+    check_is("theory", theory, Params)
+    for name in WEIGHTS:
+        x, y = getattr(exact, name).shape, getattr(theory, name).shape
+        if x != y and (name == "output" or (1, *x[1:]) != y):
+            raise InputError(f"theory.{name} must have the shape of exact.{name}, {x}; got {y}")
+    return _compare_params(exact, theory)
+
+
+@jax.jit
+def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
+    def compare(name):
+        x, y = getattr(exact, name), getattr(theory, name)
+        if name == "output":
+            return agreement(x, y)
+        return jax.vmap(agreement)(x, jnp.broadcast_to(y, x.shape))
+
+    return {name: compare(name) for name in WEIGHTS}
+
+
+def normalise(a):
+    """a / max|a|, its norm (1 if a is zero, so that it can divide), and max|a|."""
+    scale = lax.stop_gradient(jnp.max(jnp.abs(a)))
+    unit = a / jnp.where(scale > 0, scale, 1)
+    squares = jnp.sum(unit * unit)
+    return unit, jnp.sqrt(jnp.where(scale > 0, squares, 1)), scale

@@ -1,0 +1,45 @@
+"""Dense statistics as a Dataset with tokens for coordinates, and its summary."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from assocjax.arguments import check_is
+from assocjax.corpora import TokenData, TokenFile
+from assocjax.statistics.dense import Statistics
+from assocjax.storage.results import provenance
+
+
+def statistics_dataset(data: TokenData | TokenFile, statistics: Statistics) -> xr.Dataset:
+    """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
+    check_is("data", data, TokenData, TokenFile)
+    check_is("statistics", statistics, Statistics)
+    dims = {1: ("token",), 2: ("token", "other_token")}
+    variables = {}
+    for name in statistics.__dataclass_fields__:  # type: ignore[attr-defined]
+        value = np.asarray(getattr(statistics, name))
+        variables[name] = (("lag",) if name == "position" else dims.get(value.ndim, ()), value)
+    vocabulary = np.array(data.vocabulary, dtype=object)
+    coords = {"token": vocabulary, "other_token": vocabulary, "lag": np.arange(data.seq_len)}
+    return xr.Dataset(variables, coords, provenance(data, {}))
+
+
+def statistics_summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Frobenius norm and largest entry, with its tokens, of each matrix."""
+    rows = []
+    for name, variable in dataset.data_vars.items():
+        if variable.dims == ("token", "other_token"):
+            matrix = variable.values
+            i, j = np.unravel_index(np.argmax(matrix), matrix.shape)
+            tokens = dataset["token"].values
+            rows.append(
+                {
+                    "matrix": str(name),
+                    "norm": float(np.linalg.norm(matrix)),
+                    "largest": float(matrix[i, j]),
+                    "row": str(tokens[i]),
+                    "column": str(tokens[j]),
+                }
+            )
+    return rows

@@ -1,0 +1,289 @@
+"""The statistics of `assocjax.statistics.dense` without a dense [V,V]: operators on sparse counts.
+
+With c = integer sums of `statistics.counting` and the marginals f of inputs, g of targets and a of
+attended keys, every matrix is sparse plus rank one, or a product of such:
+
+    B     = bigram / M  - f 1^T / V         Phi = context / M - 1 a^T / V
+    Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B
+    Q     = query_key / M                   Delta = position / M
+
+Centred on the unigram distribution of the targets instead of on chance (`residual="unigram"`), the
+residual is r = y - g, and g takes the place of 1/V:
+
+    B = bigram / M - f g^T      Phi = context / M - g a^T      m[t,k] = x_k^T G (y_t - g)
+
+Each is a `scipy.sparse.linalg.LinearOperator` [V,V]: `value @ X` for X [V,d] costs d times the
+entries of B and Phi, `value.T @ X` as much, and `rows(value, ids)` reads rows off. The
+second pass needs G only where a key stands before a target, which is the pattern of Phi.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csc_array, csr_array, diags_array
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+from assocjax.arguments import check_choice, check_flag, check_is
+from assocjax.errors import InputError
+from assocjax.statistics.counting import (
+    Correlations,
+    Counts,
+    TokenSource,
+    Units,
+    choose_units,
+    correlate,
+    count,
+    scale,
+)
+
+RESIDUALS = ("uniform", "unigram")
+"""What the residual of a target is centred on."""
+
+_BLOCK_COLUMNS = 64  # of G at once; more no longer stay in cache
+
+
+class SparsePlusRankOne(LinearOperator):
+    """S + u v^T, float64 [V,V]: products with [V,d] in time d times the entries of S."""
+
+    def __init__(self, sparse: csr_array, left: np.ndarray, right: np.ndarray):
+        super().__init__(np.dtype(np.float64), sparse.shape)
+        self.sparse, self.left, self.right = sparse, left, right
+
+    def _matmat(self, X):
+        return self.sparse @ X + np.outer(self.left, self.right @ X)
+
+    def _rmatmat(self, X):
+        return self.sparse.T @ X + np.outer(self.right, self.left @ X)
+
+    def largest(self) -> tuple[float, int, int]:
+        """The largest of the entries of S + u v^T that S holds, its row and its column."""
+        rows = np.repeat(np.arange(self.sparse.indptr.size - 1), np.diff(self.sparse.indptr))
+        columns = self.sparse.indices
+        values = self.sparse.data + self.left[rows] * self.right[columns]
+        i = int(np.argmax(values))
+        return float(values[i]), int(rows[i]), int(columns[i])
+
+    def column_norms(self) -> np.ndarray:
+        """Sums of squares of the columns [V]."""
+        squares = self.sparse.multiply(self.sparse).sum(axis=0)
+        mixed = self.sparse.T @ self.left * self.right
+        return squares + 2 * mixed + np.sum(self.left**2) * self.right**2
+
+
+class Basis(NamedTuple):
+    """What the first pass tells of a corpus: see `SparseStatistics` for its fields.
+
+    `chance` [V] is the distribution of targets that rows of G are centred on in the second pass.
+    """
+
+    bigram: SparsePlusRankOne
+    context: SparsePlusRankOne
+    input_frequency: np.ndarray
+    target_frequency: np.ndarray
+    context_frequency: np.ndarray
+    num_positions: int
+    frequency_corrected: bool
+    chance: np.ndarray
+
+
+class SparseStatistics(NamedTuple):
+    """As `Statistics`, with operators in place of dense matrices; all in float64.
+
+    `bigram`, `context`, `interchangeability`, `value`, `composed` and `query_key` are linear
+    operators [V,V], `position` is [T], the frequencies are [V].
+    """
+
+    bigram: LinearOperator
+    context: LinearOperator
+    interchangeability: LinearOperator
+    value: LinearOperator
+    composed: LinearOperator
+    query_key: LinearOperator
+    position: np.ndarray
+    input_frequency: np.ndarray
+    target_frequency: np.ndarray
+    context_frequency: np.ndarray
+    num_positions: int
+
+
+def sparse_statistics(
+    source: TokenSource,
+    *,
+    frequency_corrected: bool = False,
+    residual: str = "uniform",
+    counts: Counts | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SparseStatistics:
+    """Computes the statistics of a corpus larger than memory, or with a large vocabulary.
+
+    Args:
+      source: `TokenData`, or `TokenFile` for a corpus that stays on disk.
+      frequency_corrected: those of `assocjax.analysis.associations.frequency_corrected` instead.
+      residual: "uniform", y - 1/V, or "unigram", y - g with g the frequency of targets.
+      counts: sums of the first pass over `source`, which is then read once only.
+      progress: called with (sequences read, sequences to read) after each block; every sequence
+        is read twice.
+
+    Returns:
+      `SparseStatistics`, the same bits on every call. Against exact arithmetic, relative errors
+      are those of `assocjax.statistics.counting.Units` and of float64 products.
+
+    Raises:
+      InputError: no valid position, more than 2^40 positions, an unknown residual, or one besides
+        `frequency_corrected`, which has its own; counts of another vocabulary.
+
+    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
+    entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
+    """
+    check_is("source", source, TokenSource)
+    frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
+    every = range(source.num_sequences)
+    report = progress or (lambda done, total: None)
+    first = len(every) if counts is None else 0
+    total = first + len(every)
+
+    if frequency_corrected and residual != "uniform":
+        raise InputError(f"residual must be left where frequency_corrected is; got {residual!r}")
+    if counts is None:
+        counts = count(source, every, after_block=lambda done, _: report(done, total))
+    elif (size := counts.bigram.indptr.size - 1) != source.vocab_size:
+        raise InputError(f"counts must be of the {source.vocab_size} tokens of source; got {size}")
+    units = choose_units(source.num_sequences, source.seq_len)
+    found = basis(counts, units, frequency_corrected=frequency_corrected, residual=residual)
+    composed = composed_on_pattern(found)
+    sums = correlate(
+        source, every, composed, after_block=lambda done, _: report(first + done, total)
+    )
+    return assemble(found, sums, correlation_unit(composed, units))
+
+
+def basis(
+    counts: Counts,
+    units: Units,
+    *,
+    frequency_corrected: bool = False,
+    residual: str = "uniform",
+) -> Basis:
+    """B, Phi and the marginals from the sums of the first pass.
+
+    Raises:
+      InputError: no valid position, or an unknown residual.
+    """
+    check_choice("residual", residual, RESIDUALS)
+    M = int(counts.bigram.sum())
+    if M == 0:
+        raise InputError("mask must leave at least one valid position; all are False")
+    joint = counts.bigram * (1 / M)
+    attention = counts.context * (2.0**-units.attention / M)
+    f = counts.bigram.sum(axis=1) / M
+    g = counts.bigram.sum(axis=0) / M
+    a = attention.sum(axis=0)
+    chance = g if residual == "unigram" else np.full(f.size, 1 / f.size)
+    if frequency_corrected:
+        root_f, root_g, root_a = np.sqrt(f), np.sqrt(g), np.sqrt(a)
+        bigram = SparsePlusRankOne(_scaled(joint, root_f, root_g), -root_f, root_g)
+        context = SparsePlusRankOne(_scaled(attention, root_g, root_a), -root_g, root_a)
+    else:
+        bigram = SparsePlusRankOne(joint, -f, chance)
+        context = SparsePlusRankOne(attention, -chance, a)
+    return Basis(bigram, context, f, g, a, M, frequency_corrected, chance)
+
+
+def composed_on_pattern(found: Basis) -> csr_array:
+    """x_k^T G r_y wherever key k stands before target y: float64, entry [y,k].
+
+    It is G[k,y] - sum_j chance[j] G[k,j], where r_y = y - chance.
+
+    The rest of G (V^2 entries) passes by, some columns of Phi at a time, and is never held. With
+    B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
+
+        G^T = S^T S P + v (u^T S P) + (B^T B p) a^T + (B^T u) (v^T P)
+
+    Cost: 2 V nnz(B).
+    """
+    B, Phi = found.bigram, found.context
+    V = B.shape[0]
+    S, P = B.sparse, Phi.sparse.tocsc()
+    St = S.T.tocsr()
+    mean = Phi.T @ (B.T @ (B @ found.chance))
+    left = np.stack([B.right, B.T @ (B @ Phi.left), B.T @ B.left, np.ones(V)], axis=1)
+    right = np.stack([P.T @ (St @ B.left), Phi.right, P.T @ B.right, -mean], axis=1)
+    entries = np.empty(P.nnz)
+    for start in range(0, V, _BLOCK_COLUMNS):
+        part = slice(start, min(start + _BLOCK_COLUMNS, V))
+        block = St @ (S @ P[:, part].toarray(order="C"))
+        pointers = P.indptr[part.start : part.stop + 1]
+        here = slice(pointers[0], pointers[-1])
+        y, k = P.indices[here], np.repeat(np.arange(part.stop - start), np.diff(pointers))
+        low_rank = np.einsum("er,er->e", left[y], right[part][k])
+        entries[here] = block[y, k] + low_rank
+    return csc_array((entries, P.indices, P.indptr), P.shape).tocsr()
+
+
+def correlation_unit(composed: csr_array, units: Units) -> float:
+    """What an integer of `Correlations` is worth."""
+    return scale(composed) * 2.0**-units.correlation
+
+
+def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
+    """The statistics from both passes; an integer of `sums` is worth `unit`."""
+    M = found.num_positions
+    Q = sums.query_key * (unit / M)
+    B, Phi = found.bigram, found.context
+    Sigma = B.T @ B
+    if found.frequency_corrected:
+        Q = _scaled(Q, np.sqrt(found.input_frequency), np.sqrt(found.context_frequency))
+        norm = aslinearoperator(diags_array(_inverse(np.sqrt(B.column_norms()))))
+        Sigma = norm @ Sigma @ norm
+    value = Phi.T @ B.T
+    nothing = np.zeros_like(found.input_frequency)
+    return SparseStatistics(
+        bigram=B,
+        context=Phi,
+        interchangeability=Sigma,
+        value=value,
+        composed=value @ B,
+        query_key=SparsePlusRankOne(Q, nothing, nothing),
+        position=sums.position * (unit / M),
+        input_frequency=found.input_frequency,
+        target_frequency=found.target_frequency,
+        context_frequency=found.context_frequency,
+        num_positions=M,
+    )
+
+
+def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
+    """Entries, Frobenius norm and largest entry, with its tokens, of the matrices that are held."""
+    summary = []
+    for name in ("bigram", "context", "query_key"):
+        matrix = getattr(statistics, name)
+        value, i, j = matrix.largest()
+        summary.append(
+            {
+                "matrix": name,
+                "entries": matrix.sparse.nnz,
+                "norm": float(np.sqrt(matrix.column_norms().sum())),
+                "largest": value,
+                "row": vocabulary[i],
+                "column": vocabulary[j],
+            }
+        )
+    return summary
+
+
+def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
+    """Some rows of an operator, dense: [len(ids), V]."""
+    ids = np.asarray(ids)
+    chosen = np.zeros((matrix.shape[0], ids.size))
+    chosen[ids, np.arange(ids.size)] = 1
+    return matrix.rmatmat(chosen).T
+
+
+def _scaled(matrix: csr_array, rows: np.ndarray, columns: np.ndarray) -> csr_array:
+    """matrix / outer(rows, columns), where entries of a token that does not occur stay 0."""
+    return (diags_array(_inverse(rows)) @ matrix @ diags_array(_inverse(columns))).tocsr()
+
+
+def _inverse(values: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)

@@ -1,0 +1,285 @@
+"""Results are files in standard formats that say where they came from."""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from assocjax.arguments import check_is, check_path
+from assocjax.errors import InputError
+from assocjax.precision import chosen_precision
+from assocjax.storage import SIGNATURE, Folder, difference, flatten, whole_file
+
+
+class Corpus(Protocol):
+    """What results say of a corpus: `TokenData`, `TokenFile`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def describe(self) -> dict[str, object]: ...
+
+
+Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
+"""Of a part's name and what computes it, the part: see `parts_kept_in` and `compute_anew`."""
+
+DECIDING = ("assocjax", "jax", "jaxlib", "optax")
+"""Packages whose versions decide the numbers of a result."""
+
+_JSON = ("config", "corpus", "versions", "weights", "shared_weights")
+_PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
+
+
+def provenance(data: Corpus, config: dict[str, Any]) -> dict[str, Any]:
+    """Attributes that make a result reproducible: configuration, versions, device and corpus.
+
+    `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `decode`.
+    No time of day is among them: the same computation gives the same file.
+    """
+    return {
+        "config": json.dumps(config, sort_keys=True),
+        "corpus": json.dumps(data.describe(), sort_keys=True),
+        "corpus_name": data.name,
+        "corpus_sha256": data.sha256,
+        "versions": json.dumps(versions(), sort_keys=True),
+        "device": jax.devices()[0].device_kind,
+        "matmul_precision": chosen_precision() or "highest",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **_packages()}
+
+
+@functools.cache  # a search of every folder that is imported from
+def _packages() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
+    """Attributes with their JSON decoded: see `provenance`."""
+    return {name: json.loads(v) if name in _JSON else v for name, v in attrs.items()}
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Writes NetCDF-4, compressed; a reader never sees a file that is half written.
+
+    Text is written whatever it is. Strings that NetCDF cannot hold, with a NUL or a lone surrogate,
+    are escaped as in Python, and `load` undoes it: other readers find their places in the attribute
+    `assocjax_escaped`.
+
+    A file that is there already is replaced if assocjax wrote it and `overwrite` is true. Without
+    it, nothing is done where it has the same content.
+
+    Raises:
+      InputError: the file is there with other content, was not written by assocjax, or cannot be
+        written.
+    """
+    check_is("dataset", dataset, xr.Dataset)
+    with whole_file(path, overwrite=overwrite) as part:
+        _write(dataset, part)
+
+
+def save_to(folder: Folder, name: str, dataset: xr.Dataset) -> None:
+    """As `save`, to a file of a claimed folder."""
+    with folder.file(name) as part:
+        _write(dataset, part)
+
+
+def save_json_to(folder: Folder, name: str, content: Any) -> None:
+    """Writes JSON; numbers that are not finite become null, as the standard demands."""
+    with folder.file(name) as part:
+        part.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def _write(dataset: xr.Dataset, path: Path) -> None:
+    encoding = {name: {"zlib": True} for name, v in dataset.data_vars.items() if v.ndim}
+    signed = _encoded(dataset).assign_attrs(written_by=SIGNATURE)
+    signed.to_netcdf(path, engine="netcdf4", encoding=encoding)
+
+
+def load(path: str | os.PathLike) -> xr.Dataset:
+    """Reads a file that `save` wrote, wholly into memory.
+
+    Raises:
+      InputError: the file is missing or no NetCDF.
+    """
+    with open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def open_dataset(path: str | os.PathLike) -> xr.Dataset:
+    """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
+    try:
+        path = check_path("path", path)
+        dataset = _decoded(xr.open_dataset(path, engine="netcdf4"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read results from {path}: {error}") from None
+    dataset.attrs.pop("written_by", None)
+    return dataset
+
+
+_ESCAPED = "assocjax_escaped"
+
+
+def _encoded(dataset: xr.Dataset) -> xr.Dataset:
+    """What NetCDF can hold. How a file held it that was read before, such as the length of its
+    strings, is forgotten: other strings would be cut to it."""
+    dataset = dataset.drop_encoding()
+    escaped = []  # [variable or None, attribute or None]
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind in "OU" and _cannot_be_held(variable.values):
+            values = _each(_escape, variable.values)
+            dataset[name] = (variable.dims, values, variable.attrs)
+            escaped.append([name, None])
+    for name in [None, *dataset.variables]:
+        attrs = dataset.attrs if name is None else dataset[name].attrs
+        for key in [key for key, value in attrs.items() if _cannot_be_held(value)]:
+            attrs[key] = _each(_escape, attrs[key])
+            escaped.append([name, key])
+    return dataset.assign_attrs({_ESCAPED: json.dumps(escaped)}) if escaped else dataset
+
+
+def _decoded(dataset: xr.Dataset) -> xr.Dataset:
+    """The inverse, in place, so that closing the Dataset closes its file."""
+    for name, key in json.loads(dataset.attrs.pop(_ESCAPED, "[]")):
+        if key is None:
+            variable = dataset[name].variable
+            dataset[name] = (variable.dims, _each(_unescape, variable.values), variable.attrs)
+        else:
+            attrs = dataset.attrs if name is None else dataset[name].attrs
+            attrs[key] = _each(_unescape, attrs[key])
+    for of in (dataset, *dataset.variables.values()):
+        of.encoding = {}
+    return dataset
+
+
+def _each(change: Callable[[str], Any], value: Any) -> Any:
+    """A string, or every string of a list or an array, changed."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        changed = np.empty(value.shape, object)
+        for place, element in np.ndenumerate(value):
+            changed[place] = _each(change, element)
+        return changed
+    if isinstance(value, list | tuple):
+        return [_each(change, element) for element in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _cannot_be_held(value: Any) -> bool:
+    strings: list[str] = []
+    _each(strings.append, value)
+    return any("\0" in s or s.encode("utf-8", "ignore").decode() != s for s in strings)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _unescape(text: str) -> str:
+    return text.encode("ascii").decode("unicode_escape")
+
+
+def identity(data: Corpus | None, config: dict[str, Any]) -> dict[str, Any]:
+    """All that decides a result: configuration, corpus, precision and deciding versions."""
+    corpus = {} if data is None else data.describe()
+    return flatten(
+        {
+            "config": config,
+            "corpus": corpus,
+            "precision": str(jnp.result_type(float)),
+            "matmul_precision": chosen_precision() or "highest",
+            "versions": {name: versions()[name] for name in DECIDING},
+        }
+    )
+
+
+def compute_anew(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """The `Part` that keeps nothing."""
+    return compute()
+
+
+def reuse(path: Path, decides: Mapping[str, Any], *, overwrite: bool = False) -> xr.Dataset | None:
+    """The Dataset of a file that `keep` wrote; None without one.
+
+    Raises:
+      InputError: it is of another configuration or corpus (names what differs), and is not to be
+        overwritten.
+    """
+    if not os.path.exists(path):
+        return None
+    dataset = load(path)
+    try:
+        theirs = json.loads(dataset.attrs.pop("decided_by"))
+    except (KeyError, ValueError):
+        raise InputError(f"out: {path} is no result that can be used again") from None
+    other = difference(theirs, decides)
+    if other is not None and not overwrite:
+        raise InputError(
+            f"out: {path} is of another configuration: {other}; choose another folder, or replace "
+            "it by overwrite=True (--overwrite)"
+        )
+    return None if other is not None else dataset
+
+
+def keep(folder: Folder, name: str, dataset: xr.Dataset, decides: Mapping[str, Any]) -> None:
+    """Saves a Dataset for `reuse`, with all that decides it, as JSON can hold it."""
+    save_to(folder, name, dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)))
+
+
+def parts_kept_in(folder: Folder) -> Part:
+    """A function of a part's name and of what computes its Dataset.
+
+    It returns the one that is kept in the folder, or computes and keeps it, until the whole is
+    finished (`Folder.finish`).
+    """
+
+    def part(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+        file = f"{name.replace(' ', '-')}.nc"
+        if not folder.has_work(file):
+            dataset = compute()
+            save_to(folder, folder.work_name(file), dataset)
+        return load(folder.path / folder.work_name(file))
+
+    return part
+
+
+@contextlib.contextmanager
+def stoppable(folder: Folder) -> Iterator[None]:
+    """Says on Ctrl-C where finished parts are kept, if any are."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not folder.files:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; what is finished is in {folder.path}: run the same again to go on"
+        ) from None
+
+
+def finite(content: Any) -> Any:
+    """As JSON can hold it: None for numbers that are not finite, lists for tuples and arrays, and
+    Python's numbers for NumPy's, which attributes are that come back from a file."""
+    if isinstance(content, np.generic | np.ndarray):
+        content = content.tolist()
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not abs(content) < float("inf"):
+        return None
+    return content

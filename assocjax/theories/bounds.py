@@ -1,0 +1,206 @@
+"""The paper's theorem about the leading terms: when it speaks, and what it guarantees.
+
+After s steps of gradient descent with step size eta, in every layer and in the Frobenius norm,
+
+    ||W_O - s eta B||                    <=  3 s^2 eta^2
+    ||V_l - C(s,2) eta^2 Phi^T B^T||     <=  12 s^3 eta^3
+    ||W_l - c(s) eta^4 Q||               <=  13 s^5 eta^5 T
+    ||P_l - c(s) eta^4 Delta||           <=  13 s^5 eta^5 T
+
+under conditions on L, T, V, s eta and the start. Leading terms stay accurate far beyond the
+conditions and the bounds are loose by orders of magnitude: both can be seen side by side here.
+
+Source: paper, Theorems 4.1 and D.10 (zero start), D.13 (Gaussian start).
+"""
+
+import contextlib
+import itertools
+import math
+
+import numpy as np
+import xarray as xr
+
+from assocjax.arguments import check_integer
+from assocjax.checks import check_dataset, check_number
+from assocjax.errors import InputError
+from assocjax.models.params import WEIGHTS
+from assocjax.storage import results
+
+
+def theorem_conditions(
+    *,
+    num_layers: int,
+    seq_len: int,
+    vocab_size: int,
+    learning_rate: float,
+    steps: int,
+    init_scale: float = 0.0,
+    xi: float = 0.0,
+) -> dict[str, bool]:
+    """Which conditions of the theorem hold; it speaks of a setting if all of them do.
+
+    From any start:
+
+        num_layers <= sqrt(seq_len)/4
+        seq_len >= 60
+        vocab_size >= 500
+        steps*learning_rate <= 1/(12*num_layers)
+        steps*learning_rate <= 5/(8*sqrt(seq_len))
+
+    and from a Gaussian one (`init_scale` > 0), whose variance the theorem writes v^2 / V^(2+2 xi)
+    with v <= eta^2 / T^2, also
+
+        init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))
+        learning_rate >= 1/seq_len
+        seq_len <= vocab_size
+
+    Equality meets a condition. Where an edge is no floating-point number, what it rounds to stands
+    for it; that of `steps*learning_rate` is divided by the steps and compared with the rate.
+
+    Args:
+      num_layers, seq_len, vocab_size: L, T, V.
+      learning_rate: eta.
+      steps: s.
+      init_scale: standard deviation of the start, in units of the weights; 0 is the zero start.
+      xi: the theorem has some xi > 0 and grants more the smaller it is: the default, its limit 0,
+        is necessary but not sufficient.
+
+    Returns:
+      For each condition, named as above, whether it holds; in that order.
+
+    Raises:
+      InputError, InputTypeError: an argument is out of range or has the wrong type.
+
+    Source: paper, Theorems D.10 and D.13.
+    """
+    L = check_integer("num_layers", num_layers, minimum=1)
+    T = check_integer("seq_len", seq_len, minimum=1)
+    V = check_integer("vocab_size", vocab_size, minimum=2)
+    s = check_integer("steps", steps, minimum=0)
+    eta = check_number("learning_rate", learning_rate, minimum=0)
+    sd = check_number("init_scale", init_scale, minimum=0)
+    xi = check_number("xi", xi, minimum=0)
+    if eta == 0:
+        raise InputError("learning_rate must be positive; got 0")
+    conditions = {
+        "num_layers <= sqrt(seq_len)/4": 16 * L**2 <= T,
+        "seq_len >= 60": T >= 60,
+        "vocab_size >= 500": V >= 500,
+        # Division rounds once; a product of s and eta would miss some edges by its rounding.
+        "steps*learning_rate <= 1/(12*num_layers)": s == 0 or eta <= 1 / (12 * L * s),
+        "steps*learning_rate <= 5/(8*sqrt(seq_len))": s == 0 or eta <= 5 / (8 * s * math.sqrt(T)),
+    }
+    if sd > 0:
+        edge = math.exp(min(2 * math.log(eta / T) - (1 + xi) * math.log(V), 700))
+        with contextlib.suppress(OverflowError):
+            edge = eta**2 / (T**2 * V ** (1 + xi))  # to the last digit
+        conditions |= {
+            "init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))": sd <= edge,
+            "learning_rate >= 1/seq_len": eta >= 1 / T,
+            "seq_len <= vocab_size": T <= V,
+        }
+    return conditions
+
+
+def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
+    """The theorem beside a measurement: bounds, measured distances and where it speaks.
+
+    Args:
+      dataset: from `sweep`, compared with the theory "leading", trained by the exact gradient with
+        the optimizer "sgd" on the full batch. The theorem says nothing of others.
+
+    Returns:
+      A Dataset with, for each weight w,
+        `w_bound`      over `learning_rate` and `step`: 3 s^2 eta^2 (output), 12 s^3 eta^3 (value),
+                       13 s^5 eta^5 T (query_key, position)
+        `w_distance`   ||trained - leading||, as in `dataset`, of which it is the "leading" part
+        `w_looseness`  bound / distance; NaN at step 0, where the bound is 0, and where the distance
+                       is 0 or undefined
+      and `conditions` over `init_scale`, `learning_rate`, `step` and `condition` (the names of
+      `theorem_conditions`, with xi = 0; those of a Gaussian start are True of a zero start), and
+      `conditions_met`, all of them. Attributes are those of `dataset`.
+
+    A looseness below 1 where the conditions are met would refute the theorem, or be rounding: a
+    float32 distance is not accurate below some 1e-7 of the weight's norm.
+
+    Raises:
+      InputError: `dataset` is not such a sweep.
+
+    Source: paper, Theorems 4.1, D.10 and D.13.
+    """
+    config, corpus = _check_sweep(dataset)
+    T = corpus["seq_len"]
+    step, rates = dataset["step"], dataset["learning_rate"]
+    # Not s^5 by itself: it overflows the steps' int32.
+    time = rates * step.astype(np.float64)
+    bounds = {
+        "query_key": 13 * time**5 * T,
+        "position": 13 * time**5 * T,
+        "value": 12 * time**3,
+        "output": 3 * time**2,
+    }
+    variables = {}
+    for name in WEIGHTS:
+        distance = dataset[f"{name}_distance"].sel(theory="leading", drop=True)
+        bound = bounds[name].transpose("learning_rate", "step")
+        safe = distance.where((distance > 0) & (bound > 0))
+        looseness = (bound / safe).transpose(*distance.dims)
+        variables |= {
+            f"{name}_bound": bound.assign_attrs(
+                units="1", long_name=f"{name} weights: bound on the distance"
+            ),
+            f"{name}_distance": distance,
+            f"{name}_looseness": looseness.assign_attrs(
+                units="1", long_name=f"{name} weights: bound / distance"
+            ),
+        }
+    variables["conditions"] = _conditions(dataset, config["num_layers"], T, corpus["vocab_size"])
+    variables["conditions_met"] = variables["conditions"].all("condition", keep_attrs=False)
+    variables["conditions"].attrs["long_name"] = "whether a condition of the theorem holds"
+    variables["conditions_met"].attrs["long_name"] = "whether all conditions of the theorem hold"
+    return xr.Dataset(variables, attrs=dataset.attrs)
+
+
+def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:
+    """The configuration and the corpus of a sweep that the theorem is about."""
+    check_dataset(dataset, "sweep", [], "")
+    if missing := [name for name in ("config", "corpus") if name not in dataset.attrs]:
+        raise InputError(f"dataset must be from sweep; it has no attribute {missing[0]!r}")
+    needed = ("theory", *(f"{name}_distance" for name in WEIGHTS))
+    if missing := [name for name in needed if name not in dataset]:
+        raise InputError(f"dataset must be from sweep; it has no variable {missing[0]!r}")
+    theories = dataset["theory"].values.tolist()
+    if "leading" not in theories:
+        raise InputError(f"dataset must be compared with the theory 'leading'; got {theories}")
+    attrs = results.decode(dataset.attrs)
+    config = attrs["config"]
+    for name, value in (("gradient", "exact"), ("optimizer", "sgd"), ("batch_size", None)):
+        if config[name] != value:
+            raise InputError(
+                f"dataset must be a sweep with {name}={value!r}, of which the theorem speaks; "
+                f"got {config[name]!r}"
+            )
+    return config, attrs["corpus"]
+
+
+def _conditions(dataset: xr.Dataset, L: int, T: int, V: int) -> xr.DataArray:
+    dims = ("init_scale", "learning_rate", "step")
+    axes = [dataset[name].values.tolist() for name in dims]
+    cells = [
+        theorem_conditions(
+            num_layers=L,
+            seq_len=T,
+            vocab_size=V,
+            learning_rate=rate,
+            steps=step,
+            init_scale=scale,
+        )
+        for scale, rate, step in itertools.product(*axes)
+    ]
+    names = list(max(cells, key=len))
+    values = np.array([[cell.get(name, True) for name in names] for cell in cells])
+    return xr.DataArray(
+        values.reshape(*map(len, axes), len(names)),
+        dims=(*dims, "condition"),
+        coords={**{name: dataset[name] for name in dims}, "condition": names},
+    )

@@ -1,0 +1,120 @@
+"""The exact full-batch gradient, accumulated over microbatches so that memory is bounded."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from assocjax.arguments import LARGEST_COUNT, check_integer
+from assocjax.checks import check_tokens, is_hidden
+from assocjax.models.attention_only import count_valid, sequence_loss
+from assocjax.models.params import Params, check_batch
+from assocjax.training.microbatches import sum_microbatches
+from assocjax.training.plan import MEMORY_LIMIT, plan_exact_step
+from assocjax.training.tables import tables_loss_and_gradient
+
+
+def exact_gradient(
+    params: Params,
+    tokens: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    form: str | None = None,
+    microbatch_size: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    max_distinct: int | None = None,
+) -> Params:
+    """Gradient of `loss` with respect to every weight, over all sequences given.
+
+    Args:
+      params: weights.
+      tokens: integer array [N, T+1].
+      mask: boolean array [N, T], False where the input or the target is padding.
+      form: "dense" or "tables"; by default the cheaper one, as `plan_exact_step` finds.
+      microbatch_size: sequences differentiated at once; by default so many that their
+        activations take about 8 MiB on a CPU, 1 GiB elsewhere.
+      memory_limit: bytes that the plan should keep to, as estimated.
+      max_distinct: the largest number of distinct tokens among the T inputs of a sequence, as
+        `count_distinct` finds: fewer are faster. By default it is counted, and T under `jit`. The
+        result may be NaN if a sequence has more. It and the three before change time, memory and
+        rounding, never the meaning.
+
+    Returns:
+      dL/d(weight) as `Params`.
+
+    Raises:
+      InputError, InputTypeError: wrong shapes, dtypes, token ids, or no valid position.
+
+    Cost: see `plan_exact_step`. Differentiable, like `loss`, in either mode.
+    Source: paper, Lemma D.8 (here by automatic differentiation).
+    """
+    return exact_loss_and_gradient(
+        params,
+        tokens,
+        mask,
+        form=form,
+        microbatch_size=microbatch_size,
+        memory_limit=memory_limit,
+        max_distinct=max_distinct,
+    )[1]
+
+
+def exact_loss_and_gradient(
+    params: Params,
+    tokens: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    form: str | None = None,
+    microbatch_size: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    max_distinct: int | None = None,
+) -> tuple[Float[Array, ""], Params]:
+    """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
+    tokens, mask = check_batch(params, tokens, mask)
+    if max_distinct is not None:
+        max_distinct = check_integer("max_distinct", max_distinct, minimum=1)
+    elif not is_hidden(tokens):
+        max_distinct = count_distinct(tokens)
+    plan = plan_exact_step(
+        vocab_size=params.output.shape[0],
+        seq_len=mask.shape[1],
+        num_layers=len(params.value),
+        num_sequences=len(tokens),
+        form=form,
+        microbatch_size=microbatch_size,
+        memory_limit=memory_limit,
+        max_distinct=max_distinct,
+        itemsize=params.output.dtype.itemsize,
+    )
+    if plan.form == "dense":
+        return _dense_loss_and_gradient(params, tokens, mask, plan.microbatch_size)
+    u = min(max_distinct or mask.shape[1], mask.shape[1])
+    return tables_loss_and_gradient(params, tokens, mask, plan.microbatch_size, u)
+
+
+def count_distinct(tokens: ArrayLike) -> int:
+    """The largest number of distinct tokens among the inputs of a sequence of [N, T+1].
+
+    Rounded up to a multiple of 8, so that batches of one corpus share a program.
+
+    Raises:
+      InputError, InputTypeError: they are no integers of that shape.
+    """
+    tokens, _ = check_tokens(tokens, None, LARGEST_COUNT)
+    inputs = np.sort(np.asarray(tokens)[:, :-1], axis=1)
+    most = 1 + int(np.max(np.sum(inputs[:, 1:] != inputs[:, :-1], axis=1)))
+    return min(inputs.shape[1], -(-most // 8) * 8)
+
+
+@partial(jax.jit, static_argnames="microbatch_size")
+def _dense_loss_and_gradient(params, tokens, mask, microbatch_size: int):
+    # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
+    share = 1 / count_valid(mask, params.output.dtype)
+
+    @jax.value_and_grad
+    def microbatch_loss(params, tokens, mask):
+        return share * jnp.sum(jax.vmap(sequence_loss, (None, 0, 0))(params, tokens, mask))
+
+    return sum_microbatches(partial(microbatch_loss, params), tokens, mask, microbatch_size)

@@ -1,0 +1,313 @@
+"""Optimizers: any of optax, by name or by a function of the learning rate."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from assocjax.arguments import check_integers
+from assocjax.checks import check_number, is_traced
+from assocjax.errors import InputError, InputTypeError
+from assocjax.models.params import WEIGHTS, Params, init_params
+
+Optimizer = str | Callable[[Any], optax.GradientTransformation]
+
+_PROBE = (2, 3, 4)  # L, V and T of small weights, no two sizes alike
+
+
+def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
+    """The optimizer for a (possibly traced) learning rate, or a schedule of it.
+
+    One that is named is optax's. Where it takes the root of a second moment, and would have nothing
+    but that moment under the root, the smallest normal number is added to it (`eps_root`). That
+    changes no digit of training, and derivatives through it, which would be NaN where an entry has
+    had no gradient yet, are right. A function has to set `eps_root` itself.
+
+    Raises:
+      InputError: no optimizer of that name in optax takes a learning rate, or that is not finite.
+      InputTypeError: neither a name nor a function that makes an optax transformation.
+    """
+    check_number("learning_rate", learning_rate)
+    factory = _named(optimizer) if isinstance(optimizer, str) else optimizer
+    if not callable(learning_rate):  # a schedule
+        learning_rate = check_number("learning_rate", learning_rate)
+    made = factory(learning_rate) if callable(factory) else None
+    if not isinstance(made, optax.GradientTransformation):
+        raise InputTypeError(
+            "optimizer must be a name or a function from a learning rate to an optax "
+            f"transformation; got {optimizer!r}"
+        )
+    return made
+
+
+def _named(name: str) -> Callable[[Any], Any]:
+    factory: Any = getattr(optax, name, None)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        parameters = {}
+    part = name.startswith(("_", "scale_by_"))
+    if part or not callable(factory) or next(iter(parameters), None) != _RATE:
+        raise InputError(
+            f"optimizer must be the name of an optax optimizer with a learning rate, such as "
+            f"sgd, adam, adamw, rmsprop or lion; got {name!r}"
+        )
+    if "eps_root" in parameters and parameters["eps_root"].default == 0:
+        return functools.partial(factory, eps_root=float(jnp.finfo(jnp.result_type(float)).tiny))
+    return factory
+
+
+_RATE = "learning_rate"
+
+
+def check_optimizer(optimizer: Optimizer, shapes: tuple[int, int, int] | None = None) -> None:
+    """Makes it, and tries a step at a traced learning rate, as a sweep will take it.
+
+    Some of optax's optimizers want more than a gradient and weights, and some of its schedules
+    (`warmup_cosine_decay_schedule`) a rate that is a number: scale one of peak 1 by the rate.
+
+    Args:
+      shapes: L, V and T of the weights that it is to train; no step is tried without them.
+
+    Raises:
+      InputError, InputTypeError: as `make_optimizer`, or the step cannot be taken.
+    """
+    try:
+        hash(optimizer)  # programs are kept by it
+        make_optimizer(optimizer, 0.1)
+    except (InputError, InputTypeError):
+        raise
+    except Exception as error:
+        raise InputError(f"optimizer {optimizer!r} cannot be used: {_first_line(error)}") from None
+    if shapes is None:
+        return
+
+    def step(rate, params):
+        made = make_optimizer(optimizer, rate)
+        return made.update(params, made.init(params), params)[0]
+
+    dtype = jnp.result_type(float)
+    params = _shapes(shapes, dtype)
+    try:
+        updates = jax.eval_shape(step, jax.ShapeDtypeStruct((), dtype), params)
+    except Exception as error:
+        raise InputError(
+            f"optimizer {optimizer!r} cannot train by gradients at a traced learning rate: "
+            f"{_first_line(error)}"
+        ) from None
+    if jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, params):
+        raise InputError(f"optimizer {optimizer!r} must return updates of the shapes of weights")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _shapes(shapes: tuple[int, int, int], dtype) -> Params:
+    L, V, T = shapes
+    init = functools.partial(init_params, vocab_size=V, seq_len=T, num_layers=L, dtype=dtype)
+    return jax.eval_shape(lambda: init(jax.random.key(0)))
+
+
+def state_bytes(optimizer: Optimizer, shapes: tuple[int, int, int], itemsize: int) -> int:
+    """Memory of the optimizer's state beside weights of L, V and T."""
+    params = _shapes(shapes, jnp.float64 if itemsize == 8 else jnp.float32)
+    state = jax.eval_shape(lambda params: make_optimizer(optimizer, 0.1).init(params), params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """What results say of an optimizer: its name, or of a function the name that it bears."""
+    if isinstance(optimizer, str):
+        return optimizer
+    return getattr(optimizer, "name", None) or getattr(optimizer, "__qualname__", repr(optimizer))
+
+
+def check_resumable(optimizer: Optimizer) -> None:
+    """Whether another process can tell that it trains by the same optimizer.
+
+    A function is another object in every process, and what it closes over cannot be compared. So
+    it must say what it is: `make.name = "adam, b1=0.8"`, which changes whenever its values do.
+
+    Raises:
+      InputError: a function without an attribute `name`.
+    """
+    if isinstance(optimizer, str) or isinstance(getattr(optimizer, "name", None), str):
+        return
+    raise InputError(
+        "optimizer: with a checkpoint, a function must have an attribute name that says which "
+        'optimizer it makes and with which values, such as make.name = "adam, b1=0.8", so that '
+        f"only the same one goes on from it; got {optimizer!r}"
+    )
+
+
+def follow(
+    optimizer: optax.GradientTransformation, gradient: Callable, start: Any, steps: int
+) -> Any:
+    """The path from `start` along `gradient(x, step)`: steps 0..`steps` on a leading axis.
+
+    For small trees, such as the scalars of a recursion: all of the path is kept.
+    """
+
+    def advance(carry, step):
+        x, state = carry
+        updates, state = optimizer.update(gradient(x, step), state, x)
+        return (optax.apply_updates(x, updates), state), x
+
+    return lax.scan(advance, (start, optimizer.init(start)), jnp.arange(steps + 1))[1]
+
+
+def scalars(value) -> Params:
+    """A scalar for each weight: what a recursion that is the same for all entries runs on."""
+    return Params(*[value] * len(WEIGHTS))
+
+
+def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bool:
+    """Whether weights trained from zero are linear in the gradients, every entry alike.
+
+    So they are for plain descent, momentum, schedules, warm-up and weight decay, and not for
+    Adam, clipping or noise, nor for what looks at a weight's shape or name: decay of some weights
+    only, centred gradients, the norm of a layer. Found by trial: the optimizer trains weights by
+    two random directions, whose sizes change at random from step to step, and a scalar by those
+    sizes alone; weights have to be the directions times what became of the scalars.
+
+    Args:
+      optimizer: as of `make_optimizer`.
+      shapes: L, V and T of the weights that it is to train; small ones by default.
+
+    Raises:
+      InputError, InputTypeError: it cannot train such weights.
+    """
+    sizes = check_integers("shapes", shapes, minimum=1)
+    if len(sizes) != 3:
+        raise InputError(f"shapes must be L, V and T; got {sizes}")
+    L, V, T = sizes
+    check_optimizer(optimizer, (L, V, T))
+    return _is_linear_by_rate(optimizer, (L, V, T))
+
+
+@functools.lru_cache(maxsize=64)
+def _is_linear_by_rate(optimizer: Optimizer, shapes: tuple[int, int, int]) -> bool:
+    return _is_linear(make_optimizer(optimizer, 0.1), shapes)
+
+
+def check_linear(optimizer: optax.GradientTransformation) -> None:
+    """As `is_linear`, of a transformation; one whose learning rate is traced passes.
+
+    Raises:
+      InputError, InputTypeError: it is not linear, or no transformation.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
+    if not _is_linear(optimizer, _PROBE):
+        raise InputError(
+            "optimizer must be linear in the gradients and the same for every entry of all "
+            "weights (is_linear); this one is not"
+        )
+
+
+def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
+    """True also where the optimizer holds traced numbers, of which nothing can be told."""
+    steps = 12
+    keys = jax.random.split(jax.random.key(0), 3)
+    normal = functools.partial(jax.random.normal, dtype=jnp.float32)
+
+    def direction(key) -> Params:
+        like, treedef = jax.tree.flatten(_shapes(shapes, jnp.float32))
+        keys = jax.random.split(key, len(like))
+        leaves = [normal(k, leaf.shape) for k, leaf in zip(keys, like, strict=True)]
+        return jax.tree.unflatten(treedef, leaves)
+
+    def mix(sizes, directions) -> Params:
+        one, two = directions
+        return jax.tree.map(lambda a, b: sizes[0] * a + sizes[1] * b, one, two)
+
+    @jax.jit
+    def as_scalars_say(size):
+        directions = direction(keys[0]), direction(keys[1])
+        sizes = size * normal(keys[2], (steps, 2))  # of the directions, at each step
+
+        def follow_scalars(sizes):
+            zero = scalars(jnp.zeros((), jnp.float32))
+            return follow(optimizer, lambda _, step: scalars(sizes[step]), zero, steps).output
+
+        scalar = jax.vmap(follow_scalars, 1, 1)(sizes)  # each alone: norms must not join them
+        zero = jax.tree.map(jnp.zeros_like, directions[0])
+
+        def advance(carry, of_step):
+            params, state, distance, largest = carry
+            sizes, scalar = of_step
+            updates, state = optimizer.update(mix(sizes, directions), state, params)  # type: ignore[arg-type]
+            params = optax.apply_updates(params, updates)
+            expected = mix(scalar, directions)
+            apart = jax.tree.map(jnp.subtract, params, expected)
+            return (
+                params,
+                state,
+                jnp.maximum(distance, _largest(apart)),
+                jnp.maximum(largest, _largest(expected)),
+            ), None
+
+        start = zero, optimizer.init(zero), jnp.float32(0), jnp.float32(0)
+        _, _, distance, largest = lax.scan(advance, start, (sizes, scalar[1:]))[0]
+        return distance <= 1e-5 * largest
+
+    with jax.ensure_compile_time_eval():
+        try:
+            found = [as_scalars_say(size) for size in (1e-4, 1.0, 1e4)]
+        except Exception:
+            return False  # it needs the shapes of the weights: a scalar will not do
+    return all(is_traced(one) or bool(one) for one in found)
+
+
+def warn_of_derivatives(optimizer: Optimizer, gradient: Any) -> Any:
+    """The gradient; if it is differentiated, and derivatives through the optimizer may be NaN, one
+    line says so. Nothing is spent on this otherwise."""
+
+    @jax.custom_jvp
+    def same(gradient):
+        return gradient
+
+    @same.defjvp
+    def differentiated(primals, tangents):
+        if not _has_derivative_at_zero(optimizer):
+            warnings.warn(
+                f"derivatives through the optimizer {optimizer!r} may be NaN, as where an entry "
+                f"has had no gradient yet: {EPS_ROOT}",
+                stacklevel=2,
+            )
+        return primals[0], tangents[0]
+
+    return same(gradient)
+
+
+EPS_ROOT = (
+    "set optax's option eps_root, as in adam(rate, eps_root=1e-30), or take an optimizer that has "
+    "a derivative there"
+)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_derivative_at_zero(optimizer: Optimizer) -> bool:
+    with jax.ensure_compile_time_eval():
+        made = make_optimizer(optimizer, 0.1)
+        zero = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(_PROBE, jnp.result_type(float))
+        )
+
+        def trained(gradient):  # a few steps: radam begins with another rule
+            return follow(made, lambda params, step: gradient, zero, 6)
+
+        path, pull_back = jax.vjp(trained, zero)
+        (found,) = pull_back(jax.tree.map(jnp.ones_like, path))
+        return not any(bool(jnp.isnan(leaf).any()) for leaf in jax.tree.leaves(found))
+
+
+def _largest(tree):
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,74 @@
+"""The exact gradient of one batch, its sequences divided among devices."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, ArrayLike, Float
+
+from assocjax.arguments import check_is
+from assocjax.checks import is_hidden
+from assocjax.errors import InputError
+from assocjax.models.params import Params, check_batch
+from assocjax.training.exact import count_distinct, exact_loss_and_gradient
+
+
+def data_parallel_loss_and_gradient(
+    params: Params,
+    tokens: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    mesh: Mesh,
+    axis: str = "data",
+    microbatch_size: int | None = None,
+    max_distinct: int | None = None,
+) -> tuple[Float[Array, ""], Params]:
+    """`exact_loss_and_gradient` with the sequences divided among the devices of a mesh.
+
+    With M_d of the M valid positions on device d, its loss L_d and its gradient,
+
+        L = sum_d (M_d / M) L_d        dL = sum_d (M_d / M) dL_d
+
+        mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        loss, gradient = data_parallel_loss_and_gradient(params, tokens, mesh=mesh)
+
+    Args:
+      params, tokens, mask, microbatch_size, max_distinct: as of `exact_gradient`.
+      mesh: devices, of one process or of several (then `tokens` and `mask` are global arrays).
+      axis: the axis of the mesh along which sequences are divided; along others, devices repeat
+        the work.
+
+    Returns:
+      Loss and gradient, the same on every device.
+
+    Raises:
+      InputError, InputTypeError: as `exact_gradient`; the mesh has no such axis.
+
+    Cost: a device has ceil(N / devices) sequences, then one sum of all gradients. Each device
+    makes the tables of `plan_exact_step` anew, so that small batches gain little.
+    """
+    tokens, mask = check_batch(params, tokens, mask)
+    check_is("mesh", mesh, Mesh)
+    if axis not in mesh.shape:
+        raise InputError(f"mesh must have an axis {axis!r}; got axes {tuple(mesh.shape)}")
+    if max_distinct is None and not is_hidden(tokens):
+        max_distinct = count_distinct(tokens)
+    padding = -len(tokens) % mesh.shape[axis]
+    tokens, mask = (jnp.pad(a, ((0, padding), (0, 0))) for a in (tokens, mask))
+
+    def of_device(params, tokens, mask):
+        found = exact_loss_and_gradient(
+            params, tokens, mask, microbatch_size=microbatch_size, max_distinct=max_distinct
+        )
+        valid = jnp.sum(mask).astype(found[0].dtype)
+        share = valid / jnp.maximum(lax.psum(valid, axis), 1)
+        return lax.psum(jax.tree.map(lambda a: share * a, found), axis)
+
+    whole, divided = PartitionSpec(), PartitionSpec(axis)
+    return jax.shard_map(
+        of_device,
+        mesh=Mesh(mesh.devices, mesh.axis_names),  # whose axes are automatic
+        in_specs=(whole, divided, divided),
+        out_specs=whole,
+        check_vma=False,
+    )(params, tokens, mask)
