@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 
 import assocjax as aj
 from assocjax import figures
-from assocjax.storage import MARKER, Folder, check_claimable, claim, difference, results, whole_file
+from assocjax.storage import (
+    MARKER,
+    Folder,
+    check_claimable,
+    claim,
+    difference,
+    hold,
+    results,
+    whole_file,
+)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -53,7 +62,7 @@ def test_a_folder_of_somebody_else_is_refused_and_untouched(name, tmp_path):
     before = tree(tmp_path)
     for overwrite in (False, True):
         with (
-            pytest.raises(aj.InputError, match=r"folder .*exp holds files that assocjax did not"),
+            pytest.raises(aj.InputError, match=r"folder .*exp is not empty, and no .* may write"),
             claim(tmp_path / "exp", "sweep", {}, overwrite=overwrite),
         ):
             raise AssertionError("not refused")
@@ -199,6 +208,54 @@ def test_folders_are_written_whole(tmp_path):
     assert (out / "step1" / "theirs").read_text() == "x"
 
 
+def test_names_like_ours_are_the_users_too(finished):
+    for name in (".assocjax-backup/thesis.txt", ".assocjax-notes.txt", "sub/.assocjax-old.nc"):
+        (finished / name).parent.mkdir(exist_ok=True)
+        (finished / name).write_text("mine")
+    before = tree(finished)
+    with claim(finished, "test", {"steps": 60}, result="a.txt"):
+        pass
+    assert tree(finished) == before
+    (finished.parent / "other" / ".assocjax-data").mkdir(parents=True)
+    with (
+        pytest.raises(aj.InputError, match="is not empty"),
+        claim(finished.parent / "other", "test", {}),
+    ):
+        raise AssertionError("not refused")
+
+
+def test_what_is_written_in_a_folder_within_is_left_to_its_writer(finished):
+    with claim(finished / "inner", "test", {}) as inner, inner.file("b.txt") as part:
+        part.write_text("under way")
+        with claim(finished, "test", {"steps": 60}, result="a.txt"):
+            assert part.read_text() == "under way"
+    assert (finished / "inner" / "b.txt").read_text() == "under way"
+
+
+def test_an_old_result_stays_until_a_new_file_is_whole(finished):
+    """Work that is stopped before, or a disk that is full, loses nothing."""
+    old = {file: of for file, of in tree(finished).items() if file != MARKER}
+    with claim(finished, "test", {"steps": 80}, overwrite=True) as folder:
+        (folder.work("checkpoint") / "1").write_text("of 80 steps")
+    files = tree(finished)
+    assert {file: files[file] for file in old} == old
+    with claim(finished, "test", {"steps": 80}, overwrite=True) as folder:
+        assert (folder.work("checkpoint") / "1").read_text() == "of 80 steps"
+        with pytest.raises(aj.InputError, match="No space left on device"):  # noqa: SIM117
+            with folder.file("a.txt"):
+                raise OSError(28, "No space left on device")
+    files = tree(finished)
+    assert {file: files[file] for file in old} == old
+    with claim(finished, "test", {"steps": 60}, result="a.txt") as folder:
+        assert folder.complete
+    assert not (finished / "unfinished").exists()
+    with claim(finished, "test", {"steps": 80}, overwrite=True) as folder:
+        folder.work("checkpoint")
+        write(folder, "a.txt", "of 80 steps")
+        folder.finish()
+    assert tree(finished).keys() == {MARKER, "a.txt", "note.txt"}
+
+
 # Two processes
 
 HOLD = """
@@ -233,7 +290,7 @@ def test_one_process_writes_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
     holder.communicate()
     with claim(out, "test", {}) as folder:
         # Half of the file that the dead process was writing is gone.
-        assert tree(out).keys() == {MARKER, ".assocjax.lock"}
+        assert tree(out).keys() == {".assocjax.lock"}
         write(folder, "a.txt", "y")
         with (
             pytest.raises(aj.InputError, match=rf"by process {os.getpid()}"),
@@ -241,6 +298,23 @@ def test_one_process_writes_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
         ):
             raise AssertionError("not refused")
     assert tree(out).keys() == {MARKER, "a.txt"}
+
+
+def test_a_lock_may_be_held_over_several_claims(tmp_path):
+    out = tmp_path / "out"
+    with hold(out):
+        with claim(out, "test", {}) as folder:
+            write(folder, "a.txt", "x")
+        with claim(out, "test", None) as folder:
+            write(folder, "b.txt", "x")
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, str(out)], capture_output=True, text=True, input=""
+        )
+        assert "is being written by process" in other.stderr
+    assert tree(out).keys() == {MARKER, "a.txt", "b.txt"}
+    with hold(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()
 
 
 # Killed anywhere

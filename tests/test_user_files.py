@@ -1,4 +1,4 @@
-"""No command and no function removes or changes a file that assocjax did not write."""
+"""No command and no function removes or changes a file that assocjax may write."""
 
 import contextlib
 import inspect
@@ -129,7 +129,7 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
             (Path("theirs") / file).write_text("theirs")
     theirs = tree("theirs")
     for more in ([], ["--overwrite"]):
-        assert "assocjax did not write" in refused([*command, "theirs", *more], capsys)
+        assert "assocjax may write" in refused([*command, "theirs", *more], capsys)
         assert tree("theirs") == theirs
 
     # The same again is complete; what the user has added stays.
@@ -233,7 +233,7 @@ def test_a_function_touches_nothing_but_what_it_wrote(name, data):
         (Path("theirs") / file).write_text("theirs")
     theirs = tree("theirs")
     for overwrite in (False, True):
-        what = r"assocjax did not write|not written by assocjax|cannot read results"
+        what = r"assocjax may write|not written by assocjax|cannot read results"
         with pytest.raises(aj.InputError, match=what):
             call(Path("theirs"), dataset, data, overwrite=overwrite)
         assert tree("theirs") == theirs

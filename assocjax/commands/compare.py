@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from assocjax.commands.setup import show_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
-from assocjax.storage import Folder, check_claimable, claim
+from assocjax.storage import Folder, check_claimable, claim, hold
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,28 +39,33 @@ def compare(options: argparse.Namespace) -> None:
             text_field=options.text_field,
         )
     show_corpus(data)
-    with progress_bar("reading", "") as bar:
-        dataset = compare_revisions(
-            options.model,
-            revisions,
-            data,
-            options.out,
-            num_tokens=options.num_tokens,
-            min_count=options.min_count,
-            probe=options.probe,
-            num_shuffles=options.shuffles,
-            num_bins=options.bins,
-            seed=options.seed,
-            overwrite=options.overwrite,
-            progress=lambda what, done, total: bar(done, total, what),
-        )
-    decoded = results.decode(dataset.attrs)
-    rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
-    with claim(options.out, "compare", None) as folder:
-        results.save_to(folder, "comparison.nc", dataset)
-        results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
-        with status("drawing"):
-            paths = _draw(dataset, folder)
+    with hold(options.out):  # one writer from the first revision to the last figure
+        with progress_bar("reading", "") as bar:
+            dataset = compare_revisions(
+                options.model,
+                revisions,
+                data,
+                options.out,
+                num_tokens=options.num_tokens,
+                min_count=options.min_count,
+                probe=options.probe,
+                num_shuffles=options.shuffles,
+                num_bins=options.bins,
+                seed=options.seed,
+                overwrite=options.overwrite,
+                progress=lambda what, done, total: bar(done, total, what),
+            )
+        decoded = results.decode(dataset.attrs)
+        rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
+        with claim(options.out, "compare", None) as folder:
+            results.save_to(folder, "comparison.nc", dataset)
+            results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
+            with status("drawing"):
+                paths = _draw(dataset, folder)
+            # Of an earlier list of revisions their own files stay, and nothing made of all of it.
+            written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
+            kept = (file for file in folder.files if not file.startswith("revision-"))
+            folder.remove(*(file for file in kept if file not in written))
     for each in decoded["shared_weights"]:
         shared = SharedWeights(**each)
         of = "Identical" if shared.identical else "Shared"

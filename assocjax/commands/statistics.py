@@ -212,6 +212,8 @@ def associations(options: argparse.Namespace) -> None:
         }
         content = {**results.decode(attributes), "associations": scores}
         decides = {name: content[name] for name in ("config", "corpus")}
+        decides |= {"precision": options.precision, "matrices": options.matrices}
+        decides["assocjax"] = results.versions()["assocjax"]
         with claim(options.out, "associations", decides, overwrite=options.overwrite) as folder:
             results.save_json_to(folder, "associations.json", content)
             folder.finish()

@@ -6,7 +6,7 @@ from typing import Any
 from assocjax.commands.setup import configure_jax, load_corpus
 from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
-from assocjax.storage import check_claimable, claim
+from assocjax.storage import check_claimable, claim, hold
 
 
 def track(options: argparse.Namespace) -> None:
@@ -21,39 +21,40 @@ def track(options: argparse.Namespace) -> None:
     data = load_corpus(options)
     for token in options.graph:
         data.token_id(token)  # fails before the work
-    with progress_bar() as progress:
-        dataset = track(
-            data,
-            learning_rate=options.learning_rate,
-            steps=options.steps,
-            num_layers=options.num_layers,
-            record_at=options.record_at,
-            k=options.top,
-            seed=options.seed,
-            init_scale=options.init_scale,
-            optimizer=options.optimizer,
-            batch_size=options.batch_size,
-            microbatch_size=options.microbatch_size,
-            truth=_known_truth(data) if options.corpus == "fables" else None,
-            checkpoint=options.out,
-            overwrite=options.overwrite,
-            progress=progress,
-        )
-    rows = formation(dataset)
-    content = {**results.decode(dataset.attrs), "formation": rows}
-    with claim(options.out, "track", None) as folder:
-        results.save_json_to(folder, "summary.json", content)
-        with status("drawing"):
-            paths = figures.save_track(dataset, folder)
-            for token in options.graph:
-                name = "".join(c if c.isalnum() else "_" for c in token)
-                path = f"context_{data.token_id(token)}_{name}"
-                try:
-                    graph = figures.plot_context_graph(dataset, token)
-                except InputError as error:  # a token without a context
-                    show(f"no graph: {error}", soft_wrap=True)
-                    continue
-                paths += figures.save(graph, path, into=folder)
+    with hold(options.out):  # one writer from the first checkpoint to the last figure
+        with progress_bar() as progress:
+            dataset = track(
+                data,
+                learning_rate=options.learning_rate,
+                steps=options.steps,
+                num_layers=options.num_layers,
+                record_at=options.record_at,
+                k=options.top,
+                seed=options.seed,
+                init_scale=options.init_scale,
+                optimizer=options.optimizer,
+                batch_size=options.batch_size,
+                microbatch_size=options.microbatch_size,
+                truth=_known_truth(data) if options.corpus == "fables" else None,
+                checkpoint=options.out,
+                overwrite=options.overwrite,
+                progress=progress,
+            )
+        rows = formation(dataset)
+        content = {**results.decode(dataset.attrs), "formation": rows}
+        with claim(options.out, "track", None) as folder:
+            results.save_json_to(folder, "summary.json", content)
+            with status("drawing"):
+                paths = figures.save_track(dataset, folder)
+                for token in options.graph:
+                    name = "".join(c if c.isalnum() else "_" for c in token)
+                    path = f"context_{data.token_id(token)}_{name}"
+                    try:
+                        graph = figures.plot_context_graph(dataset, token)
+                    except InputError as error:  # a token without a context
+                        show(f"no graph: {error}", soft_wrap=True)
+                        continue
+                    paths += figures.save(graph, path, into=folder)
     if dataset.attrs["incomplete"]:
         show(dataset.attrs["incomplete"])
     known = "precision_theory" in rows[0]

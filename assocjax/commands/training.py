@@ -20,7 +20,7 @@ from assocjax.commands.terminal import (
 )
 from assocjax.errors import InputError
 from assocjax.options.training import FABLES_INIT_SCALES
-from assocjax.storage import Folder, check_claimable, claim
+from assocjax.storage import Folder, check_claimable, claim, hold
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData
@@ -40,34 +40,36 @@ def sweep(options: argparse.Namespace) -> None:
     data = load_corpus(options)
     if options.matmul_precision != "highest":
         _show_matmul_error(data, options)
-    with _at_once(), progress_bar() as progress:
-        dataset = sweeps.sweep(
-            data,
-            learning_rates=options.learning_rates,
-            seeds=options.seeds,
-            init_scales=options.init_scales or _default_init_scales(options.corpus),
-            steps=options.steps,
-            num_layers=options.num_layers,
-            theories=options.theories,
-            gradient=options.gradient,
-            optimizer=options.optimizer,
-            batch_size=options.batch_size,
-            microbatch_size=options.microbatch_size,
-            memory_limit=options.memory_limit,
-            checkpoint=options.out,
-            checkpoint_every=options.checkpoint_every,
-            overwrite=options.overwrite,
-            progress=progress,
-            announce=show,
-        )
-    if not first_process:
-        return
-    rows = sweeps.summary(dataset)
-    content = {**results.decode(dataset.attrs), "summary": rows}
-    with claim(options.out, "sweep", None) as folder:
-        results.save_json_to(folder, "summary.json", content)
-        with status("drawing"):
-            paths = figures.save_sweep(dataset, folder)
+    # One writer from the first checkpoint to the last figure; of several processes, the first.
+    with hold(options.out) if first_process else contextlib.nullcontext():
+        with _at_once(), progress_bar() as progress:
+            dataset = sweeps.sweep(
+                data,
+                learning_rates=options.learning_rates,
+                seeds=options.seeds,
+                init_scales=options.init_scales or _default_init_scales(options.corpus),
+                steps=options.steps,
+                num_layers=options.num_layers,
+                theories=options.theories,
+                gradient=options.gradient,
+                optimizer=options.optimizer,
+                batch_size=options.batch_size,
+                microbatch_size=options.microbatch_size,
+                memory_limit=options.memory_limit,
+                checkpoint=options.out,
+                checkpoint_every=options.checkpoint_every,
+                overwrite=options.overwrite,
+                progress=progress,
+                announce=show,
+            )
+        if not first_process:
+            return
+        rows = sweeps.summary(dataset)
+        content = {**results.decode(dataset.attrs), "summary": rows}
+        with claim(options.out, "sweep", None) as folder:
+            results.save_json_to(folder, "summary.json", content)
+            with status("drawing"):
+                paths = figures.save_sweep(dataset, folder)
     show(
         f"After {options.steps} steps of size eta: loss in nats (at the start log V = "
         f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer and "

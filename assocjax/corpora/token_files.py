@@ -27,7 +27,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +55,7 @@ from assocjax.corpora.tokens import (
     hash_vocabulary,
 )
 from assocjax.errors import InputError
-from assocjax.storage import PART_PREFIX, Folder, claim
+from assocjax.storage import Folder, claim
 
 _DESCRIPTION = "tokens.json"
 _BATCH = 1000  # documents tokenised at once
@@ -283,8 +282,8 @@ def write_tokens(
     }
     with (
         claim(folder, "tokenize", decides, result=_DESCRIPTION, overwrite=overwrite) as claimed,
+        claimed.scratch() as parts,
         claimed.writing(),
-        tempfile.TemporaryDirectory(dir=claimed.path, prefix=PART_PREFIX) as parts,
     ):
         stream, new = Path(parts) / "stream", Path(parts) / "tokens.bin"
         digest = hashlib.sha256()

@@ -143,6 +143,7 @@ def track(
         "init_scale": init_scale,
         "optimizer": optimizer_name(optimizer),
         "batch_size": batch_size,
+        "microbatch_size": microbatch_size,
     }
     compute = partial(
         _track, data, config, queries, optimizer, microbatch_size=microbatch_size, progress=progress

@@ -80,7 +80,9 @@ def pretrain_tiny(
         "corpus": documents.name,
         "corpus_sha256": documents.sha256,
     }
-    with claim(out, "pretrain-tiny", configuration, result=RECORD, overwrite=overwrite) as folder:
+    libraries = ("assocjax", "torch", "transformers", "tokenizers")
+    decides = configuration | {name: importlib.metadata.version(name) for name in libraries}
+    with claim(out, "pretrain-tiny", decides, result=RECORD, overwrite=overwrite) as folder:
         if not folder.complete:
             _train(documents, folder, config, configuration, progress)
         return json.loads((folder.path / RECORD).read_text("utf-8"))

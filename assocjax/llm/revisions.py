@@ -5,6 +5,7 @@ is loaded, probed and let go; and its result is a file of its own, so that nothi
 stops. Revisions with the same tensors are named: a curve over them compares a model with itself.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -122,14 +123,19 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
     }
-    of_all = results.identity(source, settings)
+    # Two models may have one name, but not one place.
+    place = os.fspath(Path(name_or_path).expanduser().absolute()) if _is_path(name_or_path) else ""
+    libraries = {name: _versions()[name] for name in ("torch", "transformers")}
+    of_all = results.identity(source, settings | {"place": place}) | libraries
     with claim(out, "compare", of_all, overwrite=overwrite) as folder:
         found: dict[str, xr.Dataset] = {}
         missing = {}
         for name, revision in zip(names, revisions, strict=True):
             file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
-            decides = of_all | hashes[name]
-            kept = results.reuse(folder.path / file, decides) if file in folder.files else None
+            decides = of_all | hashes[name] | _configuration(name_or_path, revision)
+            kept = None
+            if file in folder.files:
+                kept = results.reuse(folder.path / file, decides, overwrite=overwrite)
             if kept is None:
                 missing[name] = revision, file, decides
             else:
@@ -173,6 +179,18 @@ def compare_revisions(
         weights=json.dumps(hashes, sort_keys=True),
         shared_weights=json.dumps([each._asdict() for each in _shared(found)]),  # type: ignore[arg-type]
     )
+
+
+def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
+    return Path(name_or_path).expanduser().exists()
+
+
+def _configuration(name_or_path: str | os.PathLike[str], revision: str | None) -> dict[str, str]:
+    """The hash of a local model's configuration, which decides what its weights do."""
+    if not _is_path(name_or_path):
+        return {}
+    path = find_model(name_or_path, revision).folder / "config.json"
+    return {"config.json": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
 def _name(name_or_path: str | os.PathLike[str]) -> str:

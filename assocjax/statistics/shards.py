@@ -220,7 +220,7 @@ def _refuse_difference(what: str, one: dict, other: dict, names: Sequence[str]) 
             "are of different {key}: {theirs} and {mine}",
         )
         if words is not None:
-            raise InputError(f"{what} {words}")
+            raise InputError(f"{what} {words}; choose another file (or --out, --overwrite)")
 
 
 def _encode(sums: Counts | Correlations, vocabulary, attributes: dict[str, Any]) -> xr.Dataset:

@@ -13,14 +13,21 @@ In reading order:
 The last two need xarray and JAX, and are imported by those who use them.
 """
 
-from assocjax.storage.files import PART_PREFIX, SIGNATURE, is_ours, whole_file
-from assocjax.storage.folders import MARKER, Folder, check_claimable, claim, locked, make_folder
+from assocjax.storage.files import SIGNATURE, is_ours, whole_file
+from assocjax.storage.folders import (
+    MARKER,
+    Folder,
+    check_claimable,
+    claim,
+    hold,
+    locked,
+    make_folder,
+)
 from assocjax.storage.identity import difference, flatten
 from assocjax.storage.interrupts import Interrupts, deferred_interrupts
 
 __all__ = [
     "MARKER",
-    "PART_PREFIX",
     "SIGNATURE",
     "Folder",
     "Interrupts",
@@ -29,6 +36,7 @@ __all__ = [
     "deferred_interrupts",
     "difference",
     "flatten",
+    "hold",
     "is_ours",
     "locked",
     "make_folder",

@@ -46,7 +46,9 @@ def claim_together(
         if refused:
             raise InputError(refused)
         complete = bool(_from_first("complete" if folder and folder.complete else ""))
-        yield folder or Folder(Path(path), kind, {}, {"complete": complete, "files": []})
+        record = {"complete": complete, "files": []}
+        overwrite = bool(options.get("overwrite"))
+        yield folder or Folder(Path(path), kind, {}, record, overwrite)
 
 
 def _from_first(text: str) -> str:
@@ -77,7 +79,7 @@ class Checkpoints:
         else:
             self.folder = folder.path / folder.work_name(name)
         self.folder = self.folder.absolute()  # orbax wants it
-        self._configuration = flatten(configuration)
+        self._configuration, self._overwrite = flatten(configuration), folder.overwrite
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             cleanup_tmp_directories=True,  # of a process that was killed
@@ -100,12 +102,16 @@ class Checkpoints:
         with self._read_errors():
             saved = self._manager.restore(done, args=arguments)["configuration"]
             other = difference(saved, self._configuration)
-        if other is not None:
+        if other is None:
+            return done
+        if not self._overwrite:
             raise InputError(
                 f"the checkpoint in {self.folder} is of another configuration: {other}; choose "
-                "another folder"
+                "another folder, or begin anew by overwrite=True (--overwrite)"
             )
-        return done
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+        return 0
 
     def load(self, carry: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """What `save` was given; a carry of the same kind says how to divide it among devices."""

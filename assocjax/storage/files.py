@@ -6,6 +6,7 @@ import filecmp
 import json
 import mmap
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,12 +15,21 @@ from pathlib import Path
 from assocjax.arguments import check_flag, check_path, printable
 from assocjax.errors import InputError
 
-SIGNATURE = "written by assocjax"
+SIGNATURE = "written by assocjax, which may replace it when asked to"
 """Stands in every NetCDF file, figure and page, and says that it may be replaced on request."""
 
 MARKER = ".assocjax.json"
-PART_PREFIX = ".assocjax-"
-"""Begins the names of files that are being written."""
+_PART = re.compile(r"\.assocjax-[0-9a-f]{16}(\.\w+)?")
+
+
+def part_name(suffix: str = "") -> str:
+    """A name for a file or folder that is being written, like no other."""
+    return f".assocjax-{secrets.token_hex(8)}{suffix}"
+
+
+def is_part(name: str) -> bool:
+    """Whether `part_name` made a name."""
+    return _PART.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -35,8 +45,8 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
         content and `overwrite` is false; or it cannot be written (full disk, no permission).
     """
     path, overwrite = writable_path(path), check_flag("overwrite", overwrite)
-    _refuse_foreign(path)
-    part = path.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{path.suffix}")
+    refuse_foreign(path)
+    part = path.with_name(part_name(path.suffix))
     try:
         yield part
         with part.open("rb") as file:
@@ -65,7 +75,10 @@ def writable_path(path: str | os.PathLike) -> Path:
         raise InputError(
             f"{text!r}: its name is not UTF-8, which NetCDF cannot write to; choose another"
         )
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # of a user without a home
+        raise InputError(f"{text!r}: {error}") from None
 
 
 def why_not(error: BaseException, folder: Path) -> str:
@@ -107,7 +120,7 @@ def _head(path: Path) -> bytes:
         return file.read(4)
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     if os.path.isdir(path):  # `Path` raises at a name that is too long
         raise InputError(f"cannot write {path}: it is a folder")
     if not os.path.isdir(path.parent):

@@ -13,10 +13,10 @@ replaced or removed.
 """
 
 import contextlib
+import contextvars
 import itertools
 import json
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -30,9 +30,10 @@ from assocjax.arguments import check_flag
 from assocjax.errors import InputError
 from assocjax.storage.files import (
     MARKER,
-    PART_PREFIX,
     SIGNATURE,
-    whole_file,
+    is_part,
+    part_name,
+    refuse_foreign,
     why_not,
     writable_path,
 )
@@ -48,14 +49,24 @@ class Folder:
     Attributes:
       path: where it is.
       complete: whether the very result that was asked for is here already.
+      overwrite: whether what is unfinished of another configuration may be replaced.
     """
 
-    def __init__(self, path: Path, kind: str, identity: dict[str, Any], record: dict | None):
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        identity: dict[str, Any],
+        record: dict[str, Any] | None,
+        overwrite: bool = False,
+    ):
         self.path = path
         self.complete = bool(record and record["complete"])
+        self.overwrite = overwrite
         self._fresh: dict[str, Any] = {"kind": kind, "identity": identity, "complete": False}
         self._record: dict[str, Any] | None = record
         self._replaces = False
+        self._work: list[str] = []
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -64,13 +75,26 @@ class Folder:
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """As `whole_file`, for a file of this folder, which replaces one that we wrote."""
-        self._begin()
+        """As `whole_file`, for a file of this folder, which replaces one that we wrote.
+
+        An earlier result, if it is to be replaced, goes when the first new file is whole.
+        """
         path = self.path / name
-        self._make(path.parent)
-        with whole_file(path, overwrite=True) as part:
-            self._list(name)  # from here on it is ours, whenever the process is killed
-            yield part
+        if path.parent.is_dir() and not self._is_listed(name):
+            refuse_foreign(path)
+        part = self.path / part_name(path.suffix)
+        try:
+            with self.writing(path):
+                yield part
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                self._begin()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._list(name)  # from here on it is ours, whenever the process is killed
+                part.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def directory(self, name: str) -> Iterator[Path]:
@@ -79,33 +103,45 @@ class Folder:
         Whole or not at all, as `file`. Files of an earlier one that we wrote are replaced; it is
         refused if there is a folder of that name with files of somebody else.
         """
-        self._begin()
         path = self.path / name
-        if path.exists():
-            self.remove(*(file for file in self.files if file.startswith(f"{name}/")))
-        if path.exists():
+        files = (file for file in path.rglob("*") if not file.is_dir())
+        if path.exists() and not all(self._is_listed(self._name(file)) for file in files):
             raise InputError(
                 f"{path} was not written by assocjax, so it is not replaced; choose another folder"
             )
-        part = self.path / f"{PART_PREFIX}{secrets.token_hex(8)}"
+        with self.scratch() as part, self.writing(path):
+            yield part
+            self._begin()
+            self.remove(*(file for file in self.files if file.startswith(f"{name}/")))
+            found = (file for file in part.rglob("*") if file.is_file())
+            self._list(*(f"{name}/{file.relative_to(part).as_posix()}" for file in found))
+            part.rename(path)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder on the same disk, for what is being written."""
+        part = self.path / part_name()
         try:
-            with self.writing(path):
+            with self.writing():
                 part.mkdir()
-                yield part
-                found = (file for file in part.rglob("*") if file.is_file())
-                self._list(*(f"{name}/{file.relative_to(part).as_posix()}" for file in found))
-                part.rename(path)
+            yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def work(self, name: str) -> Path:
-        """A folder for something unfinished, which goes when the result is finished."""
-        self._begin()
+        """A folder for something unfinished, all of which goes when the result is finished.
+
+        An earlier result that is to be replaced stays where it is.
+        """
         name = f"{self.work_name(name)}/"
         path = self.path / name
-        if name not in self.files and path.exists():
+        if not self._is_listed(name) and path.exists():
             raise InputError(f"{path} was not written by assocjax; choose another folder")
-        self._make(path)
+        if self._record is None:
+            self._begin()
+        with self.writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        self._work.append(name)
         self._list(name)
         return path
 
@@ -149,37 +185,49 @@ class Folder:
         """Whether nothing was ever written here."""
         return self._record is None
 
-    def settle(self, overwrite: bool, result: str | None) -> None:
+    def settle(self, result: str | None) -> None:
         """What is to become of the result that is here: gone on with, replaced or refused."""
         assert self._record is not None
         other = difference(self._record["identity"], self._fresh["identity"])
-        if other is not None and not overwrite:
+        if other is not None and not self.overwrite:
             state = "the finished result" if self.complete else "an unfinished result"
             raise InputError(
                 f"folder {self.path} holds {state} of another configuration: {other}; choose "
                 "another folder, or replace it by overwrite=True (--overwrite)"
             )
-        self.remove_parts()
         lost = result is not None and not (self.path / result).exists()
-        if other is not None or (self.complete and (overwrite or lost)):
-            # The old result stays until the first file of the new one is written.
+        if other is not None or (self.complete and (self.overwrite or lost)):
             self._replaces, self.complete = True, False
         else:
             self._clean()
 
     def remove_parts(self) -> None:
-        """What a process that was killed was writing."""
-        for part in list(self.path.rglob(f"{PART_PREFIX}*")):
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        """What a process that was killed was writing: it has names of its own, here only."""
+        with self.writing():
+            for part in [entry for entry in os.scandir(self.path) if is_part(entry.name)]:
+                if part.is_dir(follow_symlinks=False):
+                    shutil.rmtree(part.path)
+                else:
+                    Path(part.path).unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Before the first write: marks the folder, and removes what is to be replaced."""
+        """Before the first file is put in its place: marks the folder, and removes what is to be
+        replaced."""
         if self._record is None or self._replaces:
             before: dict[str, Any] = self._record or {"files": []}
             old = [*before.get("replaced", ()), *before["files"]]
-            self._record, self._replaces = self._fresh | {"files": [], "replaced": old}, False
+            old = [name for name in old if name not in self._work]
+            self._record = self._fresh | {"files": list(self._work), "replaced": old}
+            self._replaces = False
             self._write()
             self._clean()
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _is_listed(self, name: str) -> bool:
+        record = self._record or {"files": []}
+        return name in (*record["files"], *record.get("replaced", ()))
 
     def _clean(self) -> None:
         """Removes what is no longer needed: a process that was killed may not have come to it."""
@@ -209,14 +257,10 @@ class Folder:
 
     def _write(self) -> None:
         with self.writing():
-            part = self.path / f"{PART_PREFIX}{secrets.token_hex(8)}.json"
+            part = self.path / part_name(".json")
             content = {"made_by": SIGNATURE} | (self._record or {})
             part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
             part.replace(self.path / MARKER)
-
-    def _make(self, folder: Path) -> None:
-        with self.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -255,11 +299,10 @@ def claim(
     try:
         with _hold(path / _LOCK, path):
             record = check_claimable(path, kind)
-            folder = Folder(path, kind, flat or {}, record)
-            if record is None:
-                folder.remove_parts()
-            elif flat is not None:
-                folder.settle(overwrite, result)
+            folder = Folder(path, kind, flat or {}, record, overwrite)
+            folder.remove_parts()
+            if record is not None and flat is not None:
+                folder.settle(result)
             yield folder
     finally:
         if made and (folder is None or folder.is_untouched):
@@ -291,10 +334,10 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
     except OSError as error:
         raise InputError(f"folder {path} cannot be read: {error.strerror}") from None
     if MARKER not in names:
-        if {name for name in names if name != _LOCK and not name.startswith(PART_PREFIX)}:
+        if {name for name in names if name != _LOCK and not is_part(name)}:
             raise InputError(
-                f"folder {path} holds files that assocjax did not write (it has no "
-                f"{MARKER}); choose another folder, or an empty one"
+                f"folder {path} is not empty, and no {MARKER} in it says that assocjax may write "
+                "there; choose another folder, or an empty one"
             )
         return None
     try:
@@ -318,6 +361,29 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
 
 
 @contextlib.contextmanager
+def hold(path: str | os.PathLike) -> Iterator[None]:
+    """Holds the lock of a folder over several claims, between which no other process may write."""
+    path = writable_path(path)
+    made = not path.exists()
+    make_folder(path)
+    try:
+        with _hold(path / _LOCK, path):
+            token = _held.set(_held.get() | {(path / _LOCK).absolute()})
+            try:
+                yield
+            finally:
+                _held.reset(token)
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+_held: contextvars.ContextVar[frozenset[Path]] = contextvars.ContextVar("held", default=frozenset())
+"""Locks that `hold` has for the work under way."""
+
+
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock of a single file of results, which is one writer's at a time."""
     with _hold(path.with_name(f"{_LOCK}-{path.name}"), path):
@@ -327,6 +393,9 @@ def locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _hold(lock_path: Path, what: Path) -> Iterator[None]:
     """The operating system lets go of the lock of a process that ends in whatever way."""
+    if lock_path.absolute() in _held.get():
+        yield
+        return
     lock = filelock.FileLock(lock_path, timeout=0)
     try:
         lock.acquire()
