@@ -346,3 +346,9 @@ def test_figure_of_the_smallest_sweep(steps):
         figure = aj.plot_bounds(aj.theorem_bounds(each.isel(first)))
         figure.canvas.draw()
         assert "seeds" not in figure.get_suptitle()
+
+
+def test_conditions_beyond_the_range_of_numbers():
+    assert "init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))" in failing(xi=1e20)
+    huge = aj.theorem_conditions(**{**MET, "learning_rate": 1e200, "init_scale": 1.0})
+    assert huge["init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))"]

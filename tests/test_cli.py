@@ -490,6 +490,10 @@ BAD = {
         ["cannot read results", "short.txt"],
     ),
     "merge of other files": ("merge {dir}/short.txt", ["cannot read results", "short.txt"]),
+    "statistics whose name is too long": (
+        f"associations bird --statistics {'a' * 300}",
+        ["--statistics", "has no results"],
+    ),
     "nothing to merge": ("merge", ["FILE"]),
     "statistics that are not there": (
         "associations bird --statistics {dir}/none",

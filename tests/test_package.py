@@ -1,7 +1,16 @@
+"""The package as a whole: its names, its rooms, what importing it costs, what it refuses."""
+
 import ast
+import math
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
 
 import assocjax as aj
 
@@ -53,3 +62,49 @@ def test_rooms_have_a_tour():
             tour = ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))) or ""
             for module in room.glob("[a-z]*.py"):
                 assert f"`{module.stem}`" in tour, f"{module} is not in the tour of {room.name}"
+
+
+def test_messages_are_one_line_whatever_they_quote():
+    with pytest.raises(aj.InputTypeError) as caught:
+        aj.descent_coefficients(0.5, np.zeros((2, 2)))
+    assert str(caught.value) == "steps must be an integer; got ndarray array([[0., 0.], [0., 0.]])"
+
+
+TOKENS = np.zeros((2, 3), int)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: aj.loss(None, TOKENS),  # type: ignore[arg-type]
+        lambda: aj.corpus_statistics([[1, 2], [3]], 5),
+        lambda: aj.corpus_statistics(None, 5),  # type: ignore[arg-type]
+        lambda: aj.count_distinct(None),  # type: ignore[arg-type]
+        lambda: aj.attribute(None, TOKENS, matrix="value", row=0, column=1),  # type: ignore[arg-type]
+        lambda: aj.leading_weights(None, 1, 0.1, 2),  # type: ignore[arg-type]
+        lambda: aj.second_moments(None),  # type: ignore[arg-type]
+        lambda: aj.compare_params(None, None),  # type: ignore[arg-type]
+        lambda: aj.sparse_statistics(None),  # type: ignore[arg-type]
+        lambda: aj.start_run(None, None, 0.1, 0, 0.0),  # type: ignore[arg-type]
+        lambda: aj.summary(None),  # type: ignore[arg-type]
+        lambda: aj.formation(None),  # type: ignore[arg-type]
+        lambda: aj.save(None, "x.nc"),  # type: ignore[arg-type]
+        lambda: aj.train(jnp.ones(2), None, optax.sgd(1.0), 2),  # type: ignore[arg-type]
+        lambda: aj.batch_indices(None, 0, 4, 2),  # type: ignore[arg-type]
+        lambda: aj.make_optimizer("sgd", {}),
+        lambda: aj.init_params(jax.random.key(0), vocab_size=3, seq_len=2, num_layers=1, dtype=int),
+        lambda: aj.plan_exact_step(
+            vocab_size=3, seq_len=2, num_layers=1, num_sequences=1, itemsize=math.nan
+        ),
+        lambda: aj.top_associations(np.eye(2), None, "a"),  # type: ignore[arg-type]
+        lambda: aj.precision_at_k(np.eye(2), ["a", "b"], None, 1),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_another_class_is_refused(call):
+    with pytest.raises(aj.InputTypeError):
+        call()
+
+
+def test_a_precision_that_is_off_is_refused():
+    with pytest.raises(aj.InputError, match="float64 needs jax_enable_x64"):
+        aj.init_params(jax.random.key(0), vocab_size=3, seq_len=2, num_layers=1, dtype="float64")

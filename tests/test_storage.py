@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import assocjax as aj
-from assocjax import figures
+from assocjax import cli, figures
 from assocjax.storage import (
     MARKER,
     Folder,
@@ -458,3 +458,38 @@ def test_results_in_a_claimed_folder_are_known_as_ours(tmp_path, dataset):
         results.save_to(folder, "sweep.nc", dataset)
     with pytest.raises(aj.InputError, match="with other content"):
         aj.save(dataset * 2, tmp_path / "out" / "sweep.nc")
+
+
+@pytest.mark.parametrize("flag", ["no", 0, None, np.zeros(2)])
+def test_what_is_neither_true_nor_false_replaces_nothing(flag, tmp_path):
+    """A text such as "no" would count as true."""
+    aj.save(xr.Dataset({"x": 1}), tmp_path / "x.nc")
+    before = tree(tmp_path)
+    with pytest.raises(aj.InputTypeError, match="overwrite must be True or False"):
+        aj.save(xr.Dataset({"x": 2}), tmp_path / "x.nc", overwrite=flag)
+    with (
+        pytest.raises(aj.InputTypeError, match="overwrite must be True or False"),
+        claim(tmp_path / "out", "test", {}, overwrite=flag),
+    ):
+        raise AssertionError("not refused")
+    assert tree(tmp_path) == before
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(aj.InputError, match="cannot write"):
+        aj.save(xr.Dataset(), tmp_path / ("a" * 300))
+    with pytest.raises(aj.InputTypeError, match="path must be a path"):
+        aj.save(xr.Dataset(), 2.5)  # type: ignore[arg-type]
+
+
+def test_merges_and_shards_keep_out_of_results_of_another_command(finished, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a b c d " * 9)
+    text = ["--corpus", str(tmp_path / "text.txt"), "--seq-len", "4", "--shard", "1/1", "--out"]
+    cli.main(["statistics", *text, str(tmp_path)])
+    before = tree(finished)
+    shard = str(tmp_path / "counts-1-of-1.nc")
+    for arguments in (["merge", shard, "--out"], ["statistics", *text]):
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, str(finished)])
+        assert "holds results of test, not of statistics" in capsys.readouterr().err
+    assert tree(finished) == before

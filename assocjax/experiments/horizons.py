@@ -18,7 +18,6 @@ from assocjax.arguments import (
     LARGEST_STEPS,
     check_integers,
     check_is,
-    check_names,
     check_string,
 )
 from assocjax.checks import check_dataset, check_number, check_numbers
@@ -159,7 +158,10 @@ def fit_power_law(
         raise InputTypeError(f"rows must be a list of mappings; got {rows!r}")
     for row in rows:
         check_is("every entry of rows", row, Mapping)
-    exponents = check_names("exponents", exponents)
+    if isinstance(exponents, str) or not isinstance(exponents, Sequence):
+        raise InputTypeError(f"exponents must be a sequence of names; got {exponents!r}")
+    for name in exponents:
+        check_string("every entry of exponents", name)
     present = [name for name in exponents if any(name in row for row in rows)]
     for name, row in itertools.product((of, *present), rows):
         if name not in row:

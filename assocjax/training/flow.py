@@ -156,16 +156,14 @@ def _check_params(params, gradient) -> Any:
     """The one dtype of all leaves, once the gradient is known to be such a tree too."""
     check_precision(params)
     check_callable("gradient", gradient)
-    dtypes = {
-        np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in jax.tree.leaves(params)
-    }
+    dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params)}
     if len(dtypes) != 1:
         found = sorted(map(str, dtypes))
         raise InputTypeError(f"params must be arrays of one dtype; got {found}")
     expected, found = jax.eval_shape(lambda params: (params, gradient(params)), params)
     if expected != found:
         raise InputTypeError(f"gradient must return a tree like params, {expected}; got {found}")
-    return dtypes.pop()
+    return jax.dtypes.canonicalize_dtype(dtypes.pop())
 
 
 def _check_times(times) -> np.ndarray | Float[Array, " times"]:
