@@ -86,7 +86,6 @@ def effective_statistics(
     return _effective_statistics(tokens, vocab_size, depth, mask)
 
 
-@jax.jit
 def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     """Puts C_jk = (1/M) sum_n Z_j^T Z_k together again, for j, k = 0..L.
 
@@ -101,6 +100,11 @@ def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     Cost: (L+1)^2 V^3 multiply-adds. Source: this package; the paper stops at the leading terms.
     """
     check_is("statistics", statistics, EffectiveStatistics)
+    return _second_moments(statistics)
+
+
+@jax.jit
+def _second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     f, mean = statistics.frequency, statistics.conditional_mean
     # A token knows itself: Z_0 given x is a one-hot, which does not vary.
     mean = jnp.concatenate([jnp.diag((f > 0).astype(f.dtype))[None], mean])
