@@ -111,13 +111,11 @@ def as_array(name: str, value: Any) -> np.ndarray | Array:
     Raises:
         InputTypeError: If it cannot be one, of numbers or booleans.
     """
-    if isinstance(value, jax.Array):
-        return value
     try:
-        array = np.asarray(value)
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):  # such as rows of different lengths
         raise InputTypeError(f"{name} must be an array; got {type(value).__name__}") from None
-    if array.dtype.kind in "OUS":
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise InputTypeError(f"{name} must hold numbers; got dtype {array.dtype}")
     return array
 

@@ -28,6 +28,7 @@ LINEAR = {
     "weight decay": lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)),
 }
 OTHERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop}
+FUNCTIONS = {"sgd": optax.sgd, "adam": optax.adam}
 CLIPPED = {
     "clip": lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate)),
     "clip the norm": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)),
@@ -67,6 +68,18 @@ def data():
 @pytest.mark.parametrize("name", [*LINEAR, *OTHERS, *CLIPPED])
 def test_linear_optimizers_are_told_from_others(promote, name):
     assert aj.is_linear((LINEAR | OTHERS | CLIPPED)[name]) == (name in LINEAR)
+
+
+def test_optimizers_are_told_within_a_trace(promote):
+    told = {}
+
+    @jax.jit
+    def traced(x):
+        told.update({rate: aj.is_linear(lambda x, f=f: f(x)) for rate, f in FUNCTIONS.items()})
+        return x
+
+    traced(1.0)
+    assert told == {"sgd": True, "adam": False}
 
 
 def test_names_are_told_as_well():

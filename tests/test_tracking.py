@@ -388,7 +388,7 @@ def test_results_survive_a_file(tracked, tmp_path):
         ({"init_scale": -1.0}, ValueError, "init_scale"),
         ({"batch_size": 9}, ValueError, "batch_size must be at most .* 8"),
         ({"optimizer": "nosuch"}, ValueError, "optimizer"),
-        ({"seed": 2**31}, ValueError, "seed must be below"),
+        ({"seed": 2**31}, ValueError, "seed must be at most 2147483647"),
         ({"truth": {"bigrams": {}}}, ValueError, "key of truth must be one of 'bigram'"),
         ({"truth": {"bigram": {"nosuch": {"the"}}}}, ValueError, r"truth\['bigram'\] has no query"),
     ],

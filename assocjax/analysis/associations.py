@@ -190,9 +190,12 @@ def _check_matrix(
 ) -> tuple[np.ndarray | LinearOperator, list[str]]:
     if not isinstance(matrix, LinearOperator):
         matrix = np.asarray(as_array("matrix", matrix))
-    if isinstance(vocabulary, str) or not hasattr(vocabulary, "__len__"):
+    is_array = isinstance(vocabulary, np.ndarray) and vocabulary.ndim == 1
+    if isinstance(vocabulary, str) or not (is_array or isinstance(vocabulary, Sequence)):
         raise InputTypeError(f"vocabulary must be a list of tokens; got {vocabulary!r}")
     vocabulary = list(vocabulary)
+    if not all(isinstance(token, str) for token in vocabulary):
+        raise InputTypeError("vocabulary must be a list of tokens; got one that is no text")
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
-from assocjax.arguments import check_integer, check_is, check_names
+from assocjax.arguments import check_integer, check_is, check_names, check_string
 from assocjax.corpora import TokenData
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.storage.results import provenance
@@ -53,6 +53,8 @@ def find_passages(
     top = check_integer("top", top, minimum=1)
     matrices = check_names("matrices", matrices, DEGREES)
     check_is("data", data, TokenData)
+    check_string("row", row)
+    check_string("column", column)
     at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}
     document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
     ids, documents = np.unique(document_of, return_inverse=True)

@@ -194,7 +194,9 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
 
 @functools.lru_cache(maxsize=64)
 def _is_linear_by_rate(optimizer: Optimizer, shapes: tuple[int, int, int]) -> bool:
-    return _is_linear(make_optimizer(optimizer, 0.1), shapes)
+    with jax.ensure_compile_time_eval():  # within a trace too
+        made = make_optimizer(optimizer, 0.1)
+    return _is_linear(made, shapes) is True
 
 
 def check_linear(optimizer: optax.GradientTransformation) -> None:
@@ -205,17 +207,16 @@ def check_linear(optimizer: optax.GradientTransformation) -> None:
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
-    if not _is_linear(optimizer, _PROBE):
+    if _is_linear(optimizer, _PROBE) is False:
         raise InputError(
             "optimizer must be linear in the gradients and the same for every entry of all "
             "weights (is_linear); this one is not"
         )
 
 
-def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
-    """True also where the optimizer holds traced numbers, of which nothing can be told."""
+def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
+    """None where the optimizer holds traced numbers, of which nothing can be told."""
     steps = 12
-    keys = jax.random.split(jax.random.key(0), 3)
     normal = functools.partial(jax.random.normal, dtype=jnp.float32)
 
     def direction(key) -> Params:
@@ -230,6 +231,7 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
 
     @jax.jit
     def as_scalars_say(size):
+        keys = jax.random.split(jax.random.key(0), 3)
         directions = direction(keys[0]), direction(keys[1])
         sizes = size * normal(keys[2], (steps, 2))  # of the directions, at each step
 
@@ -263,7 +265,7 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool:
             found = [as_scalars_say(size) for size in (1e-4, 1.0, 1e4)]
         except Exception:
             return False  # it needs the shapes of the weights: a scalar will not do
-    return all(is_traced(one) or bool(one) for one in found)
+    return None if any(map(is_traced, found)) else all(map(bool, found))
 
 
 def warn_of_derivatives(optimizer: Optimizer, gradient: Any) -> Any:

@@ -6,7 +6,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_is
+from assocjax.arguments import check_is, check_string
 from assocjax.checks import is_hidden
 from assocjax.errors import InputError
 from assocjax.models.params import Params, check_batch
@@ -49,6 +49,7 @@ def data_parallel_loss_and_gradient(
     """
     tokens, mask = check_batch(params, tokens, mask)
     check_is("mesh", mesh, Mesh)
+    check_string("axis", axis)
     if axis not in mesh.shape:
         raise InputError(f"mesh must have an axis {axis!r}; got axes {tuple(mesh.shape)}")
     if max_distinct is None and not is_hidden(tokens):

@@ -69,7 +69,10 @@ def train(
     """
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     check_is("optimizer", optimizer, optax.GradientTransformation)
-    for leaf in jax.tree.leaves(params):
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        raise InputTypeError(f"params must be a tree of arrays; got {params!r}")
+    for leaf in leaves:
         dtype = as_array("every leaf of params", leaf).dtype
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise InputTypeError(f"every leaf of params must be floating; got dtype {dtype}")
@@ -118,7 +121,10 @@ def train_segment(
 
     def advance(carry, step):
         params, state = carry
-        loss, gradient = loss_and_gradient(params, step)
+        found = loss_and_gradient(params, step)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise InputTypeError(f"loss_and_gradient must return two; got {type(found).__name__}")
+        loss, gradient = found
         observation = observe(Snapshot(step, params, gradient, loss))
         if progress is not None:
             jax.debug.callback(progress, step)
