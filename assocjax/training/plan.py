@@ -3,7 +3,7 @@
 Two forms give the same gradient:
 
     dense    products of [T,V] by [V,V] for every sequence
-    tables   products of [V,V] matrices once a step, T^2 V work a sequence (`gradients/tables.py`)
+    tables   products of [V,V] matrices once a step, T^2 V work a sequence (`tables`)
 
 Their costs are counted in multiply-adds, and every other operation in the multiply-adds that fit
 into its time. `benchmarks/exact_plan.py` sets the choice beside measurement.
