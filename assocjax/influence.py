@@ -8,7 +8,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from assocjax.arguments import check_choice
+from assocjax.arguments import check_choice, check_integers
 from assocjax.attribution import check_documents
 from assocjax.checks import check_batch
 from assocjax.errors import InputError
@@ -70,9 +70,8 @@ def training_influence(
     tokens, mask = check_batch(params, tokens, mask)
     documents, D = check_documents(documents, len(tokens))
     shape = getattr(params, weight).shape
-    if len(index) != len(shape) or not all(
-        0 <= i < size for i, size in zip(index, shape, strict=True)
-    ):
+    index = tuple(check_integers("index", index, minimum=0))
+    if len(index) != len(shape) or not all(i < size for i, size in zip(index, shape, strict=True)):
         raise InputError(f"index must be of an entry of {weight}, of shape {shape}; got {index}")
     dtype = params.output.dtype
     size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
