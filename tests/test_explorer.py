@@ -202,7 +202,7 @@ def test_the_command_leaves_the_number_of_steps_to_the_size_of_the_vocabulary(tm
     many = many.assign({name: many[name].isel(layer=[0]) for name in few if "layer" in many[name]})
     results.save(many.isel(layer=[0], rank=[0]), tmp_path / "track.nc")
     for options, expected in (([], 12), (["--max-steps", "13"], 13)):
-        cli.main(["explore", str(tmp_path / "track.nc"), *options])
+        cli.main(["explore", str(tmp_path / "track.nc"), "--overwrite", *options])
         steps = re.search(r'"steps":\[([\d,]*)\]', (tmp_path / "track.html").read_text("utf-8"))
         assert steps is not None
         assert len(steps[1].split(",")) == expected
