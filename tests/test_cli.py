@@ -479,7 +479,7 @@ BAD = {
     "infinite memory": ("sweep --memory-limit inf", ["--memory-limit", "'inf'"]),
     "output under a file": ("sweep --out {dir}/short.txt/out", ["folder", "short.txt/out"]),
     "output is a file": ("statistics --out {dir}/short.txt", ["folder", "short.txt"]),
-    "output of associations": ("associations bird --out {dir}/short.txt", ["folder", "it is a file"]),
+    "output of associations": ("associations bird --out {dir}/short.txt", ["is a file"]),
     "unknown token": ("associations bird brid", ["'brid'", "close to it", "'bird'"]),
     "unlike any token": ("associations xyzzy", ["'xyzzy'", "vocabulary of fables"]),
     "no token": ("associations", ["TOKEN"]),

@@ -19,6 +19,7 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts
 from assocjax.options.llm import PROBES
+from assocjax.storage import results
 
 N, T, SHUFFLES = 14, 12, 4
 REVISIONS = ["step0", "step4", "step16"]
@@ -144,7 +145,7 @@ def test_what_the_dataset_holds(dataset, data, folder):
     theory = llm.theory_of_tokens(data, N)
     assert dataset.token.values.tolist() == [data.vocabulary[i] for i in theory.ids]
     assert dataset.token_count.values.tolist() == theory.counts.tolist()
-    attrs = aj.results.decode(dataset.attrs)
+    attrs = results.decode(dataset.attrs)
     assert attrs["weights"]["step16"] == llm.weight_hashes(folder, "step16")
     assert attrs["corpus_sha256"] == data.sha256
     assert attrs["config"]["num_tokens"] == N
@@ -260,11 +261,19 @@ def test_another_configuration_is_refused(change, message, folder, data, finishe
 
 
 def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_path):
-    shutil.copytree(folder, tmp_path / folder.name)
-    other = tmp_path / folder.name
-    shutil.copy(folder / "step16/model.safetensors", other / "step4")
-    with pytest.raises(InputError, match=r"revision-step4.nc .* its model.safetensors is '"):
+    other = shutil.copytree(folder, tmp_path / folder.name)
+    with pytest.raises(InputError, match=r"its config\.place is '"):  # of the same name
         compare(other, data, finished[0])
+    for file, word in (("model.safetensors", "model.safetensors"), ("config.json", "config.json")):
+        path = folder / "step4" / file
+        before = path.read_bytes()
+        if file == "config.json":
+            path.write_bytes(before + b" ")
+        else:
+            shutil.copy(folder / "step16" / file, path)
+        with pytest.raises(InputError, match=rf"revision-step4\.nc .* its {word} is '"):
+            compare(folder, data, finished[0])
+        path.write_bytes(before)
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
     with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
         compare(folder, fewer, finished[0])

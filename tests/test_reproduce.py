@@ -95,7 +95,7 @@ def test_lists_are_longer_than_what_a_small_vocabulary_has(tmp_path):
 
 
 def test_a_figure_that_cannot_be_written_loses_no_numbers(tmp_path, monkeypatch):
-    def fail(figure, path):
+    def fail(figure, path, into):
         raise aj.InputError("cannot write figure")
 
     monkeypatch.setattr(artefacts, "save", fail)

@@ -211,7 +211,9 @@ def _local(name_or_path: Any, revision: str | None) -> Path | None:
     if revision is not None:
         check_string("revision", revision)
     try:
-        return _folder_or_file(check_path("name_or_path", name_or_path), revision)
+        return _folder_or_file(
+            check_path("name_or_path", name_or_path, "a name or a path"), revision
+        )
     except (OSError, RuntimeError) as error:  # a name too long, a user without a home
         why = getattr(error, "strerror", None) or reason(error)
         raise InputError(f"model: {str(name_or_path)!r} cannot be read: {why}") from None
