@@ -81,6 +81,16 @@ def writable_path(path: str | os.PathLike) -> Path:
         raise InputError(f"{text!r}: {error}") from None
 
 
+def make_folder(path: str | os.PathLike) -> Path:
+    """Makes a folder if need be. Raises InputError where it cannot be made."""
+    path = writable_path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {path} cannot be made: {error.strerror}") from None
+    return path
+
+
 def why_not(error: BaseException, folder: Path) -> str:
     """Why a file could not be written, in a few words."""
     with contextlib.suppress(OSError):

@@ -13,18 +13,13 @@ replaced or removed.
 """
 
 import contextlib
-import contextvars
 import itertools
 import json
 import os
 import shutil
-import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from assocjax.arguments import check_flag
 from assocjax.errors import InputError
@@ -32,14 +27,15 @@ from assocjax.storage.files import (
     MARKER,
     SIGNATURE,
     is_part,
+    make_folder,
     part_name,
     refuse_foreign,
     why_not,
     writable_path,
 )
 from assocjax.storage.identity import difference, flatten
+from assocjax.storage.locks import LOCK, hold_lock
 
-_LOCK = ".assocjax.lock"
 _UNFINISHED = "unfinished"
 
 
@@ -297,7 +293,7 @@ def claim(
     make_folder(path)
     folder = None
     try:
-        with _hold(path / _LOCK, path):
+        with hold_lock(path / LOCK, path):
             record = check_claimable(path, kind)
             folder = Folder(path, kind, flat or {}, record, overwrite)
             folder.remove_parts()
@@ -308,16 +304,6 @@ def claim(
         if made and (folder is None or folder.is_untouched):
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-def make_folder(path: str | os.PathLike) -> Path:
-    """Makes a folder if need be. Raises InputError where it cannot be made."""
-    path = writable_path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder {path} cannot be made: {error.strerror}") from None
-    return path
 
 
 def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
@@ -334,7 +320,7 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
     except OSError as error:
         raise InputError(f"folder {path} cannot be read: {error.strerror}") from None
     if MARKER not in names:
-        if {name for name in names if name != _LOCK and not is_part(name)}:
+        if {name for name in names if name != LOCK and not is_part(name)}:
             raise InputError(
                 f"folder {path} is not empty, and no {MARKER} in it says that assocjax may write "
                 "there; choose another folder, or an empty one"
@@ -358,66 +344,3 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
             f"folder {path} holds results of {record['kind']}, not of {kind}; choose another folder"
         )
     return record
-
-
-@contextlib.contextmanager
-def hold(path: str | os.PathLike) -> Iterator[None]:
-    """Holds the lock of a folder over several claims, between which no other process may write."""
-    path = writable_path(path)
-    made = not path.exists()
-    make_folder(path)
-    try:
-        with _hold(path / _LOCK, path):
-            token = _held.set(_held.get() | {(path / _LOCK).absolute()})
-            try:
-                yield
-            finally:
-                _held.reset(token)
-    finally:
-        if made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-_held: contextvars.ContextVar[frozenset[Path]] = contextvars.ContextVar("held", default=frozenset())
-"""Locks that `hold` has for the work under way."""
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a single file of results, which is one writer's at a time."""
-    with _hold(path.with_name(f"{_LOCK}-{path.name}"), path):
-        yield
-
-
-@contextlib.contextmanager
-def _hold(lock_path: Path, what: Path) -> Iterator[None]:
-    """The operating system lets go of the lock of a process that ends in whatever way."""
-    if lock_path.absolute() in _held.get():
-        yield
-        return
-    lock = filelock.FileLock(lock_path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(
-            f"{what} is being written by {_holder(lock_path)}; wait for its end, or choose another"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{what} cannot be written: {error.strerror}") from None
-    try:
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        with contextlib.suppress(OSError):
-            lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock_path.unlink()
-        lock.release()
-
-
-def _holder(lock_path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        if holder := lock_path.read_text("utf-8"):
-            return holder
-    return "another process"
