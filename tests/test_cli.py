@@ -474,6 +474,10 @@ BAD = {
     "negative memory": ("sweep --memory-limit -2", ["--memory-limit", "'-2'"]),
     "memory for no run": ("sweep --memory-limit 0.001", ["memory_limit", "one run", "above"]),
     "no steps between checkpoints": ("sweep --checkpoint-every 0", ["checkpoint_every", "got 0"]),
+    "steps without end": (
+        "horizon --learning-rates 1e-30 --vocab-sizes 20 --seq-lens 6",
+        ["learning_rates", "24", "got 1e-30"],
+    ),
     "one process of some": ("sweep --process-id 1", ["--coordinator", "together"]),
     "memory that is no number": ("sweep --memory-limit nan", ["--memory-limit", "'nan'"]),
     "infinite memory": ("sweep --memory-limit inf", ["--memory-limit", "'inf'"]),

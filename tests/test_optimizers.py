@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax.training.optimizers import make_optimizer
+from assocjax.training.optimizers import check_optimizer, make_optimizer
 
 N, T, V, L = 8, 6, 7, 2
 STEPS = 20
@@ -250,3 +250,16 @@ def test_bad_arguments():
         aj.flow_coefficients(-1.0)
     with pytest.raises(aj.InputError, match="optimizer must be the name of an optax optimizer"):
         make_optimizer("nosuch", jnp.float32(0.1))
+
+
+def test_every_name_of_optax_makes_an_optimizer_or_is_refused_in_a_line(promote):
+    """Also those that expect weights of some shape (sm3), a schedule, or other arguments."""
+    made, refused = [], {}
+    for name in dir(optax):
+        try:
+            check_optimizer(name, (1, 4, 3))
+            made.append(name)
+        except (aj.InputError, aj.InputTypeError) as error:
+            refused[name] = str(error)
+    assert {"sgd", "adam", "sm3", "lion"} <= set(made)
+    assert [name for name, text in refused.items() if "\n" in text] == []
