@@ -343,3 +343,13 @@ def test_an_optimizer_without_a_name_cannot_be_gone_on_with(data, tmp_path):
             match=r"its config\.optimizer is 'momentum 0\.5', here it is 'momentum 0\.9",
         ):
             aj.sweep(data, **arguments, optimizer=optimizer)
+
+
+def test_a_checkpoint_of_another_division_is_begun_anew_where_that_is_asked_for(data, tmp_path):
+    arguments = GRID | SIZES | {"checkpoint": tmp_path / "out"}
+    never = aj.sweep(data, **arguments | {"checkpoint": tmp_path / "never", "checkpoint_every": 3})
+    killed_sweep(data, 1, **arguments)
+    with pytest.raises(aj.InputError, match="checkpoint_every is 2, here it is 3"):
+        aj.sweep(data, **arguments | {"checkpoint_every": 3})
+    after = aj.sweep(data, **arguments | {"checkpoint_every": 3}, overwrite=True)
+    xr.testing.assert_identical(after, never)
