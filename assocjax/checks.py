@@ -6,7 +6,7 @@ shape and a dtype but no value yet, and only those are checked.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -154,15 +154,60 @@ def check_precision(params: Any) -> None:
             raise InputTypeError(f"params must be float32 or float64; got dtype {dtype}")
 
 
+@runtime_checkable
+class Sequences(Protocol):
+    """A corpus in tokens: `TokenData`, in memory, or `TokenFile`, on disk."""
+
+    @property
+    def num_sequences(self) -> int: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens int32 [n, T+1] and mask bool [n, T] of the sequences from `start` to `stop`."""
+        ...
+
+
+def check_corpus(
+    data: Sequences | ArrayLike, vocab_size: int | None, mask: ArrayLike | None
+) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"], int]:
+    """The tokens, mask and vocabulary size of a corpus, given in either of its two forms.
+
+    Args:
+      data: `TokenData` or a `TokenFile`, or an integer array [N, T+1] of token ids.
+      vocab_size, mask: of an array; `data` has its own.
+
+    Raises:
+      InputError: an array comes without `vocab_size`, or `data` with another one or with a mask.
+    """
+    if isinstance(data, Sequences):
+        if vocab_size not in (None, data.vocab_size):
+            raise InputError(
+                f"vocab_size must be left out, or that of the data, {data.vocab_size}; "
+                f"got {vocab_size!r}"
+            )
+        vocab_size = data.vocab_size
+    elif vocab_size is None:
+        raise InputError("vocab_size must be given where data is an array of tokens")
+    return *check_tokens(data, mask, vocab_size), vocab_size
+
+
 def check_tokens(
-    tokens: ArrayLike, mask: ArrayLike | None, vocab_size: int
+    data: Sequences | ArrayLike, mask: ArrayLike | None, vocab_size: int
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
-    Without a mask every position is valid. Ids whose values cannot be looked at are clipped to
-    [0, V).
+    A corpus, `TokenData` or `TokenFile`, is read whole and has its own mask. Without a mask every
+    position is valid. Ids whose values cannot be looked at are clipped to [0, V).
     """
     check_integer("vocab_size", vocab_size, minimum=2)
+    tokens: Any = data
+    if isinstance(data, Sequences):
+        if mask is not None:
+            raise InputError(f"mask must be left out: a {type(data).__name__} has its own")
+        tokens, mask = data.read(0, data.num_sequences)
     tokens = as_array("tokens", tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise InputTypeError(f"tokens must be integers; got dtype {tokens.dtype}")
