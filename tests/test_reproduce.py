@@ -172,23 +172,22 @@ def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
 def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
     data, expected = run
 
+    length = 4  # steps of an epoch; each epoch is recorded, and saved, as a step further is taken
+
     def stop(done, total):
-        if done == 2:
+        assert total == 3 * length + 1
+        if done == 2 * length:
             raise KeyboardInterrupt
 
     seen = []
     with claim(tmp_path / "c", "reproduce", {}) as folder:
-        follow = partial(
-            aj.reproduce.follow,
-            data,
-            TINY.small_step,
-            0,
-            checkpoints=partial(Checkpoints, folder),
-        )
-        with pytest.raises(KeyboardInterrupt):
+        checkpoints = Checkpoints(folder, {"seed": 0})
+        follow = partial(aj.reproduce.follow, data, TINY.small_step, 0, checkpoints=checkpoints)
+        with pytest.raises(KeyboardInterrupt, match=f"{length + 1} of 13 steps are saved"):
             follow(progress=stop)
         found = follow(progress=lambda done, _: seen.append(done))
-    assert seen == [3]
+        checkpoints.close()
+    assert seen == list(range(length + 2, 3 * length + 2))
     for name in expected.data_vars:
         np.testing.assert_array_equal(found[name], expected[name])
 

@@ -338,7 +338,7 @@ def test_coordinates_attributes_and_summary(data):
         ({"init_scales": [-0.1]}, aj.InputError, "every entry of init_scales"),
         ({"gradient": "wrong"}, aj.InputError, "gradient must be one of"),
         ({"theories": []}, aj.InputError, "theories must be one or more distinct names"),
-        ({"theories": ["leading"] * 2}, aj.InputError, "theories must be one or more distinct"),
+        ({"theories": ["leading"] * 2}, aj.InputError, "theories must be distinct names"),
         ({"theories": ["exact"]}, aj.InputError, "every entry of theories must be one of"),
         ({"theories": "leading"}, aj.InputTypeError, "theories must be a tuple of names"),
         ({"optimizer": "nosuch"}, aj.InputError, "optimizer must be the name"),

@@ -349,7 +349,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(data, tracked, tmp_path):
             raise KeyboardInterrupt
 
     folder = tmp_path / "checkpoint"
-    with pytest.raises(KeyboardInterrupt, match="2 of 3 recorded steps, up to step 2"):
+    with pytest.raises(KeyboardInterrupt, match="3 of 7 steps are saved"):
         tracking.track(data, **RUN | options, checkpoint=folder, progress=interrupt)
     with pytest.raises(aj.InputError, match=r"config\.seed is 0, here it is 1"):
         tracking.track(data, **RUN | options, checkpoint=folder, seed=1)

@@ -164,43 +164,30 @@ def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
 
 
 def _trained(options: argparse.Namespace, data: "TokenData") -> "Params":
-    import jax
-    import jax.numpy as jnp
+    """The weights of the run after its last update."""
+    from assocjax.experiments.record import record_run
+    from assocjax.experiments.runs import Corpus, RunConfig, check_run
 
-    from assocjax.models.params import init_params
-    from assocjax.training.exact import exact_loss_and_gradient
-    from assocjax.training.optimizers import make_optimizer
-    from assocjax.training.train import batch_indices, train
-
-    optimizer = make_optimizer(options.optimizer, options.learning_rate)
-    start_key, batch_key = jax.random.split(jax.random.key(options.seed))
-    start = init_params(
-        start_key,
-        vocab_size=data.vocab_size,
-        seq_len=data.seq_len,
+    run = RunConfig(
+        steps=options.steps,
         num_layers=options.num_layers,
-        scale=options.init_scale,
+        theories=(),
+        optimizer=options.optimizer,
+        batch_size=options.batch_size,
     )
-
-    @jax.jit
-    def run(params, tokens, mask):
-        def loss_and_gradient(params, step):
-            if options.batch_size is None:
-                return exact_loss_and_gradient(params, tokens, mask)
-            rows = batch_indices(batch_key, step, len(tokens), options.batch_size)
-            return exact_loss_and_gradient(params, tokens[rows], mask[rows])
-
-        def report(step):
-            progress(int(step), options.steps)
-
-        return train(params, loss_and_gradient, optimizer, options.steps, progress=report)
-
+    check_run(run, data)
     with progress_bar() as progress:
-        params, losses = run(start, jnp.asarray(data.tokens), jnp.asarray(data.mask))
-        jax.block_until_ready(losses)
-    if not bool(jnp.all(jnp.isfinite(losses))):
+        found = record_run(
+            run,
+            Corpus.of(data),
+            options.learning_rate,
+            options.seed,
+            options.init_scale,
+            progress=progress,
+        )
+    if found.diverged_step is not None:
         raise InputError(
             f"--learning-rate {options.learning_rate:g}: training diverges at step "
-            f"{int(jnp.argmin(jnp.isfinite(losses)))}; give a smaller one"
+            f"{found.diverged_step}; give a smaller one"
         )
-    return params
+    return found.params["run"]

@@ -175,10 +175,10 @@ def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, me
     )
 
 
-def _by_side(config: RunConfig, carry: Carry, shared: Any, own: Any) -> Carry:
-    """A tree like a carry's sides: what the starts share, and what each has of its own."""
-    of_side = {side: shared if side in config.theories else own for side in carry.sides}
-    return Carry(of_side, of_side)
+def _by_trajectory(config: RunConfig, carry: Carry, shared: Any, own: Any) -> Carry:
+    """A tree like a carry: what the starts share, and what each has of its own."""
+    found = {name: shared if name in config.theories else own for name in carry.params}
+    return Carry(found, found)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))
@@ -186,14 +186,14 @@ def _start_chunk(config, mesh, corpus, rates, seeds, scales) -> Carry:
     """The carry of a chunk: [rates, starts, ...], and of what the starts share [rates, ...]."""
     start = functools.partial(start_run, config, corpus)
     carry = jax.eval_shape(start, rates[0], seeds[0], scales[0])
-    over_starts = jax.vmap(start, (None, 0, 0), _by_side(config, carry, None, 0))
+    over_starts = jax.vmap(start, (None, 0, 0), _by_trajectory(config, carry, None, 0))
     carry = jax.vmap(over_starts, (0, None, None))(rates, seeds, scales)
     shared, own = (
         NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rate",), ("rate", "start"))
     )
     return jax.tree.map(
         lambda sharding, tree: lax.with_sharding_constraint(tree, sharding),
-        _by_side(config, carry, shared, own),
+        _by_trajectory(config, carry, shared, own),
         carry,
         is_leaf=lambda x: isinstance(x, NamedSharding),
     )
@@ -222,7 +222,7 @@ def _advance_chunk(config, mesh, one_by_one, length, report, corpus, rates, seed
         )
 
     def advance_of_device(corpus, rates, seeds, carry, first):
-        axes = _by_side(config, carry, None, 0)
+        axes = _by_trajectory(config, carry, None, 0)
         run = functools.partial(advance, corpus, first)
         over_starts = jax.vmap(run, (None, 0, axes), (axes, 0))
         return jax.vmap(over_starts, (0, None, 0))(rates, seeds, carry)
@@ -230,8 +230,8 @@ def _advance_chunk(config, mesh, one_by_one, length, report, corpus, rates, seed
     everywhere, by_rate, by_start, by_run = (
         PartitionSpec(*axes) for axes in ((), ("rate",), ("start",), ("rate", "start"))
     )
-    carries = _by_side(config, carry, by_rate, by_run)
-    # Runs have nothing to say to one another, which the compiler would have to find out.
+    carries = _by_trajectory(config, carry, by_rate, by_run)
+    # Runs are independent: no collectives, which the compiler would have to find out.
     return jax.shard_map(
         advance_of_device,
         mesh=mesh,

@@ -16,7 +16,7 @@ import optax
 from flax import struct
 from jax import lax
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
 from assocjax.checks import check_number, check_step, check_tokens, is_traced
@@ -84,7 +84,7 @@ class RunConfig:
 
     steps: number of updates.
     num_layers: L.
-    theories: what the run is compared with, of "leading" and "effective".
+    theories: what the run is compared with, of "leading" and "effective"; () is training alone.
     gradient: what trains the weights, "exact" or one of the theories.
     optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
     batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
@@ -110,8 +110,8 @@ class RunConfig:
             raise InputTypeError(f"theories must be a tuple of names; got {self.theories!r}")
         for theory in self.theories:
             check_choice("every entry of theories", theory, THEORIES)
-        if not self.theories or len(set(self.theories)) != len(self.theories):
-            raise InputError(f"theories must be one or more distinct names; got {self.theories}")
+        if len(set(self.theories)) != len(self.theories):
+            raise InputError(f"theories must be distinct names; got {self.theories}")
         check_choice("gradient", self.gradient, GRADIENTS)
         check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
@@ -127,12 +127,13 @@ class RunConfig:
 class Carry(NamedTuple):
     """What a run hands on from one step to the next.
 
-    Both are dicts of sides: "run"; a theory's name, where it is followed beside the run; and with
-    minibatches a theory followed on the run's own batches. A side named as a theory depends on the
-    learning rate alone, the others also on seed and start.
+    Both are dicts over trajectories that are trained together: "run"; a theory's name, where it is
+    followed beside the run; and with minibatches a theory followed on the run's own batches. A
+    trajectory named as a theory depends on the learning rate alone, the others also on seed and
+    start.
     """
 
-    sides: dict[str, Params]
+    params: dict[str, Params]
     optimizer_states: dict[str, Any]
 
 
@@ -214,9 +215,9 @@ def start_run(
         seed = check_integer("seed", seed, minimum=0)  # type: ignore[assignment]
     V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
     init = partial(init_params, vocab_size=V, seq_len=T)
-    init_key, _ = _keys(seed)
+    init_key, _ = run_keys(seed)
     run = init(init_key, num_layers=config.num_layers, scale=init_scale)
-    sides = {"run": run}
+    trajectories = {"run": run}
     check_optimizer(config.optimizer, _shapes(config, corpus))
     for name in config.theories:
         closed = name == "leading" and _has_closed_form(config, corpus)
@@ -224,11 +225,11 @@ def start_run(
         layers = 1 if closed else config.num_layers
         zero = partial(init, jax.random.key(0), num_layers=layers, dtype=run.output.dtype)
         if not closed:
-            sides[name] = zero()
+            trajectories[name] = zero()
         if config.batch_size is not None:
-            sides[of_batches(name)] = zero()
+            trajectories[of_batches(name)] = zero()
     optimizer = make_optimizer(config.optimizer, learning_rate)
-    return Carry(sides, {side: optimizer.init(params) for side, params in sides.items()})  # type: ignore[arg-type]
+    return Carry(trajectories, _each(optimizer).init(trajectories))  # type: ignore[arg-type]
 
 
 def advance_run(
@@ -259,7 +260,7 @@ def advance_run(
     learning_rate, seed = _check(config, corpus, learning_rate, seed)
     check_is("carry", carry, Carry)
     optimizer = make_optimizer(config.optimizer, learning_rate)
-    _, batch_key = _keys(seed)
+    _, batch_key = run_keys(seed)
     closed = _has_closed_form(config, corpus)
     coefficients = follow_coefficients(optimizer, config.steps) if closed else None
 
@@ -278,17 +279,18 @@ def advance_run(
             for name, theory_, record in zip(config.theories, theories, records, strict=True):
                 batches = snapshot.params[of_batches(name)]
                 record |= split_disagreement(run[0], batches, theory_[0])
+        compared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records) if records else {}
         return {
             "loss": snapshot.loss,
-            **jax.tree.map(lambda *leaves: jnp.stack(leaves), *records),
+            **compared,
             "finite": _all_finite((run, snapshot.loss)),
-            "theory_finite": jnp.stack([_all_finite(t) for t in theories]),
+            "theory_finite": jnp.array([_all_finite(t) for t in theories], bool),
         }
 
     end, observed = train_segment(
-        (carry.sides, carry.optimizer_states),
+        (carry.params, carry.optimizer_states),
         partial(_losses_and_gradients, config, corpus, batch_key, one_by_one),
-        _each_side(optimizer),
+        _each(optimizer),
         config.steps,
         first=first,
         length=length,
@@ -331,9 +333,22 @@ def _check(config, corpus, learning_rate, seed):
     return check_number("learning_rate", learning_rate, minimum=0), check_step("seed", seed)
 
 
-def _keys(seed):
-    """Keys of the start and of the order of batches."""
-    return jax.random.split(jax.random.key(seed))
+def check_run(config: RunConfig, data: TokenData) -> None:
+    """Checks that a run can be trained on a corpus: its optimizer and the size of its batches."""
+    if not isinstance(data, TokenData):
+        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    check_optimizer(config.optimizer, (config.num_layers, data.vocab_size, data.seq_len))
+    if config.batch_size is not None and config.batch_size > data.num_sequences:
+        raise InputError(
+            f"batch_size must be at most the number of sequences, {data.num_sequences}; "
+            f"got {config.batch_size}"
+        )
+
+
+def run_keys(seed: int | Int32[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The two random keys of a run's seed: of its start, and of the order of its batches."""
+    init_key, batch_key = jax.random.split(jax.random.key(seed))
+    return init_key, batch_key
 
 
 def of_batches(theory: str) -> str:
@@ -350,24 +365,26 @@ def _has_closed_form(config: RunConfig, corpus: Corpus) -> bool:
     return "leading" in config.theories and is_linear(config.optimizer, _shapes(config, corpus))
 
 
-def _each_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each side: some, such as clipping, look at the whole tree."""
+def _each(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer for each trajectory alone: some, such as clipping, look at the whole tree."""
 
-    def init(sides):
-        return {side: optimizer.init(params) for side, params in sides.items()}
+    def init(trajectories):
+        return {name: optimizer.init(params) for name, params in trajectories.items()}
 
-    def update(gradients, states, sides):
+    def update(gradients, states, trajectories):
         updated = {
-            side: optimizer.update(gradients[side], states[side], params)
-            for side, params in sides.items()
+            name: optimizer.update(gradients[name], states[name], params)
+            for name, params in trajectories.items()
         }
-        return {s: u for s, (u, _) in updated.items()}, {s: v for s, (_, v) in updated.items()}
+        return tuple({name: pair[i] for name, pair in updated.items()} for i in range(2))
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_one, sides, step):
-    """The run's loss, and the gradient of every side."""
+def _losses_and_gradients(
+    config: RunConfig, corpus: Corpus, batch_key, one_by_one, trajectories, step
+):
+    """The run's loss, and the gradient of every trajectory."""
     tokens, mask = corpus.tokens, corpus.mask
     batch = corpus
     if config.batch_size is not None:
@@ -377,12 +394,12 @@ def _losses_and_gradients(config: RunConfig, corpus: Corpus, batch_key, one_by_o
         batch = Corpus._of(tokens, mask, corpus.statistics.bigram.shape[0], depth)
     of_run = partial(_loss_and_gradient_of_run, config)
     of_run = sequential_vmap(of_run) if one_by_one else of_run
-    value, gradient = of_run(sides["run"], tokens, mask, corpus)
+    value, gradient = of_run(trajectories["run"], tokens, mask, corpus)
     gradients = {"run": gradient}
     for name in config.theories:
-        for side, read in ((name, corpus), (of_batches(name), batch)):
-            if side in sides:
-                gradients[side] = _theory_gradient(name, sides[side], read)
+        for trajectory, read in ((name, corpus), (of_batches(name), batch)):
+            if trajectory in trajectories:
+                gradients[trajectory] = _theory_gradient(name, trajectories[trajectory], read)
     return value, warn_of_derivatives(config.optimizer, gradients)
 
 

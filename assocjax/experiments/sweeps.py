@@ -15,7 +15,7 @@ import xarray as xr
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checks import check_dataset, check_numbers, check_positive
 from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError
 from assocjax.experiments.grids import Grid, duration_text, run_grid
 from assocjax.experiments.plans import (
     GIB,
@@ -26,12 +26,12 @@ from assocjax.experiments.plans import (
     measured_multiply_adds,
     planned_bytes,
 )
-from assocjax.experiments.runs import Corpus, RunConfig
+from assocjax.experiments.runs import Corpus, RunConfig, check_run
 from assocjax.models.params import WEIGHTS
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints, claim_together
 from assocjax.training.exact import count_distinct
-from assocjax.training.optimizers import Optimizer, check_optimizer, check_resumable, optimizer_name
+from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_name
 
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
@@ -128,15 +128,10 @@ def sweep(
         batch_size=batch_size,
         microbatch_size=microbatch_size,
     )
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    if not config.theories:
+        raise InputError("theories must be one or more distinct names; got none")
+    check_run(config, data)
     steps, batch_size = config.steps, config.batch_size
-    check_optimizer(optimizer, (config.num_layers, data.vocab_size, data.seq_len))
-    if batch_size is not None and batch_size > data.num_sequences:
-        raise InputError(
-            f"batch_size must be at most the number of sequences, {data.num_sequences}; "
-            f"got {batch_size}"
-        )
     memory_limit = check_integer("memory_limit", memory_limit, minimum=1, maximum=LARGEST_BYTES)
     if checkpoint_every is not None:
         checkpoint_every = check_integer("checkpoint_every", checkpoint_every, minimum=1)

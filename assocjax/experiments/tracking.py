@@ -11,30 +11,22 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from assocjax.analysis import scorings
 from assocjax.analysis.formations import Truth, find_queries, precision
 from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers, check_is
+from assocjax.arguments import check_integer, check_integers, check_is
 from assocjax.checks import check_number, check_positive
 from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
-from assocjax.experiments.runs import Corpus
-from assocjax.models.params import init_params
+from assocjax.errors import InputError
+from assocjax.experiments.record import record_run
+from assocjax.experiments.runs import Corpus, RunConfig, check_run
+from assocjax.models.params import Params
 from assocjax.storage import claim, results
 from assocjax.storage.checkpoints import Checkpoints
-from assocjax.training.exact import exact_loss_and_gradient
-from assocjax.training.optimizers import (
-    Optimizer,
-    check_optimizer,
-    check_resumable,
-    make_optimizer,
-    optimizer_name,
-)
-from assocjax.training.train import batch_indices, train_segment
+from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_name
 
 _FILE = "track.nc"
 
@@ -111,48 +103,38 @@ def track(
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
     `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
     """
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
-    steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
-    num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
-    seed = check_integer("seed", seed, minimum=0)
-    learning_rate = check_positive("learning_rate", learning_rate)
-    init_scale = check_number("init_scale", init_scale, minimum=0)
-    check_optimizer(optimizer, (num_layers, data.vocab_size, data.seq_len))
-    if batch_size is not None:
-        batch_size = check_integer("batch_size", batch_size, minimum=1)
-        if batch_size > data.num_sequences:
-            raise InputError(
-                f"batch_size must be at most the number of sequences, {data.num_sequences}; "
-                f"got {batch_size}"
-            )
-    if microbatch_size is not None:
-        microbatch_size = check_integer("microbatch_size", microbatch_size, minimum=1)
+    run = RunConfig(
+        steps=steps,
+        num_layers=num_layers,
+        theories=(),
+        optimizer=optimizer,
+        batch_size=batch_size,
+        microbatch_size=microbatch_size,
+    )
+    check_run(run, data)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
-    record = _steps_to_record(record_at, steps)
+    record_at = _steps_to_record(record_at, run.steps)
     if truth is not None:
         check_is("truth", truth, Mapping)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
-    config = {
-        "learning_rate": learning_rate,
-        "steps": steps,
-        "num_layers": num_layers,
-        "record_at": record,
+    settings = {
+        "learning_rate": check_positive("learning_rate", learning_rate),
+        "steps": run.steps,
+        "num_layers": run.num_layers,
+        "record_at": record_at,
         "k": k,
-        "seed": seed,
-        "init_scale": init_scale,
+        "seed": check_integer("seed", seed, minimum=0),
+        "init_scale": check_number("init_scale", init_scale, minimum=0),
         "optimizer": optimizer_name(optimizer),
-        "batch_size": batch_size,
-        "microbatch_size": microbatch_size,
+        "batch_size": run.batch_size,
+        "microbatch_size": run.microbatch_size,
     }
-    compute = partial(
-        _track, data, config, queries, optimizer, microbatch_size=microbatch_size, progress=progress
-    )
+    compute = partial(_track, data, settings, queries, run, progress=progress)
     if checkpoint is None:
         return compute()
     check_resumable(optimizer)
     true = {kind: {q: sorted(of[q]) for q in of} for kind, of in (truth or {}).items()}
-    decides = results.identity(data, config | {"truth": true})
+    decides = results.identity(data, settings | {"truth": true})
     with claim(checkpoint, "track", decides, result=_FILE, overwrite=overwrite) as folder:
         if folder.complete:
             return results.load(folder.path / _FILE)
@@ -166,130 +148,63 @@ def track(
 
 def _track(
     data: TokenData,
-    config: dict[str, Any],
+    settings: dict[str, Any],
     queries: dict[str, tuple[np.ndarray, np.ndarray]],
-    optimizer: Optimizer,
+    run: RunConfig,
     checkpoints: Checkpoints | None = None,
     *,
-    microbatch_size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> xr.Dataset:
     """What `track` returns, from checked arguments; `queries` are those of its truth."""
-    learning_rate, steps, num_layers = (
-        config[name] for name in ("learning_rate", "steps", "num_layers")
+    rate, seed, scale, record_at, k = (
+        settings[name] for name in ("learning_rate", "seed", "init_scale", "record_at", "k")
     )
-    record, k, batch_size = (config[name] for name in ("record_at", "k", "batch_size"))
-    attributes = results.provenance(data, config)
+    attributes = results.provenance(data, settings)
     corpus = Corpus.of(data)
     theory = scorings.theory_weights(corpus.statistics)
     frequencies = Frequencies.of(corpus.statistics)
-    init_key, batch_key = jax.random.split(jax.random.key(config["seed"]))
-    rate = jnp.asarray(learning_rate, theory.output.dtype)
-    advance = partial(
-        _advance, optimizer=optimizer, batch_size=batch_size, microbatch_size=microbatch_size
-    )
     lists = {
         scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
         for scoring in SCORINGS
     }
 
-    def read(params) -> dict[str, np.ndarray]:
+    def read(step: int, params: dict[str, Params]) -> dict[str, np.ndarray]:
         readings = {
             scoring: scorings.read_weights(
-                params, theory, lists[scoring], frequencies, scoring=scoring, k=k
+                params["run"], theory, lists[scoring], frequencies, scoring=scoring, k=k
             )
             for scoring in SCORINGS
         }
         return _by_variable(readings)
 
-    params = init_params(
-        init_key,
-        vocab_size=data.vocab_size,
-        seq_len=data.seq_len,
-        num_layers=num_layers,
-        scale=config["init_scale"],
+    found = record_run(
+        run,
+        corpus,
+        rate,
+        seed,
+        scale,
+        record_at=record_at,
+        read=read,
+        checkpoints=checkpoints,
+        progress=progress,
     )
-    carry = params, make_optimizer(optimizer, rate).init(params)  # type: ignore[arg-type]
-    carry, records = _load(checkpoints, carry)
-    incomplete = ""
-    try:
-        for step in range(record[len(records) - 1] + 1 if records else 0, steps + 1):
-            seen = read(carry[0]) if step in record else None
-            carry, loss, finite = advance(carry, step, steps, rate, batch_key, corpus)
-            if not finite:  # waits for the step
-                incomplete = f"diverged at step {step}"
-                break
-            if seen is not None:
-                records.append(seen | {"loss": np.asarray(loss)})
-                if checkpoints is not None and step < steps:
-                    checkpoints.save(len(records), carry, _stack(records))
-            if progress is not None:
-                progress(step + 1, steps + 1)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_saved_so_far(checkpoints, record)) from None
-    if not records:
-        raise InputError(f"learning_rate {learning_rate:g} and this start: {incomplete}")
+    end = found.diverged_step
+    incomplete = "" if end is None else f"diverged at step {end}"
+    if not found.records:
+        raise InputError(f"learning_rate {rate:g} and this start: {incomplete}")
 
     Phi = partial(scorings.context_lists, corpus.statistics.context, frequencies, k=k)
     for scoring in SCORINGS:
         lists[scoring] |= {"context": Phi(scoring=scoring)}
-    variables = _by_variable(lists, suffix="_theory")
-    variables |= _stack(records)
-    dataset = _to_dataset(variables, record[: len(records)], data, frequencies, num_layers, k)
+    variables = _by_variable(lists, suffix="_theory") | found.records
+    recorded = [step for step in record_at if end is None or step < end]
+    variables["loss"] = found.loss[recorded]
+    dataset = _to_dataset(variables, recorded, data, frequencies, run.num_layers, k)
     for kind, (tokens, associates) in queries.items():
         for of in ("", "_theory"):
             dataset[f"{kind}{of}_precision"] = precision(dataset, kind, of, tokens, associates)
     dataset.attrs = attributes | {"incomplete": incomplete}
     return dataset
-
-
-@partial(
-    jax.jit,
-    static_argnames=("optimizer", "batch_size", "microbatch_size"),
-    donate_argnames="carry",
-)
-def _advance(
-    carry, step, steps, rate, batch_key, corpus, *, optimizer, batch_size, microbatch_size
-):
-    """The carry of `train_segment` a step later, the loss at its start, and whether all that is
-    there is finite; at the last step nothing is updated."""
-
-    def loss_and_gradient(params, step):
-        tokens, mask = corpus.tokens, corpus.mask
-        if batch_size is not None:
-            rows = batch_indices(batch_key, step, len(tokens), batch_size)
-            tokens, mask = tokens[rows], mask[rows]
-        return exact_loss_and_gradient(params, tokens, mask, microbatch_size=microbatch_size)
-
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(carry)]
-    transformation = make_optimizer(optimizer, rate)
-    carry, losses = train_segment(
-        carry, loss_and_gradient, transformation, steps, first=step, length=1
-    )
-    return carry, losses[0], jnp.stack([*finite, jnp.isfinite(losses[0])]).all()
-
-
-def _stack(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([record[name] for record in records]) for name in records[0]}
-
-
-def _load(checkpoints: Checkpoints | None, carry) -> tuple[Any, list[dict[str, np.ndarray]]]:
-    """What the run goes on from, and the records so far."""
-    done = 0 if checkpoints is None else checkpoints.done()
-    if checkpoints is None or not done:
-        return carry, []
-    carry, records = checkpoints.load(carry)
-    return carry, [{name: of[i] for name, of in records.items()} for i in range(done)]
-
-
-def _saved_so_far(checkpoints: Checkpoints | None, record: list[int]) -> str:
-    done = 0 if checkpoints is None else checkpoints.done()
-    if not done:
-        return ""
-    return (
-        f"interrupted; {done} of {len(record)} recorded steps, up to step {record[done - 1]}, "
-        "are saved: the same command goes on from there"
-    )
 
 
 def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:

@@ -8,7 +8,6 @@ the direction of a leading term enters a cosine, so that one matrix serves all s
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,8 @@ from assocjax.analysis.ablation import RANK_NOISE, shuffled
 from assocjax.analysis.scorings import theory_weights
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
-from assocjax.experiments.runs import (
-    Corpus,
-    RunConfig,
-    advance_run,
-    of_batches,
-    split_disagreement,
-    start_run,
-)
+from assocjax.experiments.record import record_run
+from assocjax.experiments.runs import Corpus, RunConfig, of_batches, run_keys, split_disagreement
 from assocjax.models.agreement import compare_params
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
@@ -51,7 +44,7 @@ def follow(
     run: Run,
     seed: int,
     *,
-    checkpoints: Callable[[dict[str, Any]], Checkpoints] | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Trains a run and compares it at the end of each epoch.
@@ -60,8 +53,8 @@ def follow(
       data: the corpus.
       run: what to train, and how.
       seed: of the order of batches.
-      checkpoints: makes those that the run is to be saved in, of all that decides it.
-      progress: called with (epochs done, epochs in all).
+      checkpoints: where the run is saved, or None.
+      progress: called with (steps done, steps in all).
 
     Returns:
       Over `epoch` from 0: `loss` of the whole corpus in nats; for every weight w, by `theory` of
@@ -82,61 +75,46 @@ def follow(
     length = 1 if size is None else N // size
     config = RunConfig(steps=length * run.epochs, num_layers=run.num_layers, batch_size=size)
     corpus = Corpus.of(data)
-    dtype = corpus.statistics.bigram.dtype
-    rate, scale = jnp.asarray(run.learning_rate, dtype), jnp.zeros((), dtype)
-    carry = start_run(config, corpus, rate, jnp.int32(seed), scale)
     theories = _theories(corpus, data, size, seed)
     effective = _effective(data, run, length)
-    measure = partial(_measure, corpus, theories, rate)
+    measure = partial(_measure, corpus, theories, run.learning_rate)
 
-    saved = None
-    records: list[dict[str, np.ndarray]] = []
-    if checkpoints is not None:
-        decides = dataclasses.asdict(run) | {"seed": seed}
-        saved = checkpoints(results.identity(data, decides))
-        if done := saved.done():
-            carry, found = saved.load(carry)
-            records = [{name: of[i] for name, of in found.items()} for i in range(done)]
-    every = -(-run.epochs // _SAVES)
-    for epoch in range(len(records), run.epochs + 1):
-        if epoch:
-            first = jnp.int32((epoch - 1) * length)
-            carry = _advance(config, length, corpus, rate, jnp.int32(seed), carry, first)
-        record = jax.tree.map(np.asarray, measure(carry.sides, jnp.int32(epoch * length)))
-        if not np.isfinite(record["loss"]):
-            raise InputError(
-                f"learning_rate: training on {data.name} with steps of {run.learning_rate:g} "
-                f"diverges in epoch {epoch}"
-            )
-        by_effective = effective(epoch)
-        for name, cosine in _cosines(carry.sides["run"], by_effective).items():
+    def read(step: int, params: dict[str, Params]) -> dict[str, np.ndarray]:
+        record = jax.tree.map(np.asarray, measure(params, jnp.int32(step)))
+        for name, cosine in _cosines(params["run"], effective(step // length)).items():
             record[name] = np.concatenate([record[name], cosine[None]])
-        records.append(record)
-        if saved is not None and epoch % every == 0 and 0 < epoch < run.epochs:
-            stacked = {name: np.stack([r[name] for r in records]) for name in record}
-            saved.save(len(records), carry, stacked)
-        if progress is not None:
-            progress(epoch, run.epochs)
-    if saved is not None:
-        saved.close()
-    return _to_dataset(records, carry.sides["run"], data, run, seed)
+        return record
 
-
-@partial(jax.jit, static_argnames=("config", "length"))
-def _advance(config, length, corpus, rate, seed, carry, first):
-    return advance_run(config, corpus, rate, seed, carry, first=first, length=length)[0]
+    found = record_run(
+        config,
+        corpus,
+        run.learning_rate,
+        seed,
+        0.0,
+        record_at=range(0, config.steps + 1, length),
+        read=read,
+        checkpoints=checkpoints,
+        save_every=-(-run.epochs // _SAVES),
+        progress=progress,
+    )
+    if found.diverged_step is not None:
+        raise InputError(
+            f"learning_rate: training on {data.name} with steps of {run.learning_rate:g} "
+            f"diverges in epoch {-(-found.diverged_step // length)}"
+        )
+    return _to_dataset(found.records, found.params["run"], data, run, seed)
 
 
 @jax.jit
-def _measure(corpus: Corpus, theories: dict[str, Params], rate, sides: dict[str, Params], step):
+def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str, Params], step):
     """What is recorded of an epoch, but for the effective theory."""
-    run = sides["run"]
+    run = params["run"]
     compared = [compare_params(run, theories[name]) for name in THEORIES[:-1]]
     record = {f"{w}_cosine": jnp.stack([each[w].cosine for each in compared]) for w in WEIGHTS}
     record["loss"] = loss(run, corpus.tokens, corpus.mask)
-    if of_batches("leading") in sides:
+    if of_batches("leading") in params:
         of_corpus = leading_weights(corpus.statistics, 1, rate, step)
-        record |= split_disagreement(run, sides[of_batches("leading")], of_corpus)
+        record |= split_disagreement(run, params[of_batches("leading")], of_corpus)
     return record
 
 
@@ -152,7 +130,7 @@ def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> d
     }
     if size is None:
         return {"corpus": whole, "first batch": nothing, **controls}
-    _, batch_key = jax.random.split(jax.random.key(seed))  # as `run_comparison` does
+    _, batch_key = run_keys(seed)
     rows = batch_indices(batch_key, jnp.int32(0), data.num_sequences, size)
     batch = corpus_statistics(corpus.tokens[rows], data.vocab_size, corpus.mask[rows])
     return {"corpus": whole, "first batch": theory_weights(batch), **controls}
@@ -195,8 +173,7 @@ def _cosines(run: Params, theory: Params | None) -> dict[str, np.ndarray]:
 
 def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -> xr.Dataset:
     variables = {}
-    for name in records[0]:
-        values = np.stack([record[name] for record in records])
+    for name, values in records.items():
         dims = ("epoch", *["theory"] * name.endswith("_cosine"), "layer")[: values.ndim]
         units = "nat" if name == "loss" else "1"
         variables[name] = (dims, values.astype(np.float64), {"units": units})

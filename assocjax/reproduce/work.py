@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +68,9 @@ class Work:
             if self.claimed is not None:
                 path = self.claimed.path / f"{kept}.nc"
                 found = results.reuse(path, decides, overwrite=self.overwrite)
-                checkpoints = partial(Checkpoints, self.claimed, name=kept)
             if found is None:
+                if self.claimed is not None:
+                    checkpoints = Checkpoints(self.claimed, decides, name=kept)
                 found = follow(
                     data,
                     run,
@@ -80,7 +80,8 @@ class Work:
                         f"{data.name}: {name.replace('_', ' ')}, seed {seed}", done, total
                     ),
                 )
-                if self.claimed is not None:
+                if checkpoints is not None and self.claimed is not None:
+                    checkpoints.close()
                     results.keep(self.claimed, f"{kept}.nc", found, decides)
                     self.claimed.remove(f"{self.claimed.work_name(kept)}/")
             self._runs[run, seed] = found

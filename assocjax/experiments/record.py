@@ -1,0 +1,128 @@
+"""One run, step by step: at chosen steps it is read, and all that it depends on is saved."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from assocjax.experiments.runs import Carry, Corpus, RunConfig, advance_run, start_run
+from assocjax.models.params import Params
+from assocjax.storage import deferred_interrupts
+from assocjax.storage.checkpoints import Checkpoints
+
+Read = Callable[[int, dict[str, Params]], dict[str, np.ndarray]]
+
+
+class Recorded(NamedTuple):
+    """What `record_run` found.
+
+    params: the weights after the last update, of the run and of what is trained beside it.
+    loss: of the run at each step that was taken, in nats.
+    records: what was read, stacked: arrays [recorded steps, ...].
+    diverged_step: the step at which loss, weights or gradient were no longer finite, or None.
+    """
+
+    params: dict[str, Params]
+    loss: np.ndarray
+    records: dict[str, np.ndarray]
+    diverged_step: int | None
+
+
+def record_run(
+    config: RunConfig,
+    corpus: Corpus,
+    learning_rate: float,
+    seed: int,
+    init_scale: float,
+    *,
+    record_at: Sequence[int] = (),
+    read: Read | None = None,
+    checkpoints: Checkpoints | None = None,
+    save_every: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recorded:
+    """Trains one run of `runs.run_comparison`, one step at a time.
+
+    Args:
+      config, corpus, learning_rate, seed, init_scale: as in `run_comparison`.
+      record_at: increasing steps at which the run is read, before the update.
+      read: called with the step and the weights, by name as in `runs.Carry`; returns arrays, of
+        the same shapes at every step.
+      checkpoints: where all is saved, or None. The first Ctrl-C then waits for the step under way
+        and is saved; a second one does not wait.
+      save_every: how many recorded steps pass from one checkpoint to the next.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      `Recorded`; it ends before the step at which the run diverged.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used, or the checkpoint is of another run.
+      KeyboardInterrupt: Ctrl-C; with checkpoints, its text says what was saved.
+
+    Cost: steps + 1 gradients, and what `read` takes.
+    """
+    dtype = corpus.statistics.bigram.dtype
+    arguments = jnp.asarray(learning_rate, dtype), jnp.asarray(seed, jnp.int32)
+    carry = start_run(config, corpus, *arguments, jnp.asarray(init_scale, dtype))
+    found: dict[str, np.ndarray] = {}
+    done = 0 if checkpoints is None else checkpoints.done()
+    if checkpoints is not None and done:
+        carry, found = checkpoints.load(carry)
+    loss = list(found.pop(_LOSS, ()))
+    records = [
+        {name: values[i] for name, values in found.items()}
+        for i in range(sum(step < done for step in record_at))
+    ]
+    saved, diverged_step = done, None
+
+    def save() -> int:
+        assert checkpoints is not None
+        checkpoints.save(done, carry, _stack(records) | {_LOSS: np.array(loss)})
+        return done
+
+    try:
+        with deferred_interrupts(checkpoints is not None) as interrupts:
+            for step in range(done, config.steps + 1):
+                record = read(step, carry.params) if read and step in record_at else None
+                carry, observed = _advance(config, corpus, *arguments, carry, jnp.int32(step))
+                if not observed["finite"][0]:  # waits for the step
+                    diverged_step = step
+                    break
+                loss.append(np.asarray(observed["loss"][0]))
+                done = step + 1
+                if record is not None:
+                    records.append(record)
+                if checkpoints is not None and step < config.steps:
+                    if interrupts.count:
+                        saved = save()
+                        raise KeyboardInterrupt
+                    if record is not None and len(records) % save_every == 0:
+                        saved = save()
+                if progress is not None:
+                    progress(done, config.steps + 1)
+    except KeyboardInterrupt:
+        if not saved:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; {saved} of {config.steps + 1} steps are saved: run the same again to "
+            "go on from there"
+        ) from None
+    return Recorded(carry.params, np.array(loss), _stack(records), diverged_step)
+
+
+_LOSS = "loss of steps"
+"""The name of the losses in a checkpoint, beside the records."""
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="carry")
+def _advance(config: RunConfig, corpus: Corpus, rate, seed, carry: Carry, step):
+    return advance_run(config, corpus, rate, seed, carry, first=step, length=1)
+
+
+def _stack(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    names = records[0] if records else ()
+    return {name: np.stack([record[name] for record in records]) for name in names}
