@@ -1,6 +1,7 @@
 """Associations over training, against loops over the definitions and weights trained apart."""
 
 import dataclasses
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from assocjax.analysis.formations import precision
 from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS
 from assocjax.corpora import fables
 from assocjax.experiments import tracking
+from assocjax.experiments.record import record_run
 from assocjax.figures import plot_context_graph, plot_overlap, plot_precision
 
 N, T, V, L, K = 6, 5, 9, 2, 4
@@ -362,6 +364,52 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(data, tracked, tmp_path):
     assert {path.name for path in folder.iterdir()} == {".assocjax.json", "track.nc"}
     same = tracking.track(data, **RUN | options, checkpoint=folder, progress=interrupt)
     assert same.identical(tracked)
+
+
+def test_the_first_interrupt_waits_for_a_step_and_saves_it(data, tracked, tmp_path):
+    options = {"init_scale": 1e-3, "optimizer": momentum, "record_at": [0, 2, 5], "truth": TRUTH}
+
+    def interrupt(done, total):
+        if done == 4:  # after step 3, which is not recorded
+            signal.raise_signal(signal.SIGINT)
+
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt, match="5 of 7 steps are saved"):
+        tracking.track(data, **RUN | options, checkpoint=folder, progress=interrupt)
+    steps = []
+    again = tracking.track(
+        data, **RUN | options, checkpoint=folder, progress=lambda done, _: steps.append(done)
+    )
+    assert steps == [6, 7]
+    assert again.identical(tracked)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", momentum])
+def test_a_recorded_run_is_the_run_of_a_sweep(data, optimizer):
+    config = aj.RunConfig(steps=3, num_layers=2, theories=(), optimizer=optimizer, batch_size=3)
+    found = record_run(
+        config,
+        aj.Corpus.of(data),
+        0.5,
+        1,
+        1e-2,
+        record_at=[0, 3],
+        read=lambda step, params: {"output": np.asarray(params["run"].output)},
+    )
+    swept = aj.sweep(
+        data,
+        learning_rates=[0.5],
+        seeds=[1],
+        init_scales=[1e-2],
+        steps=3,
+        num_layers=2,
+        optimizer=optimizer,
+        batch_size=3,
+    )
+    np.testing.assert_allclose(found.loss, swept["loss"].values.ravel(), rtol=1e-6)
+    assert found.diverged_step is None
+    np.testing.assert_array_equal(found.records["output"][1], found.params["run"].output)
+    assert not np.array_equal(*found.records["output"])
 
 
 def test_a_run_that_diverges_ends_there(data):
