@@ -415,7 +415,7 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         compared[name] = compared[name].removeprefix("null ")
     coords = {
         "null": ["all"], "residual": ["uniform"], "centering": ["feature", "token"],
-        "layer": [0, 1], "revision": words, "theory": [names[0]], "head": ["0", "mean"],
+        "layer": [1, 2], "revision": words, "theory": [names[0]], "head": ["0", "mean"],
         "stream": ["before", "after_attention", "after_layer"],
     }  # fmt: skip
     compared = of({dim: len(of_dim) for dim, of_dim in coords.items()}, compared, **coords)

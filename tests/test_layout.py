@@ -43,8 +43,8 @@ def test_numbers_are_those_of_a_variable_for_each_weight(x64, promote, data, cas
     for name, old in saved["sweeps"][case].items():
         new = dataset[name] if name in dataset else by_old_name(dataset, name)
         # To the bit, where the same compiler made the same instructions.
-        tolerance = {"rtol": 0, "atol": 0} if same else {"rtol": 1e-6, "atol": 1e-12}
-        np.testing.assert_allclose(new, np.array(old, float), **tolerance)
+        rtol, atol = (0, 0) if same else (1e-6, 1e-12)
+        np.testing.assert_allclose(new, np.array(old, float), rtol=rtol, atol=atol)
         seen += new.size
     # All but what `output` lacks: layers before the last one.
     variables = dataset.data_vars.values()
