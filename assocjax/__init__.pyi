@@ -36,6 +36,7 @@ from .experiments.runs import run_comparison as run_comparison
 from .experiments.runs import start_run as start_run
 from .experiments.sweeps import summary as summary
 from .experiments.sweeps import sweep as sweep
+from .experiments.tables import to_dataframe as to_dataframe
 from .experiments.tracking import track as track
 from .explorer import write_explorer as write_explorer
 from .figures import LABELS as LABELS

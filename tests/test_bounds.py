@@ -155,15 +155,14 @@ def made_up(config=CONFIG, theories=("effective", "leading"), steps=STEPS) -> xr
         "init_scale": SCALES,
         "theory": list(theories),
         "step": np.arange(steps + 1, dtype=np.int32),
+        "quantity": ["weights", "gradients"],
+        "weight": list(WEIGHTS),
         "layer": np.arange(1, L + 1),
     }
-    variables = {}
-    for weight in WEIGHTS:
-        dims = tuple(coords) if weight != "output" else tuple(coords)[:-1]
-        distance = rng.uniform(1e-9, 1e-3, [len(coords[dim]) for dim in dims])
-        variables[f"{weight}_distance"] = dims, distance.astype(np.float32)
+    distance = rng.uniform(1e-9, 1e-3, [len(of) for of in coords.values()]).astype(np.float32)
+    distance[..., -1, :-1] = np.nan  # output, at layers that are not its own
     dataset = xr.Dataset(
-        variables,
+        {"distance": (tuple(coords), distance)},
         coords,
         {
             "corpus_name": "a made-up corpus",
@@ -171,9 +170,9 @@ def made_up(config=CONFIG, theories=("effective", "leading"), steps=STEPS) -> xr
             "corpus": json.dumps({"seq_len": T, "vocab_size": V}),
         },
     )
-    for weight in WEIGHTS:
-        dataset[f"{weight}_distance"][{"step": 0, "init_scale": 0}] = 0
-        dataset[f"{weight}_distance"][{"step": slice(50, None), "learning_rate": 1}] = np.nan
+    at_zero = (dataset["step"] == 0) & (dataset["init_scale"] == 0)
+    dataset["distance"] = dataset["distance"].where(~at_zero | dataset["distance"].isnull(), 0)
+    dataset["distance"][{"step": slice(50, None), "learning_rate": 1}] = np.nan
     return dataset
 
 
@@ -182,9 +181,9 @@ def test_bounds_by_hand():
     # s eta = 2: 3 * 4, 12 * 8, 13 * 32 * 64. Powers of the step alone would overflow int32.
     at = {"learning_rate": 0.01, "step": 200}
     expected = {"output": 12, "value": 96, "query_key": 26624, "position": 26624}
+    assert bounds["bound"].dims == ("weight", "learning_rate", "step")
     for weight in WEIGHTS:
-        bound = bounds[f"{weight}_bound"]
-        assert bound.dims == ("learning_rate", "step")
+        bound = bounds["bound"].sel(weight=weight)
         assert bound.dtype == np.float64
         assert bound.sel(at).item() == pytest.approx(expected[weight], rel=1e-14)
         assert (bound.isel(step=0) == 0).all()
@@ -192,24 +191,28 @@ def test_bounds_by_hand():
     at = {"learning_rate": 0.25, "step": 3}
     expected = {"output": 1.6875, "value": 5.0625, "query_key": 197.4375, "position": 197.4375}
     for weight in WEIGHTS:
-        assert bounds[f"{weight}_bound"].sel(at).item() == expected[weight]
+        assert bounds["bound"].sel(weight=weight, **at).item() == expected[weight]
 
 
 def test_distance_and_looseness():
     dataset = made_up()
     bounds = aj.theorem_bounds(dataset)
     assert bounds.attrs == dataset.attrs
+    distances = dataset["distance"].sel(theory="leading", quantity="weights", drop=True)
+    xr.testing.assert_identical(bounds["distance"], distances)
+    assert bounds["looseness"].dims == distances.dims
+    assert bounds["looseness"].sel(weight="output", layer=1).isnull().all()
     for weight in WEIGHTS:
-        distance = dataset[f"{weight}_distance"].sel(theory="leading", drop=True)
-        xr.testing.assert_identical(bounds[f"{weight}_distance"], distance)
-        looseness = bounds[f"{weight}_looseness"]
-        assert looseness.dims == distance.dims
+        layers = slice(L if weight == "output" else 1, L)
+        distance = distances.sel(weight=weight, layer=layers)
+        looseness = bounds["looseness"].sel(weight=weight, layer=layers)
         for rate, scale, step in ((0.01, 0.0, 200), (0.25, 1e-3, 7)):
             at = {"learning_rate": rate, "step": step}
             cell = {**at, "init_scale": scale}
             np.testing.assert_allclose(
                 looseness.sel(cell),
-                bounds[f"{weight}_bound"].sel(at).item() / distance.sel(cell).values.astype(float),
+                bounds["bound"].sel(weight=weight, **at).item()
+                / distance.sel(cell).values.astype(float),
                 rtol=1e-12,
             )
         # Undefined at the start and after a divergence, and nowhere else.
@@ -270,8 +273,8 @@ def test_the_theorem_says_nothing_of_other_training(change, message):
 def test_bounds_need_a_sweep_with_the_leading_theory():
     with pytest.raises(aj.InputError, match=r"the theory 'leading'; got \['effective'\]"):
         aj.theorem_bounds(made_up(theories=("effective",)))
-    with pytest.raises(aj.InputError, match="from sweep; it has no variable 'value_distance'"):
-        aj.theorem_bounds(made_up().drop_vars("value_distance"))
+    with pytest.raises(aj.InputError, match="from sweep; it has no variable 'distance'"):
+        aj.theorem_bounds(made_up().drop_vars("distance"))
     with pytest.raises(aj.InputError, match="from sweep; it has no attribute 'corpus'"):
         aj.theorem_bounds(made_up().drop_attrs().assign_attrs(config="{}"))
 
@@ -284,7 +287,7 @@ def test_a_real_run_keeps_within_the_bounds(x64):
     met = bounds["conditions_met"]
     assert met.squeeze().values.tolist() == [True] * 3 + [False] * 6  # s <= 64 / 24
     for weight in WEIGHTS:
-        looseness = bounds[f"{weight}_looseness"].where(met)
+        looseness = bounds["looseness"].sel(weight=weight).where(met)
         assert looseness.notnull().any() or weight in ("query_key", "position")
         assert not (looseness < 1).any()
 
@@ -304,17 +307,18 @@ def test_figure_shows_distance_bound_and_where_it_holds():
             assert f"{scale:g}" in ax.get_title()
             assert ax.get_xscale() == ax.get_yscale() == "log"
             for rate in RATES:
-                cell = bounds.sel(learning_rate=rate, init_scale=scale).isel(step=slice(1, None))
+                cell = bounds.sel(learning_rate=rate, init_scale=scale, weight=weight)
+                cell = cell.isel(step=slice(1, None))
                 measured = [x for x in ax.lines if x.get_label() == rf"$\eta$ = {rate:g}"]
                 assert len(measured) == 1
-                distance = cell[f"{weight}_distance"]
+                distance = cell["distance"]
                 x, y = measured[0].get_data()
                 np.testing.assert_array_equal(x, steps)
                 np.testing.assert_allclose(y, distance.mean(set(distance.dims) - {"step"}))
                 others = ax.lines[ax.lines.index(measured[0]) + 1 :]
                 dashed, broad = others[:2]
                 assert dashed.get_linestyle() == "--"
-                np.testing.assert_array_equal(dashed.get_ydata(), cell[f"{weight}_bound"])
+                np.testing.assert_array_equal(dashed.get_ydata(), cell["bound"])
                 assert broad.get_linewidth() > 3
                 met = cell["conditions_met"].values
                 np.testing.assert_array_equal(shown(broad)[0], steps[met])
@@ -341,7 +345,7 @@ def test_figure_shows_at_most_three_rates():
 def test_figure_of_the_smallest_sweep(steps):
     """One of everything; warnings are errors in this suite."""
     dataset = made_up(theories=("leading",), steps=steps)
-    first = {"learning_rate": [0], "seed": [0], "init_scale": [0], "layer": [0]}
+    first = {"learning_rate": [0], "seed": [0], "init_scale": [0], "layer": [-1]}
     for each in (dataset, dataset.where(False)):
         figure = aj.plot_bounds(aj.theorem_bounds(each.isel(first)))
         figure.canvas.draw()

@@ -147,7 +147,8 @@ def test_help_does_not_wait_for_heavy_imports():
 def test_sweep_leaves_netcdf_that_plain_xarray_opens(tiny_sweep):
     out, _ = tiny_sweep
     with xr.open_dataset(out / "sweep.nc") as dataset:
-        sizes = {"learning_rate": 2, "seed": 2, "init_scale": 2, "theory": 2, "step": 4, "layer": 1}
+        sizes = {"learning_rate": 2, "seed": 2, "init_scale": 2, "theory": 2}
+        sizes |= {"quantity": 2, "weight": 4, "layer": 1, "step": 4}
         assert dict(dataset.sizes) == sizes
         np.testing.assert_array_equal(dataset["learning_rate"], [0.5, 1e30])
         np.testing.assert_array_equal(dataset["seed"], [0, 1])
@@ -156,14 +157,11 @@ def test_sweep_leaves_netcdf_that_plain_xarray_opens(tiny_sweep):
         np.testing.assert_array_equal(dataset["layer"], [1])
         np.testing.assert_array_equal(dataset["theory"], ["leading", "effective"])
         runs = ("learning_rate", "seed", "init_scale")
-        grid = (*runs, "theory", "step")
-        expected = {"loss": (*runs, "step"), "diverged_step": runs}
-        expected["theory_diverged_step"] = grid[:4]
-        for weight in WEIGHTS:
-            for of in ("", "_gradient"):
-                for measure in ("relative_error", "cosine", "norm_ratio", "distance"):
-                    dims = grid if weight == "output" else (*grid, "layer")
-                    expected[f"{weight}{of}_{measure}"] = dims
+        dims = (*runs, "theory", "quantity", "weight", "layer", "step")
+        expected = dict.fromkeys(("relative_error", "cosine", "norm_ratio", "distance"), dims)
+        expected |= {"loss": (*runs, "step"), "diverged_step": runs}
+        expected["theory_diverged_step"] = (*runs, "theory")
+        np.testing.assert_array_equal(dataset["weight"], WEIGHTS)
         assert {name: v.dims for name, v in dataset.data_vars.items()} == expected
         assert all(v.dtype == np.float32 for n, v in dataset.items() if "diverged" not in n)
         assert all("long_name" in variable.attrs for variable in dataset.values())
@@ -196,13 +194,16 @@ def test_sweep_leaves_a_summary_that_agrees(tiny_sweep):
             learning_rate=row["learning_rate"],
             init_scale=row["init_scale"],
             theory=row["theory"],
+            quantity="weights",
         )
         assert row["s*eta"] == 3 * row["learning_rate"]
         if row["learning_rate"] == 0.5:
             assert row["loss"] == pytest.approx(float(cell["loss"].mean()))
-            assert row["error"] == pytest.approx(float(cell["output_relative_error"].max()))
+            error = cell["relative_error"].sel(weight="output")
+            assert row["error"] == pytest.approx(float(error.max()))
             for weight in WEIGHTS:
-                assert row[weight] == pytest.approx(float(cell[f"{weight}_cosine"].min()))
+                cosine = cell["cosine"].sel(weight=weight)
+                assert row[weight] == pytest.approx(float(cosine.min()))
         else:
             assert {row[name] for name in ("loss", "error", *WEIGHTS)} == {None}
 
@@ -301,7 +302,8 @@ def test_sweep_of_a_jsonl_file_in_double_precision(corpus, tmp_path, no_drawing)
     # the theory is exact.
     start = dataset["loss"].isel(step=0).item()
     assert start == pytest.approx(np.log(told.vocab_size), rel=1e-14)
-    assert dataset["output_relative_error"].isel(step=1).max() < 1e-13
+    error = dataset["relative_error"].sel(weight="output", quantity="weights", step=1)
+    assert error.max() < 1e-13
 
 
 def test_sweep_of_python_docs(tmp_path, capsys, no_drawing):

@@ -30,15 +30,14 @@ def synthetic(
     shape = (len(rates), len(seeds), len(scales))
     variables = {"loss": ((*grid, "step"), rng.uniform(1, 5, (*shape, steps + 1)))}
     grid, shape = (*grid, "theory", "step"), (*shape, len(theories), steps + 1)
-    for weight in WEIGHTS:
-        layered = weight != "output"
-        dims = (*grid, "layer") if layered else grid
-        size = (*shape, layers) if layered else shape
-        for suffix in ("", "_gradient"):
-            variables[f"{weight}{suffix}_cosine"] = dims, rng.uniform(-1, 1, size)
-            variables[f"{weight}{suffix}_relative_error"] = dims, rng.uniform(1e-4, 1, size)
-        for error in ("sampling", "truncation"):
-            variables[f"{weight}_{error}_error"] = dims, rng.uniform(1e-4, 1, size)
+    by_layer, size = (*grid, "weight", "layer"), (*shape, len(WEIGHTS), layers)
+    of_both, both = (*by_layer, "quantity"), (*size, 2)
+    variables |= {
+        "cosine": (of_both, rng.uniform(-1, 1, both)),
+        "relative_error": (of_both, rng.uniform(1e-4, 1, both)),
+        "sampling_error": (by_layer, rng.uniform(1e-4, 1, size)),
+        "truncation_error": (by_layer, rng.uniform(1e-4, 1, size)),
+    }
     dataset = xr.Dataset(
         variables,
         {
@@ -47,14 +46,18 @@ def synthetic(
             "init_scale": scales,
             "theory": list(theories),
             "step": np.arange(steps + 1),
+            "weight": list(WEIGHTS),
             "layer": np.arange(1, layers + 1),
+            "quantity": ["weights", "gradients"],
         },
         {"corpus_name": "a made-up corpus"},
     )
-    # Weights start at zero, where no cosine and no relative error is defined.
-    for name in dataset.data_vars:
-        if name != "loss" and "gradient" not in str(name):
-            dataset[name][{"step": 0}] = np.nan
+    for name in set(dataset.data_vars) - {"loss"}:
+        # output has no layers, and is at the last one.
+        dataset[name][{"weight": -1, "layer": slice(layers - 1)}] = np.nan
+        # Weights start at zero, where no cosine and no relative error is defined.
+        weights = {"quantity": 0} if "quantity" in dataset[name].dims else {}
+        dataset[name][{"step": 0, **weights}] = np.nan
     if len(rates) > 1:
         for name in dataset.data_vars:
             # One seed a step before the other, so that part of a mean is missing.
@@ -114,7 +117,7 @@ def panels(figure, rows, columns):
 @pytest.mark.parametrize("gradients", [False, True])
 def test_cosines_are_those_of_the_dataset(dataset, gradients):
     figure = figures.plot_cosines(dataset, gradients=gradients)
-    suffix = "_gradient" if gradients else ""
+    quantity = "gradients" if gradients else "weights"
     axes = panels(figure, len(SCALES), len(RATES))
     for i, scale in enumerate(SCALES):
         for j, rate in enumerate(RATES):
@@ -123,8 +126,8 @@ def test_cosines_are_those_of_the_dataset(dataset, gradients):
             assert f"{scale:g}" in ax.get_title()
             low = 0.0
             for weight in WEIGHTS:
-                name = f"{weight}{suffix}_cosine"
-                expected = numbers(dataset, name, learning_rate=rate, init_scale=scale)
+                at = {"weight": weight, "quantity": quantity}
+                expected = numbers(dataset, "cosine", learning_rate=rate, init_scale=scale, **at)
                 assert_drawn(ax, figures.LABELS[weight], np.arange(STEPS + 1), expected)
                 low = min(low, np.nanmin(expected[1]))
             assert ax.get_ylim()[0] < low
@@ -148,7 +151,7 @@ def test_errors_are_those_of_the_dataset(dataset, scale):
     axes = panels(figure, 2, len(WEIGHTS))
     steps = [1, 3, 6]  # an eighth (at least 1), a quarter (the same), a half and all of them
     for j, weight in enumerate(WEIGHTS):
-        name = f"{weight}_relative_error"
+        of_weight = dataset.sel(weight=weight, quantity="weights")
         top, bottom = axes[:, j]
         assert top.get_title() == figures.LABELS[weight]
         assert top.get_xlabel() == "step"
@@ -156,12 +159,13 @@ def test_errors_are_those_of_the_dataset(dataset, scale):
         assert {ax.get_xscale() for ax in (top, bottom)} == {"log"}
         assert {ax.get_yscale() for ax in (top, bottom)} == {"log"}
         for rate in RATES:
-            expected = numbers(dataset, name, learning_rate=rate, init_scale=shown)
+            expected = numbers(of_weight, "relative_error", learning_rate=rate, init_scale=shown)
             label = rf"$\eta$ = {rate:g}"
             # Step 0 has no place on a log axis.
             assert_drawn(top, label, np.arange(1, STEPS + 1), [e[1:] for e in expected])
         for step in steps:
-            expected = numbers(dataset, name, step=step, init_scale=shown, over="learning_rate")
+            at = {"step": step, "init_scale": shown, "over": "learning_rate"}
+            expected = numbers(of_weight, "relative_error", **at)
             assert_drawn(bottom, f"step {step}", RATES, expected)
     legends = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes[:, -1]]
     assert legends[0] == [rf"$\eta$ = {rate:g}" for rate in RATES]
@@ -175,9 +179,10 @@ def test_each_theory_has_a_line_of_its_own_kind(plot):
     figure = plot(dataset)
     cosines = plot is figures.plot_cosines
     ax = figure.axes[0]
-    name = "query_key_cosine" if cosines else "query_key_relative_error"
+    name = "cosine" if cosines else "relative_error"
+    of_weight = dataset.sel(weight="query_key", quantity="weights")
     for theory, line in (("leading", "-"), ("effective", "--")):
-        values = dataset[name].sel(theory=theory, learning_rate=0.5, init_scale=0.0, seed=0)
+        values = of_weight[name].sel(theory=theory, learning_rate=0.5, init_scale=0.0, seed=0)
         expected = values.mean("layer").values[0 if cosines else 1 :]
         drawn = [
             np.asarray(found.get_ydata(), float)
@@ -198,7 +203,7 @@ def test_disagreement_is_that_of_the_dataset():
     for i, theory in enumerate(("leading", "effective")):
         for j, weight in enumerate(WEIGHTS):
             for error, line in (("sampling", ":"), ("truncation", "-")):
-                values = dataset[f"{weight}_{error}_error"]
+                values = dataset[f"{error}_error"].sel(weight=weight)
                 values = values.sel(theory=theory, learning_rate=0.5).squeeze(drop=True)
                 expected = values.mean(set(values.dims) - {"step"}).values[1:]
                 drawn = [
@@ -266,9 +271,8 @@ def test_rates_are_drawn_from_small_to_large(dataset):
     # A line over learning rates must not zigzag because a user gave them in another order.
     figure = figures.plot_errors(dataset.isel(learning_rate=[2, 0, 1]))
     ax = panels(figure, 2, len(WEIGHTS))[1, 0]
-    expected = numbers(
-        dataset, "query_key_relative_error", step=6, init_scale=0.0, over="learning_rate"
-    )
+    at = {"weight": "query_key", "quantity": "weights", "step": 6, "init_scale": 0.0}
+    expected = numbers(dataset, "relative_error", **at, over="learning_rate")
     assert_drawn(ax, "step 6", RATES, expected)
 
 
@@ -374,10 +378,11 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     sweep = synthetic([0.5, 2.0], [0], [0.0]).assign_attrs(attrs)
     grid = {"learning_rate": [0.5, 2.0], "seed": [0], "init_scale": [0.0]}
     sizes = {"learning_rate": 2, "seed": 1, "init_scale": 1, "theory": 1, "step": 4}
+    sizes |= {"weight": len(WEIGHTS), "layer": 2}
     rate = "learning_rate seed init_scale"
-    horizons = of(sizes, dict.fromkeys(WEIGHTS, f"{rate} theory"), theory=["leading"], **grid)
-    bounds = {f"{w}_distance": f"{rate} step" for w in WEIGHTS}
-    bounds |= {f"{w}_bound": "learning_rate step" for w in WEIGHTS}
+    grid |= {"weight": list(WEIGHTS), "layer": [1, 2]}
+    horizons = of(sizes, {"horizon": f"{rate} theory weight layer"}, theory=["leading"], **grid)
+    bounds = {"distance": f"{rate} weight layer step", "bound": "weight learning_rate step"}
     bounds = of(sizes, bounds | {"conditions_met": "learning_rate init_scale step"}, **grid)
     rows = [
         {"vocab_size": 10 * n, "seq_len": 4, "num_layers": 2, "learning_rate": 0.5}
@@ -410,18 +415,18 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         compared[name] = compared[name].removeprefix("null ")
     coords = {
         "null": ["all"], "residual": ["uniform"], "centering": ["feature", "token"],
-        "layer": [0, 1], "revision": words, "theory": [names[0]], "head": ["0", "mean"],
+        "layer": [1, 2], "revision": words, "theory": [names[0]], "head": ["0", "mean"],
         "stream": ["before", "after_attention", "after_layer"],
     }  # fmt: skip
     compared = of({dim: len(of_dim) for dim, of_dim in coords.items()}, compared, **coords)
     return {
-        "plot_cosines": (sweep, {}, "output_cosine"),
-        "plot_errors": (sweep, {}, "output_relative_error"),
-        "plot_disagreement": (sweep, {}, "output_sampling_error"),
+        "plot_cosines": (sweep, {}, "cosine"),
+        "plot_errors": (sweep, {}, "relative_error"),
+        "plot_disagreement": (sweep, {}, "sampling_error"),
         "plot_loss": (sweep, {}, "loss"),
-        "plot_horizons": (horizons.assign_attrs(steps=4, threshold=0.1), {}, "output"),
+        "plot_horizons": (horizons.assign_attrs(steps=4, threshold=0.1), {}, "horizon"),
         "plot_horizon_study": (rows, {"corpus_name": attrs["corpus_name"]}, ""),
-        "plot_bounds": (bounds, {}, "output_bound"),
+        "plot_bounds": (bounds, {}, "bound"),
         "plot_ablation": (ablation, {}, "control_loss"),
         "plot_overlap": (track, {}, "value_overlap"),
         "plot_precision": (track, {}, "bigram_precision"),

@@ -434,6 +434,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "theorem_bounds": {"dataset": swept},
         "theorem_conditions": {"num_layers": 1, "seq_len": 64, "vocab_size": 1000,
             "learning_rate": 0.02, "steps": 2, "init_scale": 1e-12, "xi": 0.0},
+        "to_dataframe": {"dataset": swept},
         "top_associations": {"matrix": np.eye(5), "vocabulary": data.vocabulary, "token": "w0",
             "k": 2},
         "track": {"data": data, **track, "record_at": [0, 2], "seed": 0, "init_scale": 0.0,

@@ -19,19 +19,17 @@ NAN = np.nan
 
 def made_up(errors, *, scale=0.0, diverged=-1, theory_diverged=-1, rates=(0.5,)) -> xr.Dataset:
     """One run per rate whose every weight, in every layer, has these relative errors by step."""
-    errors = np.asarray(errors, np.float32)
     grid = ("learning_rate", "seed", "init_scale")
     shape = (len(rates), 1, 1)
     variables = {
         "diverged_step": (grid, np.full(shape, diverged, np.int32)),
         "theory_diverged_step": ((*grid, "theory"), np.full((*shape, 1), theory_diverged)),
     }
-    for weight in WEIGHTS:
-        layers = () if weight == "output" else (2,)
-        dims = (*grid, "theory", "step", *["layer"] * len(layers))
-        values = np.expand_dims(errors, tuple(range(1, 1 + len(layers))))
-        values = np.broadcast_to(values, (*shape, 1, len(errors), *layers))
-        variables[f"{weight}_relative_error"] = dims, values.copy()
+    values = np.zeros((*shape, 1, 2, len(WEIGHTS), 2, len(errors))) + errors
+    values[..., -1, 0, :] = NAN  # output, at the layer that is not its own
+    values[:, :, :, :, 1] = 77.0  # gradients, which no horizon looks at
+    dims = (*grid, "theory", "quantity", "weight", "layer", "step")
+    variables["relative_error"] = dims, values.astype(np.float32)
     return xr.Dataset(
         variables,
         {
@@ -39,6 +37,8 @@ def made_up(errors, *, scale=0.0, diverged=-1, theory_diverged=-1, rates=(0.5,))
             "seed": [0],
             "init_scale": [scale],
             "theory": ["leading"],
+            "quantity": ["weights", "gradients"],
+            "weight": list(WEIGHTS),
             "step": np.arange(len(errors), dtype=np.int32),
             "layer": [1, 2],
         },
@@ -76,13 +76,14 @@ def made_up(errors, *, scale=0.0, diverged=-1, theory_diverged=-1, rates=(0.5,))
 )
 def test_onset_and_horizon(case, errors, ends, onset, horizon):
     result = aj.validity_horizon(made_up(errors, **ends))
-    for weight in WEIGHTS:
-        layer = () if weight == "output" else ("layer",)
-        for name, expected in ((f"{weight}_onset", onset), (weight, horizon)):
-            variable = result[name]
-            assert variable.dims == ("learning_rate", "seed", "init_scale", "theory", *layer)
-            assert variable.dtype == float
-            np.testing.assert_array_equal(variable, np.full(variable.shape, expected), case)
+    grid = ("learning_rate", "seed", "init_scale", "theory")
+    for name, expected in (("onset", onset), ("horizon", horizon)):
+        variable = result[name]
+        assert variable.dims == (*grid, "weight", "layer")
+        assert variable.dtype == float
+        everywhere = np.full((len(WEIGHTS), 2), float(expected))
+        everywhere[-1, 0] = NAN  # output has no first layer
+        np.testing.assert_array_equal(variable.squeeze(), everywhere, case)
 
 
 def test_each_run_theory_and_layer_has_its_own():
@@ -94,25 +95,28 @@ def test_each_run_theory_and_layer_has_its_own():
     dataset["theory_diverged_step"][{"learning_rate": 1, "theory": 0}] = 6
     for layer, at in ((0, 4), (1, 5)):
         cell = {"learning_rate": 0, "theory": 0, "layer": layer, "step": slice(at, None)}
-        dataset["value_relative_error"][cell] = 0.5
-    result = aj.validity_horizon(dataset)
-    assert result["value"].squeeze().values.tolist() == [
+        dataset["relative_error"][{"weight": WEIGHTS.index("value"), **cell}] = 0.5
+    horizon = aj.validity_horizon(dataset)["horizon"].squeeze()
+    assert horizon.sel(weight="value").values.tolist() == [
         [[4, 5], pytest.approx([NAN, NAN], nan_ok=True)],
         [[6, 6], [7, 7]],
     ]
-    np.testing.assert_array_equal(result["output"].squeeze(), [[NAN, NAN], [6, 7]])
+    last = horizon.sel(weight="output", layer=2)
+    np.testing.assert_array_equal(last, [[NAN, NAN], [6, 7]])
+    assert horizon.sel(weight="output", layer=1).isnull().all()  # also of runs that diverged
 
 
 def test_threshold_and_attributes():
     dataset = made_up([NAN, 0.01, 0.15, 0.25])
     for threshold, expected in ((0.1, 2), (0.2, 3), (0.3, NAN), (0, 0)):
         result = aj.validity_horizon(dataset, threshold)
-        np.testing.assert_array_equal(result["output"].item(), expected)
+        last = result["horizon"].sel(weight="output", layer=2)
+        np.testing.assert_array_equal(last.item(), expected)
         assert result.attrs == {**dataset.attrs, "threshold": threshold, "steps": 3}
-        for weight in WEIGHTS:
-            assert f"{threshold:g}" in result[weight].attrs["long_name"]
-            assert "NaN" in result[weight].attrs["long_name"]
-            assert result[weight].attrs["units"] == "updates"
+        for variable in result.data_vars.values():
+            assert f"{threshold:g}" in variable.attrs["long_name"]
+            assert "NaN" in variable.attrs["long_name"]
+            assert variable.attrs["units"] == "updates"
 
 
 def test_horizons_survive_a_file(tmp_path):
@@ -127,7 +131,7 @@ def test_horizons_need_a_sweep_and_a_threshold():
         aj.validity_horizon(dataset, -0.1)
     with pytest.raises(aj.InputTypeError, match="threshold must be a number"):
         aj.validity_horizon(dataset, "small")  # type: ignore[arg-type]
-    for name in ("value_relative_error", "theory_diverged_step"):
+    for name in ("relative_error", "theory_diverged_step"):
         with pytest.raises(aj.InputError, match=f"from sweep; it has no variable '{name}'"):
             aj.validity_horizon(dataset.drop_vars(name))
 
@@ -137,20 +141,19 @@ def grid_of_horizons(values: dict[str, list], steps=40, rates=(0.5, 2.0)) -> xr.
 
     All other weights are those of the output.
     """
-    variables = {}
-    for weight in WEIGHTS:
-        array = np.array(values.get(weight, values["output"]), float)
-        dims = ("theory", "learning_rate", "init_scale", "seed")
-        if weight != "output":
-            array, dims = np.stack([array, array + 1], -1), (*dims, "layer")
-        variables[weight] = dims, array
+    arrays = [np.array(values.get(weight, values["output"]), float) for weight in WEIGHTS]
+    layers = [[array, array + 1] for array in arrays[:-1]]
+    layers.append([np.full_like(arrays[-1], NAN), arrays[-1]])
+    dims = ("weight", "layer", "theory", "learning_rate", "init_scale", "seed")
     return xr.Dataset(
-        variables,
+        {"horizon": (dims, np.array(layers))},
         {
             "theory": ["leading", "effective"][: len(values["output"])],
             "learning_rate": list(rates),
             "init_scale": [0.0, 0.1][: len(values["output"][0][0])],
             "seed": [3, 1][: len(values["output"][0][0][0])],
+            "weight": list(WEIGHTS),
+            "layer": [1, 2],
         },
         {"corpus_name": "a made-up corpus", "threshold": 0.1, "steps": steps},
     )
@@ -297,8 +300,8 @@ def test_a_study_varies_one_thing_at_a_time(monkeypatch, tmp_path):
             progress(step + 1, steps + 1)
         errors = np.where(np.arange(steps + 1) > 1, 0.5, 0.01)
         dataset = made_up([NAN, *errors[1:]], rates=learning_rates)
-        dataset["value_relative_error"][{"layer": 0}] = 0.01
-        dataset["query_key_relative_error"][:] = NAN
+        dataset["relative_error"][{"weight": WEIGHTS.index("value"), "layer": 0}] = 0.01
+        dataset["relative_error"][{"weight": WEIGHTS.index("query_key")}] = NAN
         return dataset
 
     def counted(vocab_size, seq_len):
@@ -364,7 +367,10 @@ def test_a_study_of_real_runs():
     )
     for row, theory in zip(rows, ("leading", "effective"), strict=True):
         assert row["theory"] == theory
-        error = dataset["output_relative_error"].sel(theory=theory).values.squeeze()
+        error = dataset["relative_error"].sel(
+            theory=theory, quantity="weights", weight="output", layer=2
+        )
+        error = error.values.squeeze()
         above = np.flatnonzero(error > 0.02)
         assert row["output"] == (above[0] if above.size else None)
     assert rows[0]["output"] < (rows[1]["output"] or math.inf)

@@ -29,7 +29,7 @@ def inputs():
         residual: {name: rng.normal(size=(N, N)) for name in ("value", "query_key")}
         for residual in ("uniform", "unigram")
     }
-    # The theory of one pairing is planted: value of the unigram residual, after layer 1.
+    # The theory of one pairing is planted: value of the unigram residual, after layer 2.
     matrices["unigram"]["value"][:, :D] += 5 * streams.after_layer[1]
     counts = rng.integers(1, 100, size=N)
     factors = rng.normal(size=(LAYERS, 2, HEADS, N, RANK)).astype(np.float32)
@@ -66,16 +66,16 @@ def assert_entry(dataset, prefix, selection, expected):
 @pytest.mark.parametrize(
     ("residual", "theory", "centering", "layer", "stream", "null"),
     [
-        ("uniform", "value", "feature", 0, 0, "all"),
-        ("unigram", "query_key", "token", 1, 1, "frequency"),
-        ("uniform", "query_key", "token", 0, 2, "frequency"),
-        ("unigram", "value", "feature", 1, 2, "all"),
+        ("uniform", "value", "feature", 1, 0, "all"),
+        ("unigram", "query_key", "token", 2, 1, "frequency"),
+        ("uniform", "query_key", "token", 1, 2, "frequency"),
+        ("unigram", "value", "feature", 2, 2, "all"),
     ],
 )
 def test_streams(inputs, dataset, residual, theory, centering, layer, stream, null):
     streams, matrices, counts, _ = inputs
     expected = reference(
-        streams[stream][layer], matrices[residual][theory], centering, null, counts
+        streams[stream][layer - 1], matrices[residual][theory], centering, null, counts
     )
     selection = {
         "residual": residual,
@@ -91,14 +91,14 @@ def test_streams(inputs, dataset, residual, theory, centering, layer, stream, nu
 @pytest.mark.parametrize(
     ("residual", "centering", "layer", "head", "null"),
     [
-        ("uniform", "feature", 1, 0, "frequency"),
-        ("unigram", "token", 0, 2, "all"),
-        ("unigram", "token", 1, "mean", "all"),
+        ("uniform", "feature", 2, 0, "frequency"),
+        ("unigram", "token", 1, 2, "all"),
+        ("unigram", "token", 2, "mean", "all"),
     ],
 )
 def test_attention(inputs, dataset, residual, centering, layer, head, null):
     _, matrices, counts, attention = inputs
-    queries, keys = attention[layer]
+    queries, keys = attention[layer - 1]
     scores = np.einsum("hnr,hmr->hnm", queries, keys)
     A = scores.mean(axis=0) if head == "mean" else scores[head]
     expected = reference(A, matrices[residual]["query_key"], centering, null, counts)
@@ -115,12 +115,12 @@ def test_attention(inputs, dataset, residual, centering, layer, head, null):
 def test_planted_theory_stands_out(dataset):
     z = dataset.z.sel(null="all", centering="token", theory="value")
     best = z.where(z == z.max(), drop=True)
-    assert (best.residual.item(), best.layer.item()) == ("unigram", 1)
+    assert (best.residual.item(), best.layer.item()) == ("unigram", 2)
     assert best.stream.item() == "after_layer"
     assert z.max() > 3
     # Of 6 shuffles none reaches it.
     p = dataset.p.sel(null="all", centering="token", theory="value", residual="unigram")
-    assert p.sel(layer=1, stream="after_layer").item() == pytest.approx(1 / 7)
+    assert p.sel(layer=2, stream="after_layer").item() == pytest.approx(1 / 7)
 
 
 def test_coordinates_and_files(inputs, dataset, tmp_path):
@@ -149,7 +149,7 @@ def test_coordinates_and_files(inputs, dataset, tmp_path):
     assert list(part.layer.values) == [17]
     assert "attention_similarity" not in part
     found = part.similarity.sel(layer=17, centering="token", residual="unigram")
-    same = dataset.similarity.sel(layer=1, centering="token", residual="unigram")
+    same = dataset.similarity.sel(layer=2, centering="token", residual="unigram")
     np.testing.assert_allclose(found, same, rtol=1e-5)
 
 

@@ -93,7 +93,7 @@ def test_attention_to_itself_is_the_value_of_the_normed_stream(model, streams):
         np.testing.assert_allclose(streams.after_attention[layer], expected, **CLOSE)
 
 
-@pytest.mark.parametrize(("layers", "batch_size"), [([2], 1024), ([2, 0], 3), (range(1, 3), 1)])
+@pytest.mark.parametrize(("layers", "batch_size"), [([3], 1024), ([3, 1], 3), (range(2, 4), 1)])
 def test_groups_of_layers_and_batches(model, streams, layers, batch_size):
     calls = []
     found = llm.single_token_streams(
@@ -101,7 +101,7 @@ def test_groups_of_layers_and_batches(model, streams, layers, batch_size):
     )
     for part, whole in zip(found, streams, strict=True):
         # A product of fewer rows is rounded in another order.
-        np.testing.assert_allclose(part, whole[list(layers)], **CLOSE)
+        np.testing.assert_allclose(part, whole[[layer - 1 for layer in layers]], **CLOSE)
     assert calls[-1] == (len(IDS), len(IDS))
     assert len(calls) == -(-len(IDS) // batch_size)
 
@@ -183,7 +183,7 @@ def test_one_occurrence_at_the_start_is_the_token_alone(model, streams):
     mask[:, 0] = True
     tokens = np.full((len(IDS), 4), 50)
     tokens[:, 0] = IDS
-    found, _ = llm.occurrence_streams(model, tokens, mask, IDS, layers=[1])
+    found, _ = llm.occurrence_streams(model, tokens, mask, IDS, layers=[2])
     for part, whole in zip(found, streams, strict=True):
         np.testing.assert_allclose(part, whole[[1]], **CLOSE)
 
@@ -194,9 +194,9 @@ def test_sums_keep_their_precision():
     of_class = llm.LanguageModel("m", None, "gpt2", LAYERS, HEADS, D, tiny.V, None, {}, module)
     tokens = np.full((20_000, 1), 3)
     found, counts = llm.occurrence_streams(
-        of_class, tokens, np.ones_like(tokens, bool), np.array([3]), layers=[0], batch_size=5000
+        of_class, tokens, np.ones_like(tokens, bool), np.array([3]), layers=[1], batch_size=5000
     )
-    alone = llm.single_token_streams(of_class, np.array([3]), layers=[0])
+    alone = llm.single_token_streams(of_class, np.array([3]), layers=[1])
     assert counts.tolist() == [20_000]
     np.testing.assert_allclose(found.before, alone.before, rtol=1.2e-7)
 
@@ -213,14 +213,14 @@ def test_factors_are_the_product_of_the_raw_weights(model, streams, norm):
         by_head = []
         for head in range(HEADS):
             expected = np.array([[(q @ raw.W_Q[head]) @ (k @ raw.W_K[head]) for k in x] for q in x])
-            queries, keys = llm.query_key_factors(model, layer, E, head=head, norm=norm)
+            queries, keys = llm.query_key_factors(model, layer + 1, E, head=head, norm=norm)
             assert queries.shape == keys.shape == (len(IDS), D // HEADS)
             assert queries.dtype == keys.dtype == np.float32
             np.testing.assert_allclose(queries @ keys.T, expected, rtol=1e-4, atol=1e-4)
             # A transpose would be seen.
             assert np.abs(expected - expected.T).max() > 0.1
             by_head.append(expected)
-        queries, keys = llm.query_key_factors(model, layer, E, norm=norm)
+        queries, keys = llm.query_key_factors(model, layer + 1, E, norm=norm)
         expected = np.mean(by_head, axis=0)
         np.testing.assert_allclose(queries @ keys.T, expected, rtol=1e-4, atol=1e-4)
 
@@ -245,7 +245,7 @@ def test_scores_at_a_distance_are_what_the_model_attends_by(model, distance):
         mean = 0
         for head in range(HEADS):
             queries, keys = llm.query_key_factors(
-                model, layer, inputs[layer][0], head=head, norm=True, distance=distance
+                model, layer + 1, inputs[layer][0], head=head, norm=True, distance=distance
             )
             scores = queries @ keys.T
             mean += scores / HEADS
@@ -253,7 +253,7 @@ def test_scores_at_a_distance_are_what_the_model_attends_by(model, distance):
             of_model = attention[layer][0, head, -1, :-1]  # itself, at distance 0, aside
             np.testing.assert_allclose(weights, of_model / of_model.sum(), atol=2e-5)
         queries, keys = llm.query_key_factors(
-            model, layer, inputs[layer][0], norm=True, distance=distance
+            model, layer + 1, inputs[layer][0], norm=True, distance=distance
         )
         np.testing.assert_allclose(queries @ keys.T, mean, rtol=1e-4, atol=1e-3)
 
@@ -302,9 +302,10 @@ def test_bad_input(model):
             r"token_ids must have shape \[n\], not empty; got \(0,\)",
             single(np.zeros(0, int)),
         ),
-        (InputError, "layers must be .* below 3; got", single([1], layers=[3])),
-        (InputError, "layers must be a non-empty list", single([1], layers=[])),
-        (InputError, "different layers", single([1], layers=[1, 1])),
+        (InputError, "layers must be at most 3; got 4", single([1], layers=[4])),
+        (InputError, "layers must be at least 1; got 0", single([1], layers=[0])),
+        (InputError, "layers must not be empty", single([1], layers=[])),
+        (InputError, "layers must be different", single([1], layers=[1, 1])),
         (InputError, "batch_size must be at least 1; got 0", single([1], batch_size=0)),
         (InputError, r"tokens must have shape \[N, T\]", occurrences(tokens[0], mask[0], [1])),
         (InputError, r"mask must be boolean, of shape", occurrences(tokens, mask[:1], [1])),
@@ -315,8 +316,8 @@ def test_bad_input(model):
             "at most T = 64 positions, as the model; got 65",
             occurrences(np.zeros((1, 65), int), np.ones((1, 65), bool), [1]),
         ),
-        (InputError, "layer must be below 3; got 3", factors(3, E)),
-        (InputError, "layer must be at least 0; got -1", factors(-1, E)),
+        (InputError, "layer must be at most 3; got 4", factors(4, E)),
+        (InputError, "layer must be at least 1; got 0", factors(0, E)),
         (InputError, "distance must be at most 63; got 64", factors(0, E, distance=64)),
         (InputError, "distance must be at least 0", factors(0, E, distance=-1)),
         (InputError, "head must be at most 3; got 4", factors(0, E, head=4)),

@@ -128,7 +128,7 @@ def test_scores_are_those_of_dense_statistics_and_raw_weights(dataset, data, fol
     pairs = np.ix_(theory.ids, theory.ids)
     model = llm.load_model(folder, "step16")
     streams = llm.single_token_streams(model, theory.ids)
-    chosen = dataset.sel(revision="step16", residual="uniform", centering=centering, layer=1)
+    chosen = dataset.sel(revision="step16", residual="uniform", centering=centering, layer=2)
     expected = reference(streams.after_layer[1], np.asarray(stats.value)[pairs], centering)
     found = chosen.similarity.sel(theory="value", stream="after_layer")
     assert float(found) == pytest.approx(expected, rel=1e-4)
@@ -218,7 +218,7 @@ def test_occurrences(data, folder, tmp_path):
     model = llm.load_model(folder, "step16")
     streams, _ = llm.occurrence_streams(model, data.tokens[:, :-1], data.mask, theory.ids)
     expected = reference(streams.after_layer[2], theory.matrices["unigram"]["bigram"], "token")
-    chosen = found.similarity.sel(residual="unigram", theory="bigram", centering="token", layer=2)
+    chosen = found.similarity.sel(residual="unigram", theory="bigram", centering="token", layer=3)
     assert float(chosen.sel(stream="after_layer").item()) == pytest.approx(expected, rel=1e-4)
 
 
@@ -382,7 +382,7 @@ def test_heat_maps_over_steps(dataset):
     )
     z = value.z.sel(centering="token").transpose("layer", "revision", ...)
     np.testing.assert_array_equal(drawn[14].get_array()[1:], z.sel(stream="after_layer"))
-    np.testing.assert_array_equal(drawn[14].get_array()[0], z.sel(stream="before", layer=0))
+    np.testing.assert_array_equal(drawn[14].get_array()[0], z.sel(stream="before", layer=1))
     # A score and its control are on one scale.
     assert {image.norm.vmax for image in drawn[:6]} == {1}
     assert len({image.norm.vmax for image in drawn[6:12]}) == 1
@@ -407,7 +407,7 @@ def test_layers(dataset, tmp_path):
     np.testing.assert_array_equal(
         model.get_ydata()[1:], chosen.similarity.sel(stream="after_layer")
     )
-    assert shuffled.get_ydata()[0] == chosen.null_mean.sel(stream="before", layer=0)
+    assert shuffled.get_ydata()[0] == chosen.null_mean.sel(stream="before", layer=1)
     assert "at step16" in figure.get_suptitle()
     for path in figures.save(figure, tmp_path / "layers"):
         assert path.stat().st_size > 1000

@@ -346,7 +346,7 @@ def test_numbers_of_any_library_ask_a_language_model_alike(kind):
     )
 
     def asked(n):
-        options = {"layers": n.list([2, 0]), "batch_size": n.i(2)}
+        options = {"layers": n.list([3, 1]), "batch_size": n.i(2)}
         ids = n.list([0, 1, 2, 3])
         streams = llm.single_token_streams(model, ids, **options)
         occurrences = llm.occurrence_streams(

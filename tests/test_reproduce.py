@@ -109,7 +109,7 @@ def test_minimum_cosines_are_those_of_the_dataset(reproduced):
     table = next(r for r in records if r["artefact"] == "table1")
     dataset = aj.load(out / "fables" / "table1.nc")
     for row in table["rows"]:
-        cosines = dataset[f"{row['weight']}_cosine"].sel(theory="first batch").values
+        cosines = dataset["cosine"].sel(weight=row["weight"], theory="first batch").values
         assert np.isnan(cosines[:, 0]).all()  # all weights are zero
         assert row["ours, first batch"] == np.nanmin(cosines)
 
@@ -133,7 +133,7 @@ def test_a_run_is_that_of_train_and_its_cosines_those_of_compare_params(run):
     for name in aj.WEIGHTS:
         # float32: rounding of a few steps of another order of sums
         np.testing.assert_allclose(dataset[name], getattr(params, name), rtol=0, atol=1e-5)
-        found = dataset[f"{name}_cosine"].sel(theory="corpus").isel(epoch=-1)
+        found = dataset["cosine"].sel(weight=name, theory="corpus").isel(epoch=-1)
         np.testing.assert_allclose(found, expected[name].cosine, atol=1e-4)
     final = aj.loss(params, data.tokens, data.mask)
     np.testing.assert_allclose(dataset["loss"][-1], final, rtol=1e-5)
@@ -145,7 +145,8 @@ def test_the_first_batch_is_the_one_that_is_trained_on_first():
     settings = dataclasses.replace(TINY.small_step, epochs=1, batch_size=20)  # of 32: one step
     work = Work("fables")
     data = work.tokens(settings.text)
-    cosine = aj.reproduce.follow(data, settings, 3)["output_cosine"].isel(epoch=1)
+    cosine = aj.reproduce.follow(data, settings, 3)["cosine"].isel(epoch=1, layer=-1)
+    cosine = cosine.sel(weight="output")
     assert float(cosine.sel(theory="first batch")) == pytest.approx(1, abs=1e-6)
     assert float(cosine.sel(theory="corpus")) < 0.999
     assert float(cosine.sel(theory="matched")) < float(cosine.sel(theory="corpus"))
@@ -163,10 +164,10 @@ def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
     found = aj.reproduce.follow(data, one, 0)
     weights = aj.Params(**{name: jnp.asarray(found[name].values) for name in aj.WEIGHTS})
     for name, agreement in aj.compare_params(weights, theory.params).items():
-        cosine = dataset[f"{name}_cosine"].sel(theory="effective").values.reshape(3)
+        cosine = dataset["cosine"].sel(weight=name, theory="effective").values.reshape(3)
         np.testing.assert_allclose(cosine[1], np.squeeze(agreement.cosine), rtol=1e-5)
         assert np.isnan(cosine[[0, 2]]).all()
-    assert np.isnan(expected["output_cosine"].sel(theory="effective")).all()
+    assert np.isnan(expected["cosine"].sel(theory="effective")).all()
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same(run, tmp_path):
@@ -377,7 +378,7 @@ def test_controls_of_a_run_are_those_of_ablation(run):
     control = shuffled(theory, jnp.asarray(rank), jax.random.key(0), noise=RANK_NOISE)
     params = aj.Params(**{name: jnp.asarray(dataset[name].values) for name in aj.WEIGHTS})
     for name, expected in aj.compare_params(params, control).items():
-        found = dataset[f"{name}_cosine"].sel(theory="matched").isel(epoch=-1)
+        found = dataset["cosine"].sel(weight=name, theory="matched").isel(epoch=-1)
         np.testing.assert_allclose(found, expected.cosine, atol=1e-5)
 
 

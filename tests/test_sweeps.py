@@ -63,12 +63,12 @@ def python_run(data, theory, rate, seed, scale, steps, optimizer=optax.sgd, batc
             "batches": theory_gradient(theory, sides["batches"], tokens[rows], mask[rows]),
         }
         row = {"loss": loss}
-        for suffix, of in (("", sides), ("_gradient", gradients)):
+        for quantity, of in (("weights", sides), ("gradients", gradients)):
             for name, measures in aj.compare_params(of["run"], of["corpus"]).items():
-                row |= {f"{name}{suffix}_{m}": v for m, v in measures._asdict().items()}
+                row |= {(m, quantity, name): v for m, v in measures._asdict().items()}
         if batch_size is not None:
             for name, measures in aj.compare_params(sides["run"], sides["batches"]).items():
-                row[f"{name}_truncation_error"] = measures.relative_error
+                row["truncation_error", name] = measures.relative_error
                 rest = jax.tree.map(jnp.subtract, sides["batches"], sides["corpus"])
                 axes = tuple(range(name != "output", getattr(rest, name).ndim))
                 norms = [
@@ -76,12 +76,25 @@ def python_run(data, theory, rate, seed, scale, steps, optimizer=optax.sgd, batc
                     for x in (rest, sides["run"])
                 ]
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    row[f"{name}_sampling_error"] = norms[0] / norms[1]
+                    row["sampling_error", name] = norms[0] / norms[1]
         record.append(row)
         for name, side in sides.items():
             updates, states[name] = made.update(gradients[name], states[name], side)
             sides[name] = optax.apply_updates(side, updates)
     return {name: np.stack([row[name] for row in record]) for name in record[0]}
+
+
+def entry(cell, name):
+    """Of a run in a sweep what `python_run` calls so: [step], or [step, layer]."""
+    if name == "loss":
+        return cell["loss"].values
+    measure, *quantity, weight = name
+    values = cell[measure].sel(weight=weight, **dict(zip(("quantity",), quantity, strict=False)))
+    values = values.transpose("step", "layer").values
+    if weight == "output":
+        assert np.isnan(values[:, :-1]).all()
+        return values[:, -1]
+    return values
 
 
 @pytest.mark.parametrize(("optimizer", "batch_size"), [("sgd", None), ("sgd", 3), ("adam", None)])
@@ -103,8 +116,10 @@ def test_a_sweep_equals_a_python_loop_over_its_runs(x64, promote, data, optimize
         "seed": 2,
         "init_scale": 2,
         "theory": 2,
-        "step": steps + 1,
+        "quantity": 2,
+        "weight": 4,
         "layer": L,
+        "step": steps + 1,
     }
     # Half of the runs: every value of every axis, and none at the same place of two axes.
     pairs = zip(RATES, reversed(SEEDS), strict=True)
@@ -113,13 +128,15 @@ def test_a_sweep_equals_a_python_loop_over_its_runs(x64, promote, data, optimize
         expected = python_run(
             data, theory, rate, seed, scale, steps, getattr(optax, optimizer), batch_size
         )
-        assert set(expected) == set(cell.data_vars) - {"diverged_step", "theory_diverged_step"}
+        measures = {name if name == "loss" else name[0] for name in expected}
+        assert measures == set(cell.data_vars) - {"diverged_step", "theory_diverged_step"}
         for name, values in expected.items():
-            if name.endswith("sampling_error"):  # of a theory that is zero it is 0, or undefined
-                values = np.where(np.isnan(cell[name]), np.nan, values)
+            found = entry(cell, name)
+            if name[0] == "sampling_error":  # of a theory that is zero it is 0, or undefined
+                values = np.where(np.isnan(found), np.nan, values)
                 assert np.isfinite(values[-1]).all()
             # Rounding, 1e-16, relative to weights that are 1e-7 of the largest.
-            np.testing.assert_allclose(cell[name], values, rtol=1e-7, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(found, values, rtol=1e-7, atol=1e-9, err_msg=str(name))
 
 
 def test_an_optimizer_may_be_a_function(x64, promote, data):
@@ -138,9 +155,8 @@ def test_an_optimizer_may_be_a_function(x64, promote, data):
     )
     expected = python_run(data, "leading", 0.2, 0, 0.1, 5, momentum)
     for name, values in expected.items():
-        np.testing.assert_allclose(
-            dataset[name].squeeze(), values.squeeze(), rtol=1e-7, atol=1e-9, err_msg=name
-        )
+        found = entry(dataset.squeeze(), name)
+        np.testing.assert_allclose(found, values, rtol=1e-7, atol=1e-9, err_msg=str(name))
 
 
 def test_theories_with_full_batches_are_computed_once_a_rate(data):
@@ -163,9 +179,11 @@ def test_trained_by_its_gradient_a_theory_is_exact(x64, data, theory):
     common = {"learning_rates": RATES, "steps": 5, "num_layers": L}
     dataset = aj.sweep(data, **common, gradient=theory, theories=[theory])
     for name in WEIGHTS:
-        error = dataset[f"{name}_relative_error"].isel(step=slice(4, None))
+        of_weight = dataset.sel(weight=name, quantity="weights")
+        of_weight = of_weight.isel(layer=slice(-1 if name == "output" else 0, None))
+        error = of_weight["relative_error"].isel(step=slice(4, None))
         np.testing.assert_allclose(error, 0, atol=1e-12)
-        np.testing.assert_allclose(dataset[f"{name}_cosine"].isel(step=-1), 1, rtol=1e-12)
+        np.testing.assert_allclose(of_weight["cosine"].isel(step=-1), 1, rtol=1e-12)
     if theory == "effective":
         return
     stats = aj.corpus_statistics(data.tokens, V, data.mask)
@@ -180,7 +198,8 @@ def test_where_the_theory_is_zero_the_cosine_is_undefined(data):
     dataset = aj.sweep(data, learning_rates=[0.1], steps=4, num_layers=L)
     first = {"output": 1, "value": 2, "query_key": 3, "position": 3}
     for name, step in first.items():
-        cosine = dataset[f"{name}_cosine"].squeeze(drop=True)
+        cosine = dataset["cosine"].sel(weight=name, quantity="weights").squeeze(drop=True)
+        cosine = cosine.isel(layer=slice(-1 if name == "output" else 0, None))
         assert cosine.isel(step=slice(0, step)).isnull().all()
         assert not cosine.isel(step=slice(step, None)).isnull().any()
 
@@ -279,7 +298,7 @@ def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
 
     def cosines(rate, scale):
         record = aj.run_comparison(config, corpus, rate, jnp.int32(0), scale)
-        return jnp.stack([jnp.sum(record[f"{name}_cosine"][0, -1]) for name in WEIGHTS])
+        return record["cosine"][0, 0, :, 0, -1]
 
     rates, scale, step = jnp.array([0.2, 0.5]), 0.01, 1e-5
     forward = jax.jit(jax.vmap(jax.jacfwd(cosines), (0, None)))(rates, scale)
@@ -305,8 +324,11 @@ def test_coordinates_attributes_and_summary(data):
     np.testing.assert_array_equal(dataset["layer"], [1, 2])
     assert dataset["loss"].attrs["units"] == "nat"
     assert all("long_name" in dataset[name].attrs for name in dataset.data_vars)
-    assert dataset["output_cosine"].dims == (*sweeps.GRID, "theory", "step")
-    assert dataset["value_gradient_cosine"].dims[-1] == "layer"
+    axes = ("theory", "quantity", "weight", "layer", "step")
+    assert dataset["cosine"].dims == (*sweeps.GRID, *axes)
+    assert dataset["quantity"].values.tolist() == ["weights", "gradients"]
+    assert dataset["weight"].values.tolist() == list(WEIGHTS)
+    assert "output has no layers" in dataset["distance"].attrs["comment"]
     assert dataset.attrs["corpus_sha256"] == data.sha256
     rows = aj.summary(dataset)
     assert [(row["init_scale"], row["learning_rate"]) for row in rows] == [
@@ -316,9 +338,10 @@ def test_coordinates_attributes_and_summary(data):
         (0.05, 0.1),
     ]
     assert {row["theory"] for row in rows} == {"leading"}
-    cell = dataset.isel(step=-1).sel(learning_rate=0.1, init_scale=0.05)
-    assert rows[-1]["value"] == float(cell["value_cosine"].min())
-    assert rows[-1]["error"] == float(cell["output_relative_error"].max())
+    cell = dataset.isel(step=-1).sel(learning_rate=0.1, init_scale=0.05, quantity="weights")
+    assert rows[-1]["value"] == float(cell["cosine"].sel(weight="value").min())
+    error = cell["relative_error"].sel(weight="output", layer=L)
+    assert rows[-1]["error"] == float(error.max())
     assert rows[-1]["s*eta"] == pytest.approx(0.3)
 
 

@@ -7,6 +7,7 @@ In reading order:
 * `plans`: how a grid of runs is divided; its memory, and what would fit.
 * `grids`: a grid computed in chunks and segments, over devices and processes.
 * `sweeps`: `sweep`, a grid over learning rates, seeds and starts, as an xarray Dataset.
+* `tables`: such a Dataset as a table, for pandas.
 * `horizons`: how long a theory holds, and a law for it.
 * `tracking`: `track`, one run and its associations at chosen steps.
 """

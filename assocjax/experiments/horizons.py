@@ -24,6 +24,7 @@ from assocjax.checks import check_dataset, check_number, check_numbers
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.experiments.sweeps import sweep
+from assocjax.experiments.tables import weights_and_layers
 from assocjax.models.params import WEIGHTS
 from assocjax.storage.results import Part, compute_anew
 
@@ -52,41 +53,40 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
       threshold: of the relative error.
 
     Returns:
-      A Dataset with, for each weight w, `w` (the horizon) and `w_onset`, float steps over
-      `learning_rate`, `seed`, `init_scale`, `theory` and, but for `output`, `layer`. NaN: not
-      within the sweep; of a horizon, that the theory still held at its end (or that no error was
-      defined). Attributes: those of `dataset`, `threshold` and `steps`, the last step looked at.
+      A Dataset with `horizon` and `onset`, float steps over `learning_rate`, `seed`, `init_scale`,
+      `theory`, `weight` and `layer`. NaN: not within the sweep; of a horizon, that the theory still
+      held at its end (or that no error was defined). `output` stands at the last layer, as in
+      `dataset`. Attributes: those of `dataset`, `threshold` and `steps`, the last step looked at.
 
     Raises:
       InputError, InputTypeError: `threshold` is negative or no number; `dataset` has no errors.
     """
     threshold = check_number("threshold", threshold, minimum=0)
-    errors = {name: f"{name}_relative_error" for name in WEIGHTS}
     ends = ("diverged_step", "theory_diverged_step")
-    check_dataset(dataset, "sweep", errors.values(), "theory step")
+    check_dataset(dataset, "sweep", ["relative_error"], "theory quantity weight layer step")
     check_dataset(dataset, "sweep", ends, "")
-    step = dataset["step"]
+    step, error = dataset["step"], dataset["relative_error"].sel(quantity="weights", drop=True)
     end = xr.where(dataset[ends[1]] >= 0, dataset[ends[1]], np.inf)
     end = np.minimum(end, xr.where(dataset[ends[0]] >= 0, dataset[ends[0]], np.inf))
-    variables = {}
-    for weight, name in errors.items():
-        error = dataset[name]
-        holds = (error <= threshold) & (step < end)
-        fails = (error > threshold) | (step >= end)
-        onset = _first(holds, step)
-        horizon = _first(fails & (step > onset), step)
-        # Neither of both: every error is undefined, and nothing is known.
-        horizon = horizon.where(onset.notnull() | ~fails.any("step"), 0.0)
-        dims = [dim for dim in error.dims if dim != "step"]
-        for key, value, what in (
-            (weight, horizon, "ends to hold (0: it never held; NaN: not within the sweep)"),
-            (f"{weight}_onset", onset, "begins to hold (NaN: not within the sweep)"),
-        ):
-            variables[key] = value.transpose(*dims).assign_attrs(
-                units="updates",
-                long_name=f"{weight}: step at which the theory {what}, to {threshold:g} in "
-                "relative error",
-            )
+    holds = (error <= threshold) & (step < end)
+    fails = (error > threshold) | (step >= end)
+    onset = _first(holds, step)
+    horizon = _first(fails & (step > onset), step)
+    # Neither of both: every error is undefined, and nothing is known.
+    horizon = horizon.where(onset.notnull() | ~fails.any("step"), 0.0)
+    dims = [dim for dim in error.dims if dim != "step"]
+    variables = {
+        name: value.where(weights_and_layers(error))
+        .transpose(*dims)
+        .assign_attrs(
+            units="updates",
+            long_name=f"step at which the theory {what}, to {threshold:g} in relative error",
+        )
+        for name, value, what in (
+            ("horizon", horizon, "ends to hold (0: it never held; NaN: not within the sweep)"),
+            ("onset", onset, "begins to hold (NaN: not within the sweep)"),
+        )
+    }
     attrs = {**dataset.attrs, "threshold": threshold, "steps": int(step[-1])}
     return xr.Dataset(variables, attrs=attrs)
 
@@ -103,14 +103,15 @@ def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
     Raises:
       InputError, InputTypeError: they are not.
     """
-    check_dataset(horizons, "validity_horizon", WEIGHTS, "theory init_scale learning_rate")
+    dims = "theory init_scale learning_rate weight"
+    check_dataset(horizons, "validity_horizon", ["horizon"], dims)
     rows = []
     for theory, scale, rate in itertools.product(
         *(horizons[name].values.tolist() for name in ("theory", "init_scale", "learning_rate"))
     ):
-        cell = horizons.sel(theory=theory, init_scale=scale, learning_rate=rate)
         row = {"theory": theory, "init_scale": scale, "learning_rate": rate}
-        row |= {name: _number(cell[name].min()) for name in WEIGHTS}
+        cell = horizons["horizon"].sel(row)
+        row |= {name: _number(cell.sel(weight=name).min()) for name in WEIGHTS}
         rows.append(row | {"output*eta": _times(row["output"], rate)})
     return rows
 

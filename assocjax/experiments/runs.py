@@ -22,7 +22,7 @@ from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check
 from assocjax.checks import check_number, check_step, check_tokens, is_traced
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError, InputTypeError
-from assocjax.models.agreement import compare_params
+from assocjax.models.agreement import by_layer, compare_params
 from assocjax.models.attention_only import loss
 from assocjax.models.params import Params, init_params
 from assocjax.statistics.dense import Statistics, corpus_statistics
@@ -46,6 +46,8 @@ from assocjax.training.train import Snapshot, batch_indices, train_segment
 
 THEORIES = ("leading", "effective")
 GRADIENTS = ("exact", *THEORIES)
+QUANTITIES = ("weights", "gradients")
+"""What of a run is compared with that of a theory, in the order of the arrays."""
 
 
 @struct.dataclass
@@ -167,11 +169,13 @@ def run_comparison(
       progress: as in `train`.
 
     Returns:
-      A dict of arrays. `loss` [steps+1]. For every weight w and measure m, `w_m` and
-      `w_gradient_m`, and with minibatches `w_sampling_error` and `w_truncation_error`:
-      [theories, steps+1, L], without L for `output`. From the step at which loss, weights or
-      gradient stop being finite, all are NaN; where those of a theory do, its comparisons are.
-      `diverged_step` (int32, no axes) and `theory_diverged_step` [theories] are that step, or -1.
+      A dict of arrays. `loss` [steps+1]. The measures of `Agreement`, `relative_error`, `cosine`,
+      `norm_ratio` and `distance` [theories, 2, 4, L, steps+1]: of `QUANTITIES`, `WEIGHTS` and
+      layers, and with minibatches `sampling_error` and `truncation_error` [theories, 4, L, steps+1]
+      of the weights. `output` has no layers: it stands at the last one, and is NaN at the others.
+      From the step at which loss, weights or gradient stop being finite, all are NaN; where those
+      of a theory do, its comparisons are. `diverged_step` (int32, no axes) and
+      `theory_diverged_step` [theories] are that step, or -1.
 
     Raises:
       InputError, InputTypeError: `corpus` lacks the statistics of a theory, or a scalar is bad.
@@ -310,9 +314,9 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
     both = (alive[:, None] * theory_alive).T.astype(bool)
     loss = jnp.where(alive.astype(bool), observed.pop("loss"), jnp.nan)
 
-    def masked(values):  # [steps+1, theories, ...] -> [theories, steps+1, ...]
-        values = jnp.swapaxes(values, 0, 1)
-        return jnp.where(both.reshape(both.shape + (1,) * (values.ndim - 2)), values, jnp.nan)
+    def masked(values):  # [steps+1, theories, ...] -> [theories, ..., steps+1]
+        values = jnp.moveaxis(values, 0, -1)
+        return jnp.where(jnp.expand_dims(both, tuple(range(1, values.ndim - 1))), values, jnp.nan)
 
     def first_end(alive):
         end = jnp.sum(alive, axis=0, dtype=jnp.int32)
@@ -423,22 +427,21 @@ def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:
 
 
 def _compare(run, theory) -> dict[str, Array]:
-    return {
-        f"{name}{suffix}_{measure}": value
-        for suffix, exact, leading in zip(("", "_gradient"), run, theory, strict=True)
-        for name, measures in compare_params(exact, leading).items()
-        for measure, value in measures._asdict().items()
-    }
+    """Measures [quantities, weights, L] of a run and a theory, both of weights and gradient."""
+    found = [by_layer(compare_params(*sides)) for sides in zip(run, theory, strict=True)]
+    return jax.tree.map(lambda *of: jnp.stack(of), *found)._asdict()
 
 
 def split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[str, Array]:
-    trained, sampled = compare_params(run, batches), compare_params(batches, corpus)
-    record = {}
-    for name, measures in trained.items():
-        sampling = sampled[name].relative_error * measures.norm_ratio
-        record[f"{name}_sampling_error"] = sampling
-        record[f"{name}_truncation_error"] = measures.relative_error
-    return record
+    """Sampling and truncation error of the weights, [weights, L]; see `run_comparison`."""
+    trained, sampled = (
+        by_layer(compare_params(run, batches)),
+        by_layer(compare_params(batches, corpus)),
+    )
+    return {
+        "sampling_error": sampled.relative_error * trained.norm_ratio,
+        "truncation_error": trained.relative_error,
+    }
 
 
 def _all_finite(tree):

@@ -26,7 +26,7 @@ from assocjax.experiments.plans import (
     measured_multiply_adds,
     planned_bytes,
 )
-from assocjax.experiments.runs import Corpus, RunConfig, check_run
+from assocjax.experiments.runs import QUANTITIES, Corpus, RunConfig, check_run
 from assocjax.models.params import WEIGHTS
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints, claim_together
@@ -36,13 +36,27 @@ from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_n
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
 
-_LONG_NAMES = {
-    "relative_error": "||trained - theory|| / ||trained||",
-    "cosine": "cosine of trained and theory",
-    "norm_ratio": "||theory|| / ||trained||",
-    "distance": "||trained - theory||",
-    "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
-    "truncation_error": "||trained - theory of the batches|| / ||trained||",
+BY_LAYER = ("weight", "layer")
+
+_END = {"long_name": "first step that is not finite, or -1"}
+_ATTRIBUTES = {
+    "loss": {"units": "nat", "long_name": "mean negative log-likelihood"},
+    "diverged_step": _END,
+    "theory_diverged_step": _END,
+} | {
+    name: {
+        "units": "1",
+        "long_name": meaning,
+        "comment": "output has no layers: it stands at the last one and is NaN at the others",
+    }
+    for name, meaning in {
+        "relative_error": "||trained - theory|| / ||trained||",
+        "cosine": "cosine of trained and theory",
+        "norm_ratio": "||theory|| / ||trained||",
+        "distance": "||trained - theory||",
+        "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
+        "truncation_error": "||trained - theory of the batches|| / ||trained||",
+    }.items()
 }
 
 
@@ -99,15 +113,20 @@ def sweep(
       announce: called with lines for the user: memory and time foreseen, where the work goes on.
 
     Returns:
-      A Dataset with dimensions `learning_rate`, `seed`, `init_scale`, `theory`, `step` and
-      `layer`. For every weight w of `query_key`, `position`, `value`, `output` (no layer
-      dimension) and measure m of `relative_error`, `cosine`, `norm_ratio`, `distance`: variables
-      `w_m` and `w_gradient_m`, and with `batch_size` also `w_sampling_error` and
-      `w_truncation_error` (see `run_comparison`). `loss`, in nats, has no theory dimension. A run
-      that diverged is NaN from that step on, has it in `diverged_step` (-1 otherwise) and is named
-      in the attribute `diverged`; `theory_diverged_step` says the same of the theories. Attributes
-      also hold the configuration, the versions and the corpus with its hash (see `results`), and
-      in `incomplete` how much of a sweep is there that was saved before its end.
+      A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,
+      gradients), `weight` (query_key, position, value, output), `layer` (from 1) and `step`:
+
+          dataset.cosine.sel(theory="leading", quantity="weights", weight="value", layer=2)
+
+      Variables over all of them are `relative_error`, `cosine`, `norm_ratio` and `distance` of
+      `Agreement`; with `batch_size` also `sampling_error` and `truncation_error`, of weights only
+      and so without `quantity` (see `run_comparison`). `output` has no layers: it stands at the
+      last one, which it follows, and is NaN at the others, so that means and extremes over `layer`
+      are right. `loss`, in nats, is over the grid and `step`. A run that diverged is NaN from that
+      step on, has it in `diverged_step` (-1 otherwise) and is named in the attribute `diverged`;
+      `theory_diverged_step` says the same of the theories. Attributes also hold the configuration,
+      the versions and the corpus with its hash (see `results`), and in `incomplete` how much of a
+      sweep is there that was saved before its end. `to_dataframe` makes a table of it.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used; a run does not fit the memory; the
@@ -243,9 +262,9 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
       InputError, InputTypeError: the Dataset is not of `sweep`.
     """
     check_dataset(dataset, "sweep", ["loss"], "learning_rate init_scale seed step")
-    names = ["output_relative_error", *(f"{name}_cosine" for name in WEIGHTS)]
-    check_dataset(dataset, "sweep", names, "learning_rate init_scale theory step")
-    last = dataset.isel(step=-1)
+    dims = "learning_rate init_scale theory quantity weight step"
+    check_dataset(dataset, "sweep", ["relative_error", "cosine"], dims)
+    last = dataset.isel(step=-1).sel(quantity="weights")
     steps = int(dataset["step"][-1])
     rows = []
     for scale, theory, rate in itertools.product(
@@ -259,8 +278,8 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
                 "learning_rate": rate,
                 "s*eta": rate * steps,
                 "loss": float(cell["loss"].mean()),
-                **{name: float(cell[f"{name}_cosine"].min()) for name in WEIGHTS},
-                "error": float(cell["output_relative_error"].max()),
+                **{name: float(cell["cosine"].sel(weight=name).min()) for name in WEIGHTS},
+                "error": float(cell["relative_error"].sel(weight="output").max()),
             }
         )
     return rows
@@ -276,26 +295,27 @@ def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:
-    variables = {}
-    for name, value in cells.items():
-        by_theory = name not in ("loss", "diverged_step")
-        dims = (*GRID, *["theory"] * by_theory, "step", "layer")[: value.ndim]
-        variables[name] = xr.Variable(dims, value, {"units": "1"})
-    variables["loss"].attrs = {"units": "nat", "long_name": "mean negative log-likelihood"}
-    variables["diverged_step"].attrs = {"long_name": "first step that is not finite, or -1"}
-    variables["theory_diverged_step"].attrs = variables["diverged_step"].attrs
-    for weight, measure in itertools.product(WEIGHTS, _LONG_NAMES):
-        for suffix, of in (("", "weights"), ("_gradient", "gradients")):
-            name = f"{weight}{suffix}_{measure}"
-            if name in variables:
-                variables[name].attrs["long_name"] = f"{weight} {of}: {_LONG_NAMES[measure]}"
+    of_theory = (*GRID, "theory")
+    dims = {
+        "loss": (*GRID, "step"),
+        "diverged_step": GRID,
+        "theory_diverged_step": of_theory,
+        **dict.fromkeys(("sampling_error", "truncation_error"), (*of_theory, *BY_LAYER, "step")),
+    }
+    of_all = (*of_theory, "quantity", *BY_LAYER, "step")
+    variables = {
+        name: xr.Variable(dims.get(name, of_all), value, _ATTRIBUTES[name])
+        for name, value in cells.items()
+    }
     dataset = xr.Dataset(
         variables,
         coords={
             **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
             "theory": list(config.theories),
+            "quantity": list(QUANTITIES),
+            "weight": list(WEIGHTS),
+            "layer": np.arange(1, config.num_layers + 1, dtype=np.int32),
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
-            "layer": ("layer", np.arange(1, config.num_layers + 1, dtype=np.int32)),
         },
     )
     steps = dataset["diverged_step"].transpose(*GRID).values

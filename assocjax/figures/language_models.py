@@ -112,13 +112,12 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     chosen = dataset.sel(residual=residual, null=null)
     heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
     if heads.sizes["revision"] == 1:
-        numbered = heads.assign_coords(layer=heads["layer"] + 1)
-        maps = {"layer": numbered.isel(revision=0)}
+        maps = {"layer": heads.isel(revision=0)}
         across, down = "head", "layer"
     else:
         L = heads.sizes["layer"]
         which = sorted({0, L // 2, L - 1}) if L > _FEW_LAYERS else range(L)
-        maps = {f"layer {int(heads['layer'][i]) + 1}, head": heads.isel(layer=i) for i in which}
+        maps = {f"layer {int(heads['layer'][i])}, head": heads.isel(layer=i) for i in which}
         across, down = "revision", "head"
     scores = [heads["attention_similarity"], heads["attention_null_mean"]]
     largest = max(float(score.sel(centering="token").max()) for score in scores) or 1.0
@@ -219,16 +218,16 @@ def _check(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) 
 
 
 def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
-    """The three panels, layers counted from 1; with layer 0, the embedding, in the last."""
+    """The three panels; with layer 0, the embedding, in the last."""
     mean = dataset[list(_ATTENTION)].sel(head="mean")
     attention = mean.rename(dict(zip(_ATTENTION, _SCORES, strict=True)))
     streams = dataset[list(_STREAMS)].sel(theory=theory)
-    numbered = {"layer": dataset["layer"] + 1}
     start = streams.sel(stream="before").isel(layer=[0])
-    after = streams.sel(stream="after_layer").assign_coords(numbered)
+    start = start.assign_coords(layer=start["layer"] - 1)
+    after = streams.sel(stream="after_layer")
     whole = xr.concat([start, after], dim="layer", coords="minimal", compat="override")
-    without = streams.sel(stream="after_attention").assign_coords(numbered)
-    return dict(zip(PANELS, (attention.assign_coords(numbered), without, whole), strict=True))
+    without = streams.sel(stream="after_attention")
+    return dict(zip(PANELS, (attention, without, whole), strict=True))
 
 
 def _largest(panels: dict[str, xr.Dataset], centering: str) -> float:

@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter
 from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.horizons import SETTINGS
+from assocjax.experiments.tables import weights_and_layers
 from assocjax.figures.style import (
     COLORS,
     LABELS,
@@ -45,15 +46,17 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     Raises:
       InputError, InputTypeError: it is something else.
     """
-    check_dataset(horizons, "validity_horizon", WEIGHTS, "learning_rate seed init_scale theory")
-    horizons = in_order(horizons)
+    dims = "learning_rate seed init_scale theory weight layer"
+    check_dataset(horizons, "validity_horizon", ["horizon"], dims)
+    horizons, exists = in_order(horizons), weights_and_layers(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
     figure, axes = log_panels(len(scales), len(WEIGHTS), share_y=True)
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for k, theory in enumerate(horizons["theory"].values):
-            horizon = horizons[weight].sel(init_scale=scale, theory=theory)
+            horizon = horizons["horizon"].sel(init_scale=scale, theory=theory, weight=weight)
+            horizon = horizon.sel(layer=exists.sel(weight=weight))
             _horizon_line(ax, horizon, last, k, str(theory))
         ax.plot(rates, rates * last, color="0.8", lw=0.8, zorder=0, label="end of the sweep")
         for marker, label in (("^", "not ended by then"), ("v", "never held")):
@@ -144,8 +147,8 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
       InputError, InputTypeError: it is something else.
     """
     for names, dims in (
-        ([f"{weight}_distance" for weight in WEIGHTS], "learning_rate seed init_scale step"),
-        ([f"{weight}_bound" for weight in WEIGHTS], "learning_rate step"),
+        (["distance"], "learning_rate seed init_scale weight layer step"),
+        (["bound"], "learning_rate weight step"),
         (["conditions_met"], "learning_rate init_scale step"),
     ):
         check_dataset(bounds, "theorem_bounds", names, dims)
@@ -156,8 +159,8 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for rate, color in zip(shown, shades(len(shown)), strict=True):
-            cell = bounds.sel(learning_rate=rate, init_scale=scale)
-            distance, bound = cell[f"{weight}_distance"], cell[f"{weight}_bound"]
+            cell = bounds.sel(learning_rate=rate, init_scale=scale, weight=weight)
+            distance, bound = cell["distance"], cell["bound"]
             # Nor has a distance that is still exactly zero.
             line_and_range(ax, distance.where(distance > 0), color, rf"$\eta$ = {rate:g}")
             ax.plot(cell["step"], bound, color=color, lw=1, ls="--")

@@ -31,8 +31,8 @@ from assocjax.models.params import WEIGHTS
 from assocjax.storage import Folder
 
 _GRID = "learning_rate seed init_scale step"
-_OF_THEORY = f"{_GRID} theory"
-_DISAGREEMENT_LINES = {"truncation": "-", "sampling": ":"}
+_BY_LAYER = f"{_GRID} theory weight layer"
+_DISAGREEMENT_LINES = {"truncation_error": "-", "sampling_error": ":"}
 
 
 @reading("sweep")
@@ -49,9 +49,8 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
       InputError, InputTypeError: it is something else.
     """
     gradients = check_flag("gradients", gradients)
-    suffix = "_gradient" if gradients else ""
-    check_dataset(dataset, "sweep", (f"{weight}{suffix}_cosine" for weight in WEIGHTS), _OF_THEORY)
-    dataset = in_order(dataset)
+    check_dataset(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
+    dataset = in_order(dataset).sel(quantity="gradients" if gradients else "weights")
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = _panels(len(scales), len(rates))
     last = int(dataset["step"][-1])
@@ -59,11 +58,10 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     low = 0.0
     for i, scale in enumerate(scales):
         for j, rate in enumerate(rates):
-            cell = dataset.sel(learning_rate=rate, init_scale=scale)
+            cosine = dataset["cosine"].sel(learning_rate=rate, init_scale=scale)
             for weight in WEIGHTS:
-                cosine = cell[f"{weight}{suffix}_cosine"]
-                _theory_lines(axes[i, j], cosine, COLORS[weight], LABELS[weight])
-                low = min(low, float(cosine.min().fillna(0)))
+                _theory_lines(axes[i, j], cosine.sel(weight=weight), COLORS[weight], LABELS[weight])
+            low = min(low, float(cosine.min().fillna(0)))
             axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
             axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
     for ax in axes[:, 0]:
@@ -100,14 +98,14 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     Raises:
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
-    check_dataset(dataset, "sweep", (f"{weight}_relative_error" for weight in WEIGHTS), _OF_THEORY)
+    check_dataset(dataset, "sweep", ["relative_error"], f"{_BY_LAYER} quantity")
     scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
     figure, axes = _panels(2, len(WEIGHTS), share_x="row")
     for j, weight in enumerate(WEIGHTS):
-        error = dataset[f"{weight}_relative_error"]
+        error = dataset["relative_error"].sel(weight=weight, quantity="weights")
         top, bottom = axes[:, j]
         for ax in (top, bottom):
             ax.set_xscale("log")
@@ -157,25 +155,24 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
       InputError, InputTypeError: the dataset is something else, or has no such scale.
     """
     check_dataset(dataset, "sweep", [], "")
-    if "output_sampling_error" not in dataset:
+    if "sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
-    errors = [f"{weight}_{error}_error" for weight in WEIGHTS for error in _DISAGREEMENT_LINES]
-    check_dataset(dataset, "sweep", errors, _OF_THEORY)
+    check_dataset(dataset, "sweep", _DISAGREEMENT_LINES, _BY_LAYER)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
     figure, axes = log_panels(len(theories), len(WEIGHTS), share_y=True)
     for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
-        ax, cell = axes[i, j], dataset.sel(theory=theory)
+        ax, cell = axes[i, j], dataset.sel(theory=theory, weight=weight)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             for error, line in _DISAGREEMENT_LINES.items():
-                values = cell[f"{weight}_{error}_error"].sel(learning_rate=rate)
-                line_and_range(ax, values, color, "", line=line)
+                line_and_range(ax, cell[error].sel(learning_rate=rate), color, "", line=line)
         ax.set_title(f"{LABELS[weight]},  {THEORY_NAMES[theory]}", fontsize=9)
     for rate, color in zip(rates, shades(len(rates)), strict=True):
         axes[0, 0].plot([], [], color=color, label=rf"$\eta$ = {rate:g}")
     for error, line in _DISAGREEMENT_LINES.items():
-        axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=f"{error} error")
+        label = error.replace("_", " ")
+        axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=label)
     for ax in axes[:, 0]:
         ax.set_ylabel("relative to the weight")
     for ax in axes[-1, :]:
@@ -237,7 +234,7 @@ def save_sweep(
         "relative_error": plot_errors(dataset),
         "loss": plot_loss(dataset),
     }
-    if "output_sampling_error" in dataset:
+    if "sampling_error" in dataset:
         figures["disagreement"] = plot_disagreement(dataset)
     return save_all(figures, folder, overwrite=overwrite)
 

@@ -70,7 +70,7 @@ def compare_model(
       counts: how often each token occurs in the text of the theory, for `frequency_bins` [n].
       attention: (queries, keys) of each layer in turn, both [H, n, r]: scores between tokens are
         queries @ keys.T, head by head, with query tokens in rows (`query_key_factors`).
-      layers: numbers of the layers, by default from 0.
+      layers: numbers of the layers, by default from 1.
       centerings: of `CENTERINGS`.
       num_shuffles, seed: as of `permutation_null`.
       num_bins: bins of frequency for the second null.
@@ -102,7 +102,9 @@ def compare_model(
     num_layers = len(values[0])
     if len({value.shape for value in values}) > 1:
         raise InputError(f"streams must have one shape; got {[v.shape for v in values]}")
-    layers = [*range(num_layers)] if layers is None else check_integers("layers", layers, minimum=0)
+    if layers is None:
+        layers = range(1, num_layers + 1)
+    layers = check_integers("layers", layers, minimum=1)
     if len(layers) != num_layers:
         raise InputError(f"layers must number the {num_layers} layers of streams; got {layers}")
     counts = as_array("counts", counts)
@@ -198,7 +200,7 @@ def _read_attention(attention, num_layers: int, n: int) -> tuple[FactoredMatrix,
             expected = f"[H, {n}, r]" if not queries else str(queries[0].shape)
             raise InputError(
                 f"attention must hold queries and keys of shape {expected} for every layer; got "
-                f"{q.shape} and {k.shape} at layer {layer}"
+                f"{q.shape} and {k.shape} at layer {layer + 1}"
             )
         queries.append(q)
         keys.append(k)

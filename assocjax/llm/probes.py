@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_integer, check_integers
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
@@ -50,7 +50,7 @@ def single_token_streams(
     Args:
         model: A language model.
         token_ids: Integers [n].
-        layers: Layers to return, in that order, counted from 0; by default all L. Of a wide model
+        layers: Layers to return, in that order, counted from 1; by default all L. Of a wide model
             and many tokens not all fit in memory: take them in groups.
         batch_size: Tokens fed at once.
         progress: Called with (tokens done, n).
@@ -182,7 +182,7 @@ def query_key_factors(
 
     Args:
         model: A language model.
-        layer: Layer, counted from 0.
+        layer: Layer, counted from 1.
         embeddings: E [n, d], such as `Streams.before` of that layer.
         head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. Where heads
             share keys (grouped queries), each query head is counted with its group's keys.
@@ -199,9 +199,7 @@ def query_key_factors(
     Cost: 2 n d d_head multiplications a head.
     """
     torch = require("torch")
-    layer = check_integer("layer", layer, minimum=0)
-    if layer >= model.num_layers:
-        raise InputError(f"layer must be below {model.num_layers}; got {layer}")
+    layer = check_integer("layer", layer, minimum=1, maximum=model.num_layers)
     if head is not None:
         head = check_integer("head", head, minimum=0, maximum=model.num_heads - 1)
     E = np.asarray(embeddings)
@@ -213,7 +211,7 @@ def query_key_factors(
     if distance is not None:
         last = model.module.config.max_position_embeddings - 1
         distance = check_integer("distance", distance, minimum=0, maximum=last)
-    block = _layers(model)[layer]
+    block = _layers(model)[layer - 1]
     family = FAMILIES[model.family]
     heads = slice(None) if head is None else slice(head, head + 1)
     with torch.inference_mode():
@@ -252,7 +250,7 @@ def _watching(
                 before, attention = found.pop("before"), found.pop("attention")
                 use(at, (before, before + attention, _first(output)))
 
-            block = blocks[layer]
+            block = blocks[layer - 1]
             for handle in (
                 block.register_forward_pre_hook(enter, with_kwargs=True),
                 submodule(block, path).register_forward_hook(attend),
@@ -298,10 +296,8 @@ def _check_ids(name: str, ids: Any, vocab_size: int, *, dims: int) -> np.ndarray
 
 def _check_layers(layers: Sequence[int] | None, num_layers: int) -> list[int]:
     if layers is None:
-        return list(range(num_layers))
-    chosen = [check_integer("every entry of layers", layer, minimum=0) for layer in layers]
-    if not chosen or max(chosen) >= num_layers or len(set(chosen)) != len(chosen):
-        raise InputError(
-            f"layers must be a non-empty list of different layers below {num_layers}; got {chosen}"
-        )
+        return list(range(1, num_layers + 1))
+    chosen = check_integers("layers", layers, minimum=1, maximum=num_layers)
+    if len(set(chosen)) != len(chosen):
+        raise InputError(f"layers must be different; got {chosen}")
     return chosen

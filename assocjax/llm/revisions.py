@@ -225,7 +225,7 @@ def _probe(
     else:
         tokens, mask = source.read(0, source.num_sequences)
         streams, _ = occurrence_streams(model, tokens[:, :-1], mask, theory.ids, progress=progress)
-    return streams, [_heads(model, layer, E) for layer, E in enumerate(streams.before)]
+    return streams, [_heads(model, layer, E) for layer, E in enumerate(streams.before, start=1)]
 
 
 def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -96,6 +96,17 @@ def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     return {name: compare(name) for name in WEIGHTS}
 
 
+def by_layer(compared: dict[str, Agreement]) -> Agreement:
+    """What `compare_params` found as arrays [weights, L], in the order of `WEIGHTS`.
+
+    `output` has no layers: it stands at the last one, which it follows, and is NaN at the others.
+    """
+    L = len(compared["query_key"].cosine)
+    output = jax.tree.map(lambda x: jnp.full(L, jnp.nan, x.dtype).at[-1].set(x), compared["output"])
+    found = [(compared | {"output": output})[name] for name in WEIGHTS]
+    return jax.tree.map(lambda *of_weights: jnp.stack(of_weights), *found)
+
+
 def normalise(a):
     """a / max|a|, its norm (1 if a is zero, so that it can divide), and max|a|."""
     scale = lax.stop_gradient(jnp.max(jnp.abs(a)))

@@ -32,7 +32,7 @@ def plot_epochs(
     figure = Figure(figsize=(14.5, 3.1), layout="constrained")
     axes = figure.subplots(1, 5)
     for ax, weight in zip(axes, WEIGHTS, strict=False):
-        cosines = dataset[f"{weight}_cosine"]
+        cosines = dataset["cosine"].sel(weight=weight)
         for theory, color in _GREYS.items():
             _draw(ax, cosines.sel(theory=theory), color, _NAMES[theory], "-")
         for theory, line in _LINES.items():

@@ -22,7 +22,7 @@ def figure_4(scale: Scale, work: Work) -> Result:
     for reported, epoch in epochs.items():
         at = dataset.sel(epoch=epoch)
         for weight in WEIGHTS:
-            cosine = at[f"{weight}_cosine"]
+            cosine = at["cosine"].sel(weight=weight)
             leading = cosine.sel(theory="corpus")
             least[reported, weight] = float(leading.min())
             rows.append(
@@ -78,11 +78,9 @@ def _marks(epochs: dict[int, int]) -> dict[int, float]:
 
 def _held(dataset: xr.Dataset, epochs: int, s_eta: float) -> str:
     """Up to where every layer of every class that the paper compares has a cosine above .9."""
-    least = [
-        dataset[f"{name}_cosine"].sel(theory="corpus") for name in WEIGHTS if name != "position"
-    ]
-    least = [of.min([dim for dim in of.dims if dim != "epoch"]) for of in least]
-    above = (np.minimum.reduce([of.values for of in least]) > 0.9)[1:]
+    cosine = dataset["cosine"].sel(theory="corpus").drop_sel(weight="position")
+    by_weight = cosine.min([dim for dim in cosine.dims if dim not in ("epoch", "weight")])
+    above = (by_weight.min("weight", skipna=False) > 0.9).values[1:]
     last = len(above) if above.all() else int(np.argmin(above))
     loss = dataset["loss"].mean("seed").values
     return (

@@ -43,8 +43,7 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
     for number, (of, _) in zip((6, 8), found.values(), strict=False):
         drawn[f"figure{number}"] = partial(figures.plot_layers_by_step, of, theory=_THEORY)
     first, data = next(iter(found.values()))
-    heads = first.sel(layer=[layer - 1 for layer in settings.heads_at])
-    drawn["figure7"] = partial(figures.plot_heads, heads)
+    drawn["figure7"] = partial(figures.plot_heads, first.sel(layer=list(settings.heads_at)))
     setting = {
         "corpus": "; ".join(d.name for _, d in found.values()),
         "documents": "; ".join(f"{d.num_sequences:,} sequences" for _, d in found.values()),

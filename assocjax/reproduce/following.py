@@ -20,7 +20,8 @@ from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.experiments.record import record_run
 from assocjax.experiments.runs import Corpus, RunConfig, of_batches, run_keys, split_disagreement
-from assocjax.models.agreement import compare_params
+from assocjax.experiments.sweeps import BY_LAYER
+from assocjax.models.agreement import by_layer, compare_params
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
 from assocjax.reproduce.scales import Run
@@ -57,10 +58,10 @@ def follow(
       progress: called with (steps done, steps in all).
 
     Returns:
-      Over `epoch` from 0: `loss` of the whole corpus in nats; for every weight w, by `theory` of
-      `THEORIES` and but for `output` by layer, `w_cosine` (NaN at epoch 0, where weights are zero);
-      with minibatches `w_sampling_error` and `w_truncation_error` as of `run_comparison`. The
-      weights at the end under their own names.
+      Over `epoch` from 0: `loss` of the whole corpus in nats; `cosine` by `theory` of `THEORIES`,
+      `weight` and `layer`, as of `sweep` (NaN at epoch 0, where weights are zero); with minibatches
+      `sampling_error` and `truncation_error` by weight and layer. The weights at the end under
+      their own names.
 
     Raises:
       InputError: the batch is larger than the corpus, training diverges, or the checkpoint is of
@@ -81,9 +82,8 @@ def follow(
 
     def read(step: int, params: dict[str, Params]) -> dict[str, np.ndarray]:
         record = jax.tree.map(np.asarray, measure(params, jnp.int32(step)))
-        for name, cosine in _cosines(params["run"], effective(step // length)).items():
-            record[name] = np.concatenate([record[name], cosine[None]])
-        return record
+        cosine = _cosine(params["run"], effective(step // length))
+        return record | {"cosine": np.concatenate([record["cosine"], cosine[None]])}
 
     found = record_run(
         config,
@@ -109,8 +109,8 @@ def follow(
 def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str, Params], step):
     """What is recorded of an epoch, but for the effective theory."""
     run = params["run"]
-    compared = [compare_params(run, theories[name]) for name in THEORIES[:-1]]
-    record = {f"{w}_cosine": jnp.stack([each[w].cosine for each in compared]) for w in WEIGHTS}
+    compared = [by_layer(compare_params(run, theories[name])) for name in THEORIES[:-1]]
+    record = {"cosine": jnp.stack([each.cosine for each in compared])}
     record["loss"] = loss(run, corpus.tokens, corpus.mask)
     if of_batches("leading") in params:
         of_corpus = leading_weights(corpus.statistics, 1, rate, step)
@@ -161,20 +161,16 @@ def _effective(data: TokenData, run: Run, length: int) -> Callable[[int], Params
     return at
 
 
-def _cosines(run: Params, theory: Params | None) -> dict[str, np.ndarray]:
+def _cosine(run: Params, theory: Params | None) -> np.ndarray:
     if theory is None:
-        shapes = {
-            name: getattr(run, name).shape[: -1 if name == "position" else -2] for name in WEIGHTS
-        }
-        return {f"{name}_cosine": np.full(shapes[name], np.nan) for name in WEIGHTS}
-    found = compare_params(run, theory)
-    return {f"{name}_cosine": np.asarray(found[name].cosine) for name in WEIGHTS}
+        return np.full((len(WEIGHTS), len(run.position)), np.nan)
+    return np.asarray(by_layer(compare_params(run, theory)).cosine)
 
 
 def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -> xr.Dataset:
     variables = {}
     for name, values in records.items():
-        dims = ("epoch", *["theory"] * name.endswith("_cosine"), "layer")[: values.ndim]
+        dims = ("epoch", *["theory"] * (name == "cosine"), *BY_LAYER)[: values.ndim]
         units = "nat" if name == "loss" else "1"
         variables[name] = (dims, values.astype(np.float64), {"units": units})
     dims = {"position": ("layer", "lag"), "output": ("row", "column")}
@@ -184,6 +180,7 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
     coords = {
         "epoch": np.arange(run.epochs + 1),
         "theory": list(THEORIES),
+        "weight": list(WEIGHTS),
         "layer": np.arange(1, run.num_layers + 1),
     }
     config = dataclasses.asdict(run) | {"seed": seed}

@@ -42,7 +42,7 @@ def _column(run: Run) -> str:
 
 def minimum(dataset: xr.Dataset, weight: str, theory: str) -> float:
     """The least cosine over epochs, layers and seeds; epoch 0, where it is undefined, aside."""
-    return float(dataset[f"{weight}_cosine"].sel(theory=theory).min())
+    return float(dataset["cosine"].sel(weight=weight, theory=theory).min())
 
 
 def _minimum_cosines(
@@ -52,7 +52,8 @@ def _minimum_cosines(
     reported = paper.MINIMUM_COSINES[artefact]
     rows = []
     for weight in WEIGHTS:
-        cosines = dataset[f"{weight}_cosine"].sel(theory="corpus")
+        of_weight = dataset.sel(weight=weight)
+        cosines = of_weight["cosine"].sel(theory="corpus")
         by_seed = cosines.min([dim for dim in cosines.dims if dim != "seed"])
         rows.append(
             {
@@ -64,18 +65,15 @@ def _minimum_cosines(
                 **{column: minimum(of, weight, "corpus") for column, of in others.items()},
                 "control: matched": _largest(dataset, weight, "matched"),
                 "control: shuffled": _largest(dataset, weight, "shuffled"),
-                "sampling error": float(dataset[f"{weight}_sampling_error"].isel(epoch=-1).max()),
-                "truncation error": float(
-                    dataset[f"{weight}_truncation_error"].isel(epoch=-1).max()
-                ),
+                "sampling error": float(of_weight["sampling_error"].isel(epoch=-1).max()),
+                "truncation error": float(of_weight["truncation_error"].isel(epoch=-1).max()),
             }
         )
     kept = dataset.drop_vars(WEIGHTS)
     for column, of in others.items():
         short = column.removeprefix("ours, ").replace(" ", "_").replace(",", "")
-        for weight in WEIGHTS:
-            cosine = of[f"{weight}_cosine"].sel(theory="corpus", drop=True)
-            kept[f"{weight}_cosine_{short}"] = cosine.rename(epoch=f"step_{short}")
+        cosine = of["cosine"].sel(theory="corpus", drop=True)
+        kept[f"cosine_{short}"] = cosine.rename(epoch=f"step_{short}")
     notes = [_verdict(rows), *_why(rows)]
     figures = {"cosines": partial(plot_epochs, dataset, paper.ARTEFACTS[artefact].title)}
     differs = run_differs(data, run, paper.ARTEFACTS[artefact].setting["s eta"])
@@ -84,7 +82,7 @@ def _minimum_cosines(
 
 def _largest(dataset: xr.Dataset, weight: str, theory: str) -> float:
     """Of a control what is nearest to the theory's: its largest minimum over layers and seeds."""
-    return float(dataset[f"{weight}_cosine"].sel(theory=theory).min("epoch").max())
+    return float(dataset["cosine"].sel(weight=weight, theory=theory).min("epoch").max())
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:

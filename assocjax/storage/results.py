@@ -36,6 +36,10 @@ class Corpus(Protocol):
 Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 """Of a part's name and what computes it, the part: see `parts_kept_in` and `compute_anew`."""
 
+LAYOUT = 2
+"""Of the Datasets in files, part of what decides a result: to be raised where names or dimensions
+change. Layout 1 had a variable for each weight, and counted layers of language models from 0."""
+
 DECIDING = ("assocjax", "jax", "jaxlib", "optax")
 """Packages whose versions decide the numbers of a result."""
 
@@ -116,7 +120,7 @@ def load(path: str | os.PathLike) -> xr.Dataset:
     """Reads a file that `save` wrote, wholly into memory.
 
     Raises:
-      InputError: the file is missing or no NetCDF.
+      InputError: the file is missing, no NetCDF, or of an earlier layout (`LAYOUT`).
     """
     with open_dataset(path) as dataset:
         return dataset.load()
@@ -124,6 +128,20 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
+    dataset = _open(path)
+    if names := sorted(_OF_LAYOUT_1 & dataset.variables.keys()):
+        dataset.close()
+        raise InputError(
+            f"{path} is of an earlier layout, with a variable {names[0]!r}: compute it anew "
+            "(overwrite=True, --overwrite), or read it by xarray.open_dataset"
+        )
+    return dataset
+
+
+_OF_LAYOUT_1 = {"output_cosine", "output_distance", "output_onset"}
+
+
+def _open(path: str | os.PathLike) -> xr.Dataset:
     try:
         path = check_path("path", path)
         dataset = _decoded(xr.open_dataset(path, engine="netcdf4"))
@@ -195,7 +213,7 @@ def _unescape(text: str) -> str:
 
 
 def identity(data: Corpus | None, config: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a result: configuration, corpus, precision and deciding versions."""
+    """All that decides a result: configuration, corpus, precision, layout and versions."""
     corpus = {} if data is None else data.describe()
     return flatten(
         {
@@ -203,6 +221,7 @@ def identity(data: Corpus | None, config: dict[str, Any]) -> dict[str, Any]:
             "corpus": corpus,
             "precision": str(jnp.result_type(float)),
             "matmul_precision": chosen_precision() or "highest",
+            "layout of files": LAYOUT,
             "versions": {name: versions()[name] for name in DECIDING},
         }
     )
@@ -222,7 +241,8 @@ def reuse(path: Path, decides: Mapping[str, Any], *, overwrite: bool = False) ->
     """
     if not os.path.exists(path):
         return None
-    dataset = load(path)
+    with _open(path) as opened:  # of whatever layout: that is among what decides it
+        dataset = opened.load()
     try:
         theirs = json.loads(dataset.attrs.pop("decided_by"))
     except (KeyError, ValueError):

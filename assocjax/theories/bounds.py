@@ -23,7 +23,6 @@ import xarray as xr
 from assocjax.arguments import check_integer
 from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError
-from assocjax.models.params import WEIGHTS
 from assocjax.storage import results
 
 
@@ -110,12 +109,12 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
         the optimizer "sgd" on the full batch. The theorem says nothing of others.
 
     Returns:
-      A Dataset with, for each weight w,
-        `w_bound`      over `learning_rate` and `step`: 3 s^2 eta^2 (output), 12 s^3 eta^3 (value),
-                       13 s^5 eta^5 T (query_key, position)
-        `w_distance`   ||trained - leading||, as in `dataset`, of which it is the "leading" part
-        `w_looseness`  bound / distance; NaN at step 0, where the bound is 0, and where the distance
-                       is 0 or undefined
+      A Dataset with
+        `bound`      over `weight`, `learning_rate` and `step`: 3 s^2 eta^2 (output), 12 s^3 eta^3
+                     (value), 13 s^5 eta^5 T (query_key, position)
+        `distance`   ||trained - leading|| of the weights, as in `dataset`
+        `looseness`  bound / distance; NaN at step 0, where the bound is 0, and where the distance
+                     is 0 or undefined
       and `conditions` over `init_scale`, `learning_rate`, `step` and `condition` (the names of
       `theorem_conditions`, with xi = 0; those of a Gaussian start are True of a zero start), and
       `conditions_met`, all of them. Attributes are those of `dataset`.
@@ -133,27 +132,21 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
     step, rates = dataset["step"], dataset["learning_rate"]
     # Not s^5 by itself: it overflows the steps' int32.
     time = rates * step.astype(np.float64)
-    bounds = {
+    bound = {
         "query_key": 13 * time**5 * T,
         "position": 13 * time**5 * T,
         "value": 12 * time**3,
         "output": 3 * time**2,
     }
-    variables = {}
-    for name in WEIGHTS:
-        distance = dataset[f"{name}_distance"].sel(theory="leading", drop=True)
-        bound = bounds[name].transpose("learning_rate", "step")
-        safe = distance.where((distance > 0) & (bound > 0))
-        looseness = (bound / safe).transpose(*distance.dims)
-        variables |= {
-            f"{name}_bound": bound.assign_attrs(
-                units="1", long_name=f"{name} weights: bound on the distance"
-            ),
-            f"{name}_distance": distance,
-            f"{name}_looseness": looseness.assign_attrs(
-                units="1", long_name=f"{name} weights: bound / distance"
-            ),
-        }
+    bound = xr.Dataset(bound).to_dataarray("weight").transpose("weight", "learning_rate", "step")
+    distance = dataset["distance"].sel(theory="leading", quantity="weights", drop=True)
+    safe = distance.where((distance > 0) & (bound > 0))
+    looseness = (bound / safe).transpose(*distance.dims)
+    variables = {
+        "bound": bound.assign_attrs(units="1", long_name="bound on the distance of the weights"),
+        "distance": distance,
+        "looseness": looseness.assign_attrs(units="1", long_name="bound / distance"),
+    }
     variables["conditions"] = _conditions(dataset, config["num_layers"], T, corpus["vocab_size"])
     variables["conditions_met"] = variables["conditions"].all("condition", keep_attrs=False)
     variables["conditions"].attrs["long_name"] = "whether a condition of the theorem holds"
@@ -166,9 +159,7 @@ def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:
     check_dataset(dataset, "sweep", [], "")
     if missing := [name for name in ("config", "corpus") if name not in dataset.attrs]:
         raise InputError(f"dataset must be from sweep; it has no attribute {missing[0]!r}")
-    needed = ("theory", *(f"{name}_distance" for name in WEIGHTS))
-    if missing := [name for name in needed if name not in dataset]:
-        raise InputError(f"dataset must be from sweep; it has no variable {missing[0]!r}")
+    check_dataset(dataset, "sweep", ["distance"], "theory quantity weight")
     theories = dataset["theory"].values.tolist()
     if "leading" not in theories:
         raise InputError(f"dataset must be compared with the theory 'leading'; got {theories}")
