@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
-from assocjax.checks import check_dataset, check_numbers, check_positive
-from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
+from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
+from assocjax.corpora.tokens import as_token_data
+from assocjax.errors import InputError
 from assocjax.experiments.grids import Grid, duration_text, run_grid
 from assocjax.experiments.plans import (
     GIB,
@@ -47,7 +47,7 @@ _LONG_NAMES = {
 
 
 def sweep(
-    data: TokenData,
+    data: CorpusLike,
     *,
     learning_rates: Sequence[float],
     seeds: Sequence[int] = (0,),
@@ -74,7 +74,7 @@ def sweep(
     seed has no effect), are computed once.
 
     Args:
-      data: a corpus from `load_tokens`.
+      data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       learning_rates: step sizes, positive and distinct.
       seeds: non-negative integers; each draws a start and, with `batch_size`, an order of batches.
       init_scales: standard deviations of the Gaussian start, in units of the weights; 0 is the
@@ -128,8 +128,7 @@ def sweep(
         batch_size=batch_size,
         microbatch_size=microbatch_size,
     )
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    data = as_token_data(data)
     steps, batch_size = config.steps, config.batch_size
     check_optimizer(optimizer, (config.num_layers, data.vocab_size, data.seq_len))
     if batch_size is not None and batch_size > data.num_sequences:

@@ -19,9 +19,9 @@ from assocjax.analysis import scorings
 from assocjax.analysis.formations import Truth, find_queries, precision
 from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers, check_is
-from assocjax.checks import check_number, check_positive
-from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
+from assocjax.checks import CorpusLike, check_number, check_positive
+from assocjax.corpora.tokens import TokenData, as_token_data
+from assocjax.errors import InputError
 from assocjax.experiments.runs import Corpus
 from assocjax.models.params import init_params
 from assocjax.storage import claim, results
@@ -48,7 +48,7 @@ _LONG_NAMES = {
 
 
 def track(
-    data: TokenData,
+    data: CorpusLike,
     *,
     learning_rate: float,
     steps: int,
@@ -72,7 +72,7 @@ def track(
     linear in the gradients; beside another, they are what the text says and no theory of the run.
 
     Args:
-      data: a corpus from `load_tokens`.
+      data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       learning_rate: step size, positive.
       steps: number of updates.
       num_layers: L.
@@ -111,8 +111,7 @@ def track(
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
     `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
     """
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
+    data = as_token_data(data)
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     seed = check_integer("seed", seed, minimum=0)
