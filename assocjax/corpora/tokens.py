@@ -26,7 +26,7 @@ import numpy as np
 from assocjax.arguments import check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
-from assocjax.corpora.sources import SEPARATOR, Documents, read_documents
+from assocjax.corpora.sources import SEPARATOR, Documents, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
     TokenStream,
@@ -239,7 +239,7 @@ def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
 
 
 def load_tokens(
-    corpus: str | os.PathLike[str],
+    corpus: Texts,
     *,
     vocab_size: int | None = None,
     seq_len: int,
@@ -261,7 +261,8 @@ def load_tokens(
     whole vocabulary is kept, have their own order instead.
 
     Args:
-        corpus: What to read, see `assocjax.corpora.sources`.
+        corpus: What to read: a name, a path, or texts, that is any iterable of strings, a table or
+            rows with a column `text_field`; see `assocjax.corpora.sources`.
         vocab_size: V, at least 2 and at most 2^24. By default `default_vocab_size`, or the number
             of different tokens if that is less; for a loaded tokeniser its whole vocabulary.
         seq_len: T, the number of positions, at least 1 and at most 2^20; a sequence has T + 1
@@ -300,7 +301,7 @@ def load_tokens(
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
-    if num_documents is None and corpus == "fables":
+    if num_documents is None and isinstance(corpus, str) and corpus == "fables":
         # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
         # does not depend on how many sequences are kept.
         num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)
