@@ -11,10 +11,10 @@ statistics, trains the transformer, and compares the two. The data flows one way
     large = sparse_statistics(open_tokens("tokens/"))           -> of large corpora statistics/
     theory = leading_weights(stats, num_layers=3, ...)          -> theory           theories/
     moments = effective_statistics(data.tokens, ...)            -> statistics       statistics/
-    theory = effective_weights(moments, data.tokens, ...)       -> a longer theory  theories/
+    theory = effective_weights(moments, data, ...)              -> a longer theory  theories/
     weights, losses = train(init_params(...), gradient, ...)    -> training         training/
     compare_params(weights, theory)                             -> comparison       models/
-    ablate(weights, theory, data.tokens)                        -> what edits do    analysis/
+    ablate(weights, theory, data)                               -> what edits do    analysis/
     find_passages(data, "bird", "flew")                         -> its documents    analysis/
     dataset = sweep(data, learning_rates=..., seeds=..., ...)   -> all of it        experiments/
     validity_horizon(dataset)                                   -> its end          experiments/

@@ -170,8 +170,13 @@ class Sequences(Protocol):
         ...
 
 
+CorpusLike = Sequences | ArrayLike
+"""What stands for a corpus in every function: one as it is, or an integer array [N, T+1] of token
+ids. An array may have a mask [N, T], False where the input or the target is padding."""
+
+
 def check_corpus(
-    data: Sequences | ArrayLike, vocab_size: int | None, mask: ArrayLike | None
+    data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"], int]:
     """The tokens, mask and vocabulary size of a corpus, given in either of its two forms.
 
@@ -195,7 +200,7 @@ def check_corpus(
 
 
 def check_tokens(
-    data: Sequences | ArrayLike, mask: ArrayLike | None, vocab_size: int
+    data: CorpusLike, mask: ArrayLike | None, vocab_size: int
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
@@ -208,18 +213,18 @@ def check_tokens(
         if mask is not None:
             raise InputError(f"mask must be left out: a {type(data).__name__} has its own")
         tokens, mask = data.read(0, data.num_sequences)
-    tokens = as_array("tokens", tokens)
+    tokens = as_array("data", tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise InputTypeError(f"tokens must be integers; got dtype {tokens.dtype}")
+        raise InputTypeError(f"data must hold integers; got dtype {tokens.dtype}")
     shape = np.shape(tokens)
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
-        raise InputError(f"tokens must have shape [N, T+1] with N, T >= 1; got {shape}")
+        raise InputError(f"data must have shape [N, T+1] with N, T >= 1; got {shape}")
     if not is_hidden(tokens):
         values = np.asarray(tokens)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:
             bad = low if low < 0 else high
-            raise InputError(f"token ids must be in [0, vocab_size={vocab_size}); got {bad}")
+            raise InputError(f"data must hold token ids in [0, vocab_size={vocab_size}); got {bad}")
     else:
         tokens = jnp.clip(tokens, 0, vocab_size - 1)
     expected = (shape[0], shape[1] - 1)

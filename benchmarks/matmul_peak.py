@@ -79,9 +79,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
 
     # Its own count of distinct tokens would not be seen where the program is only looked at.
-    step = partial(
-        aj.exact_loss_and_gradient, tokens=tokens, max_distinct=aj.count_distinct(tokens)
-    )
+    step = partial(aj.exact_loss_and_gradient, data=tokens, max_distinct=aj.count_distinct(tokens))
 
     square = jax.random.normal(jax.random.key(1), (size, size), jnp.float32)
     product = jax.jit(matmul)

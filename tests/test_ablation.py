@@ -253,7 +253,7 @@ def test_figure_shows_the_changes(measured):
     ],
 )
 def test_bad_arguments(case, change, message):
-    names = ("params", "theory", "tokens", "mask")
+    names = ("params", "theory", "data", "mask")
     with pytest.raises(aj.InputError, match=message):
         aj.ablate(**(dict(zip(names, case, strict=True)) | change))
 

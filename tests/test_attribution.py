@@ -372,7 +372,7 @@ BAD = [
     ({"documents": np.zeros(N)}, "documents must be integers"),
     ({"documents": np.zeros(N - 1, int)}, "one for each of the 6 sequences"),
     ({"documents": np.full(N, -1)}, "least -1"),
-    ({"mask": np.ones((N, T), bool)}, "tokens must be the corpus of statistics"),
+    ({"mask": np.ones((N, T), bool)}, "data must be the corpus of statistics"),
 ]
 
 
@@ -380,7 +380,7 @@ BAD = [
 def test_bad_arguments(change, message, corpus):
     tokens, mask = corpus
     statistics = aj.corpus_statistics(tokens, V, mask)
-    arguments = {"tokens": tokens, "mask": mask, "matrix": "value", "row": A, "column": B}
+    arguments = {"data": tokens, "mask": mask, "matrix": "value", "row": A, "column": B}
     for function in (aj.attribute, aj.leave_out):
         with pytest.raises((aj.InputError, aj.InputTypeError), match=message):
             function(statistics, **(arguments | change))

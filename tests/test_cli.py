@@ -623,7 +623,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
         ({"microbatch_size": 0}, ValueError, "microbatch_size"),
         ({"memory_limit": 0}, ValueError, "memory_limit"),
         ({"memory_limit": 1e9}, TypeError, "memory_limit must be an integer"),
-        ({"data": "fables"}, TypeError, "data must be a TokenData"),
+        ({"data": "fables"}, TypeError, "data must be TokenData"),
     ],
 )
 def test_library_sweep_rejects_bad_arguments(options, error, message):

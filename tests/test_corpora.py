@@ -4,6 +4,7 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -428,7 +429,7 @@ def test_hub_loader_on_a_local_folder(tmp_path, kind):
     assert read_documents(f"hf:{folder}", num_documents=2).documents == STORIES[:2]
     with pytest.raises(InputError, match=r"stories:nosuch.*[Bb]ad split"):
         read_documents(f"hf:{folder}:nosuch")
-    with pytest.raises(InputError, match=r"no column 'body'.*'text'"):
+    with pytest.raises(InputError, match=r"no field 'body'.*'text'"):
         read_documents(f"hf:{folder}", text_field="body")
 
 
@@ -732,6 +733,99 @@ def test_lines_of_what_a_command_prints_hold_no_surrogates(odd_file, capsys):
     assert r"caf\udce9.tx'" in capsys.readouterr().err
 
 
+# Texts in memory
+
+
+def texts(rows):
+    return [row["text"] for row in rows]
+
+
+FORMS = {  # of a library, or none, and rows
+    "list": (None, lambda _, rows: texts(rows)),
+    "tuple": (None, lambda _, rows: tuple(texts(rows))),
+    "generator": (None, lambda _, rows: (row["text"] for row in rows)),
+    "null": (None, lambda _, rows: [None, *texts(rows), math.nan]),
+    "rows": (None, lambda _, rows: rows),
+    "columns": (None, lambda _, rows: {"id": [1], "text": texts(rows)}),
+    "array": ("numpy", lambda np, rows: np.array(texts(rows))),
+    "frame": ("pandas", lambda pd, rows: pd.DataFrame(rows)),
+    "column": ("pandas", lambda pd, rows: pd.DataFrame(rows)["text"]),
+    "NA": ("pandas", lambda pd, rows: pd.Series([pd.NA, *texts(rows)], dtype=object)),
+    "polars frame": ("polars", lambda pl, rows: pl.DataFrame(rows)),
+    "polars column": ("polars", lambda pl, rows: pl.DataFrame(rows)["text"]),
+    "Arrow table": ("pyarrow", lambda pa, rows: pa.Table.from_pylist(rows)),
+    "Arrow column": ("pyarrow", lambda pa, rows: pa.Table.from_pylist(rows)["text"]),
+    "dataset": ("datasets", lambda hf, rows: hf.Dataset.from_list(rows)),
+    "dataset's column": ("datasets", lambda hf, rows: hf.Dataset.from_list(rows)["text"]),
+    "stream": ("datasets", lambda hf, rows: hf.Dataset.from_list(rows).to_iterable_dataset()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_in_memory_are_read_as_those_of_a_file(form, tmp_path):
+    name, make = FORMS[form]
+    library = name and pytest.importorskip(name)
+    rows = [{"id": i, "text": story} for i, story in enumerate(fables.generate(12))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = {"vocab_size": 50, "seq_len": 9, "short": "pad", "num_documents": 11}
+    found, expected = load_tokens(make(library, rows), **options), load_tokens(path, **options)
+    for name in ("tokens", "mask", "documents"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.vocabulary == expected.vocabulary
+    assert found.describe() == expected.describe() | {"name": "texts"}
+    file = write_tokens(make(library, rows), tmp_path / "out", **options)
+    np.testing.assert_array_equal(file.read(0, file.num_sequences)[0], expected.tokens)
+    assert (file.name, file.sha256) == ("texts", expected.sha256)
+
+
+def test_a_dataset_has_its_own_name(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "train.txt").write_text("\n".join(STORIES), encoding="utf-8")
+    dataset = datasets.load_dataset(str(tmp_path), split="train", cache_dir=tmp_path / "cache")
+    found = read_documents(dataset)
+    assert found.documents == STORIES
+    assert found.name == dataset.info.dataset_name != "texts"
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_endless_texts_are_read_as_far_as_asked(tokenizer, tmp_path):
+    stories = fables.generate(5)
+    taken = []
+
+    def endless():
+        for story in itertools.cycle(stories):
+            taken.append(story)
+            yield story
+
+    data = load_tokens(endless(), seq_len=4, num_documents=7, tokenizer=tokenizer)
+    assert (data.num_documents, len(taken)) == (7, 7)
+    write_tokens(endless(), tmp_path, seq_len=4, num_documents=7)
+    assert len(taken) == 14
+
+
+@pytest.mark.parametrize(
+    ("corpus", "error", "message"),
+    [
+        (["a b", 3], InputError, r"entry 1 \(counted from 0\): expected a string, got int"),
+        ([b"a b"], InputError, "entry 0 .*expected a string, got bytes"),
+        (b"a b", InputTypeError, "a name, a path or an iterable of strings; got bytes"),
+        ([{"body": "a b"}], InputError, "entry 0 .*: no field 'text'.*it has 'body'"),
+        ([{"text": 1.5}], InputError, "entry 0 .*field 'text'.*expected a string, got float"),
+        (["\ud800"], InputError, "entry 0 .* is not text"),
+        ({"body": ["a b"]}, InputError, "no column 'text' .*it has .*body"),
+        ([], InputError, "'texts' holds no document"),
+        (iter([" ", None]), InputError, "'texts' holds no document"),
+        (None, InputTypeError, "an iterable of strings; got NoneType None"),
+        ("The bird flew. " * 9, InputError, r"unknown corpus 'The .*given in a list, as \[text\]"),
+    ],
+)
+def test_what_holds_no_texts(corpus, error, message):
+    with pytest.raises(error, match=message) as caught:
+        load_tokens(corpus, seq_len=2)
+    assert len(str(caught.value)) < 400
+
+
 # Errors
 
 
@@ -747,7 +841,7 @@ def test_lines_of_what_a_command_prints_hold_no_surrogates(odd_file, capsys):
         ("a.jsonl", b'["text"]', "line 1: expected a JSON object, got list"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "a"}', "line 2: no field 'text'.*has 'body'"),
         ("a.jsonl", b'{"text": 3}', "line 1: field 'text'.*expected a string, got int"),
-        ("a.jsonl", b'{"text": "\\ud800"}', "line 1: field 'text' is not text"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "line 1: field .text. .text_field. is not text"),
         ("a.csv", b"text", "unknown corpus.*end in .txt, .jsonl, .parquet"),
     ],
 )
@@ -859,7 +953,9 @@ def test_sizes_may_be_of_numpy(text_file, tmp_path, integer):
 
 
 def test_bad_corpus_type():
-    with pytest.raises(InputTypeError, match="corpus must be a name or a path; got int 3"):
+    with pytest.raises(
+        InputTypeError, match="corpus must be a name, a path or an iterable of strings; got int 3"
+    ):
         load_tokens(3, seq_len=2)  # pyright: ignore[reportArgumentType]
 
 

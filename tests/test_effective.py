@@ -210,7 +210,7 @@ def test_bad_arguments():
         aj.InputError, match="statistics must be of the vocabulary of params, 8; got 7"
     ):
         aj.effective_gradient(random_params(0, V=8, T=T, L=L), statistics)
-    with pytest.raises(aj.InputError, match="tokens must have at most 5 positions"):
+    with pytest.raises(aj.InputError, match="data must have at most 5 positions"):
         aj.uniform_attention_gradient(random_params(0, V=V, T=5, L=L), tokens, mask)
 
 

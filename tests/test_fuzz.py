@@ -308,8 +308,8 @@ def library_calls(folder: Path) -> dict[str, dict]:
     config = aj.RunConfig(steps=2, num_layers=1)
     corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)
     key, sgd = jax.random.key(0), optax.sgd(0.5)
-    of = {"params": params, "tokens": tokens, "mask": mask}
-    of_corpus = {"tokens": tokens, "mask": mask}
+    of_corpus = {"data": tokens, "mask": mask}
+    of = {"params": params, **of_corpus}
     counted = {"statistics": statistics, **of_corpus}
     entry = {"matrix": "value", "row": 0, "column": 1}
     run = {"config": config, "corpus": corpus, "learning_rate": 0.5, "seed": 0}
@@ -348,18 +348,18 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "ablate": {**of, "theory": params, "draws": 2},
         "advance_run": {**run, "carry": carry, "first": 0, "length": 2},
         "agreement": {"exact": params.output, "theory": params.output},
-        "attention_correlation": {**of_corpus, "matrix": np.eye(5, dtype=np.float32)},
+        "attention_correlation": {"tokens": tokens, "mask": mask, "matrix": params.output},
         "attribute": {**counted, **entry, "documents": None},
         "batch_indices": {"key": key, "step": 1, "num_sequences": 6, "batch_size": 2},
         "compare_params": {"exact": params, "theory": params},
-        "corpus_statistics": {**of_corpus, "vocab_size": 5},
+        "corpus_statistics": {"tokens": tokens, "mask": mask, "vocab_size": 5},
         "corrected_weights": {**of_corpus, "statistics": moments, **flow, "nodes": 3},
-        "count_distinct": {"tokens": tokens},
+        "count_distinct": {"data": tokens},
         "data_parallel_loss_and_gradient": {**of, "mesh": jax.make_mesh((1,), ("data",))},
         "descent_coefficients": {"learning_rate": 0.5, "steps": 3},
         "effective_gradient": {**of, "statistics": moments, "around": "token"},
         "effective_loss": {"params": params, "statistics": moments, "around": "token"},
-        "effective_statistics": {**of_corpus, "vocab_size": 5, "depth": 1},
+        "effective_statistics": {"tokens": tokens, "mask": mask, "vocab_size": 5, "depth": 1},
         "effective_weights": {**of_corpus, "statistics": moments, **flow},
         "exact_gradient": {**of, "form": None, "microbatch_size": None, "max_distinct": None},
         "exact_loss_and_gradient": {**of, "memory_limit": 2**30},

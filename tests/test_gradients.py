@@ -192,7 +192,7 @@ def test_leading_gradient_of_short_sequences_and_other_statistics():
     other = aj.corpus_statistics(tokens, V + 1)
     with pytest.raises(aj.InputError, match="statistics must be of the same vocabulary"):
         aj.leading_gradient(params, other, tokens)
-    with pytest.raises(aj.InputError, match=r"tokens must have at most 6 positions.* got 7"):
+    with pytest.raises(aj.InputError, match=r"data must have at most 6 positions.* got 7"):
         aj.leading_gradient(params, stats, random_tokens(1, N, 7, V))
 
 

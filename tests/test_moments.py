@@ -191,7 +191,7 @@ def test_one_trace_for_many_batches_of_one_shape():
     [
         (np.zeros((2, 3), np.int32), 4, 0, None, aj.InputError, "depth must be at least 1; got 0"),
         (np.zeros((2, 3), np.int32), 4, 1.0, None, aj.InputTypeError, "depth must be an integer"),
-        (np.zeros((2, 3), np.float32), 4, 1, None, aj.InputTypeError, "tokens must be integers"),
+        (np.zeros((2, 3), np.float32), 4, 1, None, aj.InputTypeError, "data must hold integers"),
         (np.full((2, 3), 4), 4, 1, None, aj.InputError, r"\[0, vocab_size=4\); got 4"),
         (np.zeros((2, 3), np.int32), 10**5, 1, None, aj.InputError, "at most 46340"),
         (np.zeros((1, 8194), np.int32), 4, 1, None, aj.InputError, "positions .* at most 8192"),

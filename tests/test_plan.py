@@ -181,5 +181,5 @@ def test_bad_plans(change, message):
 
 def test_sequences_longer_than_the_weights_reach():
     params = random_params(0, V=5, T=4, L=1)
-    with pytest.raises(aj.InputError, match=r"tokens must have at most 4 positions.* got 6"):
+    with pytest.raises(aj.InputError, match=r"data must have at most 4 positions.* got 6"):
         aj.exact_gradient(params, random_tokens(0, 2, 6, 5))

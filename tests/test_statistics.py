@@ -314,9 +314,9 @@ def test_work_grows_linearly_in_sequences_and_memory_does_not(monkeypatch):
 @pytest.mark.parametrize(
     ("tokens", "V", "mask", "error", "message"),
     [
-        (np.zeros((2, 3), np.float32), 4, None, aj.InputTypeError, "tokens must be integers"),
-        (np.zeros(3, np.int32), 4, None, aj.InputError, r"tokens must have shape \[N, T\+1\]"),
-        (np.zeros((2, 1), np.int32), 4, None, aj.InputError, "tokens must have shape"),
+        (np.zeros((2, 3), np.float32), 4, None, aj.InputTypeError, "data must hold integers"),
+        (np.zeros(3, np.int32), 4, None, aj.InputError, r"data must have shape \[N, T\+1\]"),
+        (np.zeros((2, 1), np.int32), 4, None, aj.InputError, "data must have shape"),
         (np.full((2, 3), 4), 4, None, aj.InputError, r"\[0, vocab_size=4\); got 4"),
         (np.full((2, 3), -1), 4, None, aj.InputError, "got -1"),
         (np.zeros((2, 3), np.int32), 1, None, aj.InputError, "vocab_size must be at least 2"),

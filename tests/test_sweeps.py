@@ -380,5 +380,5 @@ def test_bad_input(data, options, error, message):
 
 
 def test_data_must_be_token_data():
-    with pytest.raises(aj.InputTypeError, match="data must be a TokenData"):
+    with pytest.raises(aj.InputTypeError, match="data must be TokenData"):
         aj.sweep(np.zeros((2, 3)), learning_rates=[0.1], steps=1, num_layers=1)

@@ -447,7 +447,7 @@ def test_bad_arguments(data, options, error, message):
 
 
 def test_data_must_be_of_load_tokens():
-    with pytest.raises(TypeError, match="data must be a TokenData"):
+    with pytest.raises(TypeError, match="data must be TokenData"):
         tracking.track("fables", **RUN)
 
 

@@ -40,6 +40,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_DRAWS, check_integer, check_is, check_names
+from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params, normalise
 from assocjax.models.attention_only import default_microbatch_size, logits, position_nll
@@ -68,7 +69,7 @@ class _Case(NamedTuple):
 def ablate(
     params: Params,
     theory: Params,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     edits: Sequence[str] = ("remove",),
@@ -83,7 +84,7 @@ def ablate(
     Args:
       params: trained weights.
       theory: terms of the same tree (only their directions matter); a single layer stands for all.
-      tokens, mask: the corpus on which the loss is measured, [N, T+1] and [N, T].
+      data, mask: the corpus on which the loss is measured, as of `exact_gradient`.
       edits: names of `EDITS`.
       other: the terms Theta' that `swap` puts in.
       units: what is edited together: a name -> a tree of booleans, [L] for the layered weights
@@ -109,7 +110,7 @@ def ablate(
     edits = check_names("edits", edits, EDITS)
     draws = check_integer("draws", draws, minimum=2, maximum=LARGEST_DRAWS)
     seed = check_integer("seed", seed, minimum=0)
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     if ("swap" in edits) != (other is not None):
         raise InputError("other must be given with the edit 'swap', and only with it")
     theory = _fit(params, theory)

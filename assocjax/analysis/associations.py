@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 from scipy.sparse.linalg import LinearOperator
 
 from assocjax.arguments import check_integer, check_is, check_string
-from assocjax.checks import as_array, check_tokens, is_traced
+from assocjax.checks import CorpusLike, as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics.dense import Statistics, attention_correlation
@@ -27,7 +27,7 @@ MATRICES = {
 
 
 def frequency_corrected(
-    statistics: Statistics, tokens: ArrayLike, mask: ArrayLike | None = None
+    statistics: Statistics, data: CorpusLike, mask: ArrayLike | None = None
 ) -> Statistics:
     """The same statistics of a text from which token frequencies have been divided out.
 
@@ -43,22 +43,16 @@ def frequency_corrected(
 
     Args:
       statistics: `corpus_statistics` of the corpus.
-      tokens, mask: the same corpus; `query_key` is read off it.
+      data, mask: the same corpus, as of `corpus_statistics`; `query_key` is read off it.
 
     Raises:
-      InputError, InputTypeError: tokens or mask are not those of the statistics.
+      InputError, InputTypeError: the corpus is not that of the statistics.
 
     Cost: as `corpus_statistics`, without its counting.
     """
-    check_is("statistics", statistics, Statistics)
+    tokens, mask = check_counted(statistics, data, mask)
     B, Phi = statistics.bigram, statistics.context
     V = B.shape[0]
-    tokens, mask = check_tokens(tokens, mask, V)
-    if not is_traced(mask) and int(jnp.sum(mask)) != int(statistics.num_positions):
-        raise InputError(
-            f"tokens must be the corpus of statistics, with {int(statistics.num_positions)} valid "
-            f"positions; got {int(jnp.sum(mask))}"
-        )
     p_x, p_y = statistics.input_frequency, statistics.target_frequency
     c = statistics.context_frequency
 
@@ -83,6 +77,24 @@ def frequency_corrected(
         query_key=over_root(query_key, p_x, c),
         position=position,
     )
+
+
+def check_counted(
+    statistics: Any, data: CorpusLike, mask: ArrayLike | None
+) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
+    """Tokens and mask of a corpus, and that it may be the one of `Statistics`: in V and M.
+
+    Raises:
+      InputError, InputTypeError: it is not.
+    """
+    check_is("statistics", statistics, Statistics)
+    tokens, mask = check_tokens(data, mask, len(statistics.bigram))
+    if not is_traced(mask) and int(jnp.sum(mask)) != int(statistics.num_positions):
+        raise InputError(
+            f"data must be the corpus of statistics, with {int(statistics.num_positions)} valid "
+            f"positions; got {int(jnp.sum(mask))}"
+        )
+    return tokens, mask
 
 
 class Association(NamedTuple):

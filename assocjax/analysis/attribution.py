@@ -39,15 +39,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from assocjax.arguments import check_choice, check_integer, check_integers, check_is
-from assocjax.checks import as_array, is_traced
+from assocjax.analysis.associations import check_counted
+from assocjax.arguments import check_choice, check_integer, check_integers
+from assocjax.checks import CorpusLike, as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics.dense import Statistics
 from assocjax.statistics.sums import (
     causal_pairs,
     centred_counts,
-    check_corpus,
     count_keys,
     divide,
     pair_dither,
@@ -94,7 +94,7 @@ class _Factors(NamedTuple):
 
 def attribute(
     statistics: Statistics,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     matrix: str,
@@ -106,7 +106,7 @@ def attribute(
 
     Args:
       statistics: `corpus_statistics` of the corpus.
-      tokens, mask: the same corpus, [N, T+1] and [N, T].
+      data, mask: the same corpus, as of `corpus_statistics`.
       matrix: a name of `DEGREES`.
       row, column: token ids a and b; under `jit` they may be traced.
       documents: integer array [N], the document of each sequence, from 0 to D-1; by default each
@@ -119,13 +119,13 @@ def attribute(
       float64 it was examined up to 10^6 positions.
 
     Raises:
-      InputError, InputTypeError: an argument is out of range, or tokens and mask are not those of
-        the statistics.
+      InputError, InputTypeError: an argument is out of range, or the corpus is not that of the
+        statistics.
 
     Cost: N T^2 / 2 gathers of three [V,V] matrices and up to 4 V^3 multiply-adds; for `query_key`
     N T^2 / 2 scatter-adds more. No recompilation for another entry. Source: this package.
     """
-    tokens, mask, (a, b) = _check(statistics, tokens, mask, matrix, row, column)
+    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
     documents, D = check_documents(documents, len(tokens))
     factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
     entry, gradient = _entry_and_gradient(matrix, factors, a, b)
@@ -137,7 +137,7 @@ def attribute(
 
 def pair_shares(
     statistics: Statistics,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     matrix: str,
@@ -155,7 +155,7 @@ def pair_shares(
 
     Cost: n T^2 numbers are held; all else as in `attribute`.
     """
-    tokens, mask, (a, b) = _check(statistics, tokens, mask, matrix, row, column)
+    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
     sequences = np.array(check_integers("sequences", sequences, minimum=0, maximum=len(tokens) - 1))
     factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
     _, gradient = _entry_and_gradient(matrix, factors, a, b)
@@ -175,7 +175,7 @@ def pair_shares(
 
 def leave_out(
     statistics: Statistics,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     matrix: str,
@@ -203,7 +203,7 @@ def leave_out(
     Cost: for each document its own N_n T^2 / 2 scatter-adds and some V^2 operations, for
     `query_key` 12 V^3 or so: ask there for a few documents. Memory: some ten matrices [V,V].
     """
-    tokens, mask, (a, b) = _check(statistics, tokens, mask, matrix, row, column)
+    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
     documents, D = check_documents(documents, len(tokens))
     if which is not None:
         which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
@@ -221,16 +221,10 @@ def leave_out(
     )
 
 
-def _check(statistics, tokens, mask, matrix, row, column):
-    check_is("statistics", statistics, Statistics)
+def _check(statistics, data, mask, matrix, row, column):
     check_choice("matrix", matrix, DEGREES)
-    V = statistics.bigram.shape[0]
-    tokens, mask = check_corpus(tokens, mask, V)
-    if not is_traced(mask) and int(jnp.sum(mask)) != int(statistics.num_positions):
-        raise InputError(
-            f"tokens must be the corpus of statistics, with {int(statistics.num_positions)} valid "
-            f"positions; got {int(jnp.sum(mask))}"
-        )
+    tokens, mask = check_counted(statistics, data, mask)
+    V = len(statistics.bigram)
     for name, value in (("row", row), ("column", column)):
         if not is_traced(value) and check_integer(name, value, minimum=0) >= V:
             raise InputError(f"{name} must be below the size of the vocabulary, {V}; got {value}")

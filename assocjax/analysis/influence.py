@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.analysis.attribution import check_documents
 from assocjax.arguments import LARGEST_STEPS, check_choice, check_integer, check_integers
-from assocjax.checks import is_traced
+from assocjax.checks import CorpusLike, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.attention_only import count_valid, default_microbatch_size, sequence_loss
 from assocjax.models.params import WEIGHTS, Params, check_batch
@@ -28,7 +28,7 @@ class Influence(NamedTuple):
 
 def training_influence(
     params: Params,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     optimizer: optax.GradientTransformation,
@@ -50,7 +50,7 @@ def training_influence(
 
     Args:
       params: the start.
-      tokens, mask: the corpus, [N, T+1] and [N, T].
+      data, mask: the corpus, as of `exact_gradient`.
       optimizer: any optax transformation that can be differentiated, also where an entry has had
         no gradient: adam and its like if they are given an `eps_root`.
       steps: number of updates.
@@ -74,7 +74,7 @@ def training_influence(
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     documents, D = check_documents(documents, len(tokens))
     shape = getattr(params, weight).shape
     index = tuple(check_integers("index", index, minimum=0))

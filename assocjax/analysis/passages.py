@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
-from assocjax.arguments import check_integer, check_is, check_names, check_string
-from assocjax.corpora import TokenData
+from assocjax.arguments import check_integer, check_names, check_string
+from assocjax.checks import CorpusLike
+from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.storage.results import provenance
 
@@ -17,7 +18,7 @@ _AROUND = 4  # tokens shown before, after and between the two that are marked
 
 
 def find_passages(
-    data: TokenData,
+    data: CorpusLike,
     row: str,
     column: str,
     *,
@@ -33,7 +34,7 @@ def find_passages(
     target, marked as in `the «bird» sat and «flew» away`.
 
     Args:
-      data: the corpus.
+      data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       row, column: two tokens of the vocabulary.
       matrices: names of `DEGREES`.
       top: number of documents to list.
@@ -52,7 +53,7 @@ def find_passages(
     """
     top = check_integer("top", top, minimum=1)
     matrices = check_names("matrices", matrices, DEGREES)
-    check_is("data", data, TokenData)
+    data = as_token_data(data)
     check_string("row", row)
     check_string("column", column)
     at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}

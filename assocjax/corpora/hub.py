@@ -12,20 +12,19 @@ from assocjax.errors import InputError
 _PROBE_SECONDS = 10
 
 
-def stream_dataset(source: str, text_field: str = "text") -> tuple[str, Iterator[str]]:
-    """Streams the texts of a dataset, downloading no more than what is taken.
+def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
+    """Streams the rows of a dataset, downloading no more than what is taken.
 
     Args:
         source: `owner/name[:split]` of a dataset on the hub, or `folder[:split]` with local files
             that `datasets` can read (parquet, jsonl, csv, txt). The split is `train` by default.
-        text_field: The column that holds the text; rows with no text are left out.
 
     Returns:
-        The dataset's name for results, `hf:owner/name:split`, and an iterator over its texts.
+        The dataset's name for results, `hf:owner/name:split`, and an iterator over its rows.
 
     Raises:
         InputError: If `datasets` is not installed, the hub cannot be reached, or there is no such
-            dataset, split or column. The iterator raises it too, when a download fails.
+            dataset or split. The iterator raises it too, when a download fails.
     """
     name, split = _split_name(source)
     try:
@@ -46,7 +45,7 @@ def stream_dataset(source: str, text_field: str = "text") -> tuple[str, Iterator
         raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
     if local:
         label = f"hf:{printable(os.path.basename(os.path.abspath(name)))}:{split}"
-    return label, _texts(dataset, label, text_field)
+    return label, _rows(dataset, label)
 
 
 def _split_name(source: str) -> tuple[str, str]:
@@ -90,7 +89,7 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _texts(dataset: Any, label: str, text_field: str) -> Iterator[str]:
+def _rows(dataset: Any, label: str) -> Iterator[Any]:
     rows = iter(dataset)
     while True:
         try:
@@ -99,17 +98,4 @@ def _texts(dataset: Any, label: str, text_field: str) -> Iterator[str]:
             raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
         if row is None:
             return
-        if text_field not in row:
-            columns = ", ".join(map(repr, row)) or "none"
-            raise InputError(
-                f"corpus: {label!r}: no column {text_field!r} (text_field); it has {columns}"
-            )
-        text = row[text_field]
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise InputError(
-                f"corpus: {label!r}: column {text_field!r} (text_field): expected strings, got "
-                f"{type(text).__name__}"
-            )
-        yield text
+        yield row

@@ -10,6 +10,8 @@
 | `"tinystories"` | short for `hf:roneneldan/TinyStories:train` |
 | `"hf:owner/name[:split]"` | a dataset of the Hugging Face hub, streamed |
 | `"hf:FOLDER[:split]"` | a local folder in any format that `datasets` reads |
+| strings | any iterable of them, read once: a list, a generator, a column of a DataFrame |
+| rows or a table | with a text under `text_field`: a `datasets.Dataset`, dicts, a DataFrame |
 
 Parquet files and the hub need the extra `data`: `pip install 'assocjax[data]'`.
 
@@ -28,17 +30,20 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from assocjax.arguments import check_integer, check_path, check_string, printable
 from assocjax.corpora import fables
-from assocjax.errors import InputError
+from assocjax.errors import InputError, InputTypeError
 
 SEPARATOR = "<|endoftext|>"
 HUB_DOCUMENTS = 10_000
 """Documents streamed from a hub dataset unless `num_documents` says otherwise."""
+
+Texts = str | os.PathLike[str] | Iterable[Any]
+"""A corpus that is to be divided into tokens, see the module's docstring."""
 
 _NAMED = ("fables", "python-docs", "tinystories")
 _ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
@@ -66,7 +71,7 @@ class Documents(NamedTuple):
 
 
 def read_documents(
-    corpus: str | os.PathLike[str],
+    corpus: Texts,
     *,
     seed: int = 0,
     num_documents: int | None = None,
@@ -77,19 +82,18 @@ def read_documents(
     """Reads the documents of a corpus; rows without text are left out.
 
     Args:
-        corpus: A name or a path, see the table above.
+        corpus: A name, a path, or texts, see the table above.
         seed: Seed of the fables; other corpora have no use for it.
         num_documents: Read at most so many. By default 2,000 fables, the first 10,000 documents
             of a hub dataset, and all documents of anything else.
         separator: What stands between two documents of a `.txt` file.
-        text_field: The field of a `.jsonl` file, or the column of a `.parquet` file or dataset,
-            that holds the text.
+        text_field: The field or column of a file, a dataset or a table that holds the text.
         min_words: Least length of a fable in word tokens.
 
     Raises:
-        InputError: For an unknown corpus, a file that is missing, empty, not UTF-8 or not in its
-            format, a hub that cannot be reached, an extra that is not installed, or more fables
-            than can be told.
+        InputError: For an unknown corpus, an entry that is no text, a file that is missing, empty,
+            not UTF-8 or not in its format, a hub that cannot be reached, an extra that is not
+            installed, or more fables than can be told.
         InputTypeError: For an argument of a wrong type.
     """
     name, texts = stream_documents(
@@ -105,7 +109,7 @@ def read_documents(
 
 
 def stream_documents(
-    corpus: str | os.PathLike[str],
+    corpus: Texts,
     *,
     seed: int = 0,
     num_documents: int | None = None,
@@ -125,25 +129,77 @@ def stream_documents(
     check_integer("seed", seed, minimum=0)
     check_string("separator", separator)
     check_string("text_field", text_field)
-    corpus = check_path("corpus", corpus, "a name or a path")
-    corpus = _ALIASES.get(corpus, corpus)
-    if corpus == "fables":
-        name = corpus
-        texts: Iterable[str] = fables.generate(
-            num_documents or fables.NUM_DOCUMENTS, seed, min_words
-        )
-    elif corpus == "python-docs":
-        name, texts = corpus, _python_docs()
-    elif corpus.startswith("hf:"):
-        from assocjax.corpora import hub
-
-        name, texts = hub.stream_dataset(corpus.removeprefix("hf:"), text_field)
-        num_documents = num_documents or HUB_DOCUMENTS
+    if not isinstance(corpus, str | os.PathLike):
+        label, texts = _given_texts(corpus, text_field)
+        name = label
     else:
-        path = Path(corpus)
-        name, texts = printable(path.name), _read_file(path, separator, text_field)
-    documents = filter(str.strip, (_plain(text, corpus) for text in texts))
-    return name, _some(itertools.islice(documents, num_documents), corpus)
+        label = check_path("corpus", corpus, "a name or a path")
+        label = name = _ALIASES.get(label, label)
+        if label == "fables":
+            texts = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
+        elif label == "python-docs":
+            texts = _python_docs()
+        elif label.startswith("hf:"):
+            from assocjax.corpora import hub
+
+            name, rows = hub.stream_dataset(label.removeprefix("hf:"))
+            texts = _texts(((f"corpus: {name!r}", row) for row in rows), text_field)
+            num_documents = num_documents or HUB_DOCUMENTS
+        else:
+            name, texts = printable(Path(label).name), _read_file(label, separator, text_field)
+    documents = filter(str.strip, (_plain(text, label) for text in texts))
+    return name, _some(itertools.islice(documents, num_documents), label)
+
+
+def _given_texts(corpus: Any, text_field: str) -> tuple[str, Iterator[str]]:
+    """The name and the texts of what is no name: strings, rows, or a table of columns."""
+    if isinstance(corpus, Mapping) or hasattr(corpus, "columns"):
+        names = corpus if isinstance(corpus, Mapping) else corpus.columns
+        names = list(getattr(corpus, "column_names", names))  # of pyarrow; its columns are data
+        if text_field not in names:
+            raise InputError(f"corpus: no column {text_field!r} (text_field); it has {names}")
+        corpus = corpus[text_field]
+    try:
+        if isinstance(corpus, bytes | bytearray):
+            raise TypeError
+        rows = enumerate(corpus)
+    except TypeError:
+        raise InputTypeError(
+            f"corpus must be a name, a path or an iterable of strings; got "
+            f"{type(corpus).__name__} {corpus!r}"
+        ) from None
+    name = getattr(getattr(corpus, "info", None), "dataset_name", None)  # of a datasets.Dataset
+    where = "corpus: entry {} (counted from 0)"
+    return name or "texts", _texts(((where.format(i), row) for i, row in rows), text_field)
+
+
+def _texts(rows: Iterable[tuple[str, Any]], text_field: str) -> Iterator[str]:
+    """The texts of rows, each of which is one or holds one under `text_field`; null is left out.
+
+    Args:
+        rows: Where each stands, for errors, and the row.
+    """
+    for where, row in rows:
+        if isinstance(row, Mapping):
+            if text_field not in row:
+                fields = ", ".join(map(repr, row)) or "none"
+                raise InputError(f"{where}: no field {text_field!r} (text_field); it has {fields}")
+            row, where = row[text_field], f"{where}: field {text_field!r} (text_field)"
+        text = row.as_py() if hasattr(row, "as_py") else row  # a scalar of pyarrow
+        # Null is NaN or NA in pandas.
+        if (
+            text is None
+            or type(text).__name__ == "NAType"
+            or (isinstance(text, float) and text != text)
+        ):
+            continue
+        if not isinstance(text, str):
+            raise InputError(f"{where}: expected a string, got {type(text).__name__}")
+        try:
+            text.encode()  # half a surrogate pair, which JSON can spell, is no character
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where} is not text ({error})") from None
+        yield text
 
 
 def _plain(text: str, corpus: str) -> str:
@@ -199,10 +255,11 @@ def _python_docs() -> list[str]:
     return [topics[key] for key in sorted(topics)]
 
 
-def _read_file(path: Path, separator: str, text_field: str) -> Iterable[str]:
+def _read_file(name: str, separator: str, text_field: str) -> Iterable[str]:
+    path = Path(name)
     readers = {
         ".txt": lambda: _decode(path).split(separator),
-        ".jsonl": lambda: _read_jsonl(path, text_field),
+        ".jsonl": lambda: _texts(_read_jsonl(path), text_field),
         ".parquet": lambda: _read_parquet(path, text_field),
     }
     reader = readers.get(path.suffix.lower())
@@ -214,11 +271,13 @@ def _read_file(path: Path, separator: str, text_field: str) -> Iterable[str]:
             "and associations, and has a tokens.json once it is whole"
         )
     if reader is None:
-        close = difflib.get_close_matches(str(path), _NAMED, n=1)
+        close = difflib.get_close_matches(name, _NAMED, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
+        shown = name if len(name) <= 100 else f"{name[:100]}..."
         raise InputError(
-            f"corpus: unknown corpus {str(path)!r}{hint}; known are {', '.join(_NAMED)}, "
-            f"hf:owner/name[:split] and paths that end in {', '.join(readers)}"
+            f"corpus: unknown corpus {shown!r}{hint}; known are {', '.join(_NAMED)}, "
+            f"hf:owner/name[:split] and paths that end in {', '.join(readers)}; a text itself is "
+            "given in a list, as [text]"
         )
     if not os.path.isfile(path):
         raise InputError(f"corpus: no file {str(path)!r}")
@@ -253,7 +312,7 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"corpus: cannot read {str(path)!r} ({error.strerror})") from None
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     # Not splitlines: it splits at characters that JSON allows within a string.
     for number, line in enumerate(_decode(path).split("\n"), start=1):
         if not line.strip():
@@ -265,22 +324,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
             raise InputError(f"{where}: not JSON ({error})") from None
         if not isinstance(record, dict):
             raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
-        if text_field not in record:
-            fields = ", ".join(map(repr, record)) or "none"
-            raise InputError(f"{where}: no field {text_field!r} (text_field); it has {fields}")
-        text = record[text_field]
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise InputError(
-                f"{where}: field {text_field!r} (text_field): expected a string, got "
-                f"{type(text).__name__}"
-            )
-        try:
-            text.encode()  # JSON can spell half a surrogate pair, which is no character
-        except UnicodeEncodeError as error:
-            raise InputError(f"{where}: field {text_field!r} is not text ({error})") from None
-        yield text
+        yield where, record
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[str]:

@@ -35,9 +35,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from assocjax.arguments import check_integer, check_path, printable
-from assocjax.corpora import fables
 from assocjax.corpora.layout import count_in_documents, gather, lay_out, rank_types
-from assocjax.corpora.sources import SEPARATOR, stream_documents, update_hash
+from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
     TokenStream,
@@ -212,7 +211,7 @@ def open_tokens(
 
 
 def write_tokens(
-    corpus: str | os.PathLike[str],
+    corpus: Texts,
     folder: str | os.PathLike[str],
     *,
     vocab_size: int | None = None,
@@ -230,8 +229,8 @@ def write_tokens(
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.
 
-    Documents of a hub dataset or a `.parquet` file are streamed; of other corpora the text is held
-    while it is tokenised. What else is held are the different tokens and one number a document.
+    Documents of an iterable, a hub dataset or a `.parquet` file are streamed; of others the text is
+    held while it is tokenised; so are the different tokens, and one number a document.
 
     Args:
         corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
@@ -254,8 +253,6 @@ def write_tokens(
     tokenizer = check_path("tokenizer", tokenizer, "'word' or a path")
     if tokenizer == "bpe":
         raise InputError("tokenizer: expected 'word' or a tokenizer.json file, got 'bpe'")
-    if num_documents is None and corpus == "fables":
-        num_documents = fables.NUM_DOCUMENTS
     name, documents = stream_documents(
         corpus,
         seed=seed,

@@ -19,14 +19,14 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from assocjax.arguments import check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
-from assocjax.corpora.sources import SEPARATOR, Documents, read_documents
+from assocjax.corpora.sources import SEPARATOR, Documents, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
     TokenStream,
@@ -56,7 +56,7 @@ class TokenData:
         vocabulary: id -> token, of length V.
         name: Name of the corpus.
         sha256: Hash of the corpus text (`assocjax.corpora.sources.hash_documents`).
-        tokenizer, oov, long, short: The options of `load_tokens` that made it.
+        tokenizer, oov, long, short: The options of `load_tokens` that made it, or `"unknown"`.
         num_documents: Documents read.
         dropped_oov: Documents dropped for a token outside the vocabulary.
         dropped_short: Further documents dropped because they are too short.
@@ -141,6 +141,11 @@ class TokenData:
         return self.tokens[start:stop], self.mask[start:stop]
 
     @functools.cached_property
+    def max_distinct(self) -> int:
+        """That of `exact_gradient`, see `count_distinct`."""
+        return most_distinct(self.tokens)
+
+    @functools.cached_property
     def tokens_sha256(self) -> str:
         """Hash of what is computed with: tokens, mask, vocabulary and documents.
 
@@ -169,6 +174,52 @@ class TokenData:
         return find_token(token, self.vocabulary, self.name)
 
 
+def as_token_data(data: Any, name: str = "data") -> TokenData:
+    """Any corpus as `TokenData`, for what reads the names of tokens as well.
+
+    Args:
+        data: `TokenData`, as it is; a `TokenFile`, which is read into memory; or an integer array
+            [N, T+1], whose ids are named by their digits, `"0"` and so on, and are all real.
+        name: What errors call it.
+
+    Raises:
+        InputError, InputTypeError: If it is none of them, or an array of another shape, or with a
+            negative id.
+    """
+    if isinstance(data, TokenData):
+        return data
+    unknown = dict.fromkeys(("tokenizer", "oov", "long", "short"), "unknown")
+    if hasattr(data, "read") and hasattr(data, "vocabulary"):
+        tokens, mask = data.read(0, data.num_sequences)
+        return TokenData(tokens, mask, data.vocabulary, data.name, data.sha256, **unknown)
+    expected = f"{name} must be TokenData, a TokenFile or an integer array [N, T+1]"
+    try:
+        tokens = np.asarray(data)
+    except (TypeError, ValueError):  # such as rows of different lengths
+        raise InputTypeError(f"{expected}; got {type(data).__name__}") from None
+    if tokens.dtype.kind not in "iu":
+        raise InputTypeError(f"{expected}; got {type(data).__name__} of dtype {tokens.dtype}")
+    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+        raise InputError(f"{expected} with N, T >= 1; got shape {tokens.shape}")
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= MAX_VOCAB_SIZE:
+        raise InputError(
+            f"{name} must hold token ids from 0 to {MAX_VOCAB_SIZE - 1}; got {low} to {high}"
+        )
+    vocabulary = tuple(map(str, range(max(2, 1 + high))))
+    sha256 = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+    mask = np.ones((len(tokens), tokens.shape[1] - 1), bool)
+    return TokenData(tokens.astype(np.int32), mask, vocabulary, "array", sha256, **unknown)
+
+
+def most_distinct(tokens: np.ndarray) -> int:
+    """The largest number of distinct tokens among the inputs of a sequence of [N, T+1], rounded up
+    to a multiple of 8."""
+    inputs = np.sort(tokens[:, :-1], axis=1)
+    most = 1 + int(np.max(np.sum(inputs[:, 1:] != inputs[:, :-1], axis=1)))
+    return min(inputs.shape[1], -(-most // 8) * 8)
+
+
 def hash_vocabulary(vocabulary: Sequence[str]) -> hashlib._Hash:
     """A SHA-256 begun with the names of tokens, in the order of their ids."""
     return hashlib.sha256(json.dumps(list(map(str, vocabulary))).encode())
@@ -188,7 +239,7 @@ def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
 
 
 def load_tokens(
-    corpus: str | os.PathLike[str],
+    corpus: Texts,
     *,
     vocab_size: int | None = None,
     seq_len: int,
@@ -210,7 +261,8 @@ def load_tokens(
     whole vocabulary is kept, have their own order instead.
 
     Args:
-        corpus: What to read, see `assocjax.corpora.sources`.
+        corpus: What to read: a name, a path, or texts, that is any iterable of strings, a table or
+            rows with a column `text_field`; see `assocjax.corpora.sources`.
         vocab_size: V, at least 2 and at most 2^24. By default `default_vocab_size`, or the number
             of different tokens if that is less; for a loaded tokeniser its whole vocabulary.
         seq_len: T, the number of positions, at least 1 and at most 2^20; a sequence has T + 1
@@ -249,7 +301,7 @@ def load_tokens(
     if num_sequences is not None:
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
-    if num_documents is None and corpus == "fables":
+    if num_documents is None and isinstance(corpus, str) and corpus == "fables":
         # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
         # does not depend on how many sequences are kept.
         num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)

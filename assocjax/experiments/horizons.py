@@ -20,8 +20,8 @@ from assocjax.arguments import (
     check_is,
     check_string,
 )
-from assocjax.checks import check_dataset, check_number, check_numbers
-from assocjax.corpora import TokenData
+from assocjax.checks import CorpusLike, check_dataset, check_number, check_numbers
+from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError, InputTypeError
 from assocjax.experiments.sweeps import sweep
 from assocjax.experiments.tables import weights_and_layers
@@ -206,7 +206,7 @@ def fit_power_law(
 
 
 def horizon_study(
-    load: Callable[..., TokenData],
+    load: Callable[..., CorpusLike],
     *,
     vocab_sizes: Sequence[int],
     seq_lens: Sequence[int],
@@ -246,7 +246,7 @@ def horizon_study(
     of steps differ; varying all at once would multiply their number instead of adding it up.
     """
     if not callable(load):
-        raise InputTypeError(f"load must be a function that returns a TokenData; got {load!r}")
+        raise InputTypeError(f"load must be a function that returns a corpus; got {load!r}")
     given = {"vocab_sizes": vocab_sizes, "seq_lens": seq_lens, "num_layers": num_layers}
     lists: dict[str, list] = {}
     for name, values in given.items():
@@ -306,9 +306,7 @@ def _offset(progress, before: int, total: int):
 
 
 def _load(load, V: int, T: int) -> TokenData:
-    data = load(vocab_size=V, seq_len=T)
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"load must return a TokenData; got {type(data)}")
+    data = as_token_data(load(vocab_size=V, seq_len=T), "what load returns")
     if (data.vocab_size, data.seq_len) != (V, T):
         raise InputError(
             f"load must return what it is asked for, vocab_size={V} and seq_len={T}; got "

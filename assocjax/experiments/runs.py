@@ -16,11 +16,11 @@ import optax
 from flax import struct
 from jax import lax
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
-from assocjax.checks import check_number, check_step, check_tokens, is_traced
-from assocjax.corpora import TokenData
+from assocjax.checks import CorpusLike, check_corpus, check_number, check_step, is_traced
+from assocjax.corpora.tokens import TokenData
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.agreement import by_layer, compare_params
 from assocjax.models.attention_only import loss
@@ -65,11 +65,22 @@ class Corpus:
     max_distinct: int | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
-    def of(cls, data: TokenData, *, depth: int | None = None) -> "Corpus":
-        """The corpus of some tokens, with `effective_statistics` of a depth if one is given."""
-        tokens, mask = check_tokens(data.tokens, data.mask, data.vocab_size)
-        corpus = cls._of(tokens, mask, data.vocab_size, depth)
-        return corpus.replace(max_distinct=count_distinct(tokens))  # type: ignore[attr-defined]
+    def of(
+        cls,
+        data: CorpusLike,
+        *,
+        depth: int | None = None,
+        vocab_size: int | None = None,
+        mask: ArrayLike | None = None,
+    ) -> "Corpus":
+        """A corpus and its statistics, with `effective_statistics` of a depth if one is given.
+
+        Args:
+          data, vocab_size, mask: as of `corpus_statistics`.
+        """
+        tokens, mask, vocab_size = check_corpus(data, vocab_size, mask)
+        corpus = cls._of(tokens, mask, vocab_size, depth)
+        return corpus.replace(max_distinct=count_distinct(data))  # type: ignore[attr-defined]
 
     @classmethod
     def _of(cls, tokens, mask, vocab_size: int, depth: int | None) -> "Corpus":
@@ -339,8 +350,6 @@ def _check(config, corpus, learning_rate, seed):
 
 def check_run(config: RunConfig, data: TokenData) -> None:
     """Checks that a run can be trained on a corpus: its optimizer and the size of its batches."""
-    if not isinstance(data, TokenData):
-        raise InputTypeError(f"data must be a TokenData, from load_tokens; got {type(data)}")
     check_optimizer(config.optimizer, (config.num_layers, data.vocab_size, data.seq_len))
     if config.batch_size is not None and config.batch_size > data.num_sequences:
         raise InputError(

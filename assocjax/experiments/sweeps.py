@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
-from assocjax.checks import check_dataset, check_numbers, check_positive
-from assocjax.corpora import TokenData
+from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
+from assocjax.corpora.tokens import as_token_data
 from assocjax.errors import InputError
 from assocjax.experiments.grids import Grid, duration_text, run_grid
 from assocjax.experiments.plans import (
@@ -61,7 +61,7 @@ _ATTRIBUTES = {
 
 
 def sweep(
-    data: TokenData,
+    data: CorpusLike,
     *,
     learning_rates: Sequence[float],
     seeds: Sequence[int] = (0,),
@@ -88,7 +88,7 @@ def sweep(
     seed has no effect), are computed once.
 
     Args:
-      data: a corpus from `load_tokens`.
+      data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       learning_rates: step sizes, positive and distinct.
       seeds: non-negative integers; each draws a start and, with `batch_size`, an order of batches.
       init_scales: standard deviations of the Gaussian start, in units of the weights; 0 is the
@@ -149,6 +149,7 @@ def sweep(
     )
     if not config.theories:
         raise InputError("theories must be one or more distinct names; got none")
+    data = as_token_data(data)
     check_run(config, data)
     steps, batch_size = config.steps, config.batch_size
     memory_limit = check_integer("memory_limit", memory_limit, minimum=1, maximum=LARGEST_BYTES)

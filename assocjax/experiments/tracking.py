@@ -18,8 +18,8 @@ from assocjax.analysis import scorings
 from assocjax.analysis.formations import Truth, find_queries, precision
 from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
 from assocjax.arguments import check_integer, check_integers, check_is
-from assocjax.checks import check_number, check_positive
-from assocjax.corpora import TokenData
+from assocjax.checks import CorpusLike, check_number, check_positive
+from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
 from assocjax.experiments.record import record_run
 from assocjax.experiments.runs import Corpus, RunConfig, check_run
@@ -40,7 +40,7 @@ _LONG_NAMES = {
 
 
 def track(
-    data: TokenData,
+    data: CorpusLike,
     *,
     learning_rate: float,
     steps: int,
@@ -64,7 +64,7 @@ def track(
     linear in the gradients; beside another, they are what the text says and no theory of the run.
 
     Args:
-      data: a corpus from `load_tokens`.
+      data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       learning_rate: step size, positive.
       steps: number of updates.
       num_layers: L.
@@ -103,6 +103,7 @@ def track(
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
     `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
     """
+    data = as_token_data(data)
     run = RunConfig(
         steps=steps,
         num_layers=num_layers,

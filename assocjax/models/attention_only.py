@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 
-from assocjax.checks import as_array, check_tokens
+from assocjax.checks import CorpusLike, as_array, check_tokens
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.params import Params, check_params
 from assocjax.precision import matmul
@@ -106,13 +106,13 @@ def position_nll(
     return jnp.where(mask, jax.nn.logsumexp(logits_TxV, axis=-1) - target_T, 0)
 
 
-def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Float[Array, ""]:
+def loss(params: Params, data: CorpusLike, mask: ArrayLike | None = None) -> Float[Array, ""]:
     """Mean negative log-likelihood, in nats, over the valid positions of a batch.
 
     Args:
       params: weights.
-      tokens: integer array [N, T+1]; inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
-      mask: boolean array [N, T], False where the input or the target is padding.
+      data: the corpus, `TokenData` or `TokenFile`, or token ids as an integer array [N, T+1].
+      mask: of an array, boolean [N, T], False where the input or the target is padding.
 
     Returns:
       A scalar; log V for zero weights.
@@ -123,7 +123,7 @@ def loss(params: Params, tokens: ArrayLike, mask: ArrayLike | None = None) -> Fl
     Cost: N times that of `logits`, in memory-bounded microbatches.
     """
     check_params("params", params)
-    return _loss(params, *check_tokens(tokens, mask, params.output.shape[-1]))
+    return _loss(params, *check_tokens(data, mask, params.output.shape[-1]))
 
 
 @jax.jit

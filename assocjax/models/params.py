@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
-from assocjax.checks import check_key, check_number, check_precision, check_tokens
+from assocjax.checks import CorpusLike, check_key, check_number, check_precision, check_tokens
 from assocjax.errors import InputError, InputTypeError
 
 WEIGHTS = ("query_key", "position", "value", "output")
@@ -109,14 +109,14 @@ def check_params(name: str, params: Any) -> None:
 
 
 def check_batch(
-    params: Any, tokens: ArrayLike, mask: ArrayLike | None
+    params: Any, data: CorpusLike, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """As `check_tokens`, of `Params` in a precision of ours that reach as far as sequences."""
     check_params("params", params)
-    tokens, mask = check_tokens(tokens, mask, params.output.shape[-1])
+    tokens, mask = check_tokens(data, mask, params.output.shape[-1])
     if mask.shape[1] > params.position.shape[1]:
         raise InputError(
-            f"tokens must have at most {params.position.shape[1]} positions, as params.position; "
+            f"data must have at most {params.position.shape[1]} positions, as params.position; "
             f"got {mask.shape[1]}"
         )
     return tokens, mask

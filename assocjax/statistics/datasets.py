@@ -6,14 +6,16 @@ import numpy as np
 import xarray as xr
 
 from assocjax.arguments import check_is
-from assocjax.corpora import TokenData, TokenFile
+from assocjax.checks import CorpusLike
+from assocjax.corpora import TokenFile
+from assocjax.corpora.tokens import as_token_data
 from assocjax.statistics.dense import Statistics
 from assocjax.storage.results import provenance
 
 
-def statistics_dataset(data: TokenData | TokenFile, statistics: Statistics) -> xr.Dataset:
+def statistics_dataset(data: CorpusLike, statistics: Statistics) -> xr.Dataset:
     """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
-    check_is("data", data, TokenData, TokenFile)
+    data = data if isinstance(data, TokenFile) else as_token_data(data)
     check_is("statistics", statistics, Statistics)
     dims = {1: ("token",), 2: ("token", "other_token")}
     variables = {}

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
-from assocjax.checks import check_number, check_tokens
+from assocjax.checks import CorpusLike, check_number, check_tokens
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params
 from assocjax.models.params import WEIGHTS, Params, init_params
@@ -37,7 +37,7 @@ class CorrectedWeights(NamedTuple):
 
 def corrected_weights(
     statistics: EffectiveStatistics,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     num_layers: int,
@@ -51,8 +51,7 @@ def corrected_weights(
     Args:
       statistics: `effective_statistics` of the corpus, of a depth of L or more; their dtype is
         that of the weights.
-      tokens: the same corpus, integer array [N, T+1].
-      mask: boolean array [N, T] or None.
+      data, mask: the same corpus, as of `exact_gradient`.
       num_layers: L.
       steps, learning_rate: of plain gradient descent.
       corrections: how many times the path is corrected, at least 1.
@@ -77,7 +76,7 @@ def corrected_weights(
     learning_rate = check_number("learning_rate", learning_rate, minimum=0)
     check_is("statistics", statistics, EffectiveStatistics)
     V = statistics.frequency.shape[0]
-    tokens, mask = check_tokens(tokens, mask, V)
+    tokens, mask = check_tokens(data, mask, V)
     zero = init_params(
         jax.random.key(0),
         vocab_size=V,

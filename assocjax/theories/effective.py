@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_choice, check_is
+from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.attention_only import count_valid, default_microbatch_size
 from assocjax.models.params import Params, check_batch, check_params
@@ -65,7 +66,7 @@ def effective_loss(
 def effective_gradient(
     params: Params,
     statistics: EffectiveStatistics,
-    tokens: ArrayLike | None = None,
+    data: CorpusLike | None = None,
     mask: ArrayLike | None = None,
     *,
     around: str = "token",
@@ -79,9 +80,8 @@ def effective_gradient(
     Args:
       params: weights; only `value` and `output` matter.
       statistics: `effective_statistics` of the corpus, of a depth of L or more.
-      tokens: the same corpus, integer array [N, T+1]; without it there is no pass over the data,
-        and the gradients of `query_key` and `position` are left at zero.
-      mask: boolean array [N, T] or None.
+      data, mask: the same corpus, as of `exact_gradient`; without it there is no pass over the
+        data, and the gradients of `query_key` and `position` are left at zero.
       around: as in `effective_loss`.
 
     Returns:
@@ -90,19 +90,19 @@ def effective_gradient(
     Raises:
       InputError, InputTypeError: wrong shapes, dtypes or token ids.
 
-    Cost: about (4 L^2 + 3 L) V^3 multiply-adds; with tokens also one pass over the data.
+    Cost: about (4 L^2 + 3 L) V^3 multiply-adds; with `data` also one pass over it.
     Source: this package; the paper stops at the leading terms.
     """
     statistics = _check(params, statistics, around)
     gradient = _effective_gradient(params, statistics, around)
-    if tokens is None:
+    if data is None:
         return gradient
-    query_key, position = uniform_attention_gradient(params, tokens, mask)
+    query_key, position = uniform_attention_gradient(params, data, mask)
     return gradient.replace(query_key=query_key, position=position)
 
 
 def uniform_attention_gradient(
-    params: Params, tokens: ArrayLike, mask: ArrayLike | None = None
+    params: Params, data: CorpusLike, mask: ArrayLike | None = None
 ) -> tuple[Float[Array, "L V V"], Float[Array, "L T"]]:
     """The exact dL/d(query_key, position) where both are zero, at any `value` and `output`.
 
@@ -115,8 +115,7 @@ def uniform_attention_gradient(
 
     Args:
       params: weights; `query_key` and `position` are taken to be zero.
-      tokens: integer array [N, T+1].
-      mask: boolean array [N, T] or None.
+      data, mask: the corpus, as of `exact_gradient`.
 
     Raises:
       InputError, InputTypeError: wrong shapes, dtypes or token ids.
@@ -125,7 +124,7 @@ def uniform_attention_gradient(
     gradient, more of one by tables (`benchmarks/effective_theory.py`); memory of one microbatch.
     Source: paper, Lemma D.8 at uniform attention.
     """
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     return _uniform_attention_gradient(params, tokens, mask)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from assocjax.arguments import check_is
+from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.params import Params, check_batch, check_params
 from assocjax.precision import matmul
@@ -12,7 +13,7 @@ from assocjax.statistics.dense import Statistics, attention_correlation
 
 
 def leading_gradient(
-    params: Params, statistics: Statistics, tokens: ArrayLike, mask: ArrayLike | None = None
+    params: Params, statistics: Statistics, data: CorpusLike, mask: ArrayLike | None = None
 ) -> Params:
     """The gradient's leading terms, each weight at the lowest order at which it moves.
 
@@ -25,8 +26,7 @@ def leading_gradient(
     Args:
       params: weights; only the values of `value` and `output` matter.
       statistics: `corpus_statistics` of the corpus.
-      tokens: the same corpus, integer array [N, T+1]; Q and Delta are read off it.
-      mask: boolean array [N, T] or None.
+      data, mask: the same corpus, as of `exact_gradient`; Q and Delta are read off it.
 
     Returns:
       dL/d(weight) as `Params`, in the dtype of `params`.
@@ -45,7 +45,7 @@ def leading_gradient(
             f"statistics must be of the same vocabulary as params, {params.output.shape}; "
             f"got {B.shape}"
         )
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     return _leading_gradient(params, B, Phi, tokens, mask)
 
 

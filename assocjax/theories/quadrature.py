@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import ArrayLike
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
-from assocjax.checks import check_number, check_tokens
+from assocjax.checks import CorpusLike, check_number, check_tokens
 from assocjax.errors import InputError
 from assocjax.models.params import Params, init_params
 from assocjax.statistics.moments import EffectiveStatistics
@@ -49,7 +49,7 @@ class EffectiveWeights(NamedTuple):
 
 def effective_weights(
     statistics: EffectiveStatistics,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     num_layers: int,
@@ -64,8 +64,7 @@ def effective_weights(
     Args:
       statistics: `effective_statistics` of the corpus, of a depth of L or more; their dtype is
         that of the weights.
-      tokens: the same corpus, integer array [N, T+1].
-      mask: boolean array [N, T] or None.
+      data, mask: the same corpus, as of `exact_gradient`.
       num_layers: L.
       steps, learning_rate: of plain gradient descent.
       duration: of gradient flow, instead of `steps` and `learning_rate`.
@@ -86,7 +85,7 @@ def effective_weights(
     tolerance = check_number("tolerance", tolerance, minimum=0)
     check_is("statistics", statistics, EffectiveStatistics)
     V = statistics.frequency.shape[0]
-    tokens, mask = check_tokens(tokens, mask, V)
+    tokens, mask = check_tokens(data, mask, V)
     if (duration is None) == (steps is None) or (steps is None) != (learning_rate is None):
         raise InputError(
             "either steps and learning_rate or duration must be given; got "

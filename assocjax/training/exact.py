@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import LARGEST_COUNT, check_integer
-from assocjax.checks import check_tokens, is_hidden
+from assocjax.checks import CorpusLike, Sequences, check_tokens, is_hidden
+from assocjax.corpora.tokens import TokenData, most_distinct
 from assocjax.models.attention_only import count_valid, sequence_loss
 from assocjax.models.params import Params, check_batch
 from assocjax.training.microbatches import sum_microbatches
@@ -18,7 +19,7 @@ from assocjax.training.tables import tables_loss_and_gradient
 
 def exact_gradient(
     params: Params,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     form: str | None = None,
@@ -30,8 +31,8 @@ def exact_gradient(
 
     Args:
       params: weights.
-      tokens: integer array [N, T+1].
-      mask: boolean array [N, T], False where the input or the target is padding.
+      data: the corpus, `TokenData` or `TokenFile`, or token ids as an integer array [N, T+1].
+      mask: of an array, boolean [N, T], False where the input or the target is padding.
       form: "dense" or "tables"; by default the cheaper one, as `plan_exact_step` finds.
       microbatch_size: sequences differentiated at once; by default so many that their
         activations take about 8 MiB on a CPU, 1 GiB elsewhere.
@@ -52,7 +53,7 @@ def exact_gradient(
     """
     return exact_loss_and_gradient(
         params,
-        tokens,
+        data,
         mask,
         form=form,
         microbatch_size=microbatch_size,
@@ -63,7 +64,7 @@ def exact_gradient(
 
 def exact_loss_and_gradient(
     params: Params,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     form: str | None = None,
@@ -72,11 +73,11 @@ def exact_loss_and_gradient(
     max_distinct: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     if max_distinct is not None:
         max_distinct = check_integer("max_distinct", max_distinct, minimum=1)
-    elif not is_hidden(tokens):
-        max_distinct = count_distinct(tokens)
+    elif not is_hidden(data):
+        max_distinct = count_distinct(data)
     plan = plan_exact_step(
         vocab_size=params.output.shape[0],
         seq_len=mask.shape[1],
@@ -94,18 +95,22 @@ def exact_loss_and_gradient(
     return tables_loss_and_gradient(params, tokens, mask, plan.microbatch_size, u)
 
 
-def count_distinct(tokens: ArrayLike) -> int:
-    """The largest number of distinct tokens among the inputs of a sequence of [N, T+1].
+def count_distinct(data: CorpusLike) -> int:
+    """The largest number of distinct tokens among the T inputs of a sequence.
 
     Rounded up to a multiple of 8, so that batches of one corpus share a program.
 
+    Args:
+      data: as of `exact_gradient`. Of `TokenData` it is counted once.
+
     Raises:
-      InputError, InputTypeError: they are no integers of that shape.
+      InputError, InputTypeError: it is no corpus.
     """
-    tokens, _ = check_tokens(tokens, None, LARGEST_COUNT)
-    inputs = np.sort(np.asarray(tokens)[:, :-1], axis=1)
-    most = 1 + int(np.max(np.sum(inputs[:, 1:] != inputs[:, :-1], axis=1)))
-    return min(inputs.shape[1], -(-most // 8) * 8)
+    if isinstance(data, TokenData):
+        return data.max_distinct
+    check_tokens(data, None, LARGEST_COUNT)
+    tokens = data.read(0, data.num_sequences)[0] if isinstance(data, Sequences) else data
+    return most_distinct(np.asarray(tokens))
 
 
 @partial(jax.jit, static_argnames="microbatch_size")

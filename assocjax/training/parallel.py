@@ -7,7 +7,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_is, check_string
-from assocjax.checks import is_hidden
+from assocjax.checks import CorpusLike, is_hidden
 from assocjax.errors import InputError
 from assocjax.models.params import Params, check_batch
 from assocjax.training.exact import count_distinct, exact_loss_and_gradient
@@ -15,7 +15,7 @@ from assocjax.training.exact import count_distinct, exact_loss_and_gradient
 
 def data_parallel_loss_and_gradient(
     params: Params,
-    tokens: ArrayLike,
+    data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
     mesh: Mesh,
@@ -30,11 +30,11 @@ def data_parallel_loss_and_gradient(
         L = sum_d (M_d / M) L_d        dL = sum_d (M_d / M) dL_d
 
         mesh = jax.make_mesh((jax.device_count(),), ("data",))
-        loss, gradient = data_parallel_loss_and_gradient(params, tokens, mesh=mesh)
+        loss, gradient = data_parallel_loss_and_gradient(params, data, mesh=mesh)
 
     Args:
-      params, tokens, mask, microbatch_size, max_distinct: as of `exact_gradient`.
-      mesh: devices, of one process or of several (then `tokens` and `mask` are global arrays).
+      params, data, mask, microbatch_size, max_distinct: as of `exact_gradient`.
+      mesh: devices, of one process or of several (then `data` and `mask` are global arrays).
       axis: the axis of the mesh along which sequences are divided; along others, devices repeat
         the work.
 
@@ -47,13 +47,13 @@ def data_parallel_loss_and_gradient(
     Cost: a device has ceil(N / devices) sequences, then one sum of all gradients. Each device
     makes the tables of `plan_exact_step` anew, so that small batches gain little.
     """
-    tokens, mask = check_batch(params, tokens, mask)
+    tokens, mask = check_batch(params, data, mask)
     check_is("mesh", mesh, Mesh)
     check_string("axis", axis)
     if axis not in mesh.shape:
         raise InputError(f"mesh must have an axis {axis!r}; got axes {tuple(mesh.shape)}")
-    if max_distinct is None and not is_hidden(tokens):
-        max_distinct = count_distinct(tokens)
+    if max_distinct is None and not is_hidden(data):
+        max_distinct = count_distinct(data)
     padding = -len(tokens) % mesh.shape[axis]
     tokens, mask = (jnp.pad(a, ((0, padding), (0, 0))) for a in (tokens, mask))
 
