@@ -3,7 +3,7 @@
 In reading order:
 
 * `runs`: one run beside its theories, differentiable.
-* `plans`: how a grid of runs is divided; its memory, and what would fit.
+* `plans`: how a grid of runs is divided among devices; its memory.
 * `grids`: a grid computed in chunks and segments, over devices and processes.
 * `sweeps`: `sweep`, a grid over learning rates, seeds and starts, as an xarray Dataset.
 * `horizons`: how long a theory holds, and a law for it.
