@@ -102,42 +102,29 @@ def path(dataset, tmp_path_factory) -> Path:
 
 
 def unpack(block: bytes, layers: int, steps: int, tokens: int, k: int):
-    """The inverse of `pack`, from what its module says, list by list."""
+    """The inverse of `pack`, from what its module says."""
     data, at = gzip.decompress(block), 0
 
     def take(dtype, *shape):
         nonlocal at
-        count = int(np.prod(shape))
-        part = np.frombuffer(data, dtype, count, at).reshape(shape)
+        part = np.frombuffer(data, dtype, int(np.prod(shape)), at).reshape(shape)
         at += part.nbytes
         return part
 
+    lists = layers, tokens, steps
     low, high = take("<f8", 2)
-    sizes = [take("<u2", tokens)]
-    theory = take("<u2", tokens, k), take("i1", tokens, k)
-    sizes.append(take("<u2", layers, steps, tokens))
-    places, deltas = take("u1", layers, steps, tokens, k), take("i1", layers, steps, tokens, k)
-    cosines = take("i1", layers, steps, tokens)
-    new = iter(np.frombuffer(data, "<u2", -1, at))
-    ids, codes = np.zeros(places.shape, int), np.zeros(places.shape, int)
-    for layer, step, token in np.ndindex(*places.shape[:-1]):
-        before = theory[0][token], theory[1][token]
-        if step:
-            before = ids[layer, step - 1, token], codes[layer, step - 1, token]
-        for rank, place in enumerate(places[layer, step, token]):
-            kept = place != 255
-            at_rank = layer, step, token, rank
-            ids[at_rank] = before[0][place] if kept else next(new)
-            code = int(deltas[at_rank]) + (int(before[1][place]) if kept else 0)
-            codes[at_rank] = (code + 128) % 256 - 128
-    assert next(new, None) is None
+    theory_sizes, theory_ids = take("<u2", tokens), take("<u2", tokens, k)
+    sizes, ids = take("<u2", *lists), take("<u2", *lists, k)
+    theory_codes, codes, cosines = take("i1", tokens, k), take("i1", *lists, k), take("i1", *lists)
+    assert at == len(data)
 
     def scores(codes, size):
         real = np.where(size > 0, np.exp(low + (high - low) * (size - 1.0) / 65534), np.nan)
         return np.where(codes == -1, np.nan, codes / 127 * real[..., None])
 
     cosines = np.where(cosines == -128, np.nan, cosines / 127)
-    return theory[0], scores(theory[1], sizes[0]), ids, scores(codes, sizes[1]), cosines
+    of_weights = (np.swapaxes(of, 1, 2) for of in (ids, scores(codes, sizes), cosines))
+    return theory_ids, scores(theory_codes, theory_sizes), *of_weights
 
 
 def same_scores(found, expected):

@@ -136,25 +136,7 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
     assert 1 <= plans.planned_bytes(config, sizes, plan) / of_compiler < 3
 
 
-def test_time_foreseen_is_that_of_the_work():
-    """In proportion to steps, runs and the machine's inverse speed, from the plan's own count."""
-    sizes = plans.Sizes(256, 300, 32, 4)
-    config = aj.RunConfig(steps=9, num_layers=2)
-    work = aj.plan_exact_step(vocab_size=300, seq_len=32, num_layers=2, num_sequences=256).work
-    once = plans.foreseen_seconds(config, sizes, (1, 1), work)
-    assert 10 < once < 13  # steps + 1 gradients, and comparisons
-    assert plans.foreseen_seconds(config, sizes, (3, 4), work) == pytest.approx(12 * once)
-    assert plans.foreseen_seconds(config, sizes, (1, 1), 2 * work) == pytest.approx(once / 2)
-    both = aj.RunConfig(steps=9, num_layers=2, theories=("leading", "effective"))
-    assert plans.foreseen_seconds(both, sizes, (1, 1), work) > once
-    # A theory is followed once for all starts.
-    assert plans.foreseen_seconds(both, sizes, (1, 8), work) < 8 * plans.foreseen_seconds(
-        both, sizes, (1, 1), work
-    )
-    assert plans.measured_multiply_adds() > 1e6
-
-
-def test_what_cannot_fit_is_refused_with_what_would():
+def test_what_cannot_fit_is_refused_with_what_it_needs():
     sizes = plans.Sizes(8, 1000, 16, 4)
     config = aj.RunConfig(steps=1, num_layers=4, theories=("effective",))
     need = plans.least_bytes(config, sizes)
@@ -164,14 +146,7 @@ def test_what_cannot_fit_is_refused_with_what_would():
     message = str(refused.value)
     assert "memory_limit must hold one run" in message
     assert "vocab_size 1000 and 4 layers" in message
-    assert "vocab_size up to 999 or num_layers up to 3" in message
-    # What is offered fits, and is the most that does.
-    limit = need // 3
-    with pytest.raises(aj.InputError) as refused:
-        plans.make_plan(config, sizes, (1, 1), limit)
-    offered = int(str(refused.value).split("vocab_size up to ")[1].split()[0])
-    assert plans.least_bytes(config, sizes._replace(vocab_size=offered)) <= limit
-    assert plans.least_bytes(config, sizes._replace(vocab_size=offered + 1)) > limit
+    assert f"a memory_limit above {need / 2**30:.3g} GiB" in message
 
 
 def test_the_machine_limits_too(monkeypatch):

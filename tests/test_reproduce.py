@@ -17,8 +17,10 @@ from assocjax.analysis.ablation import RANK_NOISE, shuffled
 from assocjax.analysis.scorings import theory_weights
 from assocjax.reproduce import artefacts, paper
 from assocjax.reproduce.lists import shuffled_text
+from assocjax.reproduce.records import verdict
 from assocjax.reproduce.report import cell
 from assocjax.reproduce.scales import Text
+from assocjax.reproduce.table_3 import as_in_paper
 from assocjax.reproduce.work import Work, first_sequences
 from assocjax.storage import claim, results
 from assocjax.storage.checkpoints import Checkpoints
@@ -57,8 +59,11 @@ def test_every_artefact_of_the_paper_has_a_section(reproduced):
         name = record["artefact"]
         assert f'<section id="{name}">' in html
         assert paper.ARTEFACTS[name].title in html
-        assert record["notes"][0] in html
-        assert all(record[part] for part in ("rows", "setting", "differs"))
+        assert record["verdict"] in html
+        assert all(record[part] for part in ("rows", "setting"))
+        for row in record["rows"]:
+            assert row.keys() == record["rows"][0].keys()
+            assert row["reproduced"] in (True, False, None)
         assert record == json.loads((out / "fables" / f"{name}.json").read_text("utf-8"))
     assert html.count("data:image/png;base64,") == sum(len(r["figures"]) for r in records) > 0
     assert "http" not in html.replace("https://arxiv.org/abs/2601.19208", "")  # needs no network
@@ -68,16 +73,16 @@ def test_what_the_paper_reports_stands_beside_what_we_get(reproduced):
     _, records = reproduced
     by_name = {record["artefact"]: record for record in records}
     for name, reported in paper.MINIMUM_COSINES.items():
-        rows = {row["weight"]: row for row in by_name[name]["rows"]}
-        assert {weight: rows[weight]["paper"] for weight in reported} == reported
-        assert rows["position"]["paper"] is None
+        rows = by_name[name]["rows"]
+        assert {row["weight"]: row["paper"] for row in rows} == reported | {"position": None}
+        for row in rows:
+            agrees = row["ours"] > paper.CRITERION if row["weight"] in reported else None
+            assert row["reproduced"] == agrees
     edited = {row["weight"]: row["paper, loss"] for row in by_name["table3"]["rows"]}
     assert edited == {unit: paper.EDITED_LOSS[unit] for unit in edited}
     assert {row["word"] for row in by_name["figure5"]["rows"]} == {w for _, w in paper.LISTS}
     for record in records:
-        assert record["paper"]["setting"].keys() <= record["setting"].keys() | {"epochs"} | {
-            "layers L", "start", "optimizer", "batch", "theory from", "step size", "s eta"
-        }  # fmt: skip
+        assert record["paper"]["setting"].keys() <= record["setting"].keys()
 
 
 def test_lists_are_longer_than_what_a_small_vocabulary_has(tmp_path):
@@ -104,14 +109,30 @@ def test_a_figure_that_cannot_be_written_loses_no_numbers(tmp_path, monkeypatch)
     assert aj.load(tmp_path / "fables" / "figure4.nc").attrs["record"]
 
 
+def test_rows_that_agree_are_counted():
+    rows = [{"reproduced": of} for of in (True, None, False, True)]
+    assert verdict(rows) == "agrees with the paper in 2 of 3 rows"
+    assert verdict([{"reproduced": None}]) == "nothing of the paper to compare with"
+
+
+def test_the_order_of_table_3_is_the_papers():
+    """Attention below value below output: of each pair of classes."""
+    harm = {"query_key 1": 0.2, "value 1": 1.0, "value 2": 0.1, "output": 2.0}
+    units = [{"unit": unit, "theory": change} for unit, change in harm.items()]
+    agree = {one["unit"]: all(as_in_paper(one, other) for other in units) for one in units}
+    assert agree == {"query_key 1": False, "value 1": True, "value 2": False, "output": True}
+
+
 def test_minimum_cosines_are_those_of_the_dataset(reproduced):
     out, records = reproduced
     table = next(r for r in records if r["artefact"] == "table1")
     dataset = aj.load(out / "fables" / "table1.nc")
-    for row in table["rows"]:
-        cosines = dataset["cosine"].sel(weight=row["weight"], theory="first batch").values
+    of = "theory of"
+    for row in (row for row in table["rows"] if row[of] in ("corpus", "first batch")):
+        cosines = dataset["cosine"].sel(weight=row["weight"], theory=row[of]).values
         assert np.isnan(cosines[:, 0]).all()  # all weights are zero
-        assert row["ours, first batch"] == np.nanmin(cosines)
+        assert row["ours"] == np.nanmin(cosines)
+    assert len(table["rows"]) == 4 * len({row[of] for row in table["rows"]}) == 16
 
 
 def test_a_run_is_that_of_train_and_its_cosines_those_of_compare_params(run):
@@ -233,7 +254,7 @@ def test_without_torch_the_report_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(artefacts, "LIBRARIES", ("no_such_library",))
     (record,) = aj.reproduce.reproduce(["figures6-8"], scale="tiny", out=tmp_path)
     assert "pip install 'assocjax[llm]'" in record["skipped"]
-    assert "Left out" in (tmp_path / "report.html").read_text("utf-8")
+    assert "left out" in (tmp_path / "report.html").read_text("utf-8")
     assert not list(tmp_path.glob("fables/*.nc"))
 
 
@@ -267,9 +288,9 @@ def language_models(tmp_path_factory):
 
 def test_language_models_are_compared_on_the_sequences_that_the_scale_says(language_models):
     record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
-    assert record["setting"]["documents"] == "4,321 sequences; 4,321 sequences"
-    (read,) = [line for line in record["differs"] if line.startswith("Statistics are of")]
-    assert "4,321 sequences of fables and 4,321 sequences of python-docs" in read
+    assert record["setting"]["sequences N"] == "4,321; 4,321"
+    assert record["setting"]["corpus"].startswith("fables")
+    assert "python-docs" in record["setting"]["corpus"]
     compared = aj.load(language_models / "runs/compared-fables/revision-step0.nc")
     data = aj.llm.tokens_of_model(
         language_models / "runs/pretrained", "step0", "fables", seq_len=4, num_sequences=4_321
@@ -347,9 +368,11 @@ def test_a_vocabulary_no_larger_than_a_list(tmp_path):
     others = {"the", "sat", "happy", "pond", "."}
     assert {"pond"} <= set(graph.rows[0]["ours"].split(", ")) <= others
     assert graph.rows[0]["found"] == 1
-    (row,) = [row for row in of_words.rows if (row["matrix"], row["word"]) == ("context", "fish")]
-    assert {"pond"} <= set(row["ours, raw"].split(", ")) <= others
-    assert row["found, raw"] == 1
+    at = {"matrix": "context", "word": "fish", "scores": "raw"}
+    (row,) = [row for row in of_words.rows if at.items() <= row.items()]
+    assert {"pond"} <= set(row["ours"].split(", ")) <= others
+    assert row["found"] == 1
+    assert row["reproduced"]  # of the paper's tokens the vocabulary has no other
     tokens = of_words.dataset["token"]
     assert tokens.sizes["rank"] == 10
     assert (tokens.isel(rank=slice(5, None)) == "").all()
@@ -393,6 +416,7 @@ def test_controls_of_a_run_are_those_of_ablation(run):
         (65536, "65,536"),
         (1.0, "1"),
         ("all", "all"),
+        (True, "yes"),
     ],
 )
 def test_numbers_are_readable(value, text):

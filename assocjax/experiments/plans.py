@@ -1,23 +1,17 @@
-"""Before the work: how a grid of runs is divided, its memory and time, and what would fit."""
+"""Before the work: how a grid of runs is divided among devices, and the memory that it takes."""
 
 import contextlib
-import dataclasses
-import functools
 import math
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from assocjax.errors import InputError
 from assocjax.experiments.runs import RunConfig
-from assocjax.precision import matmul
 from assocjax.training.optimizers import state_bytes
-from assocjax.training.plan import ExactPlan, plan_exact_step
+from assocjax.training.plan import plan_exact_step
 
 GIB = 1 << 30
 
@@ -55,7 +49,7 @@ def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_li
       memory_limit: bytes that this process may take for runs that are computed together.
 
     Raises:
-      InputError: not even one run fits the limit or the machine; says what would.
+      InputError: not even one run fits the limit or the machine; says how much memory it needs.
     """
     machine = machine_bytes()
     limit = memory_limit if machine is None else min(memory_limit, machine)
@@ -131,10 +125,6 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 def step_bytes(config: RunConfig, sizes: Sizes) -> int:
     """Estimated memory of one exact step."""
-    return _exact_step(config, sizes).memory
-
-
-def _exact_step(config: RunConfig, sizes: Sizes) -> ExactPlan:
     return plan_exact_step(
         vocab_size=sizes.vocab_size,
         seq_len=sizes.seq_len,
@@ -143,45 +133,7 @@ def _exact_step(config: RunConfig, sizes: Sizes) -> ExactPlan:
         microbatch_size=config.microbatch_size,
         max_distinct=sizes.max_distinct,
         itemsize=sizes.itemsize,
-    )
-
-
-def foreseen_seconds(
-    config: RunConfig, sizes: Sizes, shape: tuple[int, int], multiply_adds: float
-) -> float:
-    """Rough time of a grid of [rates, starts], without compilation.
-
-    Args:
-      config, sizes, shape: as of `make_plan`.
-      multiply_adds: that all devices together do in a second, in large products.
-    """
-    rates, starts = shape
-    L, V = config.num_layers, sizes.vocab_size
-    step = _exact_step(config, sizes).work
-    comparison = 60 * len(config.theories) * (2 * L + 1) * V * V  # a few passes over the weights
-    followed = 0.6 * step if "effective" in config.theories else 0.0  # once a rate
-    each = rates * starts * (step + comparison) + rates * followed
-    return (config.steps + 1) * each / multiply_adds
-
-
-@functools.cache
-def measured_multiply_adds() -> float:
-    """Multiply-adds in a second of a large product, on all local devices together.
-
-    Cost: a fraction of a second, once a process.
-    """
-    n = 1024
-    product = jax.jit(lambda a: matmul(a, a))
-    a = jnp.ones((n, n), jnp.float32)
-    jax.block_until_ready(product(a))
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        jax.block_until_ready(product(a))
-        times.append(time.perf_counter() - began)
-    # One device of a CPU uses all cores for a large product.
-    devices = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
-    return devices * n**3 / min(times)
+    ).memory
 
 
 def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
@@ -240,35 +192,11 @@ def least_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 
 def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -> str:
-    V, L = sizes.vocab_size, config.num_layers
-    microbatch = config.microbatch_size or sizes.num_sequences
-
-    def fits(vocab_size: int = V, **changes: int) -> bool:
-        changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-        return least_bytes(changed, sizes._replace(vocab_size=vocab_size)) <= limit
-
-    largest = {
-        "vocab_size": _largest(lambda n: fits(vocab_size=n), 2, V),
-        "num_layers": _largest(lambda n: fits(num_layers=n), 1, L),
-        "microbatch_size": _largest(lambda n: fits(microbatch_size=n), 1, microbatch),
-    }
-    options = [f"{name} up to {value}" for name, value in largest.items() if value is not None]
+    what = "memory_limit" if memory_limit == limit else "memory of this machine"
     needed = f"{least_bytes(config, sizes) / GIB:.3g} GiB"
-    if memory_limit == limit:
-        what = "memory_limit"
-        options.append(f"a memory_limit above {needed}")
-    else:
-        what = "memory of this machine"
+    larger = f"give a memory_limit above {needed}, or " if memory_limit == limit else ""
     return (
-        f"{what} must hold one run, which with vocab_size {V} and {L} layers takes about {needed}; "
-        f"got {limit / GIB:.3g} GiB. What fits: {' or '.join(options) or 'nothing near it'}"
+        f"{what} must hold one run, which with vocab_size {sizes.vocab_size} and "
+        f"{config.num_layers} layers takes about {needed}; got {limit / GIB:.3g} GiB: {larger}take "
+        "a smaller vocab_size (memory grows with its square), num_layers or microbatch_size"
     )
-
-
-def _largest(fits: Callable[[int], bool], least: int, below: int) -> int | None:
-    """The largest n in [least, below) that fits, where a larger n needs more."""
-    low, high = least - 1, below
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low if low >= least else None

@@ -16,14 +16,12 @@ from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
 from assocjax.corpora.tokens import as_token_data
 from assocjax.errors import InputError
-from assocjax.experiments.grids import Grid, duration_text, run_grid
+from assocjax.experiments.grids import Grid, run_grid
 from assocjax.experiments.plans import (
     GIB,
     Plan,
     Sizes,
-    foreseen_seconds,
     make_plan,
-    measured_multiply_adds,
     planned_bytes,
 )
 from assocjax.experiments.runs import QUANTITIES, Corpus, RunConfig, check_run
@@ -110,7 +108,8 @@ def sweep(
       checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
       overwrite: replace another sweep in the folder, or begin this one anew.
       progress: called with (steps done, steps in all) as the work advances.
-      announce: called with lines for the user: memory and time foreseen, where the work goes on.
+      announce: called with lines for the user: memory foreseen, where the work goes on, and from
+        its first part on how long it takes.
 
     Returns:
       A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,
@@ -189,13 +188,11 @@ def sweep(
         checkpoints: Checkpoints | None = None,
         publish: Callable[[xr.Dataset], None] = lambda dataset: None,
     ) -> xr.Dataset:
-        seconds = foreseen_seconds(config, sizes, shape, measured_multiply_adds())
         count, together = math.prod(shape), plan.chunk[0] * plan.chunk[1]
         announce(
             f"{count} distinct runs, {min(count, together)} at a time on "
             f"{plan.devices[0] * plan.devices[1]} devices, in about "
-            f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory; roughly "
-            f"{duration_text(seconds)}, and what compiling takes"
+            f"{planned_bytes(config, sizes, plan) / GIB:.2g} GiB of memory"
         )
         records = run_grid(
             config,

@@ -15,7 +15,7 @@ from assocjax.arguments import check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
-from assocjax.explorer.packing import NEW, pack
+from assocjax.explorer.packing import pack
 from assocjax.storage import SIGNATURE, results, whole_file
 
 _EXAMPLE = "bird"
@@ -57,23 +57,20 @@ def write_explorer(
       overwrite: replace a page of other results that assocjax wrote.
 
     Raises:
-      InputError: the Dataset is not of `track`, has over 65,536 tokens or lists of over 254, the
-        token is not in it, or the file cannot be written.
+      InputError: the Dataset is not of `track`, has over 65,536 tokens, the token is not in it, or
+        the file cannot be written.
       InputTypeError: dataset, path or number of steps is none.
 
-    Cost: the file has some 15 bytes for each list of 10, of which there are 9 (2 L + 1) V a step:
-    about 30 MB for V = 3,000, L = 3 and 12 steps.
+    Cost: the file has some 17 bytes for each list of 10, of which there are 9 (2 L + 1) V a step:
+    about 40 MB for V = 3,000, L = 3 and 12 steps.
     """
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
     check_dataset(dataset, "track", ["composed_theory_id"], "scoring token rank")
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"path must be a path; got {path!r}")
-    if dataset.sizes["token"] > 1 << 16 or dataset.sizes["rank"] >= NEW:
-        raise InputError(
-            f"the explorer holds up to 65536 tokens and lists of up to {NEW - 1}; got "
-            f"{dataset.sizes['token']} tokens and lists of {dataset.sizes['rank']}"
-        )
+    if dataset.sizes["token"] > 1 << 16:
+        raise InputError(f"the explorer holds up to 65536 tokens; got {dataset.sizes['token']}")
     vocabulary = [str(word) for word in dataset["token"].values]
     if token is None and _EXAMPLE in vocabulary:
         token = _EXAMPLE

@@ -28,33 +28,19 @@
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const buffer = await new Response(stream).arrayBuffer();
     let at = 0;
-    const take = (type, length) => {  // copied, since parts are not aligned
-      const end = at + length * type.BYTES_PER_ELEMENT;
-      const part = new type(buffer.slice(at, end));
-      at = end;
+    const take = (type, length) => {
+      const part = new type(buffer, at, length);
+      at += part.byteLength;
       return part;
     };
     const L = matrix.weights === null ? 0 : matrix.layered ? meta.layers.length : 1;
-    const lists = L * (L ? S : 1) * V;
-    const [low, high] = take(Float64Array, 2);
-    const theory = { size: take(Uint16Array, V), ids: take(Uint16Array, V * K),
-                     scores: take(Int8Array, V * K) };
-    const weights = { size: take(Uint16Array, lists), ids: new Uint16Array(lists * K),
-                      scores: new Int8Array(lists * K) };
-    const places = take(Uint8Array, lists * K), deltas = take(Int8Array, lists * K);
-    const cosine = take(Int8Array, lists), fresh = new Uint16Array(buffer.slice(at));
-    // Each list is told by the one before: see packing.py.
-    let next = 0;
-    for (let list = 0; list < lists; list++) {
-      const first = Math.floor(list / V) % S === 0;
-      const before = first ? theory : weights;
-      const from = (first ? list % V : list - V) * K;
-      for (let i = list * K, end = i + K; i < end; i++) {
-        const kept = places[i] !== 255;
-        weights.ids[i] = kept ? before.ids[from + places[i]] : fresh[next++];
-        weights.scores[i] = deltas[i] + (kept ? before.scores[from + places[i]] : 0);
-      }
-    }
+    const lists = L * S * V;
+    const [low, high] = take(Float64Array, 2);  // see packing.py
+    const theory = { size: take(Uint16Array, V), ids: take(Uint16Array, V * K) };
+    const weights = { size: take(Uint16Array, lists), ids: take(Uint16Array, lists * K) };
+    theory.scores = take(Int8Array, V * K);
+    weights.scores = take(Int8Array, lists * K);
+    const cosine = take(Int8Array, lists);
     const size = (code) => Math.exp(low + (high - low) * (code - 1) / 65534);
     const length = (of, list) => {  // a list may end before K
       const end = of.scores.subarray(list * K, list * K + K).indexOf(-1);
@@ -62,7 +48,7 @@
     };
     const read = (of, list) => Array.from({ length: length(of, list) }, (_, r) => ({
       id: of.ids[list * K + r], score: of.scores[list * K + r] / 127 * size(of.size[list]) }));
-    const place = (layer, step, token) => ((L > 1 ? layer : 0) * S + step) * V + token;
+    const place = (layer, step, token) => ((L > 1 ? layer : 0) * V + token) * S + step;
     return {
       theory: (token) => read(theory, token),
       weights: (layer, step, token) => read(weights, place(layer, step, token)),

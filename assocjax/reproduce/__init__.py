@@ -4,10 +4,10 @@
 `scales`          sizes: the paper's, small and tiny
 `following`       one run, compared at each epoch with all theories and controls
 `work`            tokens, runs and files that artefacts share, and when a file is reused
-`records`         what an artefact hands over
+`records`         what an artefact hands over: a table, settings, figures
 `drawing`         cosines and loss against epoch
 `tables_1_and_2`, `table_3`, `figure_4`, `lists` (Figures 3 and 5), `figures_6_to_8`
-`report`          one HTML file
+`report`          one HTML file, whose prose is in `report.html`
 `artefacts`       `reproduce`: all of them, resumed where they were stopped
 """
 

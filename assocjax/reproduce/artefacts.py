@@ -15,7 +15,7 @@ from assocjax.reproduce import paper
 from assocjax.reproduce.figure_4 import figure_4
 from assocjax.reproduce.figures_6_to_8 import LIBRARIES, figures_6_to_8
 from assocjax.reproduce.lists import figure_3, figure_5
-from assocjax.reproduce.records import Result
+from assocjax.reproduce.records import Result, verdict
 from assocjax.reproduce.report import write_report
 from assocjax.reproduce.scales import SCALES, Scale
 from assocjax.reproduce.table_3 import table_3
@@ -68,7 +68,7 @@ def reproduce(
 
     Returns:
       The records that the JSON files hold, by artefact and corpus: the paper's setting and ours,
-      `rows` with its numbers beside ours and the controls, `differs`, `notes`.
+      `rows` with its numbers beside ours and the controls, and how many `rows` agree.
 
     Raises:
       InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` is
@@ -105,7 +105,7 @@ def reproduce(
         for name in names:
             for work in works:
                 records.append(_record(name, scale, work))
-                announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['notes'][0]}")
+                announce(f"{name}, {records[-1]['corpus_name']}: {records[-1]['verdict']}")
                 write_report(records, folder)
         folder.finish()
         return records
@@ -126,7 +126,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     missing = _missing_libraries() if name == "figures6-8" else None
     if missing is not None:  # not kept: the next time they may be there
         corpus = printable(work.corpus) if data is None else data.name
-        return _head(name, corpus) | {"notes": [f"Left out: {missing}."], "skipped": missing}
+        return _head(name, corpus) | {"verdict": f"left out: {missing}", "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
     dataset = results.reuse(work.folder / f"{name}.nc", of, overwrite=work.overwrite)
     if dataset is not None and all(
@@ -141,8 +141,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         record = _head(name, corpus) | {
             "setting": result.setting,
             "rows": result.rows,
-            "differs": result.differs,
-            "notes": result.notes,
+            "verdict": verdict(result.rows),
             "figures": [f"{file}.png" for file in drawn],
             "folder": work.name,
             "decided_by": of,
@@ -163,7 +162,6 @@ def _head(name: str, corpus: str) -> dict[str, Any]:
         "paper": paper.ARTEFACTS[name]._asdict(),
         "setting": {},
         "rows": [],
-        "differs": [],
         "figures": [],
         "folder": "",
         "skipped": None,

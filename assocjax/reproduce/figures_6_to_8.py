@@ -43,31 +43,30 @@ def figures_6_to_8(scale: Scale, work: Work) -> Result:
     for number, (of, _) in zip((6, 8), found.values(), strict=False):
         drawn[f"figure{number}"] = partial(figures.plot_layers_by_step, of, theory=_THEORY)
     first, data = next(iter(found.values()))
-    drawn["figure7"] = partial(figures.plot_heads, first.sel(layer=list(settings.heads_at)))
+    heads = first.sel(layer=list(settings.heads_at))
+    drawn["figure7"] = partial(figures.plot_heads, heads)
+    shared = [llm.SharedWeights(**each) for each in json.loads(first.attrs["shared_weights"])]
     setting = {
         "corpus": "; ".join(d.name for _, d in found.values()),
-        "documents": "; ".join(f"{d.num_sequences:,} sequences" for _, d in found.values()),
+        "sequences N": "; ".join(f"{d.num_sequences:,}" for _, d in found.values()),
         "positions T": data.seq_len,
-        "model": settings.model
-        or "GPT-NeoX by Pythia's recipe, trained on the text: "
-        + ", ".join(f"{name} {value}" for name, value in settings.pretraining),
+        "model": settings.model or f"trained on the text: {settings.pretraining}",
         "steps": ", ".join(str(r) for r in revisions),
         "tokens compared": first.attrs["num_tokens"],
+        "steps with the same weights": "; ".join(map(str, shared)) or "none",
     }
-    differs = _differs(settings, [data for _, data in found.values()])
-    return Result(dataset, rows, setting, differs, _notes(rows, first), drawn)
+    return Result(dataset, rows, setting, drawn)
 
 
 def _model(settings: LanguageModel, work: Work, folder: Path) -> tuple[str | Path, list[str]]:
     if settings.model is not None:
         assert settings.revisions is not None
         return settings.model, list(settings.revisions)
-    config = llm.PretrainConfig(**dict(settings.pretraining))
     out = folder / "runs" / "pretrained"
     record = llm.pretrain_tiny(
         read_documents(work.corpus),
         out,
-        config,
+        settings.pretraining,
         progress=lambda done, total: work.progress("pretraining", done, total),
     )
     return out, list(record["revisions"])
@@ -111,60 +110,12 @@ def _rows(dataset: xr.Dataset, data: TokenData | TokenFile) -> list[dict[str, An
             {
                 "statistics of": data.name,
                 "checkpoint": str(revision),
-                "paper": None,
                 "ours, paper's form": float(paper_form["similarity"]),
                 "control: shuffled": float(paper_form["null_mean"]),
                 "ours, token-centred": float(centred["similarity"]),
                 "control: shuffled, token-centred": float(centred["null_mean"]),
                 "z, token-centred": float(centred["z"]),
+                "reproduced": None,  # the paper prints maps only, without numbers
             }
         )
     return rows
-
-
-def _differs(settings: LanguageModel, texts: list[TokenData | TokenFile]) -> list[str]:
-    read = " and ".join(f"{data.num_sequences:,} sequences of {data.name}" for data in texts)
-    differs = [
-        "Every score has its control, and a form centred over tokens beside the paper's.",
-        "Query and key tokens are where the theory has them; the paper's comparison transposes.",
-        "Checkpoints that have tensors in common are named; of Pythia's on the hub some have "
-        "(EleutherAI/pythia issues 195, 205, 206).",
-        f"Statistics are of {read}, and padding counts in nothing; the paper's are of one batch, "
-        "padded with token 0.",
-    ]
-    if settings.corpus is not None:
-        differs.append("Documents of fewer than 512 characters are not left out.")
-    if settings.model is None:
-        differs.insert(
-            0,
-            "The model is a small one, trained here: no checkpoint has to be downloaded, and its "
-            "text is that of the statistics.",
-        )
-    return differs
-
-
-def _notes(rows: list[dict[str, Any]], dataset: xr.Dataset) -> list[str]:
-    of = "ours, paper's form"
-    best = max(rows, key=lambda row: row[of])
-    centred = max(rows, key=lambda row: row["z, token-centred"])
-    shape = (
-        f"The paper's form is largest at {best['checkpoint']}, {best[of]:.3f}, "
-        f"and {best['control: shuffled']:.3f} with shuffled tokens"
-    )
-    follows = best["control: shuffled"] > 0.9 * best[of]
-    verdict = (
-        f"{shape}: its control follows it, so that its maps show no associations; centred over "
-        f"tokens at most {centred['ours, token-centred']:.3f} against "
-        f"{centred['control: shuffled, token-centred']:.3f} ({centred['checkpoint']}, z "
-        f"{centred['z, token-centred']:.1f})."
-        if follows
-        else f"{shape}; centred over tokens at most {centred['ours, token-centred']:.3f} against "
-        f"{centred['control: shuffled, token-centred']:.3f} ({centred['checkpoint']})."
-    )
-    notes = [
-        verdict,
-        f"The table is of the last layer's output and the {_THEORY} matrix; the paper prints maps "
-        "only, without numbers.",
-    ]
-    shared = [llm.SharedWeights(**each) for each in json.loads(dataset.attrs["shared_weights"])]
-    return notes + [f"The same weights: {each}." for each in shared]

@@ -7,100 +7,65 @@ package's: the paper's attention is `query_key`. Its position vectors P are comp
 
 from typing import Any, NamedTuple
 
-SOURCE = "arXiv 2601.19208v2"
-
-WORDS: dict[str, Any] = {
+_TEXT: dict[str, Any] = {
     "corpus": "TinyStories",
-    "documents": 65_536,
-    "vocabulary": "3,000 most frequent words",
-    "other words": "their documents dropped",
+    "tokenizer": "word",
+    "vocabulary V": 3_000,
+    "oov": "drop",
     "positions T": 200,
-    "longer / shorter documents": "cut / dropped",
+    "long": "cut",
+    "short": "drop",
+    "sequences N": 65_536,
+}
+_RUN = _TEXT | {
     "layers L": 3,
     "start": "zero",
     "optimizer": "SGD, no momentum",
     "batch": 2_048,
     "epochs": 100,
-    "theory from": "the first batch",
+    "step size": 0.005,
+    "s eta": 16.0,
 }
-"""The protocol that its artefacts share."""
+_LARGE_STEP = _RUN | {"step size": 0.05, "s eta": 160.0}
 
 
 class Artefact(NamedTuple):
-    """A table or figure: what it shows, how it was made, and where it stands."""
+    """A table or figure, and how it was made, in the terms of `records.run_setting`."""
 
     title: str
-    shows: str
     setting: dict[str, Any]
-    source: str
 
 
 ARTEFACTS = {
-    "table1": Artefact(
-        "Table 1: cosines with the theory at a small step size",
-        "Minimum over epochs of the cosine of each trained weight with its leading term: attention "
-        ".999496, value .999169, output .998486.",
-        WORDS | {"step size": 0.005, "s eta": 16.0},
-        f"{SOURCE}, Table 1",
-    ),
+    "table1": Artefact("Table 1: cosines with the theory at a small step size", _RUN),
     "table2": Artefact(
         "Table 2: the same with subwords",
-        "Minimum over epochs of the cosine of each trained weight with its leading term: attention "
-        ".999914, value .998800, output .997891.",
-        WORDS
-        | {
-            "vocabulary": "byte-pair encoding, 10,000",
-            "other words": None,
-            "step size": 0.005,
-            "epochs": 10,
-        }
-        | {"s eta": 1.6},
-        f"{SOURCE}, Table 2",
+        _RUN
+        | {"tokenizer": "bpe", "vocabulary V": 10_000, "oov": None, "epochs": 10, "s eta": 1.6},
     ),
     "table3": Artefact(
-        "Table 3: the loss without the theory",
-        "Loss 5.349 of the model trained with the larger step; after removing from one weight its "
-        "projection on its leading term: attention 5.350, 5.352, 5.361, value 6.192, 6.526, 6.520 "
-        "(layers 1, 2, 3), output 8.287.",
-        WORDS | {"step size": 0.05, "s eta": 160.0},
-        f"{SOURCE}, Table 3",
+        "Table 3: the loss without the theory", _LARGE_STEP | {"loss after training": 5.349}
     ),
-    "figure3": Artefact(
-        "Figure 3: one token's context",
-        "The tokens that the context matrix (Phi) ties to 'fish' as a small graph: pond, contains "
-        "and others.",
-        WORDS | {"step size": None, "s eta": None, "epochs": None},
-        f"{SOURCE}, Figure 3",
-    ),
+    "figure3": Artefact("Figure 3: one token's context", _TEXT),
     "figure4": Artefact(
         "Figure 4: cosines and loss up to a large s eta",
-        "Cosine of each class of weights with its leading term against epoch, the range over "
-        "layers shaded: at least .9 at epoch 30, above .7 at epoch 100. Loss from 8.00 to 5.35.",
-        WORDS | {"step size": 0.05, "s eta": 160.0},
-        f"{SOURCE}, Figure 4",
+        _LARGE_STEP
+        | {
+            "loss before training": 8.00,
+            "loss after training": 5.35,
+            "all cosines above .9 until s eta": 48.0,
+        },
     ),
-    "figure5": Artefact(
-        "Figure 5: the strongest associations of some words",
-        "Top tokens under the three basis functions. B: the: park, little, bird, ball; red: ball, "
-        "car, dress. Sigma: they: she, he, it; happy: sad, excited. Phi: fish: pond, lake, water; "
-        "bird: tree, nest, sky, flew.",
-        WORDS | {"step size": None, "s eta": None, "epochs": None},
-        f"{SOURCE}, Figure 5",
-    ),
+    "figure5": Artefact("Figure 5: the strongest associations of some words", _TEXT),
     "figures6-8": Artefact(
         "Figures 6 to 8: a real language model over training",
-        "Covariance similarity of Pythia-1.4B with the theory, layer by step (1, 2, 4, ..., 512), "
-        "for attention, the embedding without the MLP and the embedding (Figure 6, statistics of "
-        "OpenWebText), by attention head (Figure 7, layers 2, 13 and 24), and with statistics of "
-        "FineWeb (Figure 8). Heat maps: no numbers are given.",
         {
             "corpus": "OpenWebText; FineWeb",
-            "documents": 100_000,
+            "sequences N": "100,000 documents",
             "positions T": 128,
             "model": "Pythia-1.4B",
             "steps": "1, 2, 4, ..., 512",
         },
-        f"{SOURCE}, Figures 6 to 8",
     ),
 }
 
@@ -124,8 +89,6 @@ EDITED_LOSS = {
 
 COSINE_AT = {30: 0.9, 100: 0.7}
 """Epoch -> least cosine of any class of weights, of 100 epochs (Figure 4)."""
-LOSSES = (8.00, 5.35)
-"""At the start and at the end (Figure 4)."""
 
 LISTS = {
     ("bigram", "the"): ("park", "little", "bird", "ball"),

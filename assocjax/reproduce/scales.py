@@ -5,7 +5,8 @@ s eta and takes minutes on two cores; `tiny` takes seconds and says nothing: it 
 """
 
 import dataclasses
-from typing import Any
+
+from assocjax.llm.recipe import PretrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Lists:
 class LanguageModel:
     """A model and the texts' tokens that it is compared on.
 
-    model: of the hub, or a folder; None trains a small Pythia on the corpus, by `pretraining`,
-      arguments of `llm.PretrainConfig`.
+    model: of the hub, or a folder; None trains a small Pythia on the corpus, by `pretraining`.
     revisions: its checkpoints; with None those that pretraining leaves.
     corpus: statistics of a text other than that of the other artefacts; None is that one.
     other_corpus: statistics of another text, for Figure 8; None leaves it out.
@@ -71,7 +71,7 @@ class LanguageModel:
     heads_at: tuple[int, ...]
     model: str | None = None
     revisions: tuple[str, ...] | None = None
-    pretraining: tuple[tuple[str, Any], ...] = ()
+    pretraining: PretrainConfig | None = None
     corpus: str | None = None
     min_count: int = 5
     num_shuffles: int = 20
@@ -117,14 +117,8 @@ def _small() -> Scale:
             other_corpus="python-docs",
             num_tokens=None,
             heads_at=(1, 2, 4),
-            pretraining=(
-                ("vocab_size", 512),
-                ("seq_len", 64),
-                ("batch_size", 16),
-                ("steps", 64),
-                ("num_layers", 4),
-                ("width", 64),
-                ("num_heads", 4),
+            pretraining=PretrainConfig(
+                vocab_size=512, seq_len=64, batch_size=16, steps=64, num_layers=4, width=64
             ),
         ),
     )
@@ -182,14 +176,14 @@ def _tiny() -> Scale:
             heads_at=(1, 2),
             min_count=1,
             num_shuffles=4,
-            pretraining=(
-                ("vocab_size", 128),
-                ("seq_len", 16),
-                ("batch_size", 4),
-                ("steps", 2),
-                ("num_layers", 2),
-                ("width", 16),
-                ("num_heads", 2),
+            pretraining=PretrainConfig(
+                vocab_size=128,
+                seq_len=16,
+                batch_size=4,
+                steps=2,
+                num_layers=2,
+                width=16,
+                num_heads=2,
             ),
         ),
     )
