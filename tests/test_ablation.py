@@ -10,8 +10,9 @@ import xarray as xr
 from conftest import random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax import cli, figures, options
+from assocjax import cli, figures
 from assocjax.analysis import ablation
+from assocjax.cli import _options as options
 from assocjax.models.params import WEIGHTS
 
 N, T, V, L, DRAWS = 6, 4, 5, 2, 3
@@ -319,7 +320,7 @@ def test_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         ablation, "ablate", lambda *a, **k: done.extend(k["units"]) or measure(*a, **k)
     )
-    monkeypatch.setattr("assocjax.commands.ablation._trained", None)  # is not called again
+    monkeypatch.setattr("assocjax.cli.ablate._trained", None)  # is not called again
     with pytest.raises(SystemExit):
         cli.main([*command, "--seed", "1", "--out", str(tmp_path / "stopped")])
     assert "its config.seed is 0, here it is 1" in capsys.readouterr().err

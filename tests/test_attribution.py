@@ -12,9 +12,10 @@ import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import cli, options
+from assocjax import cli
 from assocjax.analysis import attribution, influence
 from assocjax.analysis.passages import _passage, listing
+from assocjax.cli import _options as options
 from assocjax.corpora import fables
 
 N, T, V = 6, 5, 4

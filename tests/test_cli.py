@@ -11,8 +11,9 @@ import pytest
 import xarray as xr
 
 import assocjax as aj
-from assocjax import cli, options
+from assocjax import cli
 from assocjax.analysis.associations import MATRICES
+from assocjax.cli import _options as options
 from assocjax.corpora import fables
 from assocjax.experiments import runs
 from assocjax.models.params import WEIGHTS

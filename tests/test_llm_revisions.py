@@ -15,10 +15,10 @@ import xarray as xr
 
 import assocjax as aj
 from assocjax import cli, figures, llm
+from assocjax.cli._options.llm import PROBES
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts
-from assocjax.options.llm import PROBES
 from assocjax.storage import results
 
 N, T, SHUFFLES = 14, 12, 4
@@ -62,7 +62,7 @@ def run_command(folder, text, out, revisions=REVISIONS):
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
         lines = []
-        patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
+        patch.setattr("assocjax.cli.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
         patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])

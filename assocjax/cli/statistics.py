@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_integer
-from assocjax.commands.setup import configure_jax, corpus_options, open_corpus, show_corpus
-from assocjax.commands.terminal import (
+from assocjax.cli._corpus import configure_jax, corpus_options, open_corpus, show_corpus
+from assocjax.cli._options.statistics import DENSE_VOCAB_SIZE
+from assocjax.cli._terminal import (
     progress_bar,
     show,
     show_complete,
@@ -18,7 +19,6 @@ from assocjax.commands.terminal import (
     status,
 )
 from assocjax.errors import InputError
-from assocjax.options.statistics import DENSE_VOCAB_SIZE
 from assocjax.storage import MARKER, check_claimable, claim, make_folder
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import argparse
 
 from assocjax.arguments import check_integer
-from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import show, show_table, show_written, status
+from assocjax.cli._corpus import configure_jax, load_corpus
+from assocjax.cli._terminal import show, show_table, show_written, status
 from assocjax.storage import check_claimable, claim
 
 _MEANINGS = {

@@ -2,7 +2,7 @@
 
 import argparse
 
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.storage import check_claimable
 
 

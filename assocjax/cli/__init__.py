@@ -1,6 +1,8 @@
-"""The command line: parses, runs a command, and makes one line of what the user can mend.
+"""The command line; a module for each command, which imports what is heavy only when it runs.
 
-Heavy imports wait until a command runs.
+`sweep`, `horizon` (in `sweep`), `track`, `explore` (in `track`) and `ablate` train; `statistics`,
+`associations`, `tokenize`, `merge` (in `statistics`) and `attribute` read a corpus;
+`pretrain_tiny` and `compare` are of language models; `reproduce` is of the paper.
 """
 
 import argparse
@@ -8,16 +10,16 @@ import sys
 from typing import NoReturn
 
 from assocjax.arguments import printable
-from assocjax.commands.ablation import ablate
-from assocjax.commands.attribution import attribute
-from assocjax.commands.compare import compare
-from assocjax.commands.llm import pretrain_tiny
-from assocjax.commands.reproduce import reproduce
-from assocjax.commands.statistics import associations, merge, statistics, tokenize
-from assocjax.commands.tracking import explore, track
-from assocjax.commands.training import horizon, sweep
+from assocjax.cli._options import parser
+from assocjax.cli.ablate import ablate
+from assocjax.cli.attribute import attribute
+from assocjax.cli.compare import compare
+from assocjax.cli.pretrain_tiny import pretrain_tiny
+from assocjax.cli.reproduce import reproduce
+from assocjax.cli.statistics import associations, merge, statistics, tokenize
+from assocjax.cli.sweep import horizon, sweep
+from assocjax.cli.track import explore, track
 from assocjax.errors import InputError, InputTypeError
-from assocjax.options import parser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,7 +47,3 @@ def make_parser() -> argparse.ArgumentParser:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"assocjax: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

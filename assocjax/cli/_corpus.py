@@ -5,7 +5,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from assocjax.commands.terminal import show, status
+from assocjax.cli._terminal import show, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Options of the command `reproduce`."""
 
-from assocjax.options.base import Command, Commands, add_out
+from assocjax.cli._options.base import Command, Commands, add_out
 
 ARTEFACTS = ("table1", "table2", "table3", "figure3", "figure4", "figure5", "figures6-8")
 """Those of `assocjax.reproduce`, which imports JAX."""

@@ -4,9 +4,9 @@ import argparse
 import time
 
 from assocjax.arguments import check_choice
-from assocjax.commands.setup import configure_jax
-from assocjax.commands.terminal import several_bars, show, show_table, show_written
-from assocjax.options.reproduce import ARTEFACTS
+from assocjax.cli._corpus import configure_jax
+from assocjax.cli._options.reproduce import ARTEFACTS
+from assocjax.cli._terminal import several_bars, show, show_table, show_written
 from assocjax.storage import check_claimable
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assocjax.options.base import Command, Commands, add_optimizer, add_out
+from assocjax.cli._options.base import Command, Commands, add_optimizer, add_out
 
 
 def add_track(commands: Commands, function: Command) -> None:

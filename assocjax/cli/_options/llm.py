@@ -1,6 +1,6 @@
 """Options of the commands about language models: `pretrain-tiny`, `compare`."""
 
-from assocjax.options.base import Command, Commands, add_out, reading_options
+from assocjax.cli._options.base import Command, Commands, add_out, reading_options
 
 PROBES = ("single", "occurrence")
 """Those of `llm.revisions`, which imports JAX."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assocjax.options.base import Command, Commands, Parser, add_out
+from assocjax.cli._options.base import Command, Commands, Parser, add_out
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 """Those of `attribution`, which imports JAX."""

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import (
+from assocjax.cli._corpus import configure_jax, load_corpus
+from assocjax.cli._options.training import FABLES_INIT_SCALES
+from assocjax.cli._terminal import (
     progress_bar,
     show,
     show_complete,
@@ -19,7 +20,6 @@ from assocjax.commands.terminal import (
     status,
 )
 from assocjax.errors import InputError
-from assocjax.options.training import FABLES_INIT_SCALES
 from assocjax.storage import Folder, check_claimable, claim, hold
 
 if TYPE_CHECKING:

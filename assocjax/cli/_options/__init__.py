@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from assocjax.options import llm, reproduce, statistics, tracking, training
-from assocjax.options.base import Command, Commands, Parser
+from assocjax.cli._options import llm, reproduce, statistics, tracking, training
+from assocjax.cli._options.base import Command, Commands, Parser
 
 _OPTIONS: dict[str, Callable[[Commands, Command], None]] = {
     "sweep": training.add_sweep,

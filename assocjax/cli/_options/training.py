@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from assocjax.options.base import Command, Commands, add_optimizer
+from assocjax.cli._options.base import Command, Commands, add_optimizer
 
 FABLES_INIT_SCALES = [0.0, 1e-4]
 """Where starts of `fables` begin to hide the theory; those of another text may differ."""

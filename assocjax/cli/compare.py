@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assocjax.commands.setup import show_corpus
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._corpus import show_corpus
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.storage import Folder, check_claimable, claim, hold
 
 if TYPE_CHECKING:

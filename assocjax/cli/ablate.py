@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import check_choice, check_integer
-from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import (
+from assocjax.cli._corpus import configure_jax, load_corpus
+from assocjax.cli._options.training import EDITS
+from assocjax.cli._terminal import (
     progress_bar,
     show,
     show_complete,
@@ -16,7 +17,6 @@ from assocjax.commands.terminal import (
     status,
 )
 from assocjax.errors import InputError
-from assocjax.options.training import EDITS
 from assocjax.storage import check_claimable, claim
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._corpus import configure_jax, load_corpus
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
 from assocjax.storage import check_claimable, claim, hold
 
