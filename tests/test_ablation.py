@@ -12,7 +12,6 @@ from conftest import random_mask, random_params, random_tokens
 import assocjax as aj
 from assocjax import cli, figures
 from assocjax.analysis import ablation
-from assocjax.cli import _options as options
 from assocjax.models.params import WEIGHTS
 
 N, T, V, L, DRAWS = 6, 4, 5, 2, 3

@@ -15,7 +15,6 @@ import assocjax as aj
 from assocjax import cli
 from assocjax.analysis import attribution, influence
 from assocjax.analysis.passages import _passage, listing
-from assocjax.cli import _options as options
 from assocjax.corpora import fables
 
 N, T, V = 6, 5, 4

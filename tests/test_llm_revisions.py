@@ -15,7 +15,6 @@ import xarray as xr
 
 import assocjax as aj
 from assocjax import cli, figures, llm
-from assocjax.cli._options.llm import PROBES
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts

@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from assocjax.arguments import check_integer, check_is, check_string
 from assocjax.checks import as_array, check_tokens, is_traced
+from assocjax.defaults import TOP
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics.dense import Statistics, attention_correlation
@@ -96,7 +97,7 @@ def top_associations(
     matrix: Float[ArrayLike, "V V"] | LinearOperator,
     vocabulary: Sequence[str],
     token: str,
-    k: int = 10,
+    k: int = TOP,
 ) -> list[Association]:
     """The k highest entries of a token's row, without the token itself, highest first.
 

@@ -41,6 +41,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from assocjax.arguments import check_choice, check_integer, check_integers, check_is
 from assocjax.checks import as_array, is_traced
+from assocjax.defaults import MATRICES
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics.dense import Statistics
@@ -57,14 +58,7 @@ from assocjax.statistics.sums import (
     zero_words,
 )
 
-DEGREES = {
-    "bigram": 1,
-    "context": 1,
-    "interchangeability": 2,
-    "value": 2,
-    "composed": 3,
-    "query_key": 4,
-}
+DEGREES = dict(zip(MATRICES, (1, 1, 2, 2, 3, 4), strict=True))
 """Matrices whose entries can be attributed, and their degree k in the documents' weights."""
 
 _BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are held at once

@@ -10,6 +10,7 @@ import xarray as xr
 from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
 from assocjax.arguments import check_integer, check_is, check_names, check_string
 from assocjax.corpora import TokenData
+from assocjax.defaults import TOP
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.storage.results import provenance
 
@@ -22,7 +23,7 @@ def find_passages(
     column: str,
     *,
     matrices: Sequence[str] = ("value",),
-    top: int = 10,
+    top: int = TOP,
     statistics: Statistics | None = None,
 ) -> xr.Dataset:
     """The documents that an entry [row, column] of each matrix comes from, and their passages.

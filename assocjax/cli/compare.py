@@ -1,85 +1,139 @@
 """The command `compare`: a language model's checkpoints beside the theory, and their controls."""
 
-import argparse
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from assocjax.cli._corpus import show_corpus
+from cyclopts import Parameter
+
+from assocjax import defaults
+from assocjax.cli._corpus import Reading, show_corpus
+from assocjax.cli._options import AtLeast2, Count, Results, Whole, distinct, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
-from assocjax.storage import Folder, check_claimable, claim, hold
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from assocjax.storage import Folder
 
-def compare(options: argparse.Namespace) -> None:
+
+def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
+    return tuple(tokens[0].value.split(","))
+
+
+@options("Comparison")
+class Compare(Results, Reading):
     """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
-    from assocjax.llm.files import check_revisions
-    from assocjax.llm.libraries import require
-    from assocjax.llm.revisions import compare_revisions
-    from assocjax.llm.tensors import SharedWeights
-    from assocjax.llm.texts import tokens_of_model
-    from assocjax.storage import results
 
-    for library in ("torch", "transformers"):  # before the corpus is read
-        require(library)
-    check_claimable(options.out, "compare")
-    revisions = [None] if options.revisions is None else options.revisions.split(",")
-    check_revisions(options.model, revisions)
-    with status("reading"):
-        data = tokens_of_model(
-            options.model,
-            revisions[0],
-            options.corpus,
-            seq_len=options.seq_len,
-            num_sequences=options.num_sequences,
-            seed=options.corpus_seed,
-            num_documents=options.num_documents,
-            separator=options.separator,
-            text_field=options.text_field,
-        )
-    show_corpus(data)
-    with hold(options.out):  # one writer from the first revision to the last figure
-        with progress_bar("reading", "") as bar:
-            dataset = compare_revisions(
-                options.model,
-                revisions,
-                data,
-                options.out,
-                num_tokens=options.num_tokens,
-                min_count=options.min_count,
-                probe=options.probe,
-                num_shuffles=options.shuffles,
-                num_bins=options.bins,
-                seed=options.seed,
-                overwrite=options.overwrite,
-                progress=lambda what, done, total: bar(done, total, what),
+    model: str = field(kw_only=False)
+    """a folder (of a folder for each revision), a .gguf file, or owner/name on the hub"""
+    revisions: Annotated[
+        tuple[str, ...] | None,
+        Parameter(metavar="NAME,...", converter=_by_commas, n_tokens=1, validator=distinct),
+    ] = None
+    """checkpoints to compare, such as step0,step1,step512 (default: the model itself)"""
+    corpus: str = "fables"
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
+    file; or a token file in the model's tokens"""
+    seq_len: Annotated[Count, Parameter(metavar="T")] = 128
+    """positions"""
+    num_sequences: Annotated[
+        Count | None,
+        Parameter(
+            metavar="N",
+            show_default=lambda given: f"{defaults.NUM_SEQUENCES}, or all of a shorter text",
+        ),
+    ] = None
+    """count the first N sequences"""
+    num_tokens: Annotated[
+        AtLeast2 | None,
+        Parameter(
+            metavar="N",
+            show_default=lambda given: (
+                f"{defaults.NUM_TOKENS}, or all that occur --min-count times"
+            ),
+        ),
+    ] = None
+    """the most frequent tokens to compare"""
+    min_count: Annotated[Count, Parameter(metavar="N")] = defaults.MIN_COUNT
+    """how often a token must occur"""
+    shuffles: Annotated[AtLeast2, Parameter(metavar="N")] = defaults.NUM_SHUFFLES
+    """shuffles of the tokens that make a null"""
+    bins: Annotated[Count, Parameter(metavar="N")] = defaults.NUM_BINS
+    """bins of frequency, within which the second null shuffles"""
+    seed: Whole = 0
+    """seed of the shuffles"""
+    probe: Annotated[str, Parameter(choices=defaults.PROBES)] = "single"
+    """each token alone (the paper's), or its mean over its occurrences in the sequences"""
+    out: Path = Path("assocjax-compare")
+    """folder for the results, a file for each revision; after an interruption the same command
+    goes on"""
+
+    def run(self) -> None:
+        from assocjax.llm.files import check_revisions
+        from assocjax.llm.libraries import require
+        from assocjax.llm.revisions import compare_revisions
+        from assocjax.llm.tensors import SharedWeights
+        from assocjax.llm.texts import tokens_of_model
+        from assocjax.storage import check_claimable, claim, hold, results
+
+        for library in ("torch", "transformers"):  # before the corpus is read
+            require(library)
+        check_claimable(self.out, "compare")
+        revisions = [None] if self.revisions is None else list(self.revisions)
+        check_revisions(self.model, revisions)
+        with status("reading"):
+            data = tokens_of_model(
+                self.model,
+                revisions[0],
+                self.corpus,
+                seq_len=self.seq_len,
+                num_sequences=self.num_sequences,
+                **self.reading(),
             )
-        decoded = results.decode(dataset.attrs)
-        rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
-        with claim(options.out, "compare", None) as folder:
-            results.save_to(folder, "comparison.nc", dataset)
-            results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
-            with status("drawing"):
-                paths = _draw(dataset, folder)
-            # Of an earlier list of revisions their own files stay, and nothing made of all of it.
-            written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
-            kept = (file for file in folder.files if not file.startswith("revision-"))
-            folder.remove(*(file for file in kept if file not in written))
-    for each in decoded["shared_weights"]:
-        shared = SharedWeights(**each)
-        of = "Identical" if shared.identical else "Shared"
-        show(f"{of}: {shared}. There a curve over them compares a model with itself")
-    show(
-        f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
-        f"more. Median over layers of the similarity; in brackets its mean over {options.shuffles} "
-        "shuffles of the tokens, and how many sd apart they are. attention: the mean over heads "
-        "with query_key; without MLP and embedding: the stream after attention and after the layer "
-        "with value; bigram: the first layer's input with bigram, residual unigram"
-    )
-    show_table("The paper's form", rows["feature"])
-    show_table("Token-centred", rows["token"])
-    show_written(options.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+        show_corpus(data)
+        with hold(self.out):  # one writer from the first revision to the last figure
+            with progress_bar("reading", "") as bar:
+                dataset = compare_revisions(
+                    self.model,
+                    revisions,
+                    data,
+                    self.out,
+                    num_tokens=self.num_tokens,
+                    min_count=self.min_count,
+                    probe=self.probe,
+                    num_shuffles=self.shuffles,
+                    num_bins=self.bins,
+                    seed=self.seed,
+                    overwrite=self.overwrite,
+                    progress=lambda what, done, total: bar(done, total, what),
+                )
+            decoded = results.decode(dataset.attrs)
+            rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
+            with claim(self.out, "compare", None) as folder:
+                results.save_to(folder, "comparison.nc", dataset)
+                results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
+                with status("drawing"):
+                    paths = _draw(dataset, folder)
+                # Of earlier revisions their own files stay, and nothing made of all of them.
+                written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
+                kept = (file for file in folder.files if not file.startswith("revision-"))
+                folder.remove(*(file for file in kept if file not in written))
+        for each in decoded["shared_weights"]:
+            shared = SharedWeights(**each)
+            of = "Identical" if shared.identical else "Shared"
+            show(f"{of}: {shared}. There a curve over them compares a model with itself")
+        show(
+            f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
+            "more. Median over layers of the similarity; in brackets its mean over "
+            f"{self.shuffles} shuffles of the tokens, and how many sd apart they are. attention: "
+            "the mean over heads with query_key; without MLP and embedding: the stream after "
+            "attention and after the layer with value; bigram: the first layer's input with "
+            "bigram, residual unigram"
+        )
+        show_table("The paper's form", rows["feature"])
+        show_table("Token-centred", rows["token"])
+        show_written(self.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
 
 
 def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
@@ -111,7 +165,7 @@ def _cell(part: "xr.Dataset", prefix: str) -> str:
     return f"{score:.4f} ({mean:.4f}, {z:+.0f})"
 
 
-def _draw(dataset: "xr.Dataset", folder: Folder) -> list[Path]:
+def _draw(dataset: "xr.Dataset", folder: "Folder") -> list[Path]:
     from assocjax import figures
 
     last = dataset.isel(revision=-1)

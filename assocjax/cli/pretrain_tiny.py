@@ -1,41 +1,65 @@
-"""Commands about language models: `pretrain-tiny`."""
+"""The command `pretrain-tiny`: a small language model and its checkpoints."""
 
-import argparse
+import dataclasses
+from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from assocjax.cli._corpus import Reading
+from assocjax.cli._options import AtLeast2, Count, NotNegative, Results, Whole, chosen, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
-from assocjax.storage import check_claimable
+from assocjax.llm.recipe import PretrainConfig
 
 
-def pretrain_tiny(options: argparse.Namespace) -> None:
+@options("Model and training")
+class PretrainTiny(Results, Reading):
     """Train a small GPT-NeoX by Pythia's recipe, and keep its checkpoints as folders."""
-    import dataclasses
 
-    from assocjax import llm
-    from assocjax.corpora import read_documents
-    from assocjax.llm.libraries import require
+    vocab_size: Annotated[AtLeast2, Parameter(metavar="V")] = PretrainConfig.vocab_size
+    """tokens of a byte-pair vocabulary, trained on the corpus"""
+    seq_len: Annotated[Count, Parameter(metavar="T")] = PretrainConfig.seq_len
+    """positions of a sequence"""
+    batch_size: Annotated[Count, Parameter(metavar="N")] = PretrainConfig.batch_size
+    """sequences of a step"""
+    steps: Annotated[Whole, Parameter(metavar="STEPS")] = PretrainConfig.steps
+    """updates; checkpoints after 0, 1, 2, 4, ... of them"""
+    num_layers: Annotated[Count, Parameter(metavar="L")] = PretrainConfig.num_layers
+    """layers"""
+    width: Annotated[Count, Parameter(metavar="D")] = PretrainConfig.width
+    """size of the residual stream"""
+    num_heads: Annotated[Count, Parameter(metavar="H")] = PretrainConfig.num_heads
+    """attention heads"""
+    learning_rate: Annotated[NotNegative, Parameter(metavar="ETA")] = PretrainConfig.learning_rate
+    """the largest, after the warmup"""
+    seed: Annotated[Whole, Parameter(metavar="SEED")] = PretrainConfig.seed
+    """seed of the start and of the order of sequences"""
+    out: Path = Path("assocjax-pretrained")
+    """folder for step0, step1, step2, ...; after an interruption the same command goes on"""
 
-    for library in ("torch", "transformers"):  # before the corpus is read
-        require(library)
-    check_claimable(options.out, "pretrain-tiny")
-    names = [field.name for field in dataclasses.fields(llm.PretrainConfig)]
-    config = llm.PretrainConfig(**{name: getattr(options, name) for name in names})
-    with status("reading"):
-        documents = read_documents(
-            options.corpus,
-            seed=options.corpus_seed,
-            num_documents=options.num_documents,
-            separator=options.separator,
-            text_field=options.text_field,
+    def run(self) -> None:
+        from assocjax import llm
+        from assocjax.corpora import read_documents
+        from assocjax.llm.libraries import require
+        from assocjax.storage import check_claimable
+
+        for library in ("torch", "transformers"):  # before the corpus is read
+            require(library)
+        check_claimable(self.out, "pretrain-tiny")
+        config = llm.PretrainConfig(
+            **chosen(self, *(field.name for field in dataclasses.fields(llm.PretrainConfig)))
         )
-    show(f"{documents.name}: {len(documents.documents)} documents")
-    with progress_bar("training") as progress:
-        record = llm.pretrain_tiny(
-            documents, options.out, config, overwrite=options.overwrite, progress=progress
-        )
-    losses = [*record["losses"], None]
-    rows = [
-        {"revision": name, "loss of its next batch": losses[int(name.removeprefix("step"))]}
-        for name in record["revisions"]
-    ]
-    show_table("Loss in nats", rows)
-    show_written(options.out, ["pretraining.json", *record["revisions"]])
+        with status("reading"):
+            documents = read_documents(self.corpus, **self.reading())
+        show(f"{documents.name}: {len(documents.documents)} documents")
+        with progress_bar("training") as progress:
+            record = llm.pretrain_tiny(
+                documents, self.out, config, overwrite=self.overwrite, progress=progress
+            )
+        losses = [*record["losses"], None]
+        rows = [
+            {"revision": name, "loss of its next batch": losses[int(name.removeprefix("step"))]}
+            for name in record["revisions"]
+        ]
+        show_table("Loss in nats", rows)
+        show_written(self.out, ["pretraining.json", *record["revisions"]])

@@ -1,42 +1,65 @@
 """The command `reproduce`: the paper's tables and figures, and one report of them."""
 
-import argparse
 import time
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
 
-from assocjax.arguments import check_choice
+from cyclopts import Parameter
+
+from assocjax import defaults
 from assocjax.cli._corpus import configure_jax
-from assocjax.cli._options.reproduce import ARTEFACTS
+from assocjax.cli._options import Precision, Results, options, several
 from assocjax.cli._terminal import several_bars, show, show_table, show_written
-from assocjax.storage import check_claimable
+from assocjax.reproduce.paper import ARTEFACTS
 
 
-def reproduce(options: argparse.Namespace) -> None:
+@options("Artefacts")
+class Reproduce(Results):
     """Reproduce the paper's tables and figures beside its numbers, with controls, in one report."""
-    for name in options.artefacts:
-        check_choice("artefact", name, (*ARTEFACTS, "all"))
-    configure_jax(options)
-    from assocjax import reproduce as library
 
-    check_claimable(options.out, "reproduce")
-    began = time.monotonic()
-    with several_bars() as progress:
-        records = library.reproduce(
-            options.artefacts,
-            scale=options.scale,
-            corpora=options.corpus or (),
-            out=options.out,
-            overwrite=options.overwrite,
-            progress=progress,
-            announce=lambda line: show(
-                f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
-            ),
-        )
-    for record in records:
-        if record["rows"]:
-            title = f"{record['paper']['title']} ({record['corpus_name']})"
-            show_table(title, [_short(row) for row in record["rows"]])
-    folders = sorted({record["folder"] for record in records} - {""})  # of what was left out: none
-    show_written(options.out, ["report.html", "report.json", *folders])
+    artefacts: Annotated[tuple[str, ...], Parameter(choices=(*ARTEFACTS, "all"))] = field(
+        kw_only=False
+    )
+    """tables and figures"""
+    scale: Annotated[str, Parameter(choices=defaults.SCALES)] = defaults.SCALE
+    """the paper's sizes, smaller ones for two cores, or tiny ones that say nothing"""
+    corpus: Annotated[tuple[str, ...], several("CORPUS")] = ()
+    """texts to read besides the fables, or in the paper's sizes instead of tinystories:
+    python-docs, hf:owner/name[:split], or a .txt, .jsonl or .parquet file"""
+    precision: Precision = "float32"
+    """of floating point"""
+    out: Path = Path("assocjax-reproduce")
+    """folder for the results; what is there already is not computed again"""
+
+    def run(self) -> None:
+        from assocjax.storage import check_claimable
+
+        configure_jax(self.precision)
+        from assocjax import reproduce as library
+
+        check_claimable(self.out, "reproduce")
+        began = time.monotonic()
+        with several_bars() as progress:
+            records = library.reproduce(
+                self.artefacts,
+                scale=self.scale,
+                corpora=self.corpus,
+                out=self.out,
+                overwrite=self.overwrite,
+                progress=progress,
+                announce=lambda line: show(
+                    f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
+                ),
+            )
+        for record in records:
+            if record["rows"]:
+                title = f"{record['paper']['title']} ({record['corpus_name']})"
+                show_table(title, [_short(row) for row in record["rows"]])
+        folders = sorted(
+            {record["folder"] for record in records} - {""}
+        )  # of what was left out: none
+        show_written(self.out, ["report.html", "report.json", *folders])
 
 
 def _short(row: dict) -> dict:

@@ -1,71 +1,97 @@
-"""Commands that follow associations over training: `track` and `explore`."""
+"""The command `track`."""
 
-import argparse
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from assocjax.cli._corpus import configure_jax, load_corpus
+from cyclopts import Parameter
+
+from assocjax import defaults
+from assocjax.cli._corpus import Corpus, configure_jax
+from assocjax.cli._options import Count, Results, Run, Steps, check_training, options, several
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
-from assocjax.storage import check_claimable, claim, hold
 
 
-def track(options: argparse.Namespace) -> None:
+@options("Record")
+class Track(Results, Corpus, Run):
     """Train one run and record when associations form, and in which weight."""
-    from assocjax import figures
-    from assocjax.analysis.formations import formation
-    from assocjax.experiments.tracking import track
-    from assocjax.storage import results
 
-    check_claimable(options.out, "track")
-    configure_jax(options)
-    data = load_corpus(options)
-    for token in options.graph:
-        data.token_id(token)  # fails before the work
-    with hold(options.out):  # one writer from the first checkpoint to the last figure
-        with progress_bar() as progress:
-            dataset = track(
-                data,
-                learning_rate=options.learning_rate,
-                steps=options.steps,
-                num_layers=options.num_layers,
-                record_at=options.record_at,
-                k=options.top,
-                seed=options.seed,
-                init_scale=options.init_scale,
-                optimizer=options.optimizer,
-                batch_size=options.batch_size,
-                microbatch_size=options.microbatch_size,
-                truth=_known_truth(data) if options.corpus == "fables" else None,
-                checkpoint=options.out,
-                overwrite=options.overwrite,
-                progress=progress,
-            )
-        rows = formation(dataset)
-        content = {**results.decode(dataset.attrs), "formation": rows}
-        with claim(options.out, "track", None) as folder:
-            results.save_json_to(folder, "summary.json", content)
-            with status("drawing"):
-                paths = figures.save_track(dataset, folder)
-                for token in options.graph:
-                    name = "".join(c if c.isalnum() else "_" for c in token)
-                    path = f"context_{data.token_id(token)}_{name}"
-                    try:
-                        graph = figures.plot_context_graph(dataset, token)
-                    except InputError as error:  # a token without a context
-                        show(f"no graph: {error}", soft_wrap=True)
-                        continue
-                    paths += figures.save(graph, path, into=folder)
-    if dataset.attrs["incomplete"]:
-        show(dataset.attrs["incomplete"])
-    known = "precision_theory" in rows[0]
-    show_table(
-        f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency: first recorded "
-        "step at which weights have half of the theory's (formed; -: never), the share at best and "
-        "at the end" + ("; the same of the planted associates, and the theory's share" * known),
-        [_short(row) for row in rows if row["scoring"] == "corrected"],
-    )
-    show_written(options.out, ["track.nc", "summary.json", *(path.name for path in paths)])
-    show(f"To look at it: assocjax explore {options.out / 'track.nc'}", soft_wrap=True)
+    num_sequences: int | None = 512
+    out: Path = Path("assocjax-track")
+    learning_rate: float = 2.0
+    steps: int = 64
+    init_scale: float = defaults.TRACKED_INIT_SCALE
+    """standard deviation of the start; from 0 the theory's lists are there at once"""
+    microbatch_size: Annotated[Count | None, Parameter(metavar="N")] = None
+    """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
+    record_at: Annotated[
+        tuple[Steps, ...] | None, Parameter(metavar="STEP...", consume_multiple=(1, None))
+    ] = None
+    """steps at which to record (default: 0 and about twenty, evenly on a log scale)"""
+    top: Annotated[Count, Parameter(metavar="K")] = defaults.TOP
+    """length of the lists"""
+    graph: Annotated[tuple[str, ...], several("TOKEN")] = ()
+    """tokens whose context to draw as a small graph"""
+
+    def run(self) -> None:
+        from assocjax import figures
+        from assocjax.analysis.formations import formation
+        from assocjax.experiments.tracking import steps_to_record, track
+        from assocjax.storage import check_claimable, claim, hold, results
+
+        check_claimable(self.out, "track")
+        configure_jax(self.precision)
+        check_training(self, self.num_sequences)
+        steps_to_record(self.record_at, self.steps)
+        data = self.load()
+        for token in self.graph:
+            data.token_id(token)  # fails before the work
+        with hold(self.out):  # one writer from the first checkpoint to the last figure
+            with progress_bar() as progress:
+                dataset = track(
+                    data,
+                    learning_rate=self.learning_rate,
+                    steps=self.steps,
+                    num_layers=self.num_layers,
+                    record_at=self.record_at,
+                    k=self.top,
+                    seed=self.seed,
+                    init_scale=self.init_scale,
+                    optimizer=self.optimizer,
+                    batch_size=self.batch_size,
+                    microbatch_size=self.microbatch_size,
+                    truth=_known_truth(data) if self.corpus == "fables" else None,
+                    checkpoint=self.out,
+                    overwrite=self.overwrite,
+                    progress=progress,
+                )
+            rows = formation(dataset)
+            content = {**results.decode(dataset.attrs), "formation": rows}
+            with claim(self.out, "track", None) as folder:
+                results.save_json_to(folder, "summary.json", content)
+                with status("drawing"):
+                    paths = figures.save_track(dataset, folder)
+                    for token in self.graph:
+                        name = "".join(c if c.isalnum() else "_" for c in token)
+                        path = f"context_{data.token_id(token)}_{name}"
+                        try:
+                            graph = figures.plot_context_graph(dataset, token)
+                        except InputError as error:  # a token without a context
+                            show(f"no graph: {error}", soft_wrap=True)
+                            continue
+                        paths += figures.save(graph, path, into=folder)
+        if dataset.attrs["incomplete"]:
+            show(dataset.attrs["incomplete"])
+        known = "precision_theory" in rows[0]
+        show_table(
+            f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency: first "
+            "recorded step at which weights have half of the theory's (formed; -: never), the "
+            "share at best and at the end"
+            + ("; the same of the planted associates, and the theory's share" * known),
+            [_short(row) for row in rows if row["scoring"] == "corrected"],
+        )
+        show_written(self.out, ["track.nc", "summary.json", *(path.name for path in paths)])
+        show(f"To look at it: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
 
 
 def _known_truth(data) -> dict[str, Any] | None:
@@ -93,21 +119,3 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     if "precision_theory" not in row:
         rounded = {name: rounded[name] for name in ("formed", "best", "end")}
     return {"matrix": row["matrix"], "weights": weights} | rounded
-
-
-def explore(options: argparse.Namespace) -> None:
-    """Write a page that shows each token's associations over training."""
-    from assocjax.explorer import write_explorer
-    from assocjax.storage import results
-
-    out = options.out or options.results.with_suffix(".html")
-    dataset = results.load(options.results)
-    with status("writing"):
-        write_explorer(
-            dataset,
-            out,
-            token=options.token,
-            max_steps=options.max_steps,
-            overwrite=options.overwrite,
-        )
-    show(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser", soft_wrap=True)

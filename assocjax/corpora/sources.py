@@ -34,9 +34,9 @@ from typing import NamedTuple
 
 from assocjax.arguments import check_integer, check_path, check_string, printable
 from assocjax.corpora import fables
+from assocjax.defaults import SEPARATOR
 from assocjax.errors import InputError
 
-SEPARATOR = "<|endoftext|>"
 HUB_DOCUMENTS = 10_000
 """Documents streamed from a hub dataset unless `num_documents` says otherwise."""
 

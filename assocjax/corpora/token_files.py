@@ -47,13 +47,13 @@ from assocjax.corpora.tokenizers import (
     word_table,
 )
 from assocjax.corpora.tokens import (
-    DEFAULT_VOCAB_SIZE,
     check_choices,
     check_sizes,
     fable_words,
     find_token,
     hash_vocabulary,
 )
+from assocjax.defaults import VOCAB_SIZE
 from assocjax.errors import InputError
 from assocjax.storage import Folder, claim
 
@@ -225,7 +225,7 @@ def write_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
-    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.

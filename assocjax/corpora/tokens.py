@@ -35,9 +35,9 @@ from assocjax.corpora.tokenizers import (
     stream_words,
     train_bpe,
 )
+from assocjax.defaults import VOCAB_SIZE
 from assocjax.errors import InputError, InputTypeError
 
-DEFAULT_VOCAB_SIZE = 256
 MAX_SEQ_LEN = 2**20
 _FABLE_WORDS = 80
 
@@ -201,7 +201,7 @@ def load_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
-    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    default_vocab_size: int = VOCAB_SIZE,
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
 from assocjax.checks import check_number, check_step, check_tokens, is_traced
 from assocjax.corpora import TokenData
+from assocjax.defaults import GRADIENTS, THEORIES
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.agreement import compare_params
 from assocjax.models.attention_only import loss
@@ -43,9 +44,6 @@ from assocjax.training.optimizers import (
     warn_of_derivatives,
 )
 from assocjax.training.train import Snapshot, batch_indices, train_segment
-
-THEORIES = ("leading", "effective")
-GRADIENTS = ("exact", *THEORIES)
 
 
 @struct.dataclass

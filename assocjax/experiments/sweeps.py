@@ -15,6 +15,7 @@ import xarray as xr
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checks import check_dataset, check_numbers, check_positive
 from assocjax.corpora import TokenData
+from assocjax.defaults import MEMORY_LIMIT, THEORIES
 from assocjax.errors import InputError, InputTypeError
 from assocjax.experiments.grids import Grid, duration_text, run_grid
 from assocjax.experiments.plans import (
@@ -54,12 +55,12 @@ def sweep(
     init_scales: Sequence[float] = (0.0,),
     steps: int,
     num_layers: int,
-    theories: Sequence[str] = ("leading",),
+    theories: Sequence[str] = THEORIES,
     gradient: str = "exact",
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
-    memory_limit: int = 4 << 30,
+    memory_limit: int = MEMORY_LIMIT,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
     overwrite: bool = False,

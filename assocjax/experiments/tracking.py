@@ -21,6 +21,7 @@ from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_integer, check_integers, check_is
 from assocjax.checks import check_number, check_positive
 from assocjax.corpora import TokenData
+from assocjax.defaults import TOP, TRACKED_INIT_SCALE
 from assocjax.errors import InputError, InputTypeError
 from assocjax.experiments.runs import Corpus
 from assocjax.models.params import init_params
@@ -54,9 +55,9 @@ def track(
     steps: int,
     num_layers: int,
     record_at: Sequence[int] | None = None,
-    k: int = 10,
+    k: int = TOP,
     seed: int = 0,
-    init_scale: float = 0.0,
+    init_scale: float = TRACKED_INIT_SCALE,
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
@@ -129,7 +130,7 @@ def track(
     if microbatch_size is not None:
         microbatch_size = check_integer("microbatch_size", microbatch_size, minimum=1)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
-    record = _steps_to_record(record_at, steps)
+    record = steps_to_record(record_at, steps)
     if truth is not None:
         check_is("truth", truth, Mapping)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
@@ -292,7 +293,8 @@ def _saved_so_far(checkpoints: Checkpoints | None, record: list[int]) -> str:
     )
 
 
-def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
+def steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
+    """The steps that `track` records, in order; refuses those beyond `steps`."""
     if record_at is None:
         return sorted(
             {0, *np.rint(np.geomspace(1, steps, 24)).astype(int).tolist()} if steps else {0}
