@@ -405,10 +405,6 @@ def test_bad_arguments_of_parts(corpus):
         aj.TokenData(*corpus, data.vocabulary, "", "", documents=np.zeros(2, np.int32))
 
 
-def test_matrices_offered_are_those_of_the_library():
-    assert options.statistics.MATRICES == MATRICES
-
-
 def test_command(tmp_path, capsys):
     small = ("--num-documents", "60", "--seq-len", "8", "--precision", "float32")
     command = ["attribute", *small, "flew", "away", "--weight", "bigram", "composed", "--top", "3"]

@@ -433,10 +433,6 @@ def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
     assert "has no weights: expected model.safetensors" in err
 
 
-def test_probes_offered_are_those_of_the_library():
-    assert PROBES == module.PROBES
-
-
 @pytest.mark.parametrize("command", [["compare", "x"], ["pretrain-tiny"]])
 def test_without_the_extra_it_is_asked_for(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
