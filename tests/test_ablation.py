@@ -247,7 +247,7 @@ def test_figure_shows_the_changes(measured):
         ({"edits": ()}, "edits must be one or more"),
         ({"edits": ("swap",)}, "other must be given with the edit 'swap'"),
         ({"other": random_params(0, V=V, T=T, L=L)}, "only with it"),
-        ({"draws": 1}, '"1" for --draws. Must be >= 2'),
+        ({"draws": 1}, "draws must be at least 2; got 1"),
         ({"theory": random_params(0, V=V + 1, T=T, L=L)}, "theory.query_key must have the shape"),
         ({"mask": np.ones((N, T + 1), bool)}, "mask must have one entry"),
     ],

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from assocjax import defaults
-from assocjax.cli._options import AtLeast2, Count, Precision, Whole, chosen, options
+from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
+from assocjax.cli._options import arguments_of, options
 from assocjax.cli._terminal import show, status
 from assocjax.errors import InputError
 
@@ -16,6 +18,13 @@ READ_VOCAB_SIZE = 3000
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
+
+
+_ALL = "all; of fables, what 2000 stories give"
+
+
+def by_default(vocab_size: int) -> Parameter:
+    return unless_given(f"{vocab_size}, or what a text has")
 
 
 @options("Corpus")
@@ -31,13 +40,13 @@ class Reading:
     """what separates documents of a .txt file"""
     text_field: str = "text"
     """field or column of .jsonl, .parquet and hub"""
-    corpus_seed: Whole = 0
+    corpus_seed: Seed = 0
     """seed of the fables"""
 
-    def reading(self) -> dict[str, Any]:
-        """How documents are read, as arguments of `read_documents`."""
-        given = chosen(self, "num_documents", "separator", "text_field")
-        return given | {"seed": self.corpus_seed}
+    def read(self, function: Callable, *first: Any, **others: Any) -> Any:
+        """What a function that reads the corpus returns, with the options that it has."""
+        with status("reading"):
+            return function(*first, **arguments_of(self, function, seed=self.corpus_seed, **others))
 
 
 @options("Tokens")
@@ -53,14 +62,6 @@ class Tokens(Reading):
     short: Literal["drop", "pad"] = "drop"
     """documents of fewer than T+1 tokens are dropped, or padded and masked"""
 
-    def tokenizing(self) -> dict[str, Any]:
-        """How a corpus is tokenised, as arguments of `load_tokens` and `write_tokens`."""
-        return chosen(self, "tokenizer", "oov", "long", "short") | self.reading()
-
-
-def by_default(vocab_size: int) -> Parameter:
-    return Parameter(show_default=lambda given: f"{vocab_size}, or what a text has")
-
 
 @options("Tokens")
 class Sizes:
@@ -68,39 +69,25 @@ class Sizes:
 
     DEFAULT_VOCAB_SIZE = defaults.VOCAB_SIZE
 
-    vocab_size: Annotated[
-        AtLeast2 | None, Parameter(metavar="V"), by_default(DEFAULT_VOCAB_SIZE)
-    ] = None
+    vocab_size: Annotated[VocabSize | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     """keep the V most frequent tokens"""
-    seq_len: Annotated[Count, Parameter(metavar="T")] = 32
+    seq_len: Length = 32
     """positions of a sequence"""
-
-    def sizes(self) -> dict[str, Any]:
-        sizes = chosen(self, "vocab_size", "seq_len")
-        return sizes | {"default_vocab_size": self.DEFAULT_VOCAB_SIZE}
 
 
 @options("Tokens")
 class Sequences(Tokens):
     """A corpus in memory, and JAX as it is asked for."""
 
-    num_sequences: Annotated[
-        Count | None,
-        Parameter(
-            metavar="N",
-            show_default=lambda given: str(given or "all; of fables, what 2000 stories give"),
-        ),
-    ] = None
+    num_sequences: Annotated[Count | None, unless_given(_ALL)] = None
     """keep the first N sequences"""
     precision: Precision = "float32"
     """floating-point precision"""
 
-    def load_sized(self, **sizes: Any) -> "TokenData":
+    def load(self, **sizes: int) -> "TokenData":
         from assocjax.corpora import load_tokens
 
-        arguments = {"num_sequences": self.num_sequences, **self.tokenizing(), **sizes}
-        with status("reading"):
-            data = load_tokens(self.corpus, **arguments)
+        data = self.read(load_tokens, **sizes)
         show_corpus(data, f", {data.unk_fraction:.1%} unknown")
         return data
 
@@ -109,8 +96,8 @@ class Sequences(Tokens):
 class Corpus(Sizes, Sequences):
     """A corpus in memory, of one size."""
 
-    def load(self) -> "TokenData":
-        return self.load_sized(**self.sizes())
+    def load(self, **sizes: int) -> "TokenData":
+        return super().load(**sizes, default_vocab_size=self.DEFAULT_VOCAB_SIZE)
 
 
 @options("Tokens")

@@ -1,15 +1,14 @@
-"""How a class of options is made, the kinds of values that options have, and shared options."""
+"""How a class of options is made, and options that commands share."""
 
 import dataclasses
-import math
+import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from cyclopts import Group, Parameter
-from cyclopts.validators import Number
 
-from assocjax.arguments import LARGEST_COUNT, LARGEST_DEPTH, LARGEST_STEPS
+from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, shown
 from assocjax.errors import InputError
 
 T = TypeVar("T")
@@ -38,59 +37,24 @@ def options(title: str, about: str = "") -> Callable[[type[T]], type[T]]:
             stated = default is not None and default is not False and default != ()
             metadata = getattr(kind, "__metadata__", ())
             kind = inherited.get(name, Annotated[kind, shared])
-            shows = Parameter(show_default=_shown if stated else False)
+            shows = Parameter(show_default=shown if stated else False)
             cls.__annotations__[name] = Annotated[kind, shows, *metadata]
         return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     return decorate
 
 
-def _shown(default: Any) -> str:
-    """A default as it is typed."""
-    if isinstance(default, tuple):
-        return " ".join(map(_shown, default))
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _integer(kind: Any, tokens: Any) -> int:
-    """An integer, where cyclopts would round 1.5."""
-    try:
-        return int(tokens[0].value)
-    except ValueError:
-        raise ValueError(f"expected an integer, got {tokens[0].value[:80]!r}") from None
-
-
-def _whole(least: int, most: int = LARGEST_COUNT) -> Parameter:
-    return Parameter(converter=_integer, validator=Number(gte=least, lte=most))
-
-
-Whole = Annotated[int, _whole(0)]
-Count = Annotated[int, _whole(1)]
-AtLeast2 = Annotated[int, _whole(2)]
-Steps = Annotated[int, _whole(0, LARGEST_STEPS)]
-Layers = Annotated[int, _whole(1, LARGEST_DEPTH)]
-Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
-NotNegative = Annotated[float, Parameter(validator=Number(gte=0, lt=math.inf))]
-Precision = Literal["float32", "float64"]
-
-
-def distinct(kind: Any, values: tuple[Any, ...] | None) -> None:
-    """Checks that no value is there twice."""
-    if values and len(set(values)) < len(values):
-        raise ValueError(f"values must not repeat; got {_shown(values)}")
-
-
-def several(metavar: str, choices: tuple[str, ...] | None = None) -> Parameter:
-    """An option has one or more values, all different."""
-    return Parameter(
-        metavar=f"{metavar}...", consume_multiple=(1, None), validator=distinct, choices=choices
-    )
-
-
 def chosen(options: Any, *names: str) -> dict[str, Any]:
     """Some of the options, by name; several values as a list, as JSON has them."""
     values = {name: getattr(options, name) for name in names}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def arguments_of(options: Any, function: Callable, **others: Any) -> dict[str, Any]:
+    """The options that are called as parameters of a function, and others."""
+    known = {field.name for field in dataclasses.fields(options)}
+    names = inspect.signature(function).parameters
+    return chosen(options, *(name for name in names if name in known)) | others
 
 
 @options("Results")
@@ -103,13 +67,13 @@ class Results:
 
 @options("Training")
 class Training:
-    num_layers: Annotated[Layers, Parameter(metavar="L")] = 3
+    num_layers: Layers = 3
     """layers"""
     steps: Steps = 40
     """updates"""
     optimizer: str = "sgd"
     """any optax optimizer, by name"""
-    batch_size: Annotated[Count | None, Parameter(metavar="N")] = None
+    batch_size: Count | None = None
     """sequences in a minibatch (default: the full batch)"""
 
 
@@ -117,11 +81,11 @@ class Training:
 class Run(Training):
     """A single run."""
 
-    learning_rate: Annotated[Positive, Parameter(metavar="ETA")] = 1.0
+    learning_rate: Rate = 1.0
     """step size"""
-    init_scale: Annotated[NotNegative, Parameter(metavar="SD")] = 0.0
+    init_scale: Deviation = 0.0
     """standard deviation of the start; 0 is the zero start"""
-    seed: Whole = 0
+    seed: Seed = 0
     """seed of the start, of the order of batches and of random directions"""
 
 

@@ -9,15 +9,8 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import Corpus, configure_jax
-from assocjax.cli._options import (
-    AtLeast2,
-    Results,
-    Run,
-    check_training,
-    chosen,
-    options,
-    several,
-)
+from assocjax.cli._kinds import AtLeast2, several
+from assocjax.cli._options import Results, Run, arguments_of, check_training, chosen, options
 from assocjax.cli._terminal import (
     progress_bar,
     show,
@@ -130,10 +123,8 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
         theory,
         data.tokens,
         data.mask,
-        edits=options.edits,
         other=ablation.exchanged(theory) if "swap" in options.edits else None,
-        draws=options.draws,
-        seed=options.seed,
+        **arguments_of(options, ablation.ablate),
     )
     units = ablation.default_units(options.num_layers)
     found: list[xr.Dataset] = []

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import READ_VOCAB_SIZE, by_default, configure_jax
+from assocjax.cli._kinds import Count
 from assocjax.cli._matrices import Counted
-from assocjax.cli._options import Count, Results, chosen, options
+from assocjax.cli._options import Results, chosen, options
 from assocjax.cli._terminal import show, show_written, status
 from assocjax.errors import InputError
 

@@ -5,14 +5,8 @@ from typing import Annotated
 
 from assocjax import defaults
 from assocjax.cli._corpus import READ_VOCAB_SIZE, Corpus, by_default, configure_jax
-from assocjax.cli._options import (
-    Count,
-    Precision,
-    Results,
-    chosen,
-    options,
-    several,
-)
+from assocjax.cli._kinds import Count, Precision, several
+from assocjax.cli._options import Results, chosen, options
 from assocjax.cli._terminal import show, show_table, show_written, status
 
 _MEANINGS = {

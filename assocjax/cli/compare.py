@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import Reading, show_corpus
-from assocjax.cli._options import AtLeast2, Count, Results, Whole, distinct, options
+from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
+from assocjax.cli._options import Results, arguments_of, chosen, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
     return tuple(tokens[0].value.split(","))
+
+
+_SEQUENCES = f"{defaults.NUM_SEQUENCES}, or all of a shorter text"
+_TOKENS = f"{defaults.NUM_TOKENS}, or all that occur --min-count times"
 
 
 @options("Comparison")
@@ -35,33 +40,19 @@ class Compare(Results, Reading):
     corpus: str = "fables"
     """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
     file; or a token file in the model's tokens"""
-    seq_len: Annotated[Count, Parameter(metavar="T")] = 128
+    seq_len: Length = 128
     """positions"""
-    num_sequences: Annotated[
-        Count | None,
-        Parameter(
-            metavar="N",
-            show_default=lambda given: f"{defaults.NUM_SEQUENCES}, or all of a shorter text",
-        ),
-    ] = None
+    num_sequences: Annotated[Count | None, unless_given(_SEQUENCES)] = None
     """count the first N sequences"""
-    num_tokens: Annotated[
-        AtLeast2 | None,
-        Parameter(
-            metavar="N",
-            show_default=lambda given: (
-                f"{defaults.NUM_TOKENS}, or all that occur --min-count times"
-            ),
-        ),
-    ] = None
+    num_tokens: Annotated[AtLeast2 | None, unless_given(_TOKENS)] = None
     """the most frequent tokens to compare"""
-    min_count: Annotated[Count, Parameter(metavar="N")] = defaults.MIN_COUNT
+    min_count: Count = defaults.MIN_COUNT
     """how often a token must occur"""
-    shuffles: Annotated[AtLeast2, Parameter(metavar="N")] = defaults.NUM_SHUFFLES
+    shuffles: AtLeast2 = defaults.NUM_SHUFFLES
     """shuffles of the tokens that make a null"""
-    bins: Annotated[Count, Parameter(metavar="N")] = defaults.NUM_BINS
+    bins: Count = defaults.NUM_BINS
     """bins of frequency, within which the second null shuffles"""
-    seed: Whole = 0
+    seed: Seed = 0
     """seed of the shuffles"""
     probe: Annotated[str, Parameter(choices=defaults.PROBES)] = "single"
     """each token alone (the paper's), or its mean over its occurrences in the sequences"""
@@ -82,32 +73,15 @@ class Compare(Results, Reading):
         check_claimable(self.out, "compare")
         revisions = [None] if self.revisions is None else list(self.revisions)
         check_revisions(self.model, revisions)
-        with status("reading"):
-            data = tokens_of_model(
-                self.model,
-                revisions[0],
-                self.corpus,
-                seq_len=self.seq_len,
-                num_sequences=self.num_sequences,
-                **self.reading(),
-            )
+        reading = chosen(self, "num_documents", "separator", "text_field")
+        data = self.read(tokens_of_model, self.model, revisions[0], **reading)
         show_corpus(data)
         with hold(self.out):  # one writer from the first revision to the last figure
             with progress_bar("reading", "") as bar:
-                dataset = compare_revisions(
-                    self.model,
-                    revisions,
-                    data,
-                    self.out,
-                    num_tokens=self.num_tokens,
-                    min_count=self.min_count,
-                    probe=self.probe,
-                    num_shuffles=self.shuffles,
-                    num_bins=self.bins,
-                    seed=self.seed,
-                    overwrite=self.overwrite,
-                    progress=lambda what, done, total: bar(done, total, what),
-                )
+                others = {"name_or_path": self.model, "revisions": revisions, "source": data}
+                others |= {"num_shuffles": self.shuffles, "num_bins": self.bins}
+                others["progress"] = lambda what, done, total: bar(done, total, what)
+                dataset = compare_revisions(**arguments_of(self, compare_revisions, **others))
             decoded = results.decode(dataset.attrs)
             rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
             with claim(self.out, "compare", None) as folder:

@@ -2,11 +2,9 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from assocjax.cli._options import AtLeast2, Results, options
+from assocjax.cli._kinds import AtLeast2
+from assocjax.cli._options import Results, arguments_of, options
 from assocjax.cli._terminal import show, status
 
 
@@ -20,7 +18,7 @@ class Explore(Results):
     """the page (default: RESULTS with the ending .html)"""
     token: str | None = None
     """what is shown first (default: bird, or a word of middling frequency)"""
-    max_steps: Annotated[AtLeast2 | None, Parameter(metavar="N")] = None
+    max_steps: AtLeast2 | None = None
     """of more recorded steps, N that are evenly spread (default: 24; 12 of over 1500 tokens)"""
 
     def run(self) -> None:
@@ -33,9 +31,7 @@ class Explore(Results):
             write_explorer(
                 dataset,
                 out,
-                token=self.token,
-                max_steps=self.max_steps,
-                overwrite=self.overwrite,
+                **arguments_of(self, write_explorer),
             )
         show(
             f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser",

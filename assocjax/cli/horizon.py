@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
 from assocjax import defaults
 from assocjax.cli._corpus import Sequences, configure_jax
-from assocjax.cli._options import (
-    Count,
+from assocjax.cli._kinds import (
+    Duration,
     Layers,
-    NotNegative,
-    Positive,
+    Length,
     Precision,
-    Results,
-    chosen,
-    options,
+    Rate,
+    Theories,
+    Threshold,
+    VocabSize,
     several,
 )
+from assocjax.cli._options import Results, arguments_of, chosen, options
 from assocjax.cli._terminal import progress_bar, show_complete, show_table, show_written, status
 from assocjax.errors import InputError
 
@@ -36,19 +35,19 @@ class Horizon(Results, Sequences):
     num_sequences: int = 128
     precision: Precision = "float64"
     out: Path = Path("assocjax-horizon")
-    learning_rates: Annotated[tuple[Positive, ...], several("ETA")] = (0.4, 0.2, 0.8)
+    learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.4, 0.2, 0.8)
     """step sizes"""
-    vocab_sizes: Annotated[tuple[Count, ...], several("V")] = (100, 50, 150)
+    vocab_sizes: Annotated[tuple[VocabSize, ...], several("V")] = (100, 50, 150)
     """most frequent tokens to keep"""
-    seq_lens: Annotated[tuple[Count, ...], several("T")] = (32, 16, 64)
+    seq_lens: Annotated[tuple[Length, ...], several("T")] = (32, 16, 64)
     """positions of a sequence"""
     num_layers: Annotated[tuple[Layers, ...], several("L")] = (2, 1, 3)
     """layers"""
-    theories: Annotated[tuple[str, ...], several("NAME", defaults.THEORIES)] = defaults.THEORIES
+    theories: Theories = defaults.THEORIES
     """what every run is compared with"""
-    duration: Annotated[Positive, Parameter(metavar="TAU")] = 24.0
+    duration: Duration = 24.0
     """training time, learning rate times steps, at which runs end"""
-    threshold: NotNegative = defaults.THRESHOLD
+    threshold: Threshold = defaults.THRESHOLD
     """relative error that ends a theory"""
 
     def run(self) -> None:
@@ -58,14 +57,14 @@ class Horizon(Results, Sequences):
 
         check_claimable(self.out, "horizon")
         configure_jax(self.precision)
-        study = chosen(self, "vocab_sizes", "seq_lens", "num_layers", "learning_rates", "duration")
+        study = arguments_of(self, horizons.study_settings)
         horizons.study_settings(**study)
         V, T = self.vocab_sizes[0], self.seq_lens[0]
 
         def load(vocab_size: int, seq_len: int):
             # As many positions at every length.
             sequences = max(1, round(self.num_sequences * T / max(1, seq_len)))
-            return self.load_sized(vocab_size=vocab_size, seq_len=seq_len, num_sequences=sequences)
+            return self.load(vocab_size=vocab_size, seq_len=seq_len, num_sequences=sequences)
 
         # All of them first: a size that the corpus does not allow fails before the work.
         sizes = [(size, T) for size in self.vocab_sizes] + [(V, size) for size in self.seq_lens]
@@ -110,7 +109,7 @@ def _study(
     with results.stoppable(folder), progress_bar() as progress:
         rows = horizons.horizon_study(
             lambda vocab_size, seq_len: data[vocab_size, seq_len],
-            **{name: value for name, value in config.items() if name != "precision"},
+            **arguments_of(options, horizons.horizon_study),
             progress=progress,
             part=results.parts_kept_in(folder),
         )

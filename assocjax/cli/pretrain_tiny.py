@@ -1,14 +1,14 @@
 """The command `pretrain-tiny`: a small language model and its checkpoints."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from assocjax.cli._corpus import Reading
-from assocjax.cli._options import AtLeast2, Count, NotNegative, Results, Whole, chosen, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
+from assocjax.cli._options import Results, arguments_of, options
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written
 from assocjax.llm.recipe import PretrainConfig
 
 
@@ -16,23 +16,23 @@ from assocjax.llm.recipe import PretrainConfig
 class PretrainTiny(Results, Reading):
     """Train a small GPT-NeoX by Pythia's recipe, and keep its checkpoints as folders."""
 
-    vocab_size: Annotated[AtLeast2, Parameter(metavar="V")] = PretrainConfig.vocab_size
+    vocab_size: VocabSize = PretrainConfig.vocab_size
     """tokens of a byte-pair vocabulary, trained on the corpus"""
-    seq_len: Annotated[Count, Parameter(metavar="T")] = PretrainConfig.seq_len
+    seq_len: Length = PretrainConfig.seq_len
     """positions of a sequence"""
-    batch_size: Annotated[Count, Parameter(metavar="N")] = PretrainConfig.batch_size
+    batch_size: Count = PretrainConfig.batch_size
     """sequences of a step"""
-    steps: Annotated[Whole, Parameter(metavar="STEPS")] = PretrainConfig.steps
+    steps: Steps = PretrainConfig.steps
     """updates; checkpoints after 0, 1, 2, 4, ... of them"""
-    num_layers: Annotated[Count, Parameter(metavar="L")] = PretrainConfig.num_layers
+    num_layers: Layers = PretrainConfig.num_layers
     """layers"""
     width: Annotated[Count, Parameter(metavar="D")] = PretrainConfig.width
     """size of the residual stream"""
     num_heads: Annotated[Count, Parameter(metavar="H")] = PretrainConfig.num_heads
     """attention heads"""
-    learning_rate: Annotated[NotNegative, Parameter(metavar="ETA")] = PretrainConfig.learning_rate
+    learning_rate: Rate = PretrainConfig.learning_rate
     """the largest, after the warmup"""
-    seed: Annotated[Whole, Parameter(metavar="SEED")] = PretrainConfig.seed
+    seed: Seed = PretrainConfig.seed
     """seed of the start and of the order of sequences"""
     out: Path = Path("assocjax-pretrained")
     """folder for step0, step1, step2, ...; after an interruption the same command goes on"""
@@ -46,11 +46,8 @@ class PretrainTiny(Results, Reading):
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
         check_claimable(self.out, "pretrain-tiny")
-        config = llm.PretrainConfig(
-            **chosen(self, *(field.name for field in dataclasses.fields(llm.PretrainConfig)))
-        )
-        with status("reading"):
-            documents = read_documents(self.corpus, **self.reading())
+        config = PretrainConfig(**arguments_of(self, PretrainConfig))
+        documents = self.read(read_documents)
         show(f"{documents.name}: {len(documents.documents)} documents")
         with progress_bar("training") as progress:
             record = llm.pretrain_tiny(

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import configure_jax
-from assocjax.cli._options import Precision, Results, options, several
+from assocjax.cli._kinds import Precision, several
+from assocjax.cli._options import Results, arguments_of, options
 from assocjax.cli._terminal import several_bars, show, show_table, show_written
 from assocjax.reproduce.paper import ARTEFACTS
 
@@ -42,11 +43,7 @@ class Reproduce(Results):
         began = time.monotonic()
         with several_bars() as progress:
             records = library.reproduce(
-                self.artefacts,
-                scale=self.scale,
-                corpora=self.corpus,
-                out=self.out,
-                overwrite=self.overwrite,
+                **arguments_of(self, library.reproduce, corpora=self.corpus),
                 progress=progress,
                 announce=lambda line: show(
                     f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True

@@ -12,17 +12,8 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import Corpus, configure_jax
-from assocjax.cli._options import (
-    Count,
-    NotNegative,
-    Positive,
-    Results,
-    Training,
-    Whole,
-    check_training,
-    options,
-    several,
-)
+from assocjax.cli._kinds import Count, Deviation, Process, Rate, Seed, Theories, several
+from assocjax.cli._options import Results, Training, arguments_of, check_training, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
 
@@ -48,9 +39,9 @@ class _Processes:
     """join the other processes of a Slurm job, a TPU pod or another cluster that JAX knows"""
     coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
     """elsewhere: the address of process 0"""
-    num_processes: Annotated[Count | None, Parameter(metavar="N")] = None
+    num_processes: Count | None = None
     """elsewhere: how many processes there are"""
-    process_id: Annotated[Whole | None, Parameter(metavar="I")] = None
+    process_id: Process | None = None
     """elsewhere: which of them this is, from 0"""
 
 
@@ -60,17 +51,17 @@ class Sweep(_Processes, Results, Corpus, Training):
 
     num_sequences: int | None = 128
     out: Path = Path("assocjax-sweep")
-    learning_rates: Annotated[tuple[Positive, ...], several("ETA")] = (0.1, 0.5, 1.0, 2.0)
+    learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.1, 0.5, 1.0, 2.0)
     """step sizes"""
-    seeds: Annotated[tuple[Whole, ...], several("SEED")] = (0,)
+    seeds: Annotated[tuple[Seed, ...], several("SEED")] = (0,)
     """seeds of the start and of the order of batches"""
-    init_scales: Annotated[tuple[NotNegative, ...], several("SD")] = (0.0,)
+    init_scales: Annotated[tuple[Deviation, ...], several("SD")] = (0.0,)
     """standard deviations of the start; 0 is the zero start"""
-    theories: Annotated[tuple[str, ...], several("NAME", defaults.THEORIES)] = defaults.THEORIES
+    theories: Theories = defaults.THEORIES
     """what every run is compared with"""
     gradient: Annotated[str, Parameter(choices=defaults.GRADIENTS)] = "exact"
     """what trains the weights"""
-    microbatch_size: Annotated[Count | None, Parameter(metavar="N")] = None
+    microbatch_size: Count | None = None
     """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
     matmul_precision: Literal["highest", "tensorfloat32", "bfloat16"] = "highest"
     """of matrix products in float32, where a device has less; its error is printed"""
@@ -92,8 +83,8 @@ class Sweep(_Processes, Results, Corpus, Training):
 
         check_claimable(self.out, "sweep")
         configure_jax(self.precision, self.matmul_precision)
-        check_training(self, self.num_sequences)
         first_process = _join(self)
+        check_training(self, self.num_sequences)
         data = self.load()
         if self.matmul_precision != "highest":
             _show_matmul_error(data, self)
@@ -102,20 +93,8 @@ class Sweep(_Processes, Results, Corpus, Training):
             with _at_once(), progress_bar() as progress:
                 dataset = sweeps.sweep(
                     data,
-                    learning_rates=self.learning_rates,
-                    seeds=self.seeds,
-                    init_scales=self.init_scales,
-                    steps=self.steps,
-                    num_layers=self.num_layers,
-                    theories=self.theories,
-                    gradient=self.gradient,
-                    optimizer=self.optimizer,
-                    batch_size=self.batch_size,
-                    microbatch_size=self.microbatch_size,
-                    memory_limit=self.memory_limit,
+                    **arguments_of(self, sweeps.sweep),
                     checkpoint=self.out,
-                    checkpoint_every=self.checkpoint_every,
-                    overwrite=self.overwrite,
                     progress=progress,
                     announce=show,
                 )

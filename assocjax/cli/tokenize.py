@@ -5,7 +5,7 @@ from typing import Annotated
 
 from assocjax.cli._corpus import Sizes, Tokens, by_default, show_corpus
 from assocjax.cli._options import Results, options
-from assocjax.cli._terminal import show_written, status
+from assocjax.cli._terminal import show_written
 
 
 @options("Tokens")
@@ -22,9 +22,7 @@ class Tokenize(Results, Sizes, Tokens):
         from assocjax.storage import check_claimable
 
         check_claimable(self.out, "tokenize")
-        with status("tokenizing"):
-            file = write_tokens(
-                self.corpus, self.out, overwrite=self.overwrite, **self.sizes(), **self.tokenizing()
-            )
+        size = self.DEFAULT_VOCAB_SIZE
+        file = self.read(write_tokens, folder=self.out, default_vocab_size=size)
         show_corpus(file)
         show_written(self.out, sorted(path.name for path in self.out.glob("tokens.*")))

@@ -7,7 +7,8 @@ from cyclopts import Parameter
 
 from assocjax import defaults
 from assocjax.cli._corpus import Corpus, configure_jax
-from assocjax.cli._options import Count, Results, Run, Steps, check_training, options, several
+from assocjax.cli._kinds import Count, Steps, several
+from assocjax.cli._options import Results, Run, arguments_of, check_training, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
 
@@ -22,7 +23,7 @@ class Track(Results, Corpus, Run):
     steps: int = 64
     init_scale: float = defaults.TRACKED_INIT_SCALE
     """standard deviation of the start; from 0 the theory's lists are there at once"""
-    microbatch_size: Annotated[Count | None, Parameter(metavar="N")] = None
+    microbatch_size: Count | None = None
     """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
     record_at: Annotated[
         tuple[Steps, ...] | None, Parameter(metavar="STEP...", consume_multiple=(1, None))
@@ -50,19 +51,10 @@ class Track(Results, Corpus, Run):
             with progress_bar() as progress:
                 dataset = track(
                     data,
-                    learning_rate=self.learning_rate,
-                    steps=self.steps,
-                    num_layers=self.num_layers,
-                    record_at=self.record_at,
+                    **arguments_of(self, track),
                     k=self.top,
-                    seed=self.seed,
-                    init_scale=self.init_scale,
-                    optimizer=self.optimizer,
-                    batch_size=self.batch_size,
-                    microbatch_size=self.microbatch_size,
                     truth=_known_truth(data) if self.corpus == "fables" else None,
                     checkpoint=self.out,
-                    overwrite=self.overwrite,
                     progress=progress,
                 )
             rows = formation(dataset)
