@@ -302,7 +302,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     statistics = aj.corpus_statistics(tokens, 5, mask)
     moments = aj.effective_statistics(tokens, 5, 1, mask)
     coefficients = aj.descent_coefficients(0.5, 3)
-    config = aj.RunConfig(steps=2, num_layers=1)
+    config = aj.RunConfig(steps=2, num_layers=1, theories=("leading",))
     corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)
     key, sgd = jax.random.key(0), optax.sgd(0.5)
     of = {"params": params, "tokens": tokens, "mask": mask}
@@ -311,7 +311,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     entry = {"matrix": "value", "row": 0, "column": 1}
     run = {"config": config, "corpus": corpus, "learning_rate": 0.5, "seed": 0}
     carry = aj.start_run(**run, init_scale=0.1)
-    sweep = {"learning_rates": [0.5], "steps": 2, "num_layers": 1}
+    sweep = {"learning_rates": [0.5], "steps": 2, "num_layers": 1, "theories": ["leading"]}
     swept = aj.sweep(data, **sweep)
     track = {"learning_rate": 0.5, "steps": 2, "num_layers": 1, "k": 2}
     truth = {"bigram": {"w0": ["w1"]}}

@@ -139,7 +139,7 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
 def test_time_foreseen_is_that_of_the_work():
     """In proportion to steps, runs and the machine's inverse speed, from the plan's own count."""
     sizes = plans.Sizes(256, 300, 32, 4)
-    config = aj.RunConfig(steps=9, num_layers=2)
+    config = aj.RunConfig(steps=9, num_layers=2, theories=("leading",))
     work = aj.plan_exact_step(vocab_size=300, seq_len=32, num_layers=2, num_sequences=256).work
     once = plans.foreseen_seconds(config, sizes, (1, 1), work)
     assert 10 < once < 13  # steps + 1 gradients, and comparisons
@@ -176,7 +176,8 @@ def test_what_cannot_fit_is_refused_with_what_would():
 
 def test_the_machine_limits_too(monkeypatch):
     monkeypatch.setattr(plans, "machine_bytes", lambda: 1 << 20)
-    config, sizes = aj.RunConfig(steps=1, num_layers=1), plans.Sizes(8, 100, 16, 4)
+    config = aj.RunConfig(steps=1, num_layers=1, theories=("leading",))
+    sizes = plans.Sizes(8, 100, 16, 4)
     with pytest.raises(aj.InputError, match=r"memory of this machine .*; got 0\.000977 GiB"):
         plans.make_plan(config, sizes, (1, 1), 4 << 30)
 

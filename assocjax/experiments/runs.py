@@ -91,7 +91,7 @@ class RunConfig:
 
     steps: int
     num_layers: int
-    theories: tuple[str, ...] = ("leading",)
+    theories: tuple[str, ...]
     gradient: str = "exact"
     optimizer: Optimizer = "sgd"
     batch_size: int | None = None
