@@ -28,10 +28,9 @@ statistics, trains the transformer, and compares the two. The data flows one way
     write_explorer(associations, "explorer.html")               -> a page           explorer/
 
 The rooms, in reading order: `storage`, `corpora`, `models`, `statistics`, `training`, `theories`,
-`analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line:
-`options`, `commands`, `cli`. Each has a docstring that is its tour. A module imports only from its
-own room and from those before it, after the small `errors`, `arguments`, `checks` and `precision`
-that all use.
+`analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
+Each has a docstring that is its tour. A module imports only from its own room and from those before
+it, after the small `errors`, `arguments`, `checks` and `precision` that all use.
 """
 
 import lazy_loader

@@ -1,4 +1,7 @@
-"""Checks of single arguments, made once where a user calls."""
+"""Arguments of functions and options of the command line: defaults, limits and checks.
+
+What both offer is stated here once. Needs no JAX, for which `assocjax --help` does not wait.
+"""
 
 import operator
 import os
@@ -6,6 +9,40 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from assocjax.errors import InputError, InputTypeError
+
+VOCAB_SIZE = 256
+SEPARATOR = "<|endoftext|>"
+
+MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
+"""The basis functions, and what they compose to."""
+
+TOP = 10
+"""Associations or documents in a list."""
+
+EDITS = ("remove", "keep", "replace", "swap")
+DRAWS = 16
+
+THEORIES = ("leading", "effective")
+GRADIENTS = ("exact", *THEORIES)
+MEMORY_LIMIT = 4 << 30
+
+THRESHOLD = 0.1
+"""Relative error at which a theory has ended."""
+
+TRACKED_INIT_SCALE = 1e-5
+"""From a zero start the theory's associations are there at once, in no order."""
+
+PROBES = ("single", "occurrence")
+"""A token alone, as in the paper, or its mean over its occurrences in the text."""
+
+MIN_COUNT = 10
+NUM_SEQUENCES = 4000
+NUM_TOKENS = 2000
+NUM_SHUFFLES = 100
+NUM_BINS = 10
+
+SCALES = ("tiny", "small", "paper")
+SCALE = "small"
 
 LARGEST_COUNT = 2**31 - 1
 """Of sizes and seeds: JAX counts with 32 bits."""

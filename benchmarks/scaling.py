@@ -32,6 +32,7 @@ def sweep_seconds(V, T, L, N, runs) -> float:
     vocabulary = tuple(str(i) for i in range(V))
     data = aj.TokenData(random_tokens(N, T, V), np.ones((N, T), bool), vocabulary, "random", "")
     common = {"learning_rates": [0.1], "init_scales": [0.01], "steps": 4, "num_layers": L}
+    common["theories"] = ["leading"]
     return seconds(lambda: aj.sweep(data, seeds=range(runs), **common)["loss"].values)
 
 

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> dict:
     vocabulary = tuple(str(i) for i in range(V))
     data = aj.TokenData(tokens, np.ones((N, T), bool), vocabulary, "random", "")
     rates, seeds = np.geomspace(0.01, 1, R).tolist(), list(range(S))
-    config = aj.RunConfig(steps=steps, num_layers=L)
+    config = aj.RunConfig(steps=steps, num_layers=L, theories=("leading",))
 
     def swept():
         return aj.sweep(
@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> dict:
             init_scales=[scale],
             steps=steps,
             num_layers=L,
+            theories=["leading"],
         )
 
     run = jax.jit(aj.run_comparison, static_argnums=0)

@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> dict:
         data = aj.load_tokens(options.corpus, vocab_size=V, seq_len=T, num_sequences=N)
         duration = min(1 / 12, 5 / (8 * math.sqrt(data.seq_len)))
         rate = duration / steps * (1 - 1e-12)
-        dataset = aj.sweep(data, learning_rates=[rate], steps=steps, num_layers=1)
+        dataset = aj.sweep(
+            data, learning_rates=[rate], steps=steps, num_layers=1, theories=["leading"]
+        )
     bounds = aj.theorem_bounds(dataset).squeeze(drop=True)
     met = np.flatnonzero(bounds["conditions_met"].values)
     unmet = bounds["conditions"].isel(step=-1)

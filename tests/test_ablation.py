@@ -10,7 +10,7 @@ import xarray as xr
 from conftest import random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax import cli, figures, options
+from assocjax import cli, figures
 from assocjax.analysis import ablation
 from assocjax.models.params import WEIGHTS
 
@@ -258,15 +258,11 @@ def test_bad_arguments(case, change, message):
         aj.ablate(**(dict(zip(names, case, strict=True)) | change))
 
 
-def test_edits_offered_are_those_of_the_library():
-    assert options.training.EDITS == ablation.EDITS
-
-
 def test_command(tmp_path, capsys):
     tiny = ("--num-sequences", "8", "--seq-len", "6", "--num-layers", "1", "--num-documents", "60")
     with pytest.raises(SystemExit):
         cli.main(["ablate", *tiny, "--draws", "1", "--out", str(tmp_path)])
-    assert "draws must be at least 2; got 1" in capsys.readouterr().err
+    assert '"1" for --draws. Must be >= 2' in capsys.readouterr().err
     training = ("--vocab-size", "30", "--steps", "4", "--batch-size", "4")
     edits = ("--edits", "remove", "swap", "--draws", "2")
     cli.main(["ablate", *tiny, *training, *edits, "--out", str(tmp_path)])
@@ -319,7 +315,7 @@ def test_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         ablation, "ablate", lambda *a, **k: done.extend(k["units"]) or measure(*a, **k)
     )
-    monkeypatch.setattr("assocjax.commands.ablation._trained", None)  # is not called again
+    monkeypatch.setattr("assocjax.cli.ablate._trained", None)  # is not called again
     with pytest.raises(SystemExit):
         cli.main([*command, "--seed", "1", "--out", str(tmp_path / "stopped")])
     assert "its config.seed is 0, here it is 1" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax import cli, options
+from assocjax import cli
 from assocjax.analysis import attribution, influence
 from assocjax.analysis.passages import _passage, listing
 from assocjax.corpora import fables
@@ -403,10 +403,6 @@ def test_bad_arguments_of_parts(corpus):
         aj.find_passages(data, "w0", "w1", matrices=())
     with pytest.raises(aj.InputError, match=r"documents: expected shape \[6\]"):
         aj.TokenData(*corpus, data.vocabulary, "", "", documents=np.zeros(2, np.int32))
-
-
-def test_matrices_offered_are_those_of_the_library():
-    assert options.statistics.MATRICES == MATRICES
 
 
 def test_command(tmp_path, capsys):

@@ -282,7 +282,8 @@ def test_bounds_need_a_sweep_with_the_leading_theory():
 def test_a_real_run_keeps_within_the_bounds(x64):
     """Where the theorem speaks it must be right; the run also has both ends of the conditions."""
     data = token_data(random_tokens(0, 2, 64, 500), 500)
-    dataset = aj.sweep(data, learning_rates=[1 / 64], steps=8, num_layers=2)
+    leading = {"theories": ["leading"]}
+    dataset = aj.sweep(data, learning_rates=[1 / 64], steps=8, num_layers=2, **leading)
     bounds = aj.theorem_bounds(dataset)
     met = bounds["conditions_met"]
     assert met.squeeze().values.tolist() == [True] * 3 + [False] * 6  # s <= 64 / 24

@@ -24,7 +24,7 @@ from assocjax.storage import MARKER, checkpoints, results
 N, T, V, L = 8, 5, 6, 2
 UNFINISHED = "unfinished/checkpoint"
 GRID = {"learning_rates": [0.3, 0.1], "seeds": [3, 0], "init_scales": [0.0, 0.05]}
-SIZES = {"steps": 6, "num_layers": L, "checkpoint_every": 2}
+SIZES = {"theories": ["leading"], "steps": 6, "num_layers": L, "checkpoint_every": 2}
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ round draws, from a fixed seed, three options of each command and an argument of
 `pytest tests/test_fuzz.py -n 0 --fuzz-rounds 50` tries nearly all, in a quarter of an hour.
 """
 
-import argparse
 import contextlib
 import faulthandler
 import inspect
@@ -27,6 +26,7 @@ import optax
 import pytest
 import xarray as xr
 from conftest import random_mask, random_params, random_tokens, token_data
+from cyclopts import Argument
 from matplotlib.figure import Figure
 
 import assocjax as aj
@@ -84,30 +84,29 @@ ROUNDS = 2
 SECONDS = 120  # after which a call hangs, and its traceback is printed
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    """The parsers of all commands, by name."""
-    (action,) = (
-        action
-        for action in cli.make_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
-    )
-    return dict(action.choices)
+def options(command: str) -> list[Argument]:
+    """All options of a command, and what it takes without a name."""
+    return list(cli.make_app(command)[command].assemble_argument_collection())
 
 
-def count(action: argparse.Action) -> int:
-    """How many words it takes at least."""
-    return action.nargs if isinstance(action.nargs, int) else 1
+def is_positional(option: Argument) -> bool:
+    return option.field_info.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def word(option: Argument) -> str:
+    """An option with its dashes, or what a positional argument is called."""
+    return option.name.lstrip("-") if is_positional(option) else option.name
 
 
 def base(command: str) -> dict[str, list[str]]:
     """Words of a small run, by option or by what a positional argument is called."""
     found: dict[str, list[str]] = {}
-    for action in commands()[command]._actions:
-        if not action.option_strings:
-            found[action.dest] = POSITIONAL[action.dest][: count(action)]
-        for name in action.option_strings:
-            if (value := OWN.get(command, {}).get(name, TINY.get(name))) is not None:
-                found[name] = [value]
+    for option in options(command):
+        name = word(option)
+        if is_positional(option):
+            found[name] = POSITIONAL[name][: option.token_count()[0]]
+        elif (value := OWN.get(command, {}).get(name, TINY.get(name))) is not None:
+            found[name] = [value]
     return found | {"--out": ["out"]}
 
 
@@ -247,17 +246,17 @@ def test_odd_words_are_refused_in_one_line(rounds, tmp_path, monkeypatch, no_dra
     paths += ["/", ".", "..", "none/x", "../inputs/cut.bin/x", "/dev/null", "/dev/full", "hf:"]
     before, rng, failures = tree(inputs), random.Random(0), []
 
-    def odd(action: argparse.Action) -> list[str]:
-        if action.nargs == 0:
+    def odd(option: Argument) -> list[str]:
+        if option.hint is bool:
             return []
-        if action.type not in (None, Path):
+        if re.search(r"\b(int|float)\b", str(option.hint)):
             values = NUMBERS
-        elif action.choices:
-            values = [*action.choices, *TEXTS]
+        elif choices := option.get_choices():
+            values = [*choices, *TEXTS]
         else:
             values = [*TEXTS, *NUMBERS, *paths, *paths]
         value = rng.choice(values)
-        return [value] * count(action)
+        return [value] * option.token_count()[0]
 
     def try_(command: str, changed: dict[str, list[str]]) -> set[tuple]:
         """Runs it, notes what is wrong, and returns where its JSON files have null."""
@@ -284,12 +283,10 @@ def test_odd_words_are_refused_in_one_line(rounds, tmp_path, monkeypatch, no_dra
         os.chdir(work)
         return found
 
-    for command, parser in commands().items():
-        actions = [action for action in parser._actions if action.dest != "help"]
+    for command in cli.COMMANDS:
         known = try_(command, {}) if rounds > ROUNDS else None
-        for action in rng.choices(actions, k=3 * rounds):
-            name = (action.option_strings or [action.dest])[-1]
-            changed = {name: odd(action)}
+        for option in rng.choices(options(command), k=3 * rounds):
+            changed = {word(option): odd(option)}
             if unknown := try_(command, changed):
                 known = try_(command, {}) if known is None else known
                 if not unknown <= known:
@@ -305,7 +302,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     statistics = aj.corpus_statistics(tokens, 5, mask)
     moments = aj.effective_statistics(tokens, 5, 1, mask)
     coefficients = aj.descent_coefficients(0.5, 3)
-    config = aj.RunConfig(steps=2, num_layers=1)
+    config = aj.RunConfig(steps=2, num_layers=1, theories=("leading",))
     corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)
     key, sgd = jax.random.key(0), optax.sgd(0.5)
     of_corpus = {"data": tokens, "mask": mask}
@@ -314,7 +311,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     entry = {"matrix": "value", "row": 0, "column": 1}
     run = {"config": config, "corpus": corpus, "learning_rate": 0.5, "seed": 0}
     carry = aj.start_run(**run, init_scale=0.1)
-    sweep = {"learning_rates": [0.5], "steps": 2, "num_layers": 1}
+    sweep = {"learning_rates": [0.5], "steps": 2, "num_layers": 1, "theories": ["leading"]}
     swept = aj.sweep(data, **sweep)
     track = {"learning_rate": 0.5, "steps": 2, "num_layers": 1, "k": 2}
     truth = {"bigram": {"w0": ["w1"]}}

@@ -355,7 +355,7 @@ def test_the_command_stops_goes_on_and_is_repeated(whole, tmp_path, capsys, monk
     _, record = whole
     command = ["pretrain-tiny", *ARGUMENTS, "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr("assocjax.commands.llm.progress_bar", ctrl_c_at_2)
+        patch.setattr("assocjax.cli.pretrain_tiny.progress_bar", ctrl_c_at_2)
         with pytest.raises(SystemExit) as stop:
             cli.main(command)
     assert stop.value.code == 130

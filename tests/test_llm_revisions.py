@@ -18,7 +18,6 @@ from assocjax import cli, figures, llm
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts
-from assocjax.options.llm import PROBES
 from assocjax.storage import results
 
 N, T, SHUFFLES = 14, 12, 4
@@ -62,7 +61,7 @@ def run_command(folder, text, out, revisions=REVISIONS):
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
         lines = []
-        patch.setattr("assocjax.commands.compare.show", lambda line: lines.append(line))
+        patch.setattr("assocjax.cli.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
         patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
@@ -432,10 +431,6 @@ def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "2 of 2 cannot be used: step1, step2; of the first" in err
     assert "has no weights: expected model.safetensors" in err
-
-
-def test_probes_offered_are_those_of_the_library():
-    assert PROBES == module.PROBES
 
 
 @pytest.mark.parametrize("command", [["compare", "x"], ["pretrain-tiny"]])

@@ -12,6 +12,7 @@ import assocjax as aj
 from assocjax.training.optimizers import check_optimizer, make_optimizer
 
 N, T, V, L = 8, 6, 7, 2
+LEADING = ("leading",)
 STEPS = 20
 
 
@@ -93,7 +94,9 @@ def test_a_theory_is_a_run_by_its_gradient_whatever_the_optimizer_looks_at(
 ):
     """Trained by the leading gradient itself, a run is the leading theory, in every layer."""
     assert not aj.is_linear(BY_SHAPE[name], (L, V, T))
-    config = aj.RunConfig(steps=5, num_layers=L, gradient="leading", optimizer=BY_SHAPE[name])
+    config = aj.RunConfig(
+        steps=5, num_layers=L, theories=LEADING, gradient="leading", optimizer=BY_SHAPE[name]
+    )
     found = jax.jit(aj.run_comparison, static_argnums=0)(config, aj.Corpus.of(data), 0.3, 0, 0.0)
     error = np.asarray(found["relative_error"])[0]
     there = np.isfinite(error[..., 5])
@@ -182,7 +185,7 @@ def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, nam
 
 def loss_by_rate(optimizer, data, steps=3):
     """The loss after some steps from zero, where most gradients are zero at first."""
-    config = aj.RunConfig(steps=steps, num_layers=1, optimizer=optimizer)
+    config = aj.RunConfig(steps=steps, num_layers=1, theories=LEADING, optimizer=optimizer)
     corpus = aj.Corpus.of(data)
     return jax.jit(lambda rate: aj.run_comparison(config, corpus, rate, 0, 0.0)["loss"][-1])
 
@@ -205,7 +208,7 @@ def test_a_derivative_that_is_nan_says_which_option_to_set(promote, data, optimi
 
 def test_named_adam_trains_to_the_bit_as_optax_has_it(promote, tolerance, data):
     def trained(optimizer):
-        config = aj.RunConfig(steps=6, num_layers=L, optimizer=optimizer)
+        config = aj.RunConfig(steps=6, num_layers=L, theories=LEADING, optimizer=optimizer)
         return jax.jit(aj.run_comparison, static_argnums=0)(
             config, aj.Corpus.of(data), 0.01, 0, 0.0
         )

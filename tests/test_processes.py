@@ -151,7 +151,8 @@ def test_what_cannot_fit_is_refused_with_what_it_needs():
 
 def test_the_machine_limits_too(monkeypatch):
     monkeypatch.setattr(plans, "machine_bytes", lambda: 1 << 20)
-    config, sizes = aj.RunConfig(steps=1, num_layers=1), plans.Sizes(8, 100, 16, 4)
+    config = aj.RunConfig(steps=1, num_layers=1, theories=("leading",))
+    sizes = plans.Sizes(8, 100, 16, 4)
     with pytest.raises(aj.InputError, match=r"memory of this machine .*; got 0\.000977 GiB"):
         plans.make_plan(config, sizes, (1, 1), 4 << 30)
 

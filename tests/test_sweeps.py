@@ -27,7 +27,7 @@ def data():
 def one_run(**config):
     """Memory for no more than one run at a time."""
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
-    config = aj.RunConfig(num_layers=L, **config)
+    config = aj.RunConfig(num_layers=L, **{"theories": ("leading",)} | config)
     return plans.least_bytes(config, plans.Sizes(N, V, T, itemsize))
 
 
@@ -151,6 +151,7 @@ def test_an_optimizer_may_be_a_function(x64, promote, data):
         init_scales=[0.1],
         steps=5,
         num_layers=L,
+        theories=["leading"],
         optimizer=momentum,
     )
     expected = python_run(data, "leading", 0.2, 0, 0.1, 5, momentum)
@@ -195,7 +196,8 @@ def test_trained_by_its_gradient_a_theory_is_exact(x64, data, theory):
 
 
 def test_where_the_theory_is_zero_the_cosine_is_undefined(data):
-    dataset = aj.sweep(data, learning_rates=[0.1], steps=4, num_layers=L)
+    leading = {"theories": ["leading"]}
+    dataset = aj.sweep(data, learning_rates=[0.1], steps=4, num_layers=L, **leading)
     first = {"output": 1, "value": 2, "query_key": 3, "position": 3}
     for name, step in first.items():
         cosine = dataset["cosine"].sel(weight=name, quantity="weights").squeeze(drop=True)
@@ -221,6 +223,7 @@ def test_one_compilation_for_any_grid(data, monkeypatch):
             init_scales=scales,
             steps=2,
             num_layers=L,
+            theories=["leading"],
             memory_limit=one_run(steps=2),
             progress=lambda done, total: None,
         )
@@ -230,6 +233,7 @@ def test_one_compilation_for_any_grid(data, monkeypatch):
 
 def test_chunks_do_not_change_the_result(x64, data):
     grid = {"learning_rates": RATES, "seeds": SEEDS, "init_scales": (0.1, 0.2)}
+    grid["theories"] = ["leading"]
     together = aj.sweep(data, **grid, steps=3, num_layers=L)
     seen = []
     apart = aj.sweep(
@@ -273,6 +277,7 @@ def test_a_plan_covers_the_grid_within_memory(rates, starts, devices, largest):
 
 def test_a_diverged_run_is_nan_from_there_and_named(data):
     grid = {"seeds": [0], "init_scales": [0.0], "steps": 4, "num_layers": L}
+    grid["theories"] = ["leading"]
     dataset = aj.sweep(data, learning_rates=[0.1, 1e30], **grid)
     alone = aj.sweep(data, learning_rates=[0.1], **grid)
     step = dataset["diverged_step"].sel(learning_rate=1e30).item()
@@ -293,7 +298,7 @@ def test_a_diverged_run_is_nan_from_there_and_named(data):
 
 def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
     """The gradient of a cosine at a late step, under jit and vmap, against finite differences."""
-    config = aj.RunConfig(steps=6, num_layers=1)
+    config = aj.RunConfig(steps=6, num_layers=1, theories=("leading",))
     corpus = aj.Corpus.of(data)
 
     def cosines(rate, scale):
@@ -315,7 +320,13 @@ def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
 
 def test_coordinates_attributes_and_summary(data):
     dataset = aj.sweep(
-        data, learning_rates=RATES, seeds=SEEDS, init_scales=SCALES, steps=3, num_layers=L
+        data,
+        learning_rates=RATES,
+        seeds=SEEDS,
+        init_scales=SCALES,
+        steps=3,
+        num_layers=L,
+        theories=["leading"],
     )
     np.testing.assert_array_equal(dataset["learning_rate"], RATES)
     np.testing.assert_array_equal(dataset["seed"], SEEDS)

@@ -453,7 +453,7 @@ def test_data_must_be_of_load_tokens():
 
 @pytest.mark.parametrize(("steps", "few"), [(0, 1), (1, 2), (5, 6), (64, 20), (100_000, 25)])
 def test_default_steps_to_record(steps, few):
-    record = tracking._steps_to_record(None, steps)
+    record = tracking.steps_to_record(None, steps)
     assert record[0] == 0
     assert record[-1] == steps
     assert len(record) == len(set(record)) == few

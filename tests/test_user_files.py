@@ -208,7 +208,9 @@ ONLY_READ = {"open_tokens", "load_statistics", "load", "load_tokens"}
 
 
 def _sweep(data, **options):
-    return aj.sweep(data, learning_rates=[0.5], steps=2, num_layers=1, **options)
+    return aj.sweep(
+        data, learning_rates=[0.5], steps=2, num_layers=1, theories=["leading"], **options
+    )
 
 
 def _track(data, **options):

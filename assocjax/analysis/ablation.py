@@ -39,7 +39,7 @@ import xarray as xr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from assocjax.arguments import LARGEST_DRAWS, check_integer, check_is, check_names
+from assocjax.arguments import DRAWS, EDITS, LARGEST_DRAWS, check_integer, check_is, check_names
 from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params, normalise
@@ -47,7 +47,6 @@ from assocjax.models.attention_only import default_microbatch_size, logits, posi
 from assocjax.models.params import WEIGHTS, Params, check_batch
 from assocjax.training.microbatches import sum_microbatches
 
-EDITS = ("remove", "keep", "replace", "swap")
 DIRECTIONS = ("random", "shuffled", "matched")
 CONTROLS = tuple(
     f"{direction}_{size}" for size in ("projection", "norm") for direction in DIRECTIONS
@@ -75,7 +74,7 @@ def ablate(
     edits: Sequence[str] = ("remove",),
     other: Params | None = None,
     units: Mapping[str, Params] | None = None,
-    draws: int = 16,
+    draws: int = DRAWS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 from scipy.sparse.linalg import LinearOperator
 
-from assocjax.arguments import check_integer, check_is, check_string
+from assocjax.arguments import TOP, check_integer, check_is, check_string
 from assocjax.checks import CorpusLike, as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
@@ -108,7 +108,7 @@ def top_associations(
     matrix: Float[ArrayLike, "V V"] | LinearOperator,
     vocabulary: Sequence[str],
     token: str,
-    k: int = 10,
+    k: int = TOP,
 ) -> list[Association]:
     """The k highest entries of a token's row, without the token itself, highest first.
 

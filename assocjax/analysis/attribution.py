@@ -40,7 +40,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from assocjax.analysis.associations import check_counted
-from assocjax.arguments import check_choice, check_integer, check_integers
+from assocjax.arguments import MATRICES, check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
@@ -57,14 +57,7 @@ from assocjax.statistics.sums import (
     zero_words,
 )
 
-DEGREES = {
-    "bigram": 1,
-    "context": 1,
-    "interchangeability": 2,
-    "value": 2,
-    "composed": 3,
-    "query_key": 4,
-}
+DEGREES: dict[str, int] = dict(zip(MATRICES, (1, 1, 2, 2, 3, 4), strict=True))
 """Matrices whose entries can be attributed, and their degree k in the documents' weights."""
 
 _BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are held at once

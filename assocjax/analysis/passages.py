@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
-from assocjax.arguments import check_integer, check_names, check_string
+from assocjax.arguments import TOP, check_integer, check_names, check_string
 from assocjax.checks import CorpusLike
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.statistics.dense import Statistics, corpus_statistics
@@ -23,7 +23,7 @@ def find_passages(
     column: str,
     *,
     matrices: Sequence[str] = ("value",),
-    top: int = 10,
+    top: int = TOP,
     statistics: Statistics | None = None,
 ) -> xr.Dataset:
     """The documents that an entry [row, column] of each matrix comes from, and their passages.

@@ -34,11 +34,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from assocjax.arguments import check_integer, check_path, check_string, printable
+from assocjax.arguments import SEPARATOR, check_integer, check_path, check_string, printable
 from assocjax.corpora import fables
 from assocjax.errors import InputError, InputTypeError
 
-SEPARATOR = "<|endoftext|>"
 HUB_DOCUMENTS = 10_000
 """Documents streamed from a hub dataset unless `num_documents` says otherwise."""
 

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from assocjax.arguments import check_integer, check_path, printable
+from assocjax.arguments import VOCAB_SIZE, check_integer, check_path, printable
 from assocjax.corpora.layout import count_in_documents, gather, lay_out, rank_types
 from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
 from assocjax.corpora.tokenizers import (
@@ -46,7 +46,6 @@ from assocjax.corpora.tokenizers import (
     word_table,
 )
 from assocjax.corpora.tokens import (
-    DEFAULT_VOCAB_SIZE,
     check_choices,
     check_sizes,
     fable_words,
@@ -224,7 +223,7 @@ def write_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
-    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:
     """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.

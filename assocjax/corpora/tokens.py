@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assocjax.arguments import check_choice, check_integer, check_path, printable
+from assocjax.arguments import VOCAB_SIZE, check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Documents, Texts, read_documents
@@ -37,7 +37,6 @@ from assocjax.corpora.tokenizers import (
 )
 from assocjax.errors import InputError, InputTypeError
 
-DEFAULT_VOCAB_SIZE = 256
 MAX_SEQ_LEN = 2**20
 _FABLE_WORDS = 80
 
@@ -252,7 +251,7 @@ def load_tokens(
     num_documents: int | None = None,
     separator: str = SEPARATOR,
     text_field: str = "text",
-    default_vocab_size: int = DEFAULT_VOCAB_SIZE,
+    default_vocab_size: int = VOCAB_SIZE,
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
 

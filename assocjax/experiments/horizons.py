@@ -16,6 +16,8 @@ from assocjax.arguments import (
     LARGEST_COUNT,
     LARGEST_DEPTH,
     LARGEST_STEPS,
+    THEORIES,
+    THRESHOLD,
     check_integers,
     check_is,
     check_string,
@@ -31,7 +33,7 @@ from assocjax.storage.results import Part, compute_anew
 SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
 
 
-def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
+def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Dataset:
     """The step at which each weight's relative error passes a threshold.
 
     A theory holds at a step if the relative error is at or below the threshold, and fails if it is
@@ -213,8 +215,8 @@ def horizon_study(
     num_layers: Sequence[int],
     learning_rates: Sequence[float],
     duration: float,
-    theories: Sequence[str] = ("leading", "effective"),
-    threshold: float = 0.1,
+    theories: Sequence[str] = THEORIES,
+    threshold: float = THRESHOLD,
     progress: Callable[[int, int], None] | None = None,
     part: Part = compute_anew,
 ) -> list[dict[str, Any]]:
@@ -247,37 +249,21 @@ def horizon_study(
     """
     if not callable(load):
         raise InputTypeError(f"load must be a function that returns a corpus; got {load!r}")
-    given = {"vocab_sizes": vocab_sizes, "seq_lens": seq_lens, "num_layers": num_layers}
-    lists: dict[str, list] = {}
-    for name, values in given.items():
-        check_numbers(name, values, minimum=1)
-        most = LARGEST_DEPTH if name == "num_layers" else LARGEST_COUNT
-        key = name if name == "num_layers" else name[:-1]
-        lists[key] = check_integers(name, values, minimum=1, maximum=most)
-    lists["learning_rate"] = check_numbers("learning_rates", learning_rates, minimum=0).tolist()
-    if not all(lists["learning_rate"]):
-        raise InputError("learning_rates must be positive; got 0")
-    duration = check_number("duration", duration, minimum=0)
-    if duration == 0:
-        raise InputError("duration must be positive; got 0")
+    settings = study_settings(
+        vocab_sizes=vocab_sizes,
+        seq_lens=seq_lens,
+        num_layers=num_layers,
+        learning_rates=learning_rates,
+        duration=duration,
+    )
     threshold = check_number("threshold", threshold, minimum=0)
-    if duration / min(lists["learning_rate"]) > LARGEST_STEPS:
-        raise InputError(
-            f"learning_rates must reach the duration, {duration:g}, in at most "
-            f"{LARGEST_STEPS} steps; got {min(lists['learning_rate']):g}"
-        )
-
-    base = {name: values[0] for name, values in lists.items()}
-    settings = [base] + [
-        {**base, name: value} for name, values in lists.items() for value in values[1:]
-    ]
     # One more record than there are steps: the start.
     records = [math.ceil(duration / setting["learning_rate"]) + 1 for setting in settings]
     total, before = sum(records), 0
     loaded: dict[tuple[int, int], TokenData] = {}
     rows = []
     for setting, count in zip(settings, records, strict=True):
-        V, T, L, rate = (setting[name] for name in lists)
+        V, T, L, rate = setting.values()
         if (V, T) not in loaded:
             loaded[V, T] = _load(load, V, T)
 
@@ -298,6 +284,44 @@ def horizon_study(
             rows.append({**setting, "theory": row["theory"], **steps, **times})
         before += count
     return rows
+
+
+def study_settings(
+    *,
+    vocab_sizes: Sequence[int],
+    seq_lens: Sequence[int],
+    num_layers: Sequence[int],
+    learning_rates: Sequence[float],
+    duration: float,
+) -> list[dict[str, Any]]:
+    """The settings of a `horizon_study`: vocabulary size, length, layers and rate; the base first.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
+    """
+    given = {"vocab_sizes": vocab_sizes, "seq_lens": seq_lens, "num_layers": num_layers}
+    lists: dict[str, list] = {}
+    for name, values in given.items():
+        check_numbers(name, values, minimum=1)
+        most = LARGEST_DEPTH if name == "num_layers" else LARGEST_COUNT
+        key = name if name == "num_layers" else name[:-1]
+        lists[key] = check_integers(name, values, minimum=1, maximum=most)
+    lists["learning_rate"] = check_numbers("learning_rates", learning_rates, minimum=0).tolist()
+    if not all(lists["learning_rate"]):
+        raise InputError("learning_rates must be positive; got 0")
+    duration = check_number("duration", duration, minimum=0)
+    if duration == 0:
+        raise InputError("duration must be positive; got 0")
+    if duration / min(lists["learning_rate"]) > LARGEST_STEPS:
+        raise InputError(
+            f"learning_rates must reach the duration, {duration:g}, in at most "
+            f"{LARGEST_STEPS} steps; got {min(lists['learning_rate']):g}"
+        )
+
+    base = {name: values[0] for name, values in lists.items()}
+    return [base] + [
+        {**base, name: value} for name, values in lists.items() for value in values[1:]
+    ]
 
 
 def _offset(progress, before: int, total: int):

@@ -18,7 +18,15 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32, PRNGKeyArray
 
-from assocjax.arguments import LARGEST_DEPTH, LARGEST_STEPS, check_choice, check_integer, check_is
+from assocjax.arguments import (
+    GRADIENTS,
+    LARGEST_DEPTH,
+    LARGEST_STEPS,
+    THEORIES,
+    check_choice,
+    check_integer,
+    check_is,
+)
 from assocjax.checks import CorpusLike, check_corpus, check_number, check_step, is_traced
 from assocjax.corpora.tokens import TokenData
 from assocjax.errors import InputError, InputTypeError
@@ -44,8 +52,6 @@ from assocjax.training.optimizers import (
 )
 from assocjax.training.train import Snapshot, batch_indices, train_segment
 
-THEORIES = ("leading", "effective")
-GRADIENTS = ("exact", *THEORIES)
 QUANTITIES = ("weights", "gradients")
 """What of a run is compared with that of a theory, in the order of the arrays."""
 
@@ -106,7 +112,7 @@ class RunConfig:
 
     steps: int
     num_layers: int
-    theories: tuple[str, ...] = ("leading",)
+    theories: tuple[str, ...]
     gradient: str = "exact"
     optimizer: Optimizer = "sgd"
     batch_size: int | None = None

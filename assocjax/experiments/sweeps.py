@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
+from assocjax.arguments import LARGEST_BYTES, MEMORY_LIMIT, THEORIES, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
 from assocjax.corpora.tokens import as_token_data
 from assocjax.errors import InputError
@@ -66,12 +66,12 @@ def sweep(
     init_scales: Sequence[float] = (0.0,),
     steps: int,
     num_layers: int,
-    theories: Sequence[str] = ("leading",),
+    theories: Sequence[str] = THEORIES,
     gradient: str = "exact",
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
-    memory_limit: int = 4 << 30,
+    memory_limit: int = MEMORY_LIMIT,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
     overwrite: bool = False,

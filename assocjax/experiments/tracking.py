@@ -17,7 +17,7 @@ import xarray as xr
 from assocjax.analysis import scorings
 from assocjax.analysis.formations import Truth, find_queries, precision
 from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
-from assocjax.arguments import check_integer, check_integers, check_is
+from assocjax.arguments import TOP, TRACKED_INIT_SCALE, check_integer, check_integers, check_is
 from assocjax.checks import CorpusLike, check_number, check_positive
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
@@ -46,9 +46,9 @@ def track(
     steps: int,
     num_layers: int,
     record_at: Sequence[int] | None = None,
-    k: int = 10,
+    k: int = TOP,
     seed: int = 0,
-    init_scale: float = 0.0,
+    init_scale: float = TRACKED_INIT_SCALE,
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
@@ -114,7 +114,7 @@ def track(
     )
     check_run(run, data)
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
-    record_at = _steps_to_record(record_at, run.steps)
+    record_at = steps_to_record(record_at, run.steps)
     if truth is not None:
         check_is("truth", truth, Mapping)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
@@ -208,7 +208,8 @@ def _track(
     return dataset
 
 
-def _steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
+def steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
+    """The steps that `track` records, in order; refuses those beyond `steps`."""
     if record_at is None:
         return sorted(
             {0, *np.rint(np.geomspace(1, steps, 24)).astype(int).tolist()} if steps else {0}

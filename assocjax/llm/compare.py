@@ -21,7 +21,15 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
 
-from assocjax.arguments import LARGEST_DRAWS, check_integer, check_integers, check_is, check_names
+from assocjax.arguments import (
+    LARGEST_DRAWS,
+    NUM_BINS,
+    NUM_SHUFFLES,
+    check_integer,
+    check_integers,
+    check_is,
+    check_names,
+)
 from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null
@@ -56,8 +64,8 @@ def compare_model(
     attention: Iterable[tuple[ArrayLike, ArrayLike]] | None = None,
     layers: Sequence[int] | None = None,
     centerings: Sequence[str] = CENTERINGS,
-    num_shuffles: int = 100,
-    num_bins: int = 10,
+    num_shuffles: int = NUM_SHUFFLES,
+    num_bins: int = NUM_BINS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
+from assocjax.arguments import LARGEST_DRAWS, NUM_SHUFFLES, check_choice, check_integer
 from assocjax.checks import as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.similarity import (
@@ -55,7 +55,7 @@ def permutation_null(
     A: Matrix,
     M: Matrix,
     *,
-    num_shuffles: int = 100,
+    num_shuffles: int = NUM_SHUFFLES,
     seed: int = 0,
     centering: str = "feature",
     bins: Int32[ArrayLike, " n"] | None = None,

@@ -12,7 +12,6 @@ import math
 from typing import Any
 
 from assocjax.arguments import check_integer
-from assocjax.checks import check_number
 from assocjax.errors import InputError
 from assocjax.llm.libraries import require
 
@@ -52,6 +51,9 @@ class PretrainConfig:
                 minimum = {"seed": 0, "steps": 0, "vocab_size": 2}.get(field.name, 1)
                 value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
                 object.__setattr__(self, field.name, value)
+
+        from assocjax.checks import check_number  # imports JAX, for which help does not wait
+
         rate = check_number("learning_rate", self.learning_rate, minimum=0)
         object.__setattr__(self, "learning_rate", rate)
         if self.width % self.num_heads or self.width // self.num_heads < 8:

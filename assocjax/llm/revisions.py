@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer
+from assocjax.arguments import (
+    LARGEST_DRAWS,
+    MIN_COUNT,
+    NUM_BINS,
+    NUM_SHUFFLES,
+    PROBES,
+    check_choice,
+    check_integer,
+)
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
@@ -29,9 +37,6 @@ from assocjax.llm.probes import Streams, occurrence_streams, query_key_factors, 
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
 from assocjax.storage import claim, results
-
-PROBES = ("single", "occurrence")
-"""A token alone, as in the paper, or its mean over its occurrences in the text."""
 
 ONLY = "main"
 """What a model without revisions is called."""
@@ -48,11 +53,11 @@ def compare_revisions(
     out: str | os.PathLike[str],
     *,
     num_tokens: int | None = None,
-    min_count: int = 1,
+    min_count: int = MIN_COUNT,
     probe: str = "single",
     centerings: Sequence[str] = ("feature", "token"),
-    num_shuffles: int = 100,
-    num_bins: int = 10,
+    num_shuffles: int = NUM_SHUFFLES,
+    num_bins: int = NUM_BINS,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from assocjax.arguments import check_integer, check_is
+from assocjax.arguments import MIN_COUNT, NUM_SEQUENCES, NUM_TOKENS, check_integer, check_is
 from assocjax.corpora import TokenData, TokenFile, load_tokens, open_tokens
 from assocjax.corpora.token_files import is_token_file
 from assocjax.errors import InputError
@@ -19,12 +19,6 @@ from assocjax.llm.models import load_tokenizer
 from assocjax.llm.theory import basis_matrices
 from assocjax.statistics.counting import TokenSource, count
 from assocjax.statistics.sparse import RESIDUALS
-
-NUM_TOKENS = 2000
-"""Tokens that are compared, unless told otherwise."""
-
-NUM_SEQUENCES = 4000
-"""Sequences that are counted at most, unless told otherwise."""
 
 
 class TokenTheory(NamedTuple):
@@ -106,7 +100,7 @@ def theory_of_tokens(
     source: TokenSource,
     num_tokens: int | None = None,
     *,
-    min_count: int = 1,
+    min_count: int = MIN_COUNT,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenTheory:
     """Counts a text, and composes the theory's matrices of its most frequent tokens.

@@ -74,7 +74,12 @@ def follow(
     if size is not None and size > N:
         raise InputError(f"batch_size: {data.name} gives {N} sequences, fewer than {size}")
     length = 1 if size is None else N // size
-    config = RunConfig(steps=length * run.epochs, num_layers=run.num_layers, batch_size=size)
+    config = RunConfig(
+        steps=length * run.epochs,
+        num_layers=run.num_layers,
+        theories=("leading",),
+        batch_size=size,
+    )
     corpus = Corpus.of(data)
     theories = _theories(corpus, data, size, seed)
     effective = _effective(data, run, length)

@@ -1,13 +1,17 @@
 """The command `ablate`: trains, edits the weights, and tells the loss beside its controls."""
 
-import argparse
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from assocjax.arguments import check_choice, check_integer
-from assocjax.commands.setup import configure_jax, load_corpus
-from assocjax.commands.terminal import (
+from cyclopts import Parameter
+
+from assocjax import arguments
+from assocjax.cli._corpus import Corpus, configure_jax
+from assocjax.cli._kinds import AtLeast2, several
+from assocjax.cli._options import Results, Run, arguments_of, check_training, chosen, options
+from assocjax.cli._terminal import (
     progress_bar,
     show,
     show_complete,
@@ -16,8 +20,6 @@ from assocjax.commands.terminal import (
     status,
 )
 from assocjax.errors import InputError
-from assocjax.options.training import EDITS
-from assocjax.storage import check_claimable, claim
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,59 +31,71 @@ if TYPE_CHECKING:
 _FILE = "ablation.nc"
 
 
-def ablate(options: argparse.Namespace) -> None:
+@options("Ablation")
+class Ablate(Results, Corpus, Run):
     """Train, then remove from each weight what its theory says, beside random controls."""
-    from assocjax import figures
-    from assocjax.analysis import ablation
-    from assocjax.storage import results
-    from assocjax.training import optimizers
 
-    check_claimable(options.out, "ablate")
-    configure_jax(options)
-    for name, value in (("steps", 0), ("num_layers", 1), ("draws", 2), ("seed", 0)):
-        check_integer(name, getattr(options, name), minimum=value)
-    for edit in options.edits:
-        check_choice("every entry of edits", edit, EDITS)
-    data = load_corpus(options)
-    optimizers.check_optimizer(
-        options.optimizer, (options.num_layers, data.vocab_size, data.seq_len)
-    )
-    names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
-    names += ("batch_size", "edits", "draws", "seed", "precision")
-    config = {name: getattr(options, name) for name in names}
-    decides = results.identity(data, config)
-    with claim(options.out, "ablate", decides, result=_FILE, overwrite=options.overwrite) as folder:
-        if folder.complete:
-            show_complete(folder)
-            dataset = results.load(folder.path / _FILE)
-        else:
-            with results.stoppable(folder):
-                dataset = _ablated(options, data, results.parts_kept_in(folder))
-            dataset = dataset.assign_coords(token=list(data.vocabulary))
-            dataset = dataset.assign_attrs(results.provenance(data, config))
-            results.save_to(folder, _FILE, dataset)
-            folder.finish()
-        rows = ablation.summary(dataset)
-        content = {**results.decode(dataset.attrs), "summary": rows}
-        results.save_json_to(folder, "summary.json", content)
-        with status("drawing"):
-            paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
-    show(
-        f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
-        f"{math.log(data.vocab_size):.4f}). Below: its change when a weight is edited along its "
-        f"{options.theory} theory, and along {options.draws} draws (mean±sd) of a random "
-        "direction; of the theory with its tokens shuffled; and of the theory with tokens shuffled "
-        "among those of similar frequency (matched). cosine: of the weight with the theory"
-    )
-    for edit in options.edits:
-        of_edit = [row for row in rows if row["edit"] == edit]
-        for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
-            if f"random_{size}" in of_edit[0]:
-                show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
-    show_written(options.out, [_FILE, "summary.json", *(path.name for path in paths)])
+    num_sequences: int | None = 128
+    out: Path = Path("assocjax-ablation")
+    theory: Annotated[str, Parameter(choices=arguments.THEORIES)] = "leading"
+    """whose terms are taken away"""
+    edits: Annotated[tuple[str, ...], several("NAME", arguments.EDITS)] = ("remove",)
+    """remove: the projection on the theory; keep: nothing but it; replace: the weight by the
+    theory at the weight's norm; swap: the projection for the term of another weight (query_key
+    gets that of value, value of output, output of query_key)"""
+    draws: AtLeast2 = arguments.DRAWS
+    """random directions of each control"""
+
+    def run(self) -> None:
+        from assocjax import figures
+        from assocjax.analysis import ablation
+        from assocjax.storage import check_claimable, claim, results
+
+        check_claimable(self.out, "ablate")
+        if self.theory == "effective" and self.optimizer != "sgd":
+            raise InputError(
+                f"--theory effective: only for --optimizer sgd; got {self.optimizer!r}"
+            )
+        configure_jax(self.precision)
+        check_training(self, self.num_sequences)
+        data = self.load()
+        names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
+        names += ("batch_size", "edits", "draws", "seed", "precision")
+        config = chosen(self, *names)
+        decides = results.identity(data, config)
+        with claim(self.out, "ablate", decides, result=_FILE, overwrite=self.overwrite) as folder:
+            if folder.complete:
+                show_complete(folder)
+                dataset = results.load(folder.path / _FILE)
+            else:
+                with results.stoppable(folder):
+                    dataset = _ablated(self, data, results.parts_kept_in(folder))
+                dataset = dataset.assign_coords(token=list(data.vocabulary))
+                dataset = dataset.assign_attrs(results.provenance(data, config))
+                results.save_to(folder, _FILE, dataset)
+                folder.finish()
+            rows = ablation.summary(dataset)
+            content = {**results.decode(dataset.attrs), "summary": rows}
+            results.save_json_to(folder, "summary.json", content)
+            with status("drawing"):
+                paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
+        show(
+            f"Loss {float(dataset['trained_loss']):.4f} nats after {self.steps} steps (log V = "
+            f"{math.log(data.vocab_size):.4f}). Below: its change when a weight is edited along "
+            f"its {self.theory} theory, and along {self.draws} draws (mean±sd) of a random "
+            "direction; of the theory with its tokens shuffled; and of the theory with tokens "
+            "shuffled among those of similar frequency (matched). cosine: of the weight with the "
+            "theory"
+        )
+        for edit in self.edits:
+            of_edit = [row for row in rows if row["edit"] == edit]
+            for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
+                if f"random_{size}" in of_edit[0]:
+                    show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
+        show_written(self.out, [_FILE, "summary.json", *(path.name for path in paths)])
 
 
-def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "xr.Dataset":
+def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
     """`ablation.ablate` of what is trained; `part` keeps the weights and finished units."""
     import jax.numpy as jnp
     import numpy as np
@@ -109,10 +123,8 @@ def _ablated(options: argparse.Namespace, data: "TokenData", part: "Part") -> "x
         theory,
         data.tokens,
         data.mask,
-        edits=options.edits,
         other=ablation.exchanged(theory) if "swap" in options.edits else None,
-        draws=options.draws,
-        seed=options.seed,
+        **arguments_of(options, ablation.ablate),
     )
     units = ablation.default_units(options.num_layers)
     found: list[xr.Dataset] = []
@@ -136,7 +148,7 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
     return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
 
 
-def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
+def _theory(options: Ablate, data: "TokenData") -> "Params":
     """The theory's terms; of the leading one the size does not matter, nor does the optimizer."""
     from assocjax.statistics.dense import corpus_statistics
     from assocjax.statistics.moments import effective_statistics
@@ -163,7 +175,7 @@ def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
         ).params
 
 
-def _trained(options: argparse.Namespace, data: "TokenData") -> "Params":
+def _trained(options: Ablate, data: "TokenData") -> "Params":
     """The weights of the run after its last update."""
     from assocjax.experiments.record import record_run
     from assocjax.experiments.runs import Corpus, RunConfig, check_run

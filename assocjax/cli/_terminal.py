@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import printable
 from assocjax.errors import InputError, InputTypeError
-from assocjax.storage import Folder
+
+if TYPE_CHECKING:
+    from assocjax.storage import Folder
 
 
 def show(text: Any, **options: Any) -> None:
@@ -22,7 +24,7 @@ def show_written(folder: Path, names: list[str]) -> None:
     show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
 
 
-def show_complete(folder: Folder) -> None:
+def show_complete(folder: "Folder") -> None:
     show(f"already complete, in {folder.path}: --overwrite computes it anew", soft_wrap=True)
 
 

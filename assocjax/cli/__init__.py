@@ -1,0 +1,68 @@
+"""The command line: a module for each command, with its options and what it does.
+
+`sweep`, `horizon`, `track` and `ablate` train; `explore` shows what `track` has found. `statistics`
+and `associations` read a text, `attribute` says where an association comes from; `tokenize` and
+`merge` are for large texts. `compare` sets language models beside the theory, and `pretrain_tiny`
+trains small ones. `reproduce` makes the paper's tables and figures.
+
+Each is a class of options, from which the parser (cyclopts) and the documentation are made. What is
+heavy is imported when a command runs, so that help never waits for JAX.
+"""
+
+import importlib
+import sys
+from typing import NoReturn
+
+import cyclopts
+
+from assocjax.arguments import printable
+from assocjax.errors import InputError, InputTypeError
+
+COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
+COMMANDS += ("explore", "ablate", "attribute", "pretrain-tiny", "compare", "reproduce")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    An error caused by user input is one line on stderr and exit code 2; anything else is a bug and
+    keeps its traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if not arguments:
+            raise InputError("COMMAND is missing (see assocjax --help)")
+        app = make_app(*set(arguments[:1]).intersection(COMMANDS))
+        command = app(arguments, print_error=False, exit_on_error=False)
+        if command is not None:  # but for --help
+            command.run()
+    except cyclopts.CycloptsError as error:
+        error.verbose = False
+        of = " ".join(("assocjax", *(error.command_chain or ())))
+        _fail(f"{error} (see {of} --help)", 2)
+    except (InputError, InputTypeError) as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted", 130)
+
+
+def make_app(*names: str) -> cyclopts.App:
+    """The parser of some commands, or of all; the documentation is made of it too."""
+    app = cyclopts.App(
+        name="assocjax",
+        help="How semantic associations form while an attention-based language model trains: "
+        "statistics of a text, closed-form and exact training, side by side.",
+        help_epilogue="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
+        help_format="markdown",
+        version_flags=(),
+        result_action="return_value",
+    )
+    for name in names or COMMANDS:
+        module = importlib.import_module(f"assocjax.cli.{name.replace('-', '_')}")
+        app.command(getattr(module, name.title().replace("-", "")), name=name)
+    return app
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"assocjax: {printable(' '.join(message.split()))}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""`python -m assocjax.cli`."""
+
+from assocjax.cli import main
+
+main()

@@ -1,0 +1,145 @@
+"""Options that say which text is read in which tokens; JAX as asked for, and the corpus read."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from assocjax import arguments
+from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
+from assocjax.cli._options import arguments_of, options
+from assocjax.cli._terminal import show, status
+from assocjax.errors import InputError
+
+READ_VOCAB_SIZE = 3000
+"""The paper's; where nothing is trained, it takes seconds."""
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData, TokenFile
+
+
+_ALL = "all; of fables, what 2000 stories give"
+
+
+def by_default(vocab_size: int) -> Parameter:
+    return unless_given(f"{vocab_size}, or what a text has")
+
+
+@options("Corpus")
+class Reading:
+    """Which documents are read."""
+
+    corpus: str = "fables"
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
+    file"""
+    num_documents: Count | None = None
+    """documents to read (default: all; of a hub 10000)"""
+    separator: str = arguments.SEPARATOR
+    """what separates documents of a .txt file"""
+    text_field: str = "text"
+    """field or column of .jsonl, .parquet and hub"""
+    corpus_seed: Seed = 0
+    """seed of the fables"""
+
+    def read(self, function: Callable, *first: Any, **others: Any) -> Any:
+        """What a function that reads the corpus returns, with the options that it has."""
+        with status("reading"):
+            return function(*first, **arguments_of(self, function, seed=self.corpus_seed, **others))
+
+
+@options("Tokens")
+class Tokens(Reading):
+    """In which tokens."""
+
+    tokenizer: str = "word"
+    """word, bpe (trained on the corpus) or a tokenizer.json file"""
+    oov: Literal["unk", "drop"] = "unk"
+    """other tokens become `<unk>`, or their documents are dropped"""
+    long: Literal["window", "cut"] = "window"
+    """documents of more than T+1 tokens are split into windows, or cut"""
+    short: Literal["drop", "pad"] = "drop"
+    """documents of fewer than T+1 tokens are dropped, or padded and masked"""
+
+
+@options("Tokens")
+class Sizes:
+    """Of a vocabulary and of sequences."""
+
+    DEFAULT_VOCAB_SIZE = arguments.VOCAB_SIZE
+
+    vocab_size: Annotated[VocabSize | None, by_default(DEFAULT_VOCAB_SIZE)] = None
+    """keep the V most frequent tokens"""
+    seq_len: Length = 32
+    """positions of a sequence"""
+
+
+@options("Tokens")
+class Sequences(Tokens):
+    """A corpus in memory, and JAX as it is asked for."""
+
+    num_sequences: Annotated[Count | None, unless_given(_ALL)] = None
+    """keep the first N sequences"""
+    precision: Precision = "float32"
+    """floating-point precision"""
+
+    def load(self, **sizes: int) -> "TokenData":
+        from assocjax.corpora import load_tokens
+
+        data = self.read(load_tokens, **sizes)
+        show_corpus(data, f", {data.unk_fraction:.1%} unknown")
+        return data
+
+
+@options("Tokens")
+class Corpus(Sizes, Sequences):
+    """A corpus in memory, of one size."""
+
+    def load(self, **sizes: int) -> "TokenData":
+        return super().load(**sizes, default_vocab_size=self.DEFAULT_VOCAB_SIZE)
+
+
+@options("Tokens")
+class AnyCorpus(Corpus):
+    """A corpus in memory, or a token file, whose sequences stay on disk."""
+
+    corpus: str = "fables"
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
+    file; or a token file, with a vocabulary of its own: a folder of assocjax tokenize, a .bin or
+    .npy"""
+
+    def open(self) -> "TokenData | TokenFile":
+        from assocjax.corpora import open_tokens
+        from assocjax.corpora.token_files import is_token_file
+
+        if not is_token_file(self.corpus):
+            return self.load()
+        if self.vocab_size is not None:
+            raise InputError(
+                f"--vocab-size: the token file {self.corpus!r} has a vocabulary of its own, got "
+                f"{self.vocab_size}"
+            )
+        file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
+        show_corpus(file)
+        return file
+
+
+def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", precision == "float64")
+    if matmul_precision != "highest":
+        jax.config.update("jax_default_matmul_precision", matmul_precision)
+    # The runs of a sweep are divided among devices: let every core be one, unless the user chose
+    # another number or JAX already runs in this process.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def show_corpus(data: "TokenData | TokenFile", unknown: str = "") -> None:
+    show(
+        f"{data.name}: {data.num_sequences} sequences of {data.seq_len} positions, vocabulary of "
+        f"{data.vocab_size} tokens{unknown}"
+    )

@@ -1,0 +1,39 @@
+"""What the commands that count a corpus share: dense or sparse matrices, and shards of them."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from assocjax.cli._corpus import AnyCorpus
+from assocjax.cli._options import options
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData, TokenFile
+
+DENSE_VOCAB_SIZE = 8192
+"""Dense statistics of a larger vocabulary would take several GiB."""
+
+
+@options("Tokens")
+class Counted(AnyCorpus):
+    """A corpus that is counted, and how."""
+
+    matrices: Literal["auto", "dense", "sparse"] = "auto"
+    """dense [V, V], of which some 12 are held, or sparse (float64, on the CPU); auto is sparse for
+    V above 8192 and for token files"""
+
+    def is_sparse(self, data: "TokenData | TokenFile") -> bool:
+        from assocjax.corpora import TokenFile
+
+        if self.matrices != "auto":
+            return self.matrices == "sparse"
+        return data.vocab_size > DENSE_VOCAB_SIZE or isinstance(data, TokenFile)
+
+
+def folder_of_shards(out: Path) -> Path:
+    """A folder for single files beside any others, but for results of another command."""
+    from assocjax.storage import MARKER, check_claimable, make_folder
+
+    if os.path.isfile(out / MARKER):
+        check_claimable(out, "statistics")
+    return make_folder(out)

@@ -1,0 +1,101 @@
+"""How a class of options is made, and options that commands share."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from cyclopts import Group, Parameter
+
+from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, shown
+from assocjax.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
+)
+def options(title: str, about: str = "") -> Callable[[type[T]], type[T]]:
+    """Makes a frozen dataclass of a class whose fields are options.
+
+    The help of an option is the docstring of its field. Options are listed under `title`, and what
+    is said `about` them. A field of a base class may be stated again, with another default,
+    docstring or metadata: it stays under the title of its base.
+    """
+    order = {"Training": 1, "Corpus": 2, "Tokens": 3, "Results": 4}.get(title, 0)
+    group = Group(title, help=about, sort_key=order)
+
+    shared = Parameter(group=group, negative=(), allow_repeating=True)
+
+    def decorate(cls: type[T]) -> type[T]:
+        bases = [base for base in reversed(cls.__mro__[1:]) if dataclasses.is_dataclass(base)]
+        inherited = {of.name: of.type for base in bases for of in dataclasses.fields(base)}
+        for name, kind in cls.__annotations__.items():
+            default = cls.__dict__.get(name)
+            stated = default is not None and default is not False and default != ()
+            metadata = getattr(kind, "__metadata__", ())
+            kind = inherited.get(name, Annotated[kind, shared])
+            shows = Parameter(show_default=shown if stated else False)
+            cls.__annotations__[name] = Annotated[kind, shows, *metadata]
+        return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+    return decorate
+
+
+def chosen(options: Any, *names: str) -> dict[str, Any]:
+    """Some of the options, by name; several values as a list, as JSON has them."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def arguments_of(options: Any, function: Callable, **others: Any) -> dict[str, Any]:
+    """The options that are called as parameters of a function, and others."""
+    known = {field.name for field in dataclasses.fields(options)}
+    names = inspect.signature(function).parameters
+    return chosen(options, *(name for name in names if name in known)) | others
+
+
+@options("Results")
+class Results:
+    out: Path | None = None
+    """folder for the results"""
+    overwrite: bool = False
+    """replace results of another configuration that are there, or compute the same anew"""
+
+
+@options("Training")
+class Training:
+    num_layers: Layers = 3
+    """layers"""
+    steps: Steps = 40
+    """updates"""
+    optimizer: str = "sgd"
+    """any optax optimizer, by name"""
+    batch_size: Count | None = None
+    """sequences in a minibatch (default: the full batch)"""
+
+
+@options("Training")
+class Run(Training):
+    """A single run."""
+
+    learning_rate: Rate = 1.0
+    """step size"""
+    init_scale: Deviation = 0.0
+    """standard deviation of the start; 0 is the zero start"""
+    seed: Seed = 0
+    """seed of the start, of the order of batches and of random directions"""
+
+
+def check_training(training: Training, num_sequences: int | None) -> None:
+    """Checks before a corpus is read what else would be refused after it."""
+    from assocjax.training.optimizers import check_optimizer
+
+    check_optimizer(training.optimizer)
+    if num_sequences is not None and (training.batch_size or 0) > num_sequences:
+        raise InputError(
+            f"batch_size must be at most the number of sequences, {num_sequences}; "
+            f"got {training.batch_size}"
+        )

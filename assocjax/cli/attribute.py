@@ -1,0 +1,95 @@
+"""The command `attribute`: the passages that an association comes from."""
+
+from dataclasses import field
+from typing import Annotated
+
+from assocjax import arguments
+from assocjax.cli._corpus import READ_VOCAB_SIZE, Corpus, by_default, configure_jax
+from assocjax.cli._kinds import Count, Precision, several
+from assocjax.cli._options import Results, chosen, options
+from assocjax.cli._terminal import show, show_table, show_written, status
+
+_MEANINGS = {
+    "bigram": "{column} follows {row}",
+    "context": "{column} stands anywhere before {row}",
+    "interchangeability": "{row} and {column} follow the same tokens",
+    "value": "{row}, anywhere before, announces what follows {column}",
+    "composed": "{row}, anywhere before, predicts {column}",
+    "query_key": "{row} should attend to {column}",
+}
+
+
+@options("Association")
+class Attribute(Results, Corpus):
+    """Print the passages that an association of two tokens comes from, and their shares of it.
+
+    Rows and columns are those of `assocjax associations`: bigram [bird, flew] is how often flew
+    follows bird, context [flew, bird] how often bird stands before flew, both minus chance; value
+    [bird, flew] says that bird announces what follows flew.
+    """
+
+    DEFAULT_VOCAB_SIZE = READ_VOCAB_SIZE
+
+    tokens: tuple[str, str] = field(kw_only=False)
+    """the row and the column of the entry"""
+    vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
+    precision: Precision = "float64"
+    weight: Annotated[tuple[str, ...], several("MATRIX", arguments.MATRICES)] = ("value",)
+    """matrices whose entry is taken apart"""
+    top: Count = arguments.TOP
+    """documents to list a matrix"""
+
+    def run(self) -> None:
+        from assocjax.analysis.passages import find_passages, listing
+        from assocjax.storage import check_claimable, claim, results
+
+        if self.out is not None:
+            check_claimable(self.out, "attribute")
+        configure_jax(self.precision)
+        data = self.load()
+        row, column = self.tokens
+        for token in self.tokens:
+            data.token_id(token)  # fails before the work
+        with status("attributing"):
+            dataset = find_passages(data, row, column, matrices=self.weight, top=self.top)
+        content = {}
+        for matrix in self.weight:
+            of_matrix = dataset.sel(matrix=matrix)
+            rows, shares = listing(dataset, matrix), of_matrix["share"].values
+            entry, degree = float(of_matrix["entry"]), int(of_matrix["degree"])
+            content[matrix] = {
+                "entry": entry,
+                "degree": degree,
+                "sum_of_shares": float(shares.sum()),
+                "documents_for": int((shares > 0).sum()),
+                "documents_against": int((shares < 0).sum()),
+                "listed": rows,
+            }
+            listed = sum(row["share"] for row in rows) / entry if entry else 0
+            meaning = _MEANINGS[matrix].format(row=repr(row), column=repr(column))
+            less = ", less than chance, as of most rare tokens" if entry < 0 else ""
+            show(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
+            show(
+                f"the sum of {content[matrix]['documents_for']} positive shares and "
+                f"{content[matrix]['documents_against']} negative ones, of {len(shares)} "
+                f"documents; listed are {listed:.1%} of it"
+            )
+            if rows:
+                products = f": of products of {degree}, all that it is in" if degree > 1 else ""
+                title = f"change: what the entry loses without the document{products}"
+                show_table(title, rows)
+        show(
+            "« »: the key and the target with the largest share in that document. Documents are "
+            "counted from 0"
+        )
+        if self.out is not None:
+            config = chosen(self, "tokens", "weight", "top")
+            decides = results.identity(data, config)
+            with claim(self.out, "attribute", decides, overwrite=self.overwrite) as folder:
+                results.save_to(folder, "attribution.nc", dataset)
+                attributes = results.decode(dataset.attrs)
+                results.save_json_to(
+                    folder, "attribution.json", {**attributes, "attribution": content}
+                )
+                folder.finish()
+            show_written(self.out, ["attribution.nc", "attribution.json"])

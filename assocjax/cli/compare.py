@@ -1,0 +1,156 @@
+"""The command `compare`: a language model's checkpoints beside the theory, and their controls."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from assocjax import arguments
+from assocjax.cli._corpus import Reading, show_corpus
+from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
+from assocjax.cli._options import Results, arguments_of, chosen, options
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from assocjax.storage import Folder
+
+
+def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
+    return tuple(tokens[0].value.split(","))
+
+
+_SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all of a shorter text"
+_TOKENS = f"{arguments.NUM_TOKENS}, or all that occur --min-count times"
+
+
+@options("Comparison")
+class Compare(Results, Reading):
+    """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
+
+    model: str = field(kw_only=False)
+    """a folder (of a folder for each revision), a .gguf file, or owner/name on the hub"""
+    revisions: Annotated[
+        tuple[str, ...] | None,
+        Parameter(metavar="NAME,...", converter=_by_commas, n_tokens=1, validator=distinct),
+    ] = None
+    """checkpoints to compare, such as step0,step1,step512 (default: the model itself)"""
+    corpus: str = "fables"
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
+    file; or a token file in the model's tokens"""
+    seq_len: Length = 128
+    """positions"""
+    num_sequences: Annotated[Count | None, unless_given(_SEQUENCES)] = None
+    """count the first N sequences"""
+    num_tokens: Annotated[AtLeast2 | None, unless_given(_TOKENS)] = None
+    """the most frequent tokens to compare"""
+    min_count: Count = arguments.MIN_COUNT
+    """how often a token must occur"""
+    shuffles: AtLeast2 = arguments.NUM_SHUFFLES
+    """shuffles of the tokens that make a null"""
+    bins: Count = arguments.NUM_BINS
+    """bins of frequency, within which the second null shuffles"""
+    seed: Seed = 0
+    """seed of the shuffles"""
+    probe: Annotated[str, Parameter(choices=arguments.PROBES)] = "single"
+    """each token alone (the paper's), or its mean over its occurrences in the sequences"""
+    out: Path = Path("assocjax-compare")
+    """folder for the results, a file for each revision; after an interruption the same command
+    goes on"""
+
+    def run(self) -> None:
+        from assocjax.llm.files import check_revisions
+        from assocjax.llm.libraries import require
+        from assocjax.llm.revisions import compare_revisions
+        from assocjax.llm.tensors import SharedWeights
+        from assocjax.llm.texts import tokens_of_model
+        from assocjax.storage import check_claimable, claim, hold, results
+
+        for library in ("torch", "transformers"):  # before the corpus is read
+            require(library)
+        check_claimable(self.out, "compare")
+        revisions = [None] if self.revisions is None else list(self.revisions)
+        check_revisions(self.model, revisions)
+        reading = chosen(self, "num_documents", "separator", "text_field")
+        data = self.read(tokens_of_model, self.model, revisions[0], **reading)
+        show_corpus(data)
+        with hold(self.out):  # one writer from the first revision to the last figure
+            with progress_bar("reading", "") as bar:
+                others = {"name_or_path": self.model, "revisions": revisions, "source": data}
+                others |= {"num_shuffles": self.shuffles, "num_bins": self.bins}
+                others["progress"] = lambda what, done, total: bar(done, total, what)
+                dataset = compare_revisions(**arguments_of(self, compare_revisions, **others))
+            decoded = results.decode(dataset.attrs)
+            rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
+            with claim(self.out, "compare", None) as folder:
+                results.save_to(folder, "comparison.nc", dataset)
+                results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
+                with status("drawing"):
+                    paths = _draw(dataset, folder)
+                # Of earlier revisions their own files stay, and nothing made of all of them.
+                written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
+                kept = (file for file in folder.files if not file.startswith("revision-"))
+                folder.remove(*(file for file in kept if file not in written))
+        for each in decoded["shared_weights"]:
+            shared = SharedWeights(**each)
+            of = "Identical" if shared.identical else "Shared"
+            show(f"{of}: {shared}. There a curve over them compares a model with itself")
+        show(
+            f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
+            "more. Median over layers of the similarity; in brackets its mean over "
+            f"{self.shuffles} shuffles of the tokens, and how many sd apart they are. attention: "
+            "the mean over heads with query_key; without MLP and embedding: the stream after "
+            "attention and after the layer with value; bigram: the first layer's input with "
+            "bigram, residual unigram"
+        )
+        show_table("The paper's form", rows["feature"])
+        show_table("Token-centred", rows["token"])
+        show_written(self.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+
+
+def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
+    """A row for each revision; a column for each of the paper's panels, and for bigrams."""
+    chosen = dataset.sel(centering=centering, null="all")
+    uniform, unigram = chosen.sel(residual="uniform"), chosen.sel(residual="unigram")
+    value = uniform.sel(theory="value")
+    embedding = unigram.sel(theory="bigram", stream="before").isel(layer=[0])
+    columns = {
+        "attention": (uniform.sel(head="mean"), "attention_"),
+        "without MLP": (value.sel(stream="after_attention"), ""),
+        "embedding": (value.sel(stream="after_layer"), ""),
+        "bigram": (embedding, ""),
+    }
+    return [
+        {"revision": str(name)}
+        | {
+            column: _cell(part.sel(revision=name), prefix)
+            for column, (part, prefix) in columns.items()
+        }
+        for name in dataset["revision"].values
+    ]
+
+
+def _cell(part: "xr.Dataset", prefix: str) -> str:
+    score, mean, z = (
+        float(part[prefix + name].median()) for name in ("similarity", "null_mean", "z")
+    )
+    return f"{score:.4f} ({mean:.4f}, {z:+.0f})"
+
+
+def _draw(dataset: "xr.Dataset", folder: "Folder") -> list[Path]:
+    from assocjax import figures
+
+    last = dataset.isel(revision=-1)
+    plots = {
+        "layers": figures.plot_by_layer(last),
+        "layers_bigram": figures.plot_by_layer(last, theory="bigram", residual="unigram"),
+        "heads": figures.plot_heads(dataset),
+    }
+    if dataset.sizes["revision"] > 1:
+        plots["steps"] = figures.plot_layers_by_step(dataset)
+        plots["steps_bigram"] = figures.plot_layers_by_step(
+            dataset, theory="bigram", residual="unigram"
+        )
+    return [path for name, plot in plots.items() for path in figures.save(plot, name, into=folder)]

@@ -1,0 +1,163 @@
+"""The command `horizon`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from assocjax import arguments
+from assocjax.cli._corpus import Sequences, configure_jax
+from assocjax.cli._kinds import (
+    Duration,
+    Layers,
+    Length,
+    Precision,
+    Rate,
+    Theories,
+    Threshold,
+    VocabSize,
+    several,
+)
+from assocjax.cli._options import Results, arguments_of, chosen, options
+from assocjax.cli._terminal import progress_bar, show_complete, show_table, show_written, status
+from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData
+    from assocjax.storage import Folder
+
+_HORIZONS = "horizons.json"
+
+
+@options("Settings", "The first of each list is the base; the others are tried one at a time.")
+class Horizon(Results, Sequences):
+    """Measure at which step each theory ends, and how that depends on the setting."""
+
+    num_sequences: int = 128
+    precision: Precision = "float64"
+    out: Path = Path("assocjax-horizon")
+    learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.4, 0.2, 0.8)
+    """step sizes"""
+    vocab_sizes: Annotated[tuple[VocabSize, ...], several("V")] = (100, 50, 150)
+    """most frequent tokens to keep"""
+    seq_lens: Annotated[tuple[Length, ...], several("T")] = (32, 16, 64)
+    """positions of a sequence"""
+    num_layers: Annotated[tuple[Layers, ...], several("L")] = (2, 1, 3)
+    """layers"""
+    theories: Theories = arguments.THEORIES
+    """what every run is compared with"""
+    duration: Duration = 24.0
+    """training time, learning rate times steps, at which runs end"""
+    threshold: Threshold = arguments.THRESHOLD
+    """relative error that ends a theory"""
+
+    def run(self) -> None:
+        from assocjax import figures
+        from assocjax.experiments import horizons
+        from assocjax.storage import check_claimable, claim, results
+
+        check_claimable(self.out, "horizon")
+        configure_jax(self.precision)
+        study = arguments_of(self, horizons.study_settings)
+        horizons.study_settings(**study)
+        V, T = self.vocab_sizes[0], self.seq_lens[0]
+
+        def load(vocab_size: int, seq_len: int):
+            # As many positions at every length.
+            sequences = max(1, round(self.num_sequences * T / max(1, seq_len)))
+            return self.load(vocab_size=vocab_size, seq_len=seq_len, num_sequences=sequences)
+
+        # All of them first: a size that the corpus does not allow fails before the work.
+        sizes = [(size, T) for size in self.vocab_sizes] + [(V, size) for size in self.seq_lens]
+        data = {size: load(*size) for size in dict.fromkeys(sizes)}
+        config = study | chosen(self, "threshold", "theories", "precision")
+        corpora = {"corpora": [of.describe() for of in data.values()]}
+        decides = results.identity(data[V, T], config | corpora)
+        with claim(
+            self.out, "horizon", decides, result=_HORIZONS, overwrite=self.overwrite
+        ) as folder:
+            if folder.complete:
+                show_complete(folder)
+            else:
+                _study(self, data, config, folder)
+            content = json.loads((folder.path / _HORIZONS).read_text("utf-8"))
+            rows, laws = content["horizons"], content["laws"]
+            with status("drawing"):
+                figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
+                paths = figures.save(figure, "horizons", into=folder)
+        show_table(
+            f"Steps until a weight's relative error passes {self.threshold:g}, first layer to do "
+            f"so (-: not within training time {self.duration:g}; 0: the theory never held)",
+            [_horizon_row(row) for row in rows],
+        )
+        show_table(
+            "Laws: horizon, as training time, = prefactor * product of quantity^exponent",
+            [_law_row(law) for law in laws],
+        )
+        show_written(self.out, [_HORIZONS, *(path.name for path in paths)])
+
+
+def _study(
+    options: Horizon,
+    data: dict[tuple[int, int], "TokenData"],
+    config: dict[str, Any],
+    folder: "Folder",
+) -> None:
+    """Computes `horizons.json`; the sweeps that it is made of are kept until it is there."""
+    from assocjax.experiments import horizons
+    from assocjax.storage import results
+
+    with results.stoppable(folder), progress_bar() as progress:
+        rows = horizons.horizon_study(
+            lambda vocab_size, seq_len: data[vocab_size, seq_len],
+            **arguments_of(options, horizons.horizon_study),
+            progress=progress,
+            part=results.parts_kept_in(folder),
+        )
+    of_base = data[options.vocab_sizes[0], options.seq_lens[0]]
+    attributes = results.provenance(of_base, config)
+    content = {**results.decode(attributes), "horizons": rows, "laws": _laws(rows)}
+    results.save_json_to(folder, _HORIZONS, content)
+    folder.finish()
+
+
+def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A power law for each theory and weight, or the reason why there is none."""
+    from assocjax.experiments import horizons
+    from assocjax.models.params import WEIGHTS
+
+    laws = []
+    for theory in dict.fromkeys(row["theory"] for row in rows):
+        of_theory = [row for row in rows if row["theory"] == theory]
+        for weight in WEIGHTS:
+            law = {"theory": theory, "weight": weight}
+            try:
+                law |= horizons.fit_power_law(of_theory, of=f"{weight}*eta")._asdict()
+            except InputError as error:
+                law["none"] = str(error)
+            laws.append(law)
+    return laws
+
+
+def _horizon_row(row: dict[str, Any]) -> dict[str, Any]:
+    return _short({name: row[name] for name in row if "*" not in name or name == "output*eta"})
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table that has to fit a terminal."""
+    short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
+    return {short.get(name, name): value for name, value in row.items()}
+
+
+def _law_row(law: dict[str, Any]) -> dict[str, Any]:
+    row = {"theory": law["theory"], "weight": law["weight"]}
+    if "none" in law:
+        return row | {"law": "too few horizons for a law"}
+    exponents = (
+        f"{name}^{exponent:.2f}({law['standard_errors'][name]:.2f})"
+        for name, exponent in law["exponents"].items()
+    )
+    return row | {
+        "law": f"{law['prefactor']:.3g} " + " ".join(exponents),
+        "R^2": law["r_squared"],
+        "rows": law["num_rows"],
+    }

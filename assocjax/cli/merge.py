@@ -1,0 +1,31 @@
+"""The command `merge`."""
+
+from dataclasses import field
+from pathlib import Path
+
+from assocjax.cli._matrices import folder_of_shards
+from assocjax.cli._options import Results, options
+from assocjax.cli._terminal import show_written, status
+
+
+@options("Shards")
+class Merge(Results):
+    """Add up the shards of sparse statistics, of either pass.
+
+    What shards are: `assocjax statistics --help`.
+    """
+
+    files: tuple[Path, ...] = field(kw_only=False)
+    """of all shards"""
+    out: Path = Path("assocjax-statistics")
+
+    def run(self) -> None:
+        from assocjax.statistics import shards
+        from assocjax.storage import results
+
+        with status("merging"):
+            dataset = shards.merge(self.files)
+            name = f"{dataset.attrs['kind']}.nc"
+            path = folder_of_shards(self.out) / name
+            results.save(dataset, path, overwrite=self.overwrite)
+        show_written(self.out, [name])

@@ -1,0 +1,62 @@
+"""The command `pretrain-tiny`: a small language model and its checkpoints."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from assocjax.cli._corpus import Reading
+from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
+from assocjax.cli._options import Results, arguments_of, options
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written
+from assocjax.llm.recipe import PretrainConfig
+
+
+@options("Model and training")
+class PretrainTiny(Results, Reading):
+    """Train a small GPT-NeoX by Pythia's recipe, and keep its checkpoints as folders."""
+
+    vocab_size: VocabSize = PretrainConfig.vocab_size
+    """tokens of a byte-pair vocabulary, trained on the corpus"""
+    seq_len: Length = PretrainConfig.seq_len
+    """positions of a sequence"""
+    batch_size: Count = PretrainConfig.batch_size
+    """sequences of a step"""
+    steps: Steps = PretrainConfig.steps
+    """updates; checkpoints after 0, 1, 2, 4, ... of them"""
+    num_layers: Layers = PretrainConfig.num_layers
+    """layers"""
+    width: Annotated[Count, Parameter(metavar="D")] = PretrainConfig.width
+    """size of the residual stream"""
+    num_heads: Annotated[Count, Parameter(metavar="H")] = PretrainConfig.num_heads
+    """attention heads"""
+    learning_rate: Rate = PretrainConfig.learning_rate
+    """the largest, after the warmup"""
+    seed: Seed = PretrainConfig.seed
+    """seed of the start and of the order of sequences"""
+    out: Path = Path("assocjax-pretrained")
+    """folder for step0, step1, step2, ...; after an interruption the same command goes on"""
+
+    def run(self) -> None:
+        from assocjax import llm
+        from assocjax.corpora import read_documents
+        from assocjax.llm.libraries import require
+        from assocjax.storage import check_claimable
+
+        for library in ("torch", "transformers"):  # before the corpus is read
+            require(library)
+        check_claimable(self.out, "pretrain-tiny")
+        config = PretrainConfig(**arguments_of(self, PretrainConfig))
+        documents = self.read(read_documents)
+        show(f"{documents.name}: {len(documents.documents)} documents")
+        with progress_bar("training") as progress:
+            record = llm.pretrain_tiny(
+                documents, self.out, config, overwrite=self.overwrite, progress=progress
+            )
+        losses = [*record["losses"], None]
+        rows = [
+            {"revision": name, "loss of its next batch": losses[int(name.removeprefix("step"))]}
+            for name in record["revisions"]
+        ]
+        show_table("Loss in nats", rows)
+        show_written(self.out, ["pretraining.json", *record["revisions"]])

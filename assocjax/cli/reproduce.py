@@ -1,0 +1,66 @@
+"""The command `reproduce`: the paper's tables and figures, and one report of them."""
+
+import time
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from assocjax import arguments
+from assocjax.cli._corpus import configure_jax
+from assocjax.cli._kinds import Precision, several
+from assocjax.cli._options import Results, arguments_of, options
+from assocjax.cli._terminal import several_bars, show, show_table, show_written
+from assocjax.reproduce.paper import ARTEFACTS
+
+
+@options("Artefacts")
+class Reproduce(Results):
+    """Reproduce the paper's tables and figures beside its numbers, with controls, in one report."""
+
+    artefacts: Annotated[tuple[str, ...], Parameter(choices=(*ARTEFACTS, "all"))] = field(
+        kw_only=False
+    )
+    """tables and figures"""
+    scale: Annotated[str, Parameter(choices=arguments.SCALES)] = arguments.SCALE
+    """the paper's sizes, smaller ones for two cores, or tiny ones that say nothing"""
+    corpus: Annotated[tuple[str, ...], several("CORPUS")] = ()
+    """texts to read besides the fables, or in the paper's sizes instead of tinystories:
+    python-docs, hf:owner/name[:split], or a .txt, .jsonl or .parquet file"""
+    precision: Precision = "float32"
+    """of floating point"""
+    out: Path = Path("assocjax-reproduce")
+    """folder for the results; what is there already is not computed again"""
+
+    def run(self) -> None:
+        from assocjax.storage import check_claimable
+
+        configure_jax(self.precision)
+        from assocjax import reproduce as library
+
+        check_claimable(self.out, "reproduce")
+        began = time.monotonic()
+        with several_bars() as progress:
+            records = library.reproduce(
+                **arguments_of(self, library.reproduce, corpora=self.corpus),
+                progress=progress,
+                announce=lambda line: show(
+                    f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
+                ),
+            )
+        for record in records:
+            if record["rows"]:
+                title = f"{record['paper']['title']} ({record['corpus_name']})"
+                show_table(title, [_short(row) for row in record["rows"]])
+        folders = sorted(
+            {record["folder"] for record in records} - {""}
+        )  # of what was left out: none
+        show_written(self.out, ["report.html", "report.json", *folders])
+
+
+def _short(row: dict) -> dict:
+    """The first columns, which have the paper's numbers and ours: the report has all."""
+    from assocjax.reproduce.report import cell
+
+    return {name: cell(value) for name, value in list(row.items())[:5]}

@@ -1,0 +1,147 @@
+"""The command `statistics`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from assocjax.cli._corpus import configure_jax
+from assocjax.cli._matrices import Counted, folder_of_shards
+from assocjax.cli._options import Results, options
+from assocjax.cli._terminal import (
+    progress_bar,
+    show_complete,
+    show_table,
+    show_written,
+    status,
+)
+from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData, TokenFile
+
+_DENSE = "statistics.nc"
+_SPARSE = ("counts.nc", "correlations.nc")
+
+
+@options("Shards")
+class Statistics(Results, Counted):
+    """Compute the basis functions of a corpus and what they compose to.
+
+    In shards, in any order and on any machines; a shard that was stopped goes on when it is started
+    again: `statistics --shard I/N` for each I; `merge counts-*-of-N.nc`; `statistics --shard I/N
+    --counts counts.nc` for each I; `merge correlations-*-of-N.nc`; then `associations --statistics`
+    reads `counts.nc` and `correlations.nc`. The result has the same bits for every N.
+    """
+
+    out: Path = Path("assocjax-statistics")
+    shard: Annotated[str | None, Parameter(metavar="I/N")] = None
+    """only the I-th of N parts of the sequences, by sparse sums, to be merged"""
+    counts: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """merged counts: --shard is of the second pass"""
+
+    def run(self) -> None:
+        from assocjax import figures
+        from assocjax.statistics import datasets
+        from assocjax.statistics.dense import corpus_statistics
+        from assocjax.storage import check_claimable, claim, results
+
+        in_shards = self.shard is not None or self.counts is not None
+        if in_shards:
+            _parse_shard(self.shard)
+        else:
+            check_claimable(self.out, "statistics")
+        configure_jax(self.precision)
+        data = self.open()
+        if in_shards:
+            path = _run_shard(self, data)
+            show_written(self.out, [path.name])
+            return
+        if self.is_sparse(data):
+            _sparse_statistics(self, data)
+            return
+        decides = results.identity(data, {"matrices": "dense"})
+        with claim(
+            self.out, "statistics", decides, result=_DENSE, overwrite=self.overwrite
+        ) as folder:
+            if folder.complete:
+                show_complete(folder)
+                dataset = results.load(folder.path / _DENSE)
+            else:
+                tokens, mask = data.read(0, data.num_sequences)
+                with status("counting"):
+                    found = corpus_statistics(tokens, data.vocab_size, mask)
+                    dataset = datasets.statistics_dataset(data, found)
+                results.save_to(folder, _DENSE, dataset)
+                folder.finish()
+            rows = datasets.statistics_summary(dataset)
+            content = {**results.decode(dataset.attrs), "summary": rows}
+            results.save_json_to(folder, "summary.json", content)
+            with status("drawing"):
+                paths = figures.save(figures.plot_statistics(dataset), "statistics", into=folder)
+        show_table(f"Statistics of {data.name}, {int(dataset['num_positions'])} positions", rows)
+        show_written(self.out, [_DENSE, "summary.json", *(path.name for path in paths)])
+
+
+def _run_shard(options: Statistics, data: "TokenData | TokenFile") -> Path:
+    """Writes one shard of a pass and returns its file."""
+    from assocjax.statistics import shards
+
+    shard, of = _parse_shard(options.shard)
+    kind = "counts" if options.counts is None else "correlations"
+    path = folder_of_shards(options.out) / f"{kind}-{shard}-of-{of}.nc"
+    with progress_bar(kind, "sequences") as progress:
+        shards.run_shard(
+            data,
+            path,
+            shard=shard,
+            shards=of,
+            counts=options.counts,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    return path
+
+
+def _parse_shard(text: str | None) -> tuple[int, int]:
+    """The I and the N of I/N."""
+    numbers = (text or "").split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise InputError(f"--shard: expected I/N such as 1/4, got {text!r}")
+    shard, of = map(int, numbers)
+    if not 1 <= shard <= of:
+        raise InputError(f"--shard: expected I/N with I from 1 to N, got {text!r}")
+    return shard, of
+
+
+def _sparse_statistics(options: Statistics, data: "TokenData | TokenFile") -> None:
+    """Both passes, each in one shard, so that they can be stopped and resumed, too."""
+    from assocjax.statistics import shards
+    from assocjax.statistics.sparse import sparse_summary
+    from assocjax.storage import claim, results
+
+    decides = results.identity(data, {"matrices": "sparse"})
+    with claim(
+        options.out, "statistics", decides, result=_SPARSE[1], overwrite=options.overwrite
+    ) as folder:
+        files = [folder.path / name for name in _SPARSE]
+        if folder.complete:
+            show_complete(folder)
+        else:
+            counts = None
+            for name in _SPARSE:
+                part = folder.work("shards") / name
+                with progress_bar(name.removesuffix(".nc"), "sequences") as progress:
+                    shards.run_shard(
+                        data, part, shard=1, shards=1, counts=counts, progress=progress
+                    )
+                with status("composing"):
+                    results.save_to(folder, name, shards.merge([part]))
+                counts = folder.path / name
+            folder.finish()
+        found = shards.load_statistics(*files)
+        rows = sparse_summary(found, data.vocabulary)
+        attributes = results.decode(results.provenance(data, {}))
+        results.save_json_to(folder, "summary.json", {**attributes, "summary": rows})
+    show_table(f"Statistics of {data.name}, {found.num_positions} positions", rows)
+    show_written(options.out, [*_SPARSE, "summary.json"])

@@ -1,0 +1,188 @@
+"""The command `sweep`."""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from assocjax import arguments
+from assocjax.cli._corpus import Corpus, configure_jax
+from assocjax.cli._kinds import Count, Deviation, Process, Rate, Seed, Theories, several
+from assocjax.cli._options import Results, Training, arguments_of, check_training, options
+from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    from assocjax.corpora import TokenData
+
+
+def _gibibytes(kind: Any, tokens: Any) -> int:
+    """Bytes in so many GiB."""
+    text = tokens[0].value
+    try:
+        size = int(float(text) * 2**30)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"expected a positive number of GiB, got {text[:80]!r}")
+    return size
+
+
+@options("Processes", "The same command in every process, on as many machines; --out is shared.")
+class _Processes:
+    distributed: bool = False
+    """join the other processes of a Slurm job, a TPU pod or another cluster that JAX knows"""
+    coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
+    """elsewhere: the address of process 0"""
+    num_processes: Count | None = None
+    """elsewhere: how many processes there are"""
+    process_id: Process | None = None
+    """elsewhere: which of them this is, from 0"""
+
+
+@options("Grid")
+class Sweep(_Processes, Results, Corpus, Training):
+    """Train over a grid of runs and compare every one with the theories."""
+
+    num_sequences: int | None = 128
+    out: Path = Path("assocjax-sweep")
+    learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.1, 0.5, 1.0, 2.0)
+    """step sizes"""
+    seeds: Annotated[tuple[Seed, ...], several("SEED")] = (0,)
+    """seeds of the start and of the order of batches"""
+    init_scales: Annotated[tuple[Deviation, ...], several("SD")] = (0.0,)
+    """standard deviations of the start; 0 is the zero start"""
+    theories: Theories = arguments.THEORIES
+    """what every run is compared with"""
+    gradient: Annotated[str, Parameter(choices=arguments.GRADIENTS)] = "exact"
+    """what trains the weights"""
+    microbatch_size: Count | None = None
+    """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
+    matmul_precision: Literal["highest", "tensorfloat32", "bfloat16"] = "highest"
+    """of matrix products in float32, where a device has less; its error is printed"""
+    memory_limit: Annotated[
+        int,
+        Parameter(
+            metavar="GIB", converter=_gibibytes, show_default=lambda given: f"{given / 2**30:g}"
+        ),
+    ] = arguments.MEMORY_LIMIT
+    """memory for runs done together"""
+    checkpoint_every: Annotated[Count | None, Parameter(metavar="STEPS")] = None
+    """steps after which all is saved under --out; after an interruption the same command goes on
+    from there (default: a tenth of --steps, 100 at most)"""
+
+    def run(self) -> None:
+        from assocjax import figures
+        from assocjax.experiments import sweeps
+        from assocjax.storage import check_claimable, claim, hold, results
+
+        check_claimable(self.out, "sweep")
+        configure_jax(self.precision, self.matmul_precision)
+        first_process = _join(self)
+        check_training(self, self.num_sequences)
+        data = self.load()
+        if self.matmul_precision != "highest":
+            _show_matmul_error(data, self)
+        # One writer from the first checkpoint to the last figure; of several processes, the first.
+        with hold(self.out) if first_process else contextlib.nullcontext():
+            with _at_once(), progress_bar() as progress:
+                dataset = sweeps.sweep(
+                    data,
+                    **arguments_of(self, sweeps.sweep),
+                    checkpoint=self.out,
+                    progress=progress,
+                    announce=show,
+                )
+            if not first_process:
+                return
+            rows = sweeps.summary(dataset)
+            content = {**results.decode(dataset.attrs), "summary": rows}
+            with claim(self.out, "sweep", None) as folder:
+                results.save_json_to(folder, "summary.json", content)
+                with status("drawing"):
+                    paths = figures.save_sweep(dataset, folder)
+        show(
+            f"After {self.steps} steps of size eta: loss in nats (at the start log V = "
+            f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer "
+            "and seed; relative error of the output matrix"
+        )
+        for scale in dataset["init_scale"].values.tolist():
+            of_scale = [_short(row) for row in rows if row["init_scale"] == scale]
+            for row in of_scale:
+                del row["init_scale"]
+            show_table(f"start sd {scale:g}", of_scale)
+        if dataset.attrs["diverged"]:
+            show(f"diverged: {dataset.attrs['diverged']}")
+        show_written(self.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a table that has to fit a terminal."""
+    short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
+    return {short.get(name, name): value for name, value in row.items()}
+
+
+def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
+    """Prints what less precise products do to the exact gradient at random weights."""
+    import jax
+
+    from assocjax.models.agreement import compare_params
+    from assocjax.models.params import init_params
+    from assocjax.training.exact import exact_gradient
+
+    params = init_params(
+        jax.random.key(0),
+        vocab_size=data.vocab_size,
+        seq_len=data.seq_len,
+        num_layers=options.num_layers,
+        scale=1 / data.vocab_size,
+    )
+    rounded = exact_gradient(params, data.tokens, data.mask)
+    with jax.default_matmul_precision("highest"):
+        full = exact_gradient(params, data.tokens, data.mask)
+    errors = compare_params(full, rounded)
+    worst = ", ".join(f"{name} {errors[name].relative_error.max():.1e}" for name in errors)
+    show(
+        f"relative error of exact gradients with products in {options.matmul_precision}, at random "
+        f"weights of sd 1/V: {worst}"
+    )
+
+
+def _join(options: Sweep) -> bool:
+    """Joins the other processes of a sweep, if there are any; whether this one prints and draws."""
+    by_hand = (options.coordinator, options.num_processes, options.process_id)
+    if any(value is not None for value in by_hand) and None in by_hand:
+        raise InputError("--coordinator, --num-processes and --process-id must be given together")
+    if not options.distributed and options.coordinator is None:
+        return True
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(*by_hand)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--distributed: the other processes cannot be joined: {error}; outside of a cluster "
+            "that JAX knows give --coordinator, --num-processes and --process-id"
+        ) from None
+    if jax.process_index() == 0:
+        return True
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return False
+
+
+@contextlib.contextmanager
+def _at_once() -> Iterator[None]:
+    """Ends the process where Ctrl-C is not to wait for the steps under way, as JAX would."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):  # all is saved
+            raise
+        print("assocjax: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
