@@ -318,11 +318,11 @@ def test_bad_input(model):
         ),
         (InputError, "layer must be at most 3; got 4", factors(4, E)),
         (InputError, "layer must be at least 1; got 0", factors(0, E)),
-        (InputError, "distance must be at most 63; got 64", factors(0, E, distance=64)),
-        (InputError, "distance must be at least 0", factors(0, E, distance=-1)),
-        (InputError, "head must be at most 3; got 4", factors(0, E, head=4)),
-        (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(0, E.T)),
-        (InputError, "embeddings must be floats", factors(0, E.astype(int))),
+        (InputError, "distance must be at most 63; got 64", factors(1, E, distance=64)),
+        (InputError, "distance must be at least 0", factors(1, E, distance=-1)),
+        (InputError, "head must be at most 3; got 4", factors(1, E, head=4)),
+        (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(1, E.T)),
+        (InputError, "embeddings must be floats", factors(1, E.astype(int))),
     ):
         with pytest.raises(error, match=message):
             call(model)
