@@ -272,7 +272,7 @@ def test_keys_at_different_distances_differ_by_the_key_bias():
         scores = []
         for s in range(T):
             queries, keys = llm.query_key_factors(
-                model, 1, inputs[1][0], head=head, norm=True, distance=T - 1 - s
+                model, 2, inputs[1][0], head=head, norm=True, distance=T - 1 - s
             )
             scores.append(queries[-1] @ keys[s] / np.sqrt(size))
         np.testing.assert_allclose(softmax(np.array(scores)), attention[1][0, head, -1], atol=2e-5)

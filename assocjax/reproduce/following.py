@@ -27,7 +27,6 @@ from assocjax.experiments.runs import (
     split_disagreement,
     start_run,
 )
-from assocjax.experiments.sweeps import BY_LAYER
 from assocjax.models.agreement import by_layer, compare_params
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
@@ -193,7 +192,7 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
     variables = {}
     for name in records[0]:
         values = np.stack([record[name] for record in records])
-        dims = ("epoch", *["theory"] * (name == "cosine"), *BY_LAYER)[: values.ndim]
+        dims = ("epoch", *["theory"] * (name == "cosine"), "weight", "layer")[: values.ndim]
         units = "nat" if name == "loss" else "1"
         variables[name] = (dims, values.astype(np.float64), {"units": units})
     dims = {"position": ("layer", "lag"), "output": ("row", "column")}
