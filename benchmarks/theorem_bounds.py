@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> dict:
         f"{data.name}: V={data.vocab_size} T={data.seq_len} N={data.num_sequences} L=1, "
         f"step {step}, s eta = {step * rate:.4f}; conditions not met: {names or 'none'}"
     )
-    last, rows = bounds.isel(step=step), {}
+    rows = {}
     for weight in aj.WEIGHTS:
-        row = {name: float(last[f"{weight}_{name}"]) for name in ("distance", "bound", "looseness")}
+        last = bounds.isel(step=step).sel(weight=weight)
+        row = {name: float(last[name]) for name in ("distance", "bound", "looseness")}
         rows[weight] = row
         print(f"{weight:10} " + "  ".join(f"{name} {value:.2e}" for name, value in row.items()))
     result = {

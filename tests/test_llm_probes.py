@@ -272,7 +272,7 @@ def test_keys_at_different_distances_differ_by_the_key_bias():
         scores = []
         for s in range(T):
             queries, keys = llm.query_key_factors(
-                model, 1, inputs[1][0], head=head, norm=True, distance=T - 1 - s
+                model, 2, inputs[1][0], head=head, norm=True, distance=T - 1 - s
             )
             scores.append(queries[-1] @ keys[s] / np.sqrt(size))
         np.testing.assert_allclose(softmax(np.array(scores)), attention[1][0, head, -1], atol=2e-5)
@@ -318,11 +318,11 @@ def test_bad_input(model):
         ),
         (InputError, "layer must be at most 3; got 4", factors(4, E)),
         (InputError, "layer must be at least 1; got 0", factors(0, E)),
-        (InputError, "distance must be at most 63; got 64", factors(0, E, distance=64)),
-        (InputError, "distance must be at least 0", factors(0, E, distance=-1)),
-        (InputError, "head must be at most 3; got 4", factors(0, E, head=4)),
-        (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(0, E.T)),
-        (InputError, "embeddings must be floats", factors(0, E.astype(int))),
+        (InputError, "distance must be at most 63; got 64", factors(1, E, distance=64)),
+        (InputError, "distance must be at least 0", factors(1, E, distance=-1)),
+        (InputError, "head must be at most 3; got 4", factors(1, E, head=4)),
+        (InputError, r"embeddings must be floats of shape \[n, d\] with d = 32", factors(1, E.T)),
+        (InputError, "embeddings must be floats", factors(1, E.astype(int))),
     ):
         with pytest.raises(error, match=message):
             call(model)

@@ -34,28 +34,19 @@ from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_n
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
 
-BY_LAYER = ("weight", "layer")
 
-_END = {"long_name": "first step that is not finite, or -1"}
-_ATTRIBUTES = {
-    "loss": {"units": "nat", "long_name": "mean negative log-likelihood"},
-    "diverged_step": _END,
-    "theory_diverged_step": _END,
-} | {
-    name: {
-        "units": "1",
-        "long_name": meaning,
-        "comment": "output has no layers: it stands at the last one and is NaN at the others",
-    }
-    for name, meaning in {
-        "relative_error": "||trained - theory|| / ||trained||",
-        "cosine": "cosine of trained and theory",
-        "norm_ratio": "||theory|| / ||trained||",
-        "distance": "||trained - theory||",
-        "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
-        "truncation_error": "||trained - theory of the batches|| / ||trained||",
-    }.items()
+_LONG_NAMES = {
+    "loss": "mean negative log-likelihood",
+    "diverged_step": "first step that is not finite, or -1",
+    "theory_diverged_step": "first step that is not finite, or -1",
+    "relative_error": "||trained - theory|| / ||trained||",
+    "cosine": "cosine of trained and theory",
+    "norm_ratio": "||theory|| / ||trained||",
+    "distance": "||trained - theory||",
+    "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
+    "truncation_error": "||trained - theory of the batches|| / ||trained||",
 }
+_NO_LAYERS = {"comment": "output has no layers: it is at the last one, and NaN at the others"}
 
 
 def sweep(
@@ -293,18 +284,15 @@ def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:
-    of_theory = (*GRID, "theory")
-    dims = {
-        "loss": (*GRID, "step"),
-        "diverged_step": GRID,
-        "theory_diverged_step": of_theory,
-        **dict.fromkeys(("sampling_error", "truncation_error"), (*of_theory, *BY_LAYER, "step")),
-    }
-    of_all = (*of_theory, "quantity", *BY_LAYER, "step")
-    variables = {
-        name: xr.Variable(dims.get(name, of_all), value, _ATTRIBUTES[name])
-        for name, value in cells.items()
-    }
+    by_theory = (*GRID, "theory")
+    by_layer = (*by_theory, "weight", "layer", "step")
+    dims = {"loss": (*GRID, "step"), "diverged_step": GRID, "theory_diverged_step": by_theory}
+    dims |= {"sampling_error": by_layer, "truncation_error": by_layer}
+    variables = {}
+    for name, values in cells.items():
+        of = dims.get(name, (*by_theory, "quantity", "weight", "layer", "step"))
+        attrs = {"units": "nat" if name == "loss" else "1", "long_name": _LONG_NAMES[name]}
+        variables[name] = (of, values, attrs | (_NO_LAYERS if "layer" in of else {}))
     dataset = xr.Dataset(
         variables,
         coords={

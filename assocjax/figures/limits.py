@@ -23,8 +23,9 @@ from assocjax.figures.style import (
     and_seeds,
     finish,
     in_order,
+    label_axes,
     line_and_range,
-    log_panels,
+    panels,
     shades,
 )
 from assocjax.models.params import WEIGHTS
@@ -51,7 +52,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     horizons, exists = in_order(horizons), weights_and_layers(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
-    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y=True)
+    figure, axes = panels(len(scales), len(WEIGHTS), log=True)
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for k, theory in enumerate(horizons["theory"].values):
@@ -65,10 +66,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
         ticks = rates[:: -(-len(rates) // 4)]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.xaxis.set_minor_formatter(NullFormatter())
-    for ax in axes[:, 0]:
-        ax.set_ylabel(r"horizon $s\,\eta$")
-    for ax in axes[-1, :]:
-        ax.set_xlabel(r"learning rate $\eta$")
+    label_axes(axes, r"learning rate $\eta$", r"horizon $s\,\eta$")
     finish(
         figure,
         axes,
@@ -102,7 +100,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]
     theories = list(dict.fromkeys(row["theory"] for row in rows))
-    figure, axes = log_panels(1, len(varied), share_x=False, share_y=True)
+    figure, axes = panels(1, len(varied), log=True, share_x=False)
     for ax, name in zip(axes[0], varied, strict=True):
         others = [other for other in SETTINGS if other != name]
         line = [row for row in rows if all(row[other] == base[other] for other in others)]
@@ -155,7 +153,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
-    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y="col")
+    figure, axes = panels(len(scales), len(WEIGHTS), log=True, share_y="col")
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for rate, color in zip(shown, shades(len(shown)), strict=True):
@@ -171,10 +169,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
         ax.plot([], [], color="0.75", lw=6, label="conditions hold")
         ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("distance and its bound")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_axes(axes, "step", "distance and its bound")
     finish(
         figure,
         axes,

@@ -183,15 +183,32 @@ def in_order(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.sortby(["learning_rate", "init_scale"])
 
 
-def log_panels(rows: int, columns: int, *, share_x=True, share_y: bool | Literal["col"]):
-    figure = Figure(figsize=(2.5 * columns + 1.3, 2.2 * rows + 0.9), layout="constrained")
+def panels(
+    rows: int,
+    columns: int,
+    *,
+    size: tuple[float, float] = (2.5, 2.2),
+    log: bool = False,
+    share_x: bool | Literal["row"] = True,
+    share_y: bool | Literal["col"] = True,
+):
+    width, height = max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
     for ax in axes.flat:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        if log:
+            ax.set(xscale="log", yscale="log")
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     return figure, axes
+
+
+def label_axes(axes, x: str, y: str) -> None:
+    """Labels of panels that share their axes: below the last row, and at the first column."""
+    for ax in axes[-1]:
+        ax.set_xlabel(x)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y)
 
 
 def line_and_range(

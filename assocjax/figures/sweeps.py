@@ -3,7 +3,6 @@
 import itertools
 import os
 from pathlib import Path
-from typing import Literal
 
 import xarray as xr
 from matplotlib.axes import Axes
@@ -21,8 +20,9 @@ from assocjax.figures.style import (
     and_seeds,
     finish,
     in_order,
+    label_axes,
     line_and_range,
-    log_panels,
+    panels,
     save_all,
     set_title,
     shades,
@@ -52,7 +52,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     check_dataset(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
     dataset = in_order(dataset).sel(quantity="gradients" if gradients else "weights")
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = _panels(len(scales), len(rates))
+    figure, axes = panels(len(scales), len(rates))
     last = int(dataset["step"][-1])
     margin = 0.03 * max(1, last)
     low = 0.0
@@ -64,10 +64,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
             low = min(low, float(cosine.min().fillna(0)))
             axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
             axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("cosine with theory")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_axes(axes, "step", "cosine with theory")
     for ax in axes.flat:
         ax.set_xlim(-margin, last + margin)  # also where the cosine is undefined
         ax.set_ylim(low - 0.03, 1.03)
@@ -103,13 +100,11 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
-    figure, axes = _panels(2, len(WEIGHTS), share_x="row")
+    figure, axes = panels(2, len(WEIGHTS), log=True, share_x="row")
     for j, weight in enumerate(WEIGHTS):
         error = dataset["relative_error"].sel(weight=weight, quantity="weights")
         top, bottom = axes[:, j]
         for ax in (top, bottom):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             line = error.sel(learning_rate=rate).isel(step=slice(1, None))
@@ -161,7 +156,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
-    figure, axes = log_panels(len(theories), len(WEIGHTS), share_y=True)
+    figure, axes = panels(len(theories), len(WEIGHTS), log=True)
     for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
         ax, cell = axes[i, j], dataset.sel(theory=theory, weight=weight)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
@@ -173,10 +168,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     for error, line in _DISAGREEMENT_LINES.items():
         label = error.replace("_", " ")
         axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=label)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("relative to the weight")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_axes(axes, "step", "relative to the weight")
     finish(
         figure,
         axes,
@@ -200,15 +192,14 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     check_dataset(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
+    figure, axes = panels(1, len(scales), size=(4.2, 3.2))
     for ax, scale in zip(axes[0], scales, strict=True):
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             loss = dataset["loss"].sel(learning_rate=rate, init_scale=scale)
             line_and_range(ax, loss, color, rf"$\eta$ = {rate:g}")
         ax.set_title(f"start sd {scale:g}", fontsize=9)
-        ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[0, 0].set_ylabel("loss (nats per token)")
+    label_axes(axes, "step", "loss (nats per token)")
     loss, limit = dataset["loss"], 1.5 * float(dataset["loss"].isel(step=0).max())
     if float(loss.max()) > limit:  # a diverging run must not flatten the others
         shown = loss.where(loss <= limit)
@@ -245,17 +236,6 @@ def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.
     if scale not in scales:
         raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
     return scale, in_order(dataset).sel(init_scale=scale)
-
-
-def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):
-    figure = Figure(
-        figsize=(max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=True)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
-    return figure, axes
 
 
 def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:

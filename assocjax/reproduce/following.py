@@ -20,7 +20,6 @@ from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.experiments.record import record_run
 from assocjax.experiments.runs import Corpus, RunConfig, of_batches, run_keys, split_disagreement
-from assocjax.experiments.sweeps import BY_LAYER
 from assocjax.models.agreement import by_layer, compare_params
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
@@ -175,7 +174,7 @@ def _cosine(run: Params, theory: Params | None) -> np.ndarray:
 def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -> xr.Dataset:
     variables = {}
     for name, values in records.items():
-        dims = ("epoch", *["theory"] * (name == "cosine"), *BY_LAYER)[: values.ndim]
+        dims = ("epoch", *["theory"] * (name == "cosine"), "weight", "layer")[: values.ndim]
         units = "nat" if name == "loss" else "1"
         variables[name] = (dims, values.astype(np.float64), {"units": units})
     dims = {"position": ("layer", "lag"), "output": ("row", "column")}
