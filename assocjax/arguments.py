@@ -94,13 +94,26 @@ def check_integers(
         InputTypeError: If it is no such sequence, or an entry is no integer.
         InputError: If it is empty, or an entry is out of range.
     """
+    each = f"every entry of {name}"
+    return [
+        check_integer(each, value, minimum=minimum, maximum=maximum)
+        for value in check_sequence(name, values, "integers")
+    ]
+
+
+def check_sequence(name: str, values: Any, of: str) -> list[Any]:
+    """Returns a non-empty list, tuple, vector or other sequence as a list.
+
+    Raises:
+        InputTypeError: If it is none, as a string is none.
+        InputError: If it is empty.
+    """
     is_array = hasattr(values, "__array__") and getattr(values, "ndim", 0) > 0
     if isinstance(values, str | bytes) or not (is_array or isinstance(values, Sequence)):
-        raise InputTypeError(f"{name} must be a sequence of integers; got {values!r}")
+        raise InputTypeError(f"{name} must be a sequence of {of}; got {values!r}")
     if not len(values):
         raise InputError(f"{name} must not be empty")
-    each = f"every entry of {name}"
-    return [check_integer(each, value, minimum=minimum, maximum=maximum) for value in values]
+    return list(values)
 
 
 def check_is(name: str, value: Any, *kinds: type) -> None:
@@ -142,16 +155,15 @@ def check_names(name: str, values: Any, choices: Collection[str] | None = None) 
         InputTypeError: If it is no list, tuple or other sequence of strings.
         InputError: If it is empty or has a name twice, or one that is none of `choices`.
     """
-    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise InputTypeError(f"{name} must be a sequence of names; got {values!r}")
+    values = check_sequence(name, values, "names")
     each = f"every entry of {name}"
     for value in values:
         if choices is None:
             check_string(each, value)
         else:
             check_choice(each, value, choices)
-    if not values or len(set(values)) != len(values):
-        raise InputError(f"{name} must be one or more distinct names; got {list(values)}")
+    if len(set(values)) != len(values):
+        raise InputError(f"{name} must be one or more distinct names; got {values}")
     return tuple(values)
 
 

@@ -5,7 +5,7 @@ shape and a dtype but no value yet, and only those are checked.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -15,7 +15,7 @@ import xarray as xr
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int32
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_integer, check_sequence
 from assocjax.errors import InputError, InputTypeError
 
 
@@ -72,12 +72,8 @@ def _is_real(dtype: Any) -> bool:
 
 def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
     """A non-empty list of distinct finite numbers, as a float64 vector."""
-    is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim > 0
-    if isinstance(values, str | bytes) or not (is_array or isinstance(values, Sequence)):
-        raise InputTypeError(f"{name} must be a sequence of numbers; got {values!r}")
-    if not len(values) or (is_array and np.ndim(values) > 1):
-        raise InputError(f"{name} must be a non-empty list; got shape {np.shape(values)}")
-    array = np.array([check_number(f"every entry of {name}", v, minimum=minimum) for v in values])
+    values, each = check_sequence(name, values, "numbers"), f"every entry of {name}"
+    array = np.array([check_number(each, value, minimum=minimum) for value in values])
     if len(np.unique(array)) != array.size:
         raise InputError(f"{name} must not repeat a value; got {array.tolist()}")
     return array

@@ -90,7 +90,7 @@ def test_precision_at_k_by_hand(truth, k, expected):
         (lambda: aj.top_associations(MATRIX, VOCABULARY, "a", 0), ValueError, "k must be"),
         (lambda: aj.top_associations(MATRIX, VOCABULARY, "a", 1.5), TypeError, "k must be"),
         (lambda: aj.top_associations(MATRIX.astype(str), VOCABULARY, "a"), TypeError, "numbers"),
-        (lambda: aj.top_associations(MATRIX, "abcd", "a"), TypeError, "list of tokens"),
+        (lambda: aj.top_associations(MATRIX, "abcd", "a"), TypeError, "sequence of tokens"),
         (
             lambda: aj.precision_at_k(MATRIX, VOCABULARY, {"b": "c"}, 1),
             TypeError,

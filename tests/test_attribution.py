@@ -353,6 +353,15 @@ def test_passages_of_a_grammar():
     assert rows[0]["share"] == pytest.approx(float(best))
 
 
+def test_a_corpus_is_summed_once_for_all_parts_of_an_entry(monkeypatch, corpus):
+    sums, keys = [], attribution._corpus_keys
+    monkeypatch.setattr(attribution, "_corpus_keys", lambda *of: sums.append(of) or keys(*of))
+    data = token_data(corpus[0], V, corpus[1])
+    dataset = aj.find_passages(data, "w0", "w1", matrices=["query_key"], top=2)
+    assert len(sums) == 1
+    assert float(dataset.share.sum()) == pytest.approx(float(dataset.entry[0]), rel=1e-4)
+
+
 def test_passages_leave_out_the_middle_and_the_padding():
     tokens = np.full((1, 22), 2, np.int32)
     tokens[0, [0, 14, 15]] = 1, 0, 3
@@ -399,7 +408,7 @@ def test_bad_arguments_of_parts(corpus):
             start, *corpus, optimizer=optax.sgd(1.0), steps=1, weight="position", index=(0, T)
         )
     data = token_data(corpus[0], V, corpus[1])
-    with pytest.raises(aj.InputError, match="matrices must be one or more distinct"):
+    with pytest.raises(aj.InputError, match="matrices must not be empty"):
         aj.find_passages(data, "w0", "w1", matrices=())
     with pytest.raises(aj.InputError, match=r"documents: expected shape \[6\]"):
         aj.TokenData(*corpus, data.vocabulary, "", "", documents=np.zeros(2, np.int32))

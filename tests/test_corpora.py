@@ -327,15 +327,15 @@ def test_byte_order_marks_are_no_text_wherever_they_stand(tmp_path, kind):
 @pytest.mark.parametrize(
     ("encoding", "message"),
     [
-        ("utf-16", "not UTF-8: it begins with the byte order mark of UTF-16; convert it to UTF-8"),
-        ("utf-32", "not UTF-8: it begins with the byte order mark of UTF-32; convert it to UTF-8"),
-        ("utf-16-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
-        ("utf-16-be", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
-        ("utf-32-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32 without a byte order mark"),
+        ("utf-16", r"not UTF-8 \(byte 0xff at offset 0\); convert it to UTF-8"),
+        ("utf-32", r"not UTF-8 \(byte 0xff at offset 0\); convert it to UTF-8"),
+        ("utf-16-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
+        ("utf-16-be", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
+        ("utf-32-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
     ],
 )
 @pytest.mark.parametrize("text", ["The bird flew. " * 9, "Птица улетела, рыба уплыла. " * 9])
-def test_other_encodings_are_named(tmp_path, name, encoding, message, text):
+def test_other_encodings_are_refused(tmp_path, name, encoding, message, text):
     path = tmp_path / name
     content = json.dumps({"text": text}, ensure_ascii=False) if name == "a.jsonl" else text
     path.write_bytes(content.encode(encoding))
@@ -348,7 +348,7 @@ def test_a_text_taken_for_another_encoding_is_refused_within_any_format(tmp_path
     wrong = "The bird flew over the pond.".encode("utf-16-le").decode()
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": wrong}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"a\.jsonl' is not UTF-8: 28 of 56 characters are NUL"):
+    with pytest.raises(InputError, match=r"a\.jsonl', line 1: .* is not UTF-8: 28 of 56"):
         read_documents(path)
     few = "The bird \0 flew."  # odd, but text
     path.write_text(json.dumps({"text": few}), encoding="utf-8")
@@ -362,12 +362,12 @@ def test_parquet(tmp_path):
     parquet.write_table(pa.table({"text": [*STORIES, None, ""], "n": range(5)}), path)
     assert read_documents(path).documents == STORIES
     assert read_documents(path, num_documents=2).documents == STORIES[:2]
-    with pytest.raises(InputError, match=r"no column 'body'.*'text', 'n'"):
+    with pytest.raises(InputError, match=r"one column 'body'.*'text', 'n'"):
         read_documents(path, text_field="body")
-    with pytest.raises(InputError, match=r"'n'.*expected strings, got int64"):
+    with pytest.raises(InputError, match=r"row 1: expected a string, got int"):
         read_documents(path, text_field="n")
     parquet.write_table(pa.Table.from_arrays([pa.array(STORIES)] * 2, ["text", "text"]), path)
-    with pytest.raises(InputError, match=r"several columns 'text' .* it has 'text', 'text'"):
+    with pytest.raises(InputError, match=r"one column 'text' .*'text', 'text'"):
         read_documents(path)
     broken = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"\xff"]).buffers()[1:]])
     parquet.write_table(pa.table({"text": broken}), path)
@@ -377,7 +377,7 @@ def test_parquet(tmp_path):
     with pytest.raises(InputError, match=r"a\.parquet' is no parquet file"):
         read_documents(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match=r"no parquet file .*0 bytes"):
         read_documents(path)
 
 
@@ -807,12 +807,12 @@ def test_endless_texts_are_read_as_far_as_asked(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("corpus", "error", "message"),
     [
-        (["a b", 3], InputError, r"entry 1 \(counted from 0\): expected a string, got int"),
-        ([b"a b"], InputError, "entry 0 .*expected a string, got bytes"),
+        (["a b", 3], InputError, "index 1: expected a string, got int"),
+        ([b"a b"], InputError, "index 0.*expected a string, got bytes"),
         (b"a b", InputTypeError, "a name, a path or an iterable of strings; got bytes"),
-        ([{"body": "a b"}], InputError, "entry 0 .*: no field 'text'.*it has 'body'"),
-        ([{"text": 1.5}], InputError, "entry 0 .*field 'text'.*expected a string, got float"),
-        (["\ud800"], InputError, "entry 0 .* is not text"),
+        ([{"body": "a b"}], InputError, "index 0.*: no field 'text'.*it has 'body'"),
+        ([{"text": 1.5}], InputError, "index 0.*field 'text'.*expected a string, got float"),
+        (["\ud800"], InputError, "index 0.* is not text"),
         ({"body": ["a b"]}, InputError, "no column 'text' .*it has .*body"),
         ([], InputError, "'texts' holds no document"),
         (iter([" ", None]), InputError, "'texts' holds no document"),

@@ -154,7 +154,7 @@ def explode(params):
         ([1.0, 1.0], aj.InputError, "times must not repeat"),
         ([-1.0, 1.0], aj.InputError, "times must be finite and at least 0; got -1"),
         ([1.0, np.inf], aj.InputError, "times must be finite"),
-        ([], aj.InputError, r"times must be a non-empty list; got shape \(0,\)"),
+        ([], aj.InputError, "times must not be empty"),
         (np.ones((1, 2)), aj.InputError, r"times must be a non-empty vector; got shape \(1, 2\)"),
         ([[1.0, 2.0]], aj.InputTypeError, "every entry of times must be a number"),
         (1.0, aj.InputTypeError, "times must be a sequence of numbers; got 1.0"),

@@ -379,7 +379,7 @@ def test_a_study_of_real_runs():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"vocab_sizes": []}, aj.InputError, "vocab_sizes must be a non-empty list"),
+        ({"vocab_sizes": []}, aj.InputError, "vocab_sizes must not be empty"),
         ({"seq_lens": [4, 4]}, aj.InputError, "seq_lens must not repeat a value"),
         ({"seq_lens": [4.5]}, aj.InputTypeError, "every entry of seq_lens must be an integer"),
         ({"num_layers": 2}, aj.InputTypeError, "num_layers must be a sequence of numbers"),

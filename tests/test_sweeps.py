@@ -361,7 +361,7 @@ def test_coordinates_attributes_and_summary(data):
     [
         ({"steps": -1}, aj.InputError, "steps must be at least 0; got -1"),
         ({"num_layers": 0}, aj.InputError, "num_layers must be at least 1"),
-        ({"learning_rates": []}, aj.InputError, "learning_rates must be a non-empty list"),
+        ({"learning_rates": []}, aj.InputError, "learning_rates must not be empty"),
         ({"learning_rates": [0.0]}, aj.InputError, "learning_rates must be positive"),
         ({"learning_rates": [0.1, 0.1]}, aj.InputError, "must not repeat"),
         ({"learning_rates": 0.1}, aj.InputTypeError, "learning_rates must be a sequence"),

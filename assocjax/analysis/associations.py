@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int32
 from scipy.sparse.linalg import LinearOperator
 
-from assocjax.arguments import TOP, check_integer, check_is, check_string
+from assocjax.arguments import TOP, check_integer, check_is, check_sequence, check_string
 from assocjax.checks import CorpusLike, as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
@@ -202,12 +202,9 @@ def _check_matrix(
 ) -> tuple[np.ndarray | LinearOperator, list[str]]:
     if not isinstance(matrix, LinearOperator):
         matrix = np.asarray(as_array("matrix", matrix))
-    is_array = isinstance(vocabulary, np.ndarray) and vocabulary.ndim == 1
-    if isinstance(vocabulary, str) or not (is_array or isinstance(vocabulary, Sequence)):
-        raise InputTypeError(f"vocabulary must be a list of tokens; got {vocabulary!r}")
-    vocabulary = list(vocabulary)
+    vocabulary = check_sequence("vocabulary", vocabulary, "tokens")
     if not all(isinstance(token, str) for token in vocabulary):
-        raise InputTypeError("vocabulary must be a list of tokens; got one that is no text")
+        raise InputTypeError("vocabulary must be a sequence of tokens; got one that is no text")
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "

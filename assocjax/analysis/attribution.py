@@ -118,14 +118,7 @@ def attribute(
     Cost: N T^2 / 2 gathers of three [V,V] matrices and up to 4 V^3 multiply-adds; for `query_key`
     N T^2 / 2 scatter-adds more. No recompilation for another entry. Source: this package.
     """
-    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
-    documents, D = check_documents(documents, len(tokens))
-    factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
-    entry, gradient = _entry_and_gradient(matrix, factors, a, b)
-    positions = _position_shares(
-        DEGREES[matrix], gradient, statistics.num_positions, tokens, mask, a, b
-    )
-    return Attribution(entry, _sum_documents(positions, documents, D), positions)
+    return Summands(statistics, data, mask, matrix, row, column).attribute(documents)
 
 
 def pair_shares(
@@ -148,22 +141,7 @@ def pair_shares(
 
     Cost: n T^2 numbers are held; all else as in `attribute`.
     """
-    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
-    sequences = np.array(check_integers("sequences", sequences, minimum=0, maximum=len(tokens) - 1))
-    factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
-    _, gradient = _entry_and_gradient(matrix, factors, a, b)
-    shares = _pair_shares(
-        DEGREES[matrix],
-        gradient,
-        statistics.num_positions,
-        tokens[sequences],
-        mask[sequences],
-        a,
-        b,
-    )
-    T = mask.shape[1]
-    q, k = causal_pairs(T)
-    return jnp.zeros((len(sequences), T, T), shares.dtype).at[:, q, k].set(shares)
+    return Summands(statistics, data, mask, matrix, row, column).pair_shares(sequences)
 
 
 def leave_out(
@@ -196,32 +174,60 @@ def leave_out(
     Cost: for each document its own N_n T^2 / 2 scatter-adds and some V^2 operations, for
     `query_key` 12 V^3 or so: ask there for a few documents. Memory: some ten matrices [V,V].
     """
-    tokens, mask, (a, b) = _check(statistics, data, mask, matrix, row, column)
-    documents, D = check_documents(documents, len(tokens))
-    if which is not None:
-        which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
-    which = np.arange(D) if which is None else which
-    # Sequences of each document, filled up to as many as the largest of them has.
-    order = np.argsort(documents, kind="stable")
-    sizes = np.bincount(documents, minlength=D)
-    starts = np.cumsum(sizes) - sizes
-    nth = np.arange(max(1, sizes[which].max(initial=0)))
-    present = nth < sizes[which][:, None]
-    rows = order[np.where(present, starts[which][:, None] + nth, 0)]
-    factors = _corpus_factors(matrix, statistics, tokens, mask, a, b)
-    return _changes(
-        matrix, factors, statistics.num_positions, tokens, mask, a, b, jnp.asarray(rows), present
-    )
+    return Summands(statistics, data, mask, matrix, row, column).leave_out(documents, which)
 
 
-def _check(statistics, data, mask, matrix, row, column):
-    check_choice("matrix", matrix, DEGREES)
-    tokens, mask = check_counted(statistics, data, mask)
-    V = len(statistics.bigram)
-    for name, value in (("row", row), ("column", column)):
-        if not is_traced(value) and check_integer(name, value, minimum=0) >= V:
-            raise InputError(f"{name} must be below the size of the vocabulary, {V}; got {value}")
-    return tokens, mask, (jnp.asarray(row, jnp.int32), jnp.asarray(column, jnp.int32))
+class Summands:
+    """An entry, and what all of its parts are found from; arguments and methods are as above."""
+
+    def __init__(self, statistics, data, mask, matrix, row, column):
+        check_choice("matrix", matrix, DEGREES)
+        tokens, mask = check_counted(statistics, data, mask)
+        V = len(statistics.bigram)
+        for name, value in (("row", row), ("column", column)):
+            if not is_traced(value) and check_integer(name, value, minimum=0) >= V:
+                raise InputError(
+                    f"{name} must be below the size of the vocabulary, {V}; got {value}"
+                )
+        a, b = jnp.asarray(row, jnp.int32), jnp.asarray(column, jnp.int32)
+        self.matrix, self.corpus = matrix, (statistics.num_positions, tokens, mask, a, b)
+        B = statistics.bigram
+        keys = jnp.zeros_like(B)
+        if matrix == "query_key":
+            keys = _corpus_keys(V, *self.corpus).astype(B.dtype)
+        self.factors = _Factors(B, statistics.context, keys)
+        self.entry, self.gradient = _entry_and_gradient(matrix, self.factors, a, b)
+
+    def attribute(self, documents) -> Attribution:
+        positions = _position_shares(DEGREES[self.matrix], self.gradient, *self.corpus)
+        documents, D = check_documents(documents, len(positions))
+        return Attribution(self.entry, _sum_documents(positions, documents, D), positions)
+
+    def pair_shares(self, sequences) -> Float[Array, "n T T"]:
+        M, tokens, mask, a, b = self.corpus
+        last = len(tokens) - 1
+        at = np.array(check_integers("sequences", sequences, minimum=0, maximum=last))
+        of_some = M, tokens[at], mask[at], a, b
+        shares = _pair_shares(DEGREES[self.matrix], self.gradient, *of_some)
+        T = mask.shape[1]
+        q, k = causal_pairs(T)
+        return jnp.zeros((len(at), T, T), shares.dtype).at[:, q, k].set(shares)
+
+    def leave_out(self, documents, which) -> Float[Array, " n"]:
+        documents, D = check_documents(documents, len(self.corpus[1]))
+        which = (
+            np.arange(D)
+            if which is None
+            else np.array(check_integers("which", which, minimum=0, maximum=D - 1))
+        )
+        # Sequences of each document, filled up to as many as the largest of them has.
+        order = np.argsort(documents, kind="stable")
+        sizes = np.bincount(documents, minlength=D)
+        starts = np.cumsum(sizes) - sizes
+        nth = np.arange(max(1, sizes[which].max(initial=0)))
+        present = nth < sizes[which][:, None]
+        rows = order[np.where(present, starts[which][:, None] + nth, 0)]
+        return _changes(self.matrix, self.factors, *self.corpus, jnp.asarray(rows), present)
 
 
 def check_documents(documents: ArrayLike | None, N: int) -> tuple[Int[np.ndarray, " N"], int]:
@@ -258,14 +264,6 @@ def _entry(matrix: str, factors: _Factors, a, b) -> Float[Array, ""]:
 @partial(jax.jit, static_argnums=0)
 def _entry_and_gradient(matrix: str, factors: _Factors, a, b):
     return jax.value_and_grad(partial(_entry, matrix))(factors, a, b)
-
-
-def _corpus_factors(matrix: str, statistics: Statistics, tokens, mask, a, b) -> _Factors:
-    B, Phi = statistics.bigram, statistics.context
-    if matrix != "query_key":
-        return _Factors(B, Phi, jnp.zeros_like(B))
-    keys = _corpus_keys(len(B), statistics.num_positions, tokens, mask, a, b)
-    return _Factors(B, Phi, keys.astype(B.dtype))
 
 
 _corpus_keys = jax.jit(lambda *corpus: _sum_factors(*corpus).keys, static_argnums=0)

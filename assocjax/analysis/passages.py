@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from assocjax.analysis.attribution import DEGREES, attribute, leave_out, pair_shares
+from assocjax.analysis.attribution import DEGREES, Summands
 from assocjax.arguments import TOP, check_integer, check_names, check_string
 from assocjax.checks import CorpusLike
 from assocjax.corpora.tokens import TokenData, as_token_data
@@ -56,14 +55,13 @@ def find_passages(
     data = as_token_data(data)
     check_string("row", row)
     check_string("column", column)
-    at: dict[str, Any] = {"row": data.token_id(row), "column": data.token_id(column)}
+    a, b = data.token_id(row), data.token_id(column)
     document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
     ids, documents = np.unique(document_of, return_inverse=True)
     if statistics is None:
         statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
-    corpus = (statistics, jnp.asarray(data.tokens), jnp.asarray(data.mask))
     found = [
-        _of_matrix(data, corpus, documents, min(top, len(ids)), {"matrix": name, **at})
+        _of_matrix(data, Summands(statistics, data, None, name, a, b), documents, top)
         for name in matrices
     ]
     stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
@@ -101,8 +99,8 @@ def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
     ]
 
 
-def _of_matrix(data: TokenData, corpus, documents, top: int, at) -> dict[str, np.ndarray]:
-    entry, shares, positions = attribute(*corpus, **at, documents=documents)
+def _of_matrix(data: TokenData, of: Summands, documents, top: int) -> dict[str, np.ndarray]:
+    entry, shares, positions = of.attribute(documents)
     direction = -1 if entry < 0 else 1
     listed = np.argsort(-direction * np.asarray(shares), kind="stable")[:top]
     # Of each listed document, the sequence that gives most of its share.
@@ -110,14 +108,14 @@ def _of_matrix(data: TokenData, corpus, documents, top: int, at) -> dict[str, np
     order = np.lexsort((-of_sequence, documents))
     first = np.searchsorted(documents[order], listed)
     sequences = order[first]
-    pairs = direction * np.asarray(pair_shares(*corpus, **at, sequences=sequences))
+    pairs = direction * np.asarray(of.pair_shares(sequences))
     return {
         "entry": np.asarray(entry),
         "share": np.asarray(shares),
         "position_share": np.asarray(positions),
         "listed_document": listed,
         "listed_share": np.asarray(shares)[listed],
-        "change": np.asarray(leave_out(*corpus, **at, documents=documents, which=listed)),
+        "change": np.asarray(of.leave_out(documents, listed)),
         "passage": np.array(
             [
                 _passage(data, sequence, shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,18 +55,13 @@ def _split_name(source: str) -> tuple[str, str]:
     name, colon, split = source.rpartition(":")
     if not colon:
         name, split = source, "train"
-    is_folder = os.path.isdir(name)
-    if not split or not (is_folder or _is_dataset_name(name)):
+    is_dataset = re.fullmatch(r"[^./~:][^/:]*(/[^/:]+)?", name)
+    if not split or not (os.path.isdir(name) or is_dataset):
         raise InputError(
             f"corpus: expected hf:owner/name[:split] or hf:FOLDER[:split] with a folder that is "
             f"there, got 'hf:{source}'"
         )
     return name, split
-
-
-def _is_dataset_name(name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) in (1, 2) and all(parts) and parts[0] not in (".", "..", "~")
 
 
 def _probe(name: str) -> None:
@@ -90,12 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 def _rows(dataset: Any, label: str) -> Iterator[Any]:
-    rows = iter(dataset)
-    while True:
-        try:
-            row = next(rows, None)
-        except Exception as error:  # as in stream_dataset
-            raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
-        if row is None:
-            return
-        yield row
+    try:
+        yield from dataset
+    except Exception as error:  # as in stream_dataset
+        raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from assocjax.corpora.tokenizers import TokenStream
 from assocjax.errors import InputError
 
 UNKNOWN = "<unk>"
@@ -27,33 +26,37 @@ class Layout(NamedTuple):
 
 
 def select_vocabulary(
-    stream: TokenStream, vocab_size: int, oov: str
+    counts: np.ndarray,
+    types: tuple[str, ...],
+    vocab_size: int | None,
+    default_vocab_size: int,
+    oov: str,
+    *,
+    subwords: bool,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Keeps the most frequent tokens, most frequent first, ties in alphabetical order.
 
     Args:
-        stream: The tokens of the corpus.
+        counts: int64 [types], how often each occurs.
+        types: The tokens of the corpus, or of its tokeniser.
         vocab_size: Tokens to keep. Under `oov="unk"` the last of them is `<unk>`, if the text has
             any other token.
+        default_vocab_size: What it is where it is None and the text has as many tokens.
         oov: `"unk"` or `"drop"`.
+        subwords: Whether types are those of a subword tokeniser, which are kept as they are where
+            `vocab_size` is None or their number.
 
     Returns:
-        The stream's ids in the new vocabulary, -1 for a token outside it under `oov="drop"`, and
-        the vocabulary.
+        The new id of each type, int32, -1 outside the vocabulary under `oov="drop"`; and the
+        vocabulary.
 
     Raises:
         InputError: If `vocab_size` is more than the number of different tokens in the text.
     """
-    counts = np.bincount(stream.ids, minlength=len(stream.types))
-    new_ids, vocabulary = rank_types(counts, stream.types, vocab_size, oov)
-    return new_ids[stream.ids], vocabulary
-
-
-def rank_types(
-    counts: np.ndarray, types: tuple[str, ...], vocab_size: int, oov: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """As `select_vocabulary`, from how often each type occurs: the new id of each, int32."""
+    if subwords and vocab_size in (None, len(types)):
+        return np.arange(len(types), dtype=np.int32), types
     present = np.flatnonzero(counts).tolist()
+    vocab_size = min(default_vocab_size, len(present)) if vocab_size is None else vocab_size
     if vocab_size > len(present):
         raise InputError(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "

@@ -23,7 +23,6 @@ whose table, or a line of it, has no field or column of that name is refused, to
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import hashlib
 import itertools
@@ -47,11 +46,6 @@ Texts = str | os.PathLike[str] | Iterable[Any]
 _NAMED = ("fables", "python-docs", "tinystories")
 _ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
 _BOM = "\ufeff"
-# UTF-32 first: its mark begins with that of UTF-16.
-_MARKS = {
-    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-}
 
 
 class Documents(NamedTuple):
@@ -128,30 +122,32 @@ def stream_documents(
     check_integer("seed", seed, minimum=0)
     check_string("separator", separator)
     check_string("text_field", text_field)
+    what, first = "row", 1
     if not isinstance(corpus, str | os.PathLike):
-        label, texts = _given_texts(corpus, text_field)
-        name = label
+        name, rows = _given_rows(corpus, text_field)
+        label, what, first = name, "index", 0
     else:
-        label = check_path("corpus", corpus, "a name or a path")
-        label = name = _ALIASES.get(label, label)
+        name = check_path("corpus", corpus, "a name or a path")
+        label = name = _ALIASES.get(name, name)
         if label == "fables":
-            texts = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
+            rows = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
         elif label == "python-docs":
-            texts = _python_docs()
+            rows = _python_docs()
         elif label.startswith("hf:"):
             from assocjax.corpora import hub
 
             name, rows = hub.stream_dataset(label.removeprefix("hf:"))
-            texts = _texts(((f"corpus: {name!r}", row) for row in rows), text_field)
             num_documents = num_documents or HUB_DOCUMENTS
         else:
-            name, texts = printable(Path(label).name), _read_file(label, separator, text_field)
-    documents = filter(str.strip, (_plain(text, label) for text in texts))
-    return name, _some(itertools.islice(documents, num_documents), label)
+            name, rows = printable(Path(label).name), _read_file(label, separator, text_field)
+            what = "line" if label.endswith(".jsonl") else what
+    texts = _texts(rows, text_field, f"corpus: {label!r}, {what}", first)
+    return name, _some(itertools.islice(texts, num_documents), label)
 
 
-def _given_texts(corpus: Any, text_field: str) -> tuple[str, Iterator[str]]:
-    """The name and the texts of what is no name: strings, rows, or a table of columns."""
+def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterator[Any]]:
+    """The name and the rows of what is no name: strings, mappings, or a table of columns."""
+    name = getattr(getattr(corpus, "info", None), "dataset_name", None)  # of a datasets.Dataset
     if isinstance(corpus, Mapping) or hasattr(corpus, "columns"):
         names = corpus if isinstance(corpus, Mapping) else corpus.columns
         names = list(getattr(corpus, "column_names", names))  # of pyarrow; its columns are data
@@ -161,24 +157,25 @@ def _given_texts(corpus: Any, text_field: str) -> tuple[str, Iterator[str]]:
     try:
         if isinstance(corpus, bytes | bytearray):
             raise TypeError
-        rows = enumerate(corpus)
+        return name or "texts", iter(corpus)
     except TypeError:
         raise InputTypeError(
-            f"corpus must be a name, a path or an iterable of strings; got "
+            "corpus must be a name, a path or an iterable of strings; got "
             f"{type(corpus).__name__} {corpus!r}"
         ) from None
-    name = getattr(getattr(corpus, "info", None), "dataset_name", None)  # of a datasets.Dataset
-    where = "corpus: entry {} (counted from 0)"
-    return name or "texts", _texts(((where.format(i), row) for i, row in rows), text_field)
 
 
-def _texts(rows: Iterable[tuple[str, Any]], text_field: str) -> Iterator[str]:
-    """The texts of rows, each of which is one or holds one under `text_field`; null is left out.
+def _texts(rows: Iterable[Any], text_field: str, what: str, first: int) -> Iterator[str]:
+    """The texts of rows, each of which is one or holds one under `text_field`.
+
+    Left out are rows without text, and byte order marks, which joined files leave inside one.
 
     Args:
-        rows: Where each stands, for errors, and the row.
+        rows: The rows.
+        what: What errors call one, before its number; the first is number `first`.
     """
-    for where, row in rows:
+    for number, row in enumerate(rows, first):
+        where = f"{what} {number}"
         if isinstance(row, Mapping):
             if text_field not in row:
                 fields = ", ".join(map(repr, row)) or "none"
@@ -186,11 +183,8 @@ def _texts(rows: Iterable[tuple[str, Any]], text_field: str) -> Iterator[str]:
             row, where = row[text_field], f"{where}: field {text_field!r} (text_field)"
         text = row.as_py() if hasattr(row, "as_py") else row  # a scalar of pyarrow
         # Null is NaN or NA in pandas.
-        if (
-            text is None
-            or type(text).__name__ == "NAType"
-            or (isinstance(text, float) and text != text)
-        ):
+        is_nan = isinstance(text, float) and text != text
+        if text is None or is_nan or type(text).__name__ == "NAType":
             continue
         if not isinstance(text, str):
             raise InputError(f"{where}: expected a string, got {type(text).__name__}")
@@ -198,23 +192,19 @@ def _texts(rows: Iterable[tuple[str, Any]], text_field: str) -> Iterator[str]:
             text.encode()  # half a surrogate pair, which JSON can spell, is no character
         except UnicodeEncodeError as error:
             raise InputError(f"{where} is not text ({error})") from None
-        yield text
+        text = text.replace(_BOM, "")
+        _refuse_nul(text, where)
+        if text.strip():
+            yield text
 
 
-def _plain(text: str, corpus: str) -> str:
-    """Without byte order marks, which joined files leave inside a text."""
-    text = text.replace(_BOM, "")
-    _refuse_nul(text, corpus)
-    return text
-
-
-def _refuse_nul(text: str, corpus: str) -> None:
+def _refuse_nul(text: str, where: str) -> None:
     """Of UTF-16, ASCII is every second byte NUL; Cyrillic, for its spaces, still every tenth."""
     nul = text.count("\0")
     if nul >= 16 and nul > len(text) / 20:
         raise InputError(
-            f"corpus: {corpus!r} is not UTF-8: {nul} of {len(text)} characters are NUL, as of "
-            "UTF-16 or UTF-32 without a byte order mark; convert it to UTF-8"
+            f"{where} is not UTF-8: {nul} of {len(text)} characters are NUL, as of UTF-16 or "
+            "UTF-32; convert it to UTF-8"
         )
 
 
@@ -254,11 +244,11 @@ def _python_docs() -> list[str]:
     return [topics[key] for key in sorted(topics)]
 
 
-def _read_file(name: str, separator: str, text_field: str) -> Iterable[str]:
+def _read_file(name: str, separator: str, text_field: str) -> Iterable[Any]:
     path = Path(name)
     readers = {
         ".txt": lambda: _decode(path).split(separator),
-        ".jsonl": lambda: _texts(_read_jsonl(path), text_field),
+        ".jsonl": lambda: _read_jsonl(path),
         ".parquet": lambda: _read_parquet(path, text_field),
     }
     reader = readers.get(path.suffix.lower())
@@ -284,49 +274,37 @@ def _read_file(name: str, separator: str, text_field: str) -> Iterable[str]:
 
 
 def _decode(path: Path) -> str:
-    data = _read_bytes(path)
-    if not data.strip():
-        raise InputError(f"corpus: {str(path)!r} is empty")
-    for encoding, marks in _MARKS.items():
-        if data.startswith(marks):
-            raise InputError(
-                f"corpus: {str(path)!r} is not UTF-8: it begins with the byte order mark of "
-                f"{encoding}; convert it to UTF-8"
-            )
+    where = f"corpus: {str(path)!r}"
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"corpus: {str(path)!r} is not UTF-8 (byte 0x{data[error.start]:02x} at offset "
-            f"{error.start})"
-        ) from None
-    _refuse_nul(text, str(path))
-    return text.replace(_BOM, "")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
+        text = path.read_bytes().decode().replace(_BOM, "")  # whose line ends stay as they are
     except OSError as error:
         raise InputError(f"corpus: cannot read {str(path)!r} ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}); convert it to UTF-8"
+        ) from None
+    if not text.strip():
+        raise InputError(f"{where} is empty")
+    _refuse_nul(text, where)
+    return text
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The object of each line; None of a line without one."""
     # Not splitlines: it splits at characters that JSON allows within a string.
     for number, line in enumerate(_decode(path).split("\n"), start=1):
-        if not line.strip():
-            continue
         where = f"corpus: {str(path)!r}, line {number}"
         try:
-            record = json.loads(line)
+            record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error})") from None
-        if not isinstance(record, dict):
+        if not isinstance(record, dict | None):
             raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
-        yield where, record
+        yield record
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
+def _read_parquet(path: Path, text_field: str) -> Iterator[Any]:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -337,24 +315,15 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
 
     where = f"corpus: {str(path)!r}"
     try:
-        if not path.stat().st_size:
-            raise InputError(f"{where} is empty")
         # Batch by batch, so that a few documents of a large file need not wait for all of it.
         with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            columns = ", ".join(map(repr, schema.names)) or "none"
-            if schema.names.count(text_field) != 1:
-                what = "several columns" if text_field in schema.names else "no column"
-                raise InputError(f"{where}: {what} {text_field!r} (text_field); it has {columns}")
-            kind = schema.field(text_field).type
-            of = kind.value_type if pa.types.is_dictionary(kind) else kind
-            is_strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-            if not any(is_kind(of) for is_kind in (*is_strings, pa.types.is_null)):
+            names = file.schema_arrow.names
+            if names.count(text_field) != 1:
                 raise InputError(
-                    f"{where}: column {text_field!r} (text_field): expected strings, got {kind}"
+                    f"{where}: expected one column {text_field!r} (text_field); it has {names}"
                 )
             for batch in file.iter_batches(columns=[text_field]):
-                yield from filter(None, batch.column(0).to_pylist())
+                yield from batch.column(0).to_pylist()
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: column {text_field!r} is not UTF-8 ({error})") from None
     except (pa.ArrowException, OSError) as error:

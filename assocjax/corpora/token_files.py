@@ -8,9 +8,9 @@ A token file is `NAME.bin` (little-endian integers) or `NAME.npy`, beside a `NAM
                  one stream, of which sequence n takes T + 1 tokens from n T on, so that every
                  bigram occurs once (windows as of `load_tokens`, across documents)
     name, sha256 of the corpus; by default the file's name and the hash of its bytes
-    ids_bytes, ids_sha256, sizes_sha256
-                 size and hash of the file, and hash of the next (null without one): what does not
-                 fit is refused. Optional
+    ids_sha256, sizes_sha256
+                 hashes of the file and of the next (null without one): what does not fit is
+                 refused. Optional
 
 and, where sequences are padded on the right, `NAME.sizes.bin`: uint32, the real tokens of each.
 `write_tokens` makes a folder with `tokens.bin`; a folder stands for the file in it.
@@ -35,15 +35,11 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from assocjax.arguments import VOCAB_SIZE, check_integer, check_path, printable
-from assocjax.corpora.layout import count_in_documents, gather, lay_out, rank_types
+from assocjax.corpora.layout import count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
-    TokenStream,
-    load_tokenizer,
-    stream_subwords,
-    stream_words,
-    word_table,
+    encoder,
 )
 from assocjax.corpora.tokens import (
     check_choices,
@@ -285,18 +281,21 @@ def write_tokens(
         digest = hashlib.sha256()
         with stream.open("wb") as file:
             counts, lengths, types = _number(documents, tokenizer, digest, file)
-        present = int(np.count_nonzero(counts))
-        if tokenizer != "word" and vocab_size in (None, len(types)):
-            new_ids, vocabulary = np.arange(len(types), dtype=np.int32), types
-        else:
-            size = min(default_vocab_size, present) if vocab_size is None else vocab_size
-            new_ids, vocabulary = rank_types(counts, types, size, oov)
+        subwords = tokenizer != "word"
+        new_ids, vocabulary = select_vocabulary(
+            counts, types, vocab_size, default_vocab_size, oov, subwords=subwords
+        )
         dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
         sizes = new.with_suffix(".sizes.bin")
         written, padded = 0, False
-        with new.open("wb") as tokens_file, sizes.open("wb") as sizes_file:
-            for ids, each in _batches(stream, lengths):
-                ids = new_ids[ids]
+        with (
+            stream.open("rb") as ids_file,
+            new.open("wb") as tokens_file,
+            sizes.open("wb") as sizes_file,
+        ):
+            for first in range(0, len(lengths), _BATCH):
+                each = lengths[first : first + _BATCH]
+                ids = new_ids[np.fromfile(ids_file, "<i4", int(each.sum()))]
                 known = count_in_documents(ids < 0, each) == 0
                 layout = lay_out(each, known, seq_len, long=long, short=short)
                 if layout.starts.size:
@@ -314,15 +313,11 @@ def write_tokens(
             "seq_len": seq_len,
             "name": name,
             "sha256": digest.hexdigest(),
-            "ids_bytes": new.stat().st_size,
             "ids_sha256": _hash_file(new),
             "sizes_sha256": _hash_file(sizes) if padded else None,
-            "tokenizer": printable(tokenizer),
-            "oov": oov,
-            "long": long,
-            "short": short,
+            **{option: decides[option] for option in ("tokenizer", "oov", "long", "short")},
             "num_documents": len(lengths),
-            "versions": {"assocjax": importlib.metadata.version("assocjax")},
+            "versions": {"assocjax": decides["assocjax"]},
             "vocabulary": vocabulary,
         }
         description = new.with_suffix(".json")
@@ -355,15 +350,12 @@ def _number(
     documents: Iterator[str], tokenizer: str, digest: Any, file: Any
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Writes provisional ids; returns how often each occurs, lengths of documents, and types."""
-    table = word_table()
-    loaded = None if tokenizer == "word" else load_tokenizer(tokenizer)
+    encode = encoder(tokenizer)
     counts, lengths, types = np.zeros(0, np.int64), [], ()
     while batch := list(itertools.islice(documents, _BATCH)):
         for document in batch:
             update_hash(digest, document)
-        stream: TokenStream = (
-            stream_words(batch, table) if loaded is None else stream_subwords(loaded, batch)
-        )
+        stream = encode(batch)
         types = stream.types
         new = np.bincount(stream.ids, minlength=len(types))
         new[: counts.size] += counts
@@ -371,17 +363,6 @@ def _number(
         lengths.append(stream.lengths)
         stream.ids.astype("<i4").tofile(file)
     return counts, np.concatenate(lengths), types
-
-
-def _batches(path: Path, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some documents at a time: their ids, and the length of each."""
-    ids = np.memmap(path, "<i4", "r") if lengths.sum() else np.zeros(0, np.int32)
-    start = 0
-    for first in range(0, lengths.size, _BATCH):
-        each = lengths[first : first + _BATCH]
-        stop = start + int(each.sum())
-        yield np.asarray(ids[start:stop]), each
-        start = stop
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -431,26 +412,16 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
 
 def _check_hashes(path: Path, sizes_path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
     """Hashes of a file and of its sizes; where its description has them, they are the same."""
-    size = path.stat().st_size
-    if about.get("ids_bytes", size) != size:
-        raise InputError(
-            f"{path}: expected {about['ids_bytes']} bytes, as its description says, got {size}; "
-            "one of the two was replaced or cut short: make both again"
-        )
-    files = {"ids_sha256": path, "sizes_sha256": sizes_path}
-    hashes = {key: None if file is None else _hash_file(file) for key, file in files.items()}
+    hashes = {"ids_sha256": _hash_file(path), "sizes_sha256": sizes_path and _hash_file(sizes_path)}
     for key, found in hashes.items():
         if "ids_sha256" in about and about.get(key) != found:
             raise InputError(
                 f"{path}: expected {key} {about.get(key)}, as its description says, got {found}; "
-                "one of the two was replaced or is damaged: make both again"
+                "one of the two was replaced, cut short or is damaged: make both again"
             )
     return hashes
 
 
 def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read tokens ({error.strerror or error})") from None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,8 @@ import collections
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,25 +61,22 @@ def words(text: str) -> list[str]:
     return re.findall(rf"[^\W\d_{''.join(numerals)}]+|\S", text)
 
 
-def stream_words(
-    documents: Iterable[str], table: collections.defaultdict[str, int] | None = None
-) -> TokenStream:
-    """The documents as word tokens; types are numbered by first appearance.
+def encoder(tokenizer: str) -> Callable[[Sequence[str]], TokenStream]:
+    """What divides documents into tokens, those of each call numbered as those of earlier ones.
 
     Args:
-        documents: The texts.
-        table: The numbers of an earlier call, `word_table()` at first, so that parts of a corpus
-            share them; new words are added to it.
+        tokenizer: `"word"`, whose types are numbered by first appearance, or a path.
     """
-    table = word_table() if table is None else table
+    if tokenizer != "word":
+        return partial(stream_subwords, load_tokenizer(tokenizer))
+    table: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
     number = table.__getitem__  # of a new word: the next free number
-    arrays = [np.fromiter(map(number, words(text)), np.int32) for text in documents]
-    return _join(arrays, tuple(table))
 
+    def stream_words(documents: Sequence[str]) -> TokenStream:
+        arrays = [np.fromiter(map(number, words(text)), np.int32) for text in documents]
+        return _join(arrays, tuple(table))
 
-def word_table() -> collections.defaultdict[str, int]:
-    """An empty numbering of words: of a new word, the next free number."""
-    return collections.defaultdict(itertools.count().__next__)
+    return stream_words
 
 
 def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStream:

@@ -26,13 +26,11 @@ import numpy as np
 from assocjax.arguments import VOCAB_SIZE, check_choice, check_integer, check_path, printable
 from assocjax.corpora import fables
 from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
-from assocjax.corpora.sources import SEPARATOR, Documents, Texts, read_documents
+from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
-    TokenStream,
-    load_tokenizer,
+    encoder,
     stream_subwords,
-    stream_words,
     train_bpe,
 )
 from assocjax.errors import InputError, InputTypeError
@@ -312,13 +310,22 @@ def load_tokens(
         text_field=text_field,
         min_words=fable_words(seq_len, tokenizer),
     )
-    stream, own_order = _tokenize(documents, tokenizer, vocab_size, default_vocab_size)
-    if own_order:
-        ids, vocabulary = stream.ids, stream.types
+    if tokenizer == "bpe":
+        trained = train_bpe(documents.documents, vocab_size or default_vocab_size)
+        stream = stream_subwords(trained, documents.documents)
+        if vocab_size is not None and len(stream.types) < vocab_size:
+            raise InputError(
+                f"vocab_size: BPE on {documents.name} reaches {len(stream.types)} tokens and then "
+                f"has no pair left to merge, got {vocab_size}"
+            )
     else:
-        types = int(np.count_nonzero(np.bincount(stream.ids)))
-        size = min(default_vocab_size, types) if vocab_size is None else vocab_size
-        ids, vocabulary = select_vocabulary(stream, size, oov)
+        stream = encoder(tokenizer)(documents.documents)
+    counts = np.bincount(stream.ids, minlength=len(stream.types))
+    subwords = tokenizer != "word"
+    new_ids, vocabulary = select_vocabulary(
+        counts, stream.types, vocab_size, default_vocab_size, oov, subwords=subwords
+    )
+    ids = new_ids[stream.ids]
     if len(vocabulary) < 2:
         raise InputError(
             f"corpus: {documents.name} has {len(vocabulary)} different token; at least 2 are needed"
@@ -384,22 +391,3 @@ def fable_words(seq_len: int, tokenizer: str) -> int:
     """How long fables are told, so that each gives a sequence."""
     # A subword can hold several word tokens (two punctuation marks), though seldom.
     return max(_FABLE_WORDS, (seq_len + 1) * (1 if tokenizer == "word" else 2))
-
-
-def _tokenize(
-    documents: Documents, tokenizer: str, vocab_size: int | None, default_vocab_size: int
-) -> tuple[TokenStream, bool]:
-    """The token stream, and whether its types are the vocabulary as they are."""
-    if tokenizer == "word":
-        return stream_words(documents.documents), False
-    if tokenizer == "bpe":
-        trained = train_bpe(documents.documents, vocab_size or default_vocab_size)
-        stream = stream_subwords(trained, documents.documents)
-        if vocab_size is not None and len(stream.types) < vocab_size:
-            raise InputError(
-                f"vocab_size: BPE on {documents.name} reaches {len(stream.types)} tokens and then "
-                f"has no pair left to merge, got {vocab_size}"
-            )
-        return stream, True
-    stream = stream_subwords(load_tokenizer(tokenizer), documents.documents)
-    return stream, vocab_size is None or vocab_size == len(stream.types)
