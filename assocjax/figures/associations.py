@@ -16,7 +16,15 @@ from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
-from assocjax.figures.style import finish, line_and_range, literal, save_all, set_title
+from assocjax.figures.style import (
+    finish,
+    label_outer,
+    line_and_range,
+    literal,
+    panels,
+    save_all,
+    set_title,
+)
 from assocjax.storage import Folder
 
 _COLORS = {
@@ -61,7 +69,7 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
                 line_and_range(ax, overlap, _COLORS[matrix], _LABELS[matrix])
             ax.axhline(chance, color="0.6", lw=0.8, ls=":", zorder=0)
             ax.set_title(f"{side}s, {scoring}", fontsize=9)
-        row[0].set_ylabel("overlap with theory")
+    label_outer(axes, "step", "overlap with theory")
     finish(
         figure,
         axes,
@@ -98,7 +106,7 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
             level = float(of_scoring[f"{kind}_theory_precision"])
             ax.plot([1, 1.04], [level] * 2, color=_COLORS[kind], lw=3, **_at_right(ax))
         ax.set_title(scoring, fontsize=9)
-    axes[0, 0].set_ylabel("true associates found")
+    label_outer(axes, "step", "true associates found")
     finish(
         figure,
         axes,
@@ -203,12 +211,9 @@ def save_track(
 
 def _panels(dataset: xr.Dataset, rows: int):
     columns = len(SCORINGS)
-    figure = Figure(figsize=(2.9 * columns + 2, 2.2 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, axes = panels(rows, columns, (2.9 * columns + 2, 2.2 * rows + 0.9))
     last = int(dataset["step"][-1])
     for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
         ax.set_ylim(-0.03, 1.03)
         # Step 0 has a place of its own, and others are as far apart as they are recorded.
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)
@@ -216,8 +221,6 @@ def _panels(dataset: xr.Dataset, rows: int):
         ticks = [0, *(2**power for power in powers)]
         ax.set_xticks(ticks[:: 1 + len(ticks) // 9], labels=ticks[:: 1 + len(ticks) // 9])
         ax.set_xticks([], minor=True)
-    for ax in axes[-1]:
-        ax.set_xlabel("step")
     return figure, axes
 
 

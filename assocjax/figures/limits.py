@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
@@ -20,8 +19,10 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    few_ticks,
     finish,
     in_order,
+    label_outer,
     line_and_range,
     log_panels,
     shades,
@@ -49,7 +50,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     horizons = in_order(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
-    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y=True)
+    figure, axes = log_panels(len(scales), len(WEIGHTS))
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for k, theory in enumerate(horizons["theory"].values):
@@ -59,13 +60,8 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
         for marker, label in (("^", "not ended by then"), ("v", "never held")):
             ax.plot([], [], marker, color="0.3", mfc="none", ms=6, label=label)
         ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
-        ticks = rates[:: -(-len(rates) // 4)]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    for ax in axes[:, 0]:
-        ax.set_ylabel(r"horizon $s\,\eta$")
-    for ax in axes[-1, :]:
-        ax.set_xlabel(r"learning rate $\eta$")
+        few_ticks(ax, rates[:: -(-len(rates) // 4)])
+    label_outer(axes, r"learning rate $\eta$", r"horizon $s\,\eta$")
     finish(
         figure,
         axes,
@@ -99,7 +95,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]
     theories = list(dict.fromkeys(row["theory"] for row in rows))
-    figure, axes = log_panels(1, len(varied), share_x=False, share_y=True)
+    figure, axes = log_panels(1, len(varied), sharex=False)
     for ax, name in zip(axes[0], varied, strict=True):
         others = [other for other in SETTINGS if other != name]
         line = [row for row in rows if all(row[other] == base[other] for other in others)]
@@ -109,9 +105,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
             x, y = np.array(points, float).T
             y[y == 0] = np.nan  # never held: zero has no place on a log axis
             ax.plot(x, y, color=COLORS[weight], ls=THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
-        ticks = sorted({row[name] for row in line})
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        few_ticks(ax, sorted({row[name] for row in line}))
         ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
         ax.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
@@ -152,7 +146,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
-    figure, axes = log_panels(len(scales), len(WEIGHTS), share_y="col")
+    figure, axes = log_panels(len(scales), len(WEIGHTS), sharey="col")
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
         ax = axes[i, j]
         for rate, color in zip(shown, shades(len(shown)), strict=True):
@@ -168,10 +162,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
         ax.plot([], [], color="0.75", lw=6, label="conditions hold")
         ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("distance and its bound")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_outer(axes, "step", "distance and its bound")
     finish(
         figure,
         axes,

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 
 from assocjax.arguments import check_path
 from assocjax.errors import InputTypeError
@@ -183,15 +184,44 @@ def in_order(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.sortby(["learning_rate", "init_scale"])
 
 
-def log_panels(rows: int, columns: int, *, share_x=True, share_y: bool | Literal["col"]):
-    figure = Figure(figsize=(2.5 * columns + 1.3, 2.2 * rows + 0.9), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
+def panels(
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    logarithmic: bool = False,
+    sharex: Any = True,
+    sharey: Any = True,
+):
+    """A figure of so many inches, and its axes [rows, columns]."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     for ax in axes.flat:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        if logarithmic:
+            ax.set_xscale("log")
+            ax.set_yscale("log")
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     return figure, axes
+
+
+def log_panels(rows: int, columns: int, **shared: Any):
+    size = 2.5 * columns + 1.3, 2.2 * rows + 0.9
+    return panels(rows, columns, size, logarithmic=True, **shared)
+
+
+def label_outer(axes, x: str, y: str) -> None:
+    """Names the axes along the lower and the left edge."""
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y)
+    for ax in axes[-1]:
+        ax.set_xlabel(x)
+
+
+def few_ticks(ax: Axes, ticks) -> None:
+    """Ticks of a logarithmic x axis, at these places only."""
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def line_and_range(

@@ -3,12 +3,11 @@
 import itertools
 import os
 from pathlib import Path
-from typing import Literal
 
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_flag
 from assocjax.checks import check_dataset, check_number
@@ -19,10 +18,13 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    few_ticks,
     finish,
     in_order,
+    label_outer,
     line_and_range,
     log_panels,
+    panels,
     save_all,
     set_title,
     shades,
@@ -53,7 +55,9 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     check_dataset(dataset, "sweep", (f"{weight}{suffix}_cosine" for weight in WEIGHTS), _OF_THEORY)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = _panels(len(scales), len(rates))
+    figure, axes = panels(
+        len(scales), len(rates), (max(2.5 * len(rates), 5) + 1.3, 2.2 * len(scales) + 0.9)
+    )
     last = int(dataset["step"][-1])
     margin = 0.03 * max(1, last)
     low = 0.0
@@ -66,10 +70,7 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
                 low = min(low, float(cosine.min().fillna(0)))
             axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
             axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("cosine with theory")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_outer(axes, "step", "cosine with theory")
     for ax in axes.flat:
         ax.set_xlim(-margin, last + margin)  # also where the cosine is undefined
         ax.set_ylim(low - 0.03, 1.03)
@@ -105,13 +106,11 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
-    figure, axes = _panels(2, len(WEIGHTS), share_x="row")
+    figure, axes = log_panels(2, len(WEIGHTS), sharex="row")
     for j, weight in enumerate(WEIGHTS):
         error = dataset[f"{weight}_relative_error"]
         top, bottom = axes[:, j]
         for ax in (top, bottom):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             line = error.sel(learning_rate=rate).isel(step=slice(1, None))
@@ -123,12 +122,8 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
         # Few, so that their labels do not meet.
-        for ax, ticks in (
-            (top, sorted({1, *steps[::-2]})),
-            (bottom, rates[:: -(-len(rates) // 5)]),
-        ):
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            ax.xaxis.set_minor_formatter(NullFormatter())
+        few_ticks(top, sorted({1, *steps[::-2]}))
+        few_ticks(bottom, rates[:: -(-len(rates) // 5)])
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[:, -1] if steps else ():
@@ -164,7 +159,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
     dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
-    figure, axes = log_panels(len(theories), len(WEIGHTS), share_y=True)
+    figure, axes = log_panels(len(theories), len(WEIGHTS))
     for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
         ax, cell = axes[i, j], dataset.sel(theory=theory)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
@@ -176,10 +171,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
         axes[0, 0].plot([], [], color=color, label=rf"$\eta$ = {rate:g}")
     for error, line in _DISAGREEMENT_LINES.items():
         axes[0, 0].plot([], [], color="0.3", ls=line, lw=1.4, label=f"{error} error")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("relative to the weight")
-    for ax in axes[-1, :]:
-        ax.set_xlabel("step")
+    label_outer(axes, "step", "relative to the weight")
     finish(
         figure,
         axes,
@@ -203,7 +195,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
     check_dataset(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = _panels(1, len(scales), size=(4.2, 3.2))
+    figure, axes = panels(1, len(scales), (max(4.2 * len(scales), 5) + 1.3, 4.1))
     for ax, scale in zip(axes[0], scales, strict=True):
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             loss = dataset["loss"].sel(learning_rate=rate, init_scale=scale)
@@ -248,17 +240,6 @@ def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.
     if scale not in scales:
         raise InputError(f"init_scale must be one of {scales.tolist()}; got {scale}")
     return scale, in_order(dataset).sel(init_scale=scale)
-
-
-def _panels(rows: int, columns: int, *, size=(2.5, 2.2), share_x: bool | Literal["row"] = True):
-    figure = Figure(
-        figsize=(max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=True)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
-    return figure, axes
 
 
 def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
