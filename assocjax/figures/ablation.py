@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 from assocjax.analysis.ablation import CONTROLS, DIRECTIONS
 from assocjax.checks import check_dataset
 from assocjax.errors import reading
-from assocjax.figures.style import literal, set_title
+from assocjax.figures.style import finish, literal, panels
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -36,9 +36,8 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
     check_dataset(dataset, "ablate", ["trained_loss"], "")
     check_dataset(dataset, "ablate", ["control_loss"], "unit edit control draw")
     units, edits = dataset["unit"].values, dataset["edit"].values
-    size = (3.4 * len(edits) + 3, 0.32 * len(units) + 1.8)
-    figure = Figure(figsize=(max(size[0], 7), size[1]), layout="constrained")
-    axes = figure.subplots(1, len(edits), squeeze=False, sharey=True)
+    size = 3.4 + 1.7 / len(edits), 0.32 * len(units) + 0.9
+    figure, axes = panels(1, len(edits), size=size, share_x=False)
     rows = np.arange(len(units))
     for ax, edit in zip(axes[0], edits, strict=True):
         changes = dataset.sel(edit=edit) - dataset["trained_loss"]
@@ -62,15 +61,11 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
         ax.axvline(0, color="0.8", lw=0.8, zorder=0)
         ax.set_xscale("symlog", linthresh=_SMALLEST)
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.tick_params(labelsize=8)
         ax.tick_params(axis="x", rotation=45)
-        ax.spines[["top", "right"]].set_visible(False)
         ax.set_title(literal(edit), fontsize=9)
         ax.set_xlabel("change of the loss (nats)", fontsize=9)
     axes[0, 0].set_yticks(rows, [literal(unit).replace("_", "-") for unit in units])
     axes[0, 0].set_ylim(len(units) - 0.5, -0.5)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     trained = float(dataset["trained_loss"])
-    set_title(figure, f"Loss after edits of trained weights (trained: {trained:.4f})", dataset)
+    finish(figure, axes, f"Loss after edits of trained weights (trained: {trained:.4f})", dataset)
     return figure

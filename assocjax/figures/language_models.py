@@ -18,6 +18,7 @@ from assocjax.arguments import check_choice
 from assocjax.checks import check_dataset
 from assocjax.errors import InputError, reading
 from assocjax.figures.style import literal, set_title
+from assocjax.figures.style import panels as make_panels
 
 PANELS = ("attention", "embedding without MLP", "embedding")
 _SCORES = ("similarity", "null_mean", "null_sd", "z")
@@ -50,20 +51,7 @@ def plot_layers_by_step(
     _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
     _check(dataset, _STREAMS, "layer stream revision", residual=residual, null=null, theory=theory)
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
-    largest = _largest(panels, "token")
-    rows = [
-        ("paper's form", "similarity", "feature", Normalize(0, 1), "viridis"),
-        ("paper's form,\ntokens shuffled", "null_mean", "feature", Normalize(0, 1), "viridis"),
-        ("token-centred", "similarity", "token", Normalize(0, largest), "viridis"),
-        (
-            "token-centred,\ntokens shuffled",
-            "null_mean",
-            "token",
-            Normalize(0, largest),
-            "viridis",
-        ),
-        ("token-centred, z", "z", "token", _z_norm(panels), "RdBu_r"),
-    ]
+    rows = _maps([*panels.values()])
     names = _ticks(dataset, "revision")
     height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
     figure = Figure(
@@ -109,7 +97,7 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
       InputError, InputTypeError: the dataset is something else, or has no such residual or null.
     """
     _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
-    chosen = dataset.sel(residual=residual, null=null)
+    chosen = _attention(dataset.sel(residual=residual, null=null))
     heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
     if heads.sizes["revision"] == 1:
         maps = {"layer": heads.isel(revision=0)}
@@ -119,16 +107,7 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
         which = sorted({0, L // 2, L - 1}) if L > _FEW_LAYERS else range(L)
         maps = {f"layer {int(heads['layer'][i])}, head": heads.isel(layer=i) for i in which}
         across, down = "revision", "head"
-    scores = [heads["attention_similarity"], heads["attention_null_mean"]]
-    largest = max(float(score.sel(centering="token").max()) for score in scores) or 1.0
-    z = float(abs(heads["attention_z"].sel(centering="token")).max())
-    columns = [
-        ("paper's form", "similarity", "feature", Normalize(0, 1), "viridis"),
-        ("tokens shuffled", "null_mean", "feature", Normalize(0, 1), "viridis"),
-        ("token-centred", "similarity", "token", Normalize(0, largest), "viridis"),
-        ("tokens shuffled", "null_mean", "token", Normalize(0, largest), "viridis"),
-        ("token-centred, z", "z", "token", _symmetric(z), "RdBu_r"),
-    ]
+    columns = _maps([heads])
     height = 0.16 * heads.sizes[down] + 0.5
     names = _ticks(dataset, across)
     room = _room_below(names) if across == "revision" else 0
@@ -140,7 +119,7 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     for column, (title, variable, centering, norm, colours) in enumerate(columns):
         image = None
         for ax, (label, of_map) in zip(axes[:, column], maps.items(), strict=True):
-            values = of_map[f"attention_{variable}"].sel(centering=centering)
+            values = of_map[variable].sel(centering=centering)
             image = _heat_map(ax, values.transpose(down, across), norm, colours)
             ax.set_xticks(range(values.sizes[across]), names)
             ax.tick_params(axis="x", rotation=90 if across == "revision" else 0)
@@ -182,8 +161,9 @@ def plot_by_layer(
         raise InputError("dataset must be of one revision, as of isel(revision=-1)")
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     rows = {"feature": "paper's form", "token": "token-centred"}
-    figure = Figure(figsize=(2.7 * len(PANELS) + 1.2, 5.0), layout="constrained")
-    axes = figure.subplots(len(rows), len(PANELS), squeeze=False, sharey="row")
+    figure, axes = make_panels(
+        len(rows), len(PANELS), size=(2.7, 2.05), share_x=False, share_y="row"
+    )
     for across, (centering, label) in zip(axes, rows.items(), strict=True):
         for ax, (title, panel) in zip(across, panels.items(), strict=True):
             values = panel.sel(centering=centering)
@@ -191,8 +171,6 @@ def plot_by_layer(
             ax.plot(layer, values["similarity"], "o-", color="#cc3311", ms=3, lw=1.2, label="model")
             ax.plot(layer, mean, "s--", color="0.4", ms=2.5, lw=1.0, label="tokens shuffled")
             ax.fill_between(layer, mean - 2 * sd, mean + 2 * sd, color="0.4", alpha=0.3, lw=0)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.tick_params(labelsize=8)
             if centering == "feature":
                 ax.set_title(title, fontsize=9)
             else:
@@ -219,8 +197,7 @@ def _check(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) 
 
 def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
     """The three panels; with layer 0, the embedding, in the last."""
-    mean = dataset[list(_ATTENTION)].sel(head="mean")
-    attention = mean.rename(dict(zip(_ATTENTION, _SCORES, strict=True)))
+    attention = _attention(dataset).sel(head="mean")
     streams = dataset[list(_STREAMS)].sel(theory=theory)
     start = streams.sel(stream="before").isel(layer=[0])
     start = start.assign_coords(layer=start["layer"] - 1)
@@ -230,18 +207,24 @@ def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
     return dict(zip(PANELS, (attention, without, whole), strict=True))
 
 
-def _largest(panels: dict[str, xr.Dataset], centering: str) -> float:
-    chosen = [panel.sel(centering=centering) for panel in panels.values()]
-    return max(float(p[v].max()) for p in chosen for v in ("similarity", "null_mean")) or 1.0
+def _attention(dataset: xr.Dataset) -> xr.Dataset:
+    """Scores of attention, under the names of those of streams."""
+    return dataset[list(_ATTENTION)].rename(dict(zip(_ATTENTION, _SCORES, strict=True)))
 
 
-def _z_norm(panels: dict[str, xr.Dataset]) -> SymLogNorm:
-    return _symmetric(max(float(abs(p["z"].sel(centering="token")).max()) for p in panels.values()))
-
-
-def _symmetric(largest: float) -> SymLogNorm:
-    limit = max(largest, 10 * _CHANCE)
-    return SymLogNorm(linthresh=_CHANCE, vmin=-limit, vmax=limit)
+def _maps(panels: Sequence[xr.Dataset]) -> list[tuple[str, str, str, Normalize, str]]:
+    """Title, variable, centering, scale and colours of each kind of map, one for all panels."""
+    centred = [panel.sel(centering="token") for panel in panels]
+    largest = max(float(p[v].max()) for p in centred for v in ("similarity", "null_mean")) or 1.0
+    limit = max(10 * _CHANCE, *(float(abs(panel["z"]).max()) for panel in centred))
+    of_paper, of_tokens = Normalize(0, 1), Normalize(0, largest)
+    return [
+        ("paper's form", "similarity", "feature", of_paper, "viridis"),
+        ("paper's form,\ntokens shuffled", "null_mean", "feature", of_paper, "viridis"),
+        ("token-centred", "similarity", "token", of_tokens, "viridis"),
+        ("token-centred,\ntokens shuffled", "null_mean", "token", of_tokens, "viridis"),
+        ("token-centred, z", "z", "token", SymLogNorm(_CHANCE, vmin=-limit, vmax=limit), "RdBu_r"),
+    ]
 
 
 def _heat_map(ax, values: xr.DataArray, norm: Any, colours: str):

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
@@ -21,6 +20,7 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    few_ticks,
     finish,
     in_order,
     label_axes,
@@ -63,9 +63,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
         for marker, label in (("^", "not ended by then"), ("v", "never held")):
             ax.plot([], [], marker, color="0.3", mfc="none", ms=6, label=label)
         ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
-        ticks = rates[:: -(-len(rates) // 4)]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        few_ticks(ax, rates[:: -(-len(rates) // 4)])
     label_axes(axes, r"learning rate $\eta$", r"horizon $s\,\eta$")
     finish(
         figure,
@@ -110,9 +108,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
             x, y = np.array(points, float).T
             y[y == 0] = np.nan  # never held: zero has no place on a log axis
             ax.plot(x, y, color=COLORS[weight], ls=THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
-        ticks = sorted({row[name] for row in line})
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        few_ticks(ax, sorted({row[name] for row in line}))
         ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
         ax.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel(r"horizon $s\,\eta$")

@@ -14,7 +14,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 
 from assocjax.arguments import check_path
 from assocjax.errors import InputTypeError
@@ -189,9 +190,13 @@ def panels(
     *,
     size: tuple[float, float] = (2.5, 2.2),
     log: bool = False,
-    share_x: bool | Literal["row"] = True,
-    share_y: bool | Literal["col"] = True,
+    share_x: Any = True,
+    share_y: Any = True,
 ):
+    """A figure with panels of so many inches and room for a legend, and its axes [rows, columns].
+
+    `share_x` and `share_y` are `sharex` and `sharey` of matplotlib's `subplots`.
+    """
     width, height = max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
@@ -209,6 +214,12 @@ def label_axes(axes, x: str, y: str) -> None:
         ax.set_xlabel(x)
     for ax in axes[:, 0]:
         ax.set_ylabel(y)
+
+
+def few_ticks(ax: Axes, ticks) -> None:
+    """Ticks of a logarithmic x axis, at these places only."""
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def line_and_range(

@@ -7,7 +7,7 @@ from pathlib import Path
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_flag
 from assocjax.checks import check_dataset, check_number
@@ -18,6 +18,7 @@ from assocjax.figures.style import (
     THEORY_LINES,
     THEORY_NAMES,
     and_seeds,
+    few_ticks,
     finish,
     in_order,
     label_axes,
@@ -116,12 +117,8 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
         # Few, so that their labels do not meet.
-        for ax, ticks in (
-            (top, sorted({1, *steps[::-2]})),
-            (bottom, rates[:: -(-len(rates) // 5)]),
-        ):
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            ax.xaxis.set_minor_formatter(NullFormatter())
+        few_ticks(top, sorted({1, *steps[::-2]}))
+        few_ticks(bottom, rates[:: -(-len(rates) // 5)])
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[:, -1] if steps else ():

@@ -8,14 +8,15 @@ of tokens and not of the model's own training.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csr_array
 
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_is
 from assocjax.checks import as_array, check_number
@@ -120,14 +121,14 @@ def bootstrap_similarity(
                 f"{here.start} to {here.stop}, has none"
             )
         report(group + 1, total)
-    groups = _Groups(parts, ids, choose_units(N, source.seq_len).attention, residual)
+    unit = 2.0 ** -choose_units(N, source.seq_len).attention
     inner = _inner_products(layers, centering)
     draws = np.random.default_rng(seed).multinomial(
         num_groups, np.full(num_groups, 1 / num_groups), num_replicates
     )
     scores: dict[str, list[np.ndarray]] = {}
     for step, weights in enumerate([np.ones(num_groups, np.int64), *draws]):
-        for name, matrix in compose(groups.weighted(weights)).items():
+        for name, matrix in compose(_weighted(parts, weights, ids, residual, unit)).items():
             score = np.asarray(_scores(inner, jnp.asarray(matrix), centering))
             scores.setdefault(name, []).append(score[0] if single else score)
         report(num_groups + step + 1, total)
@@ -164,62 +165,26 @@ def _count_tokens(source: TokenSource, sequences: range, ids: np.ndarray) -> _To
     )
 
 
-class _Groups:
-    """Counts of all groups, of which weighted sums are cheap: one product with the weights."""
-
-    def __init__(self, parts: Sequence[_TokenCounts], ids, attention: int, residual: str):
-        self._ids, self._unit, self._residual = ids, 2.0**-attention, residual
-        matrices = ("rows", "columns", "context")
-        self._sparse = [_Stack([getattr(part, name) for part in parts]) for name in matrices]
-        vectors = ("inputs", "targets", "keys", "positions")
-        self._dense = [np.array([getattr(part, name) for part in parts]).T for name in vectors]
-
-    def weighted(self, weights: Int[np.ndarray, " groups"]) -> TokenRows:
-        f, g, a, M = (vector @ weights for vector in self._dense)
-        rows, columns, context = (stack.weighted(weights) for stack in self._sparse)
-        chance = g / M if self._residual == "unigram" else np.full(f.size, 1 / f.size)
-        unit = self._unit / M
-        return TokenRows(
-            self._ids,
-            rows * (1 / M),
-            columns * (1 / M),
-            context * unit,
-            u=-f / M,
-            v=chance,
-            p=-chance,
-            a=a * unit,
-        )
-
-
-class _Stack:
-    """Sparse matrices of one shape, with the entries of all of them in one pattern."""
-
-    def __init__(self, matrices: Sequence[csr_array]):
-        for matrix in matrices:
-            matrix.sum_duplicates()  # sorts, too
-        # Counts are not negative, so that no entry of the sum cancels.
-        pattern: Any = sum(matrices[1:], start=matrices[0])
-        pattern.sum_duplicates()
-        places = [np.searchsorted(_keys(pattern), _keys(matrix)) for matrix in matrices]
-        starts = np.cumsum([0, *(matrix.nnz for matrix in matrices)])
-        data = np.concatenate([matrix.data for matrix in matrices])
-        self._entries = csc_array(
-            (data, np.concatenate(places), starts), shape=(pattern.nnz, len(matrices))
-        )
-        self._pattern = pattern
-
-    def weighted(self, weights: Int[np.ndarray, " groups"]) -> csr_array:
-        pattern = self._pattern
-        return csr_array(
-            (self._entries @ weights, pattern.indices, pattern.indptr), shape=pattern.shape
-        )
-
-
-def _keys(matrix: csr_array) -> Int[np.ndarray, " nnz"]:
-    """Entries numbered by rows, then columns: rising where a matrix is sorted."""
-    height, width = matrix.shape  # type: ignore[misc]
-    rows = np.repeat(np.arange(height, dtype=np.int64), np.diff(matrix.indptr))
-    return rows * width + matrix.indices
+def _weighted(
+    parts: Sequence[_TokenCounts], weights: np.ndarray, ids: np.ndarray, residual: str, unit: float
+) -> TokenRows:
+    """The parts of B and Phi of a text that has each group so many times."""
+    pairs = (zip(of, weights.tolist(), strict=True) for of in zip(*parts, strict=True))
+    total: Any = _TokenCounts(
+        *(reduce(add, (count * weight for count, weight in of if weight)) for of in pairs)
+    )
+    M, V = total.positions, total.keys.size
+    chance = total.targets / M if residual == "unigram" else np.full(V, 1 / V)
+    return TokenRows(
+        ids,
+        total.rows * (1 / M),
+        total.columns * (1 / M),
+        total.context * (unit / M),
+        u=-total.inputs / M,
+        v=chance,
+        p=-chance,
+        a=total.keys * (unit / M),
+    )
 
 
 def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:

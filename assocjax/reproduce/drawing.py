@@ -4,7 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from assocjax.figures.style import COLORS, LABELS, line_and_range, set_title
+from assocjax.figures.style import COLORS, LABELS, line_and_range, panels, set_title
 from assocjax.models.params import WEIGHTS
 
 _LINES = {"corpus": "-", "first batch": ":", "effective": "--"}
@@ -29,8 +29,7 @@ def plot_epochs(
       title: above all.
       marks: epoch -> least cosine that the paper reports of every weight.
     """
-    figure = Figure(figsize=(14.5, 3.1), layout="constrained")
-    axes = figure.subplots(1, 5)
+    figure, ((*axes,),) = panels(1, 5, size=(2.64, 2.2), share_x=False, share_y=False)
     for ax, weight in zip(axes, WEIGHTS, strict=False):
         cosines = dataset["cosine"].sel(weight=weight)
         for theory, color in _GREYS.items():
@@ -47,8 +46,6 @@ def plot_epochs(
     axes[4].set_title("loss (nats)", fontsize=10)
     for ax in axes:
         ax.set_xlabel("epoch")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
     handles, labels = axes[3].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     for label, theory in ((_NAMES[name], name) for name in _LINES):  # of no panel's colour
