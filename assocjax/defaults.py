@@ -1,13 +1,32 @@
 """What both the functions of the library and the options of the command line offer, stated once.
 
 The names that an argument can have, and the defaults that are no plain 0, None or False. Imports
-nothing, so that `assocjax --help` does not wait for JAX.
+nothing heavy: `assocjax --help` does not wait for JAX.
 """
+
+from typing import Literal
 
 VOCAB_SIZE = 256
 SEPARATOR = "<|endoftext|>"
+TEXT_FIELD = "text"
 
-MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
+Oov = Literal["unk", "drop"]
+"""What becomes of a token outside the vocabulary: itself, or its whole document."""
+
+Long = Literal["window", "cut"]
+"""What becomes of documents that are longer than a sequence."""
+
+Short = Literal["drop", "pad"]
+"""What becomes of shorter ones."""
+
+MATRICES: tuple[str, ...] = (
+    "bigram",
+    "context",
+    "interchangeability",
+    "value",
+    "composed",
+    "query_key",
+)
 """The basis functions, and what they compose to."""
 
 TOP = 10
@@ -35,5 +54,5 @@ NUM_TOKENS = 2000
 NUM_SHUFFLES = 100
 NUM_BINS = 10
 
-SCALES = ("tiny", "small", "paper")
+SCALES: tuple[str, ...] = ("tiny", "small", "paper")
 SCALE = "small"

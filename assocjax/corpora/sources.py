@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from assocjax.arguments import check_integer, check_path, check_string, printable
 from assocjax.corpora import fables
-from assocjax.defaults import SEPARATOR
+from assocjax.defaults import SEPARATOR, TEXT_FIELD
 from assocjax.errors import InputError
 
 HUB_DOCUMENTS = 10_000
@@ -71,7 +71,7 @@ def read_documents(
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     min_words: int = 80,
 ) -> Documents:
     """Reads the documents of a corpus; rows without text are left out.
@@ -110,7 +110,7 @@ def stream_documents(
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     min_words: int = 80,
 ) -> tuple[str, Iterator[str]]:
     """As `read_documents`: the name, and the documents one by one.

@@ -29,7 +29,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -53,7 +53,7 @@ from assocjax.corpora.tokens import (
     find_token,
     hash_vocabulary,
 )
-from assocjax.defaults import VOCAB_SIZE
+from assocjax.defaults import TEXT_FIELD, VOCAB_SIZE, Long, Oov, Short
 from assocjax.errors import InputError
 from assocjax.storage import Folder, claim
 
@@ -218,13 +218,13 @@ def write_tokens(
     vocab_size: int | None = None,
     seq_len: int,
     tokenizer: str | os.PathLike[str] = "word",
-    oov: Literal["unk", "drop"] = "unk",
-    long: Literal["window", "cut"] = "window",
-    short: Literal["drop", "pad"] = "drop",
+    oov: Oov = "unk",
+    long: Long = "window",
+    short: Short = "drop",
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from assocjax.corpora.tokenizers import (
     stream_words,
     train_bpe,
 )
-from assocjax.defaults import VOCAB_SIZE
+from assocjax.defaults import TEXT_FIELD, VOCAB_SIZE, Long, Oov, Short
 from assocjax.errors import InputError, InputTypeError
 
 MAX_SEQ_LEN = 2**20
@@ -194,13 +194,13 @@ def load_tokens(
     seq_len: int,
     num_sequences: int | None = None,
     tokenizer: str | os.PathLike[str] = "word",
-    oov: Literal["unk", "drop"] = "unk",
-    long: Literal["window", "cut"] = "window",
-    short: Literal["drop", "pad"] = "drop",
+    oov: Oov = "unk",
+    long: Long = "window",
+    short: Short = "drop",
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     default_vocab_size: int = VOCAB_SIZE,
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
@@ -312,9 +312,8 @@ def load_tokens(
 
 
 def check_choices(oov: str, long: str, short: str) -> None:
-    check_choice("oov", oov, ("unk", "drop"))
-    check_choice("long", long, ("window", "cut"))
-    check_choice("short", short, ("drop", "pad"))
+    for name, value, kind in (("oov", oov, Oov), ("long", long, Long), ("short", short, Short)):
+        check_choice(name, value, get_args(kind))
 
 
 def check_sizes(

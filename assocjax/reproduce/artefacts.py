@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from assocjax.arguments import check_choice, printable
 from assocjax.corpora import TokenData
+from assocjax.defaults import SCALE
 from assocjax.errors import InputError
 from assocjax.figures.style import save
 from assocjax.llm.libraries import require
@@ -45,7 +46,7 @@ ARTEFACTS = {
 def reproduce(
     artefacts: Sequence[str] = ("all",),
     *,
-    scale: str | Scale = "small",
+    scale: str | Scale = SCALE,
     corpora: Sequence[str] = (),
     out: str | Path,
     overwrite: bool = False,

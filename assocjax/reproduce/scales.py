@@ -7,6 +7,8 @@ s eta and takes minutes on two cores; `tiny` takes seconds and says nothing: it 
 import dataclasses
 from typing import Any
 
+from assocjax import defaults
+
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -195,4 +197,4 @@ def _tiny() -> Scale:
     )
 
 
-SCALES = {"tiny": _tiny(), "small": _small(), "paper": _paper()}
+SCALES = dict(zip(defaults.SCALES, (_tiny(), _small(), _paper()), strict=True))
