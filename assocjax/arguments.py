@@ -6,14 +6,31 @@ What both offer is stated here once. Needs no JAX, for which `assocjax --help` d
 import operator
 import os
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from assocjax.errors import InputError, InputTypeError
 
 VOCAB_SIZE = 256
 SEPARATOR = "<|endoftext|>"
+TEXT_FIELD = "text"
 
-MATRICES = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
+Oov = Literal["unk", "drop"]
+"""What becomes of a token outside the vocabulary: itself, or its whole document."""
+
+Long = Literal["window", "cut"]
+"""What becomes of documents that are longer than a sequence."""
+
+Short = Literal["drop", "pad"]
+"""What becomes of shorter ones."""
+
+MATRICES: tuple[str, ...] = (
+    "bigram",
+    "context",
+    "interchangeability",
+    "value",
+    "composed",
+    "query_key",
+)
 """The basis functions, and what they compose to."""
 
 TOP = 10
@@ -41,7 +58,7 @@ NUM_TOKENS = 2000
 NUM_SHUFFLES = 100
 NUM_BINS = 10
 
-SCALES = ("tiny", "small", "paper")
+SCALES: tuple[str, ...] = ("tiny", "small", "paper")
 SCALE = "small"
 
 LARGEST_COUNT = 2**31 - 1

@@ -108,7 +108,7 @@ def test_help(arguments, capsys):
 )
 def test_help_of_large_corpora(command, words, capsys):
     cli.main([command, "--help"])
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for word in words:
         assert word in out
 

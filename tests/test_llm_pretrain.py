@@ -375,7 +375,7 @@ def test_the_command_stops_goes_on_and_is_repeated(whole, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seed", "-1"], "seed must be at least 0; got -1"),
+        (["--seed", "-1"], '"-1" for --seed. Must be >= 0'),
         (["--corpus", "fabels"], "unknown corpus 'fabels'"),
         (["--seed", "1"], "its seed is 0, here it is 1"),
     ],

@@ -22,7 +22,7 @@ from assocjax.storage import results
 
 N, T, SHUFFLES = 14, 12, 4
 REVISIONS = ["step0", "step4", "step16"]
-SMALL = {"num_tokens": N, "num_shuffles": SHUFFLES, "num_bins": 3}
+SMALL = {"num_tokens": N, "min_count": 1, "num_shuffles": SHUFFLES, "num_bins": 3}
 WORDS = ["a", "bird", "flew", "over", "the", "pond", "fish", "swam", "in", "saw", "the", "a"]
 
 
@@ -97,7 +97,7 @@ def test_a_text_in_the_tokens_of_a_model(data, folder, text):
 
 
 def test_the_most_frequent_tokens(data):
-    theory = llm.theory_of_tokens(data, N)
+    theory = llm.theory_of_tokens(data, N, min_count=1)
     counted = collections.Counter(data.tokens[:, :-1][data.mask].tolist())
     expected = sorted(counted, key=lambda i: (-counted[i], i))[:N]
     assert theory.ids.tolist() == expected
@@ -123,7 +123,7 @@ def reference(A, M, centering):
 @pytest.mark.parametrize("centering", ["feature", "token"])
 def test_scores_are_those_of_dense_statistics_and_raw_weights(dataset, data, folder, centering):
     stats = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
-    theory = llm.theory_of_tokens(data, N)
+    theory = llm.theory_of_tokens(data, N, min_count=1)
     pairs = np.ix_(theory.ids, theory.ids)
     model = llm.load_model(folder, "step16")
     streams = llm.single_token_streams(model, theory.ids)
@@ -141,7 +141,7 @@ def test_scores_are_those_of_dense_statistics_and_raw_weights(dataset, data, fol
 def test_what_the_dataset_holds(dataset, data, folder):
     assert dataset.revision.values.tolist() == REVISIONS
     assert dataset.step.values.tolist() == [0, 4, 16]
-    theory = llm.theory_of_tokens(data, N)
+    theory = llm.theory_of_tokens(data, N, min_count=1)
     assert dataset.token.values.tolist() == [data.vocabulary[i] for i in theory.ids]
     assert dataset.token_count.values.tolist() == theory.counts.tolist()
     attrs = results.decode(dataset.attrs)
@@ -213,7 +213,7 @@ def test_the_step_is_read_from_the_name(names, steps, folder, data, tmp_path, mo
 
 def test_occurrences(data, folder, tmp_path):
     found = llm.compare_revisions(folder, ["step16"], data, tmp_path, probe="occurrence", **SMALL)
-    theory = llm.theory_of_tokens(data, N)
+    theory = llm.theory_of_tokens(data, N, min_count=1)
     model = llm.load_model(folder, "step16")
     streams, _ = llm.occurrence_streams(model, data.tokens[:, :-1], data.mask, theory.ids)
     expected = reference(streams.after_layer[2], theory.matrices["unigram"]["bigram"], "token")

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -38,7 +38,7 @@ class Reading:
     """documents to read (default: all; of a hub 10000)"""
     separator: str = arguments.SEPARATOR
     """what separates documents of a .txt file"""
-    text_field: str = "text"
+    text_field: str = arguments.TEXT_FIELD
     """field or column of .jsonl, .parquet and hub"""
     corpus_seed: Seed = 0
     """seed of the fables"""
@@ -55,11 +55,11 @@ class Tokens(Reading):
 
     tokenizer: str = "word"
     """word, bpe (trained on the corpus) or a tokenizer.json file"""
-    oov: Literal["unk", "drop"] = "unk"
+    oov: arguments.Oov = "unk"
     """other tokens become `<unk>`, or their documents are dropped"""
-    long: Literal["window", "cut"] = "window"
+    long: arguments.Long = "window"
     """documents of more than T+1 tokens are split into windows, or cut"""
-    short: Literal["drop", "pad"] = "drop"
+    short: arguments.Short = "drop"
     """documents of fewer than T+1 tokens are dropped, or padded and masked"""
 
 

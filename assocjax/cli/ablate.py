@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import AtLeast2, several
-from assocjax.cli._options import Results, Run, arguments_of, check_training, chosen, options
+from assocjax.cli._options import Results, Run, check_training, chosen, options
 from assocjax.cli._terminal import (
     progress_bar,
     show,
@@ -124,7 +124,7 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
         data.tokens,
         data.mask,
         other=ablation.exchanged(theory) if "swap" in options.edits else None,
-        **arguments_of(options, ablation.ablate),
+        **chosen(options, "edits", "draws", "seed"),
     )
     units = ablation.default_units(options.num_layers)
     found: list[xr.Dataset] = []

@@ -33,7 +33,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from assocjax.arguments import SEPARATOR, check_integer, check_path, check_string, printable
+from assocjax.arguments import (
+    SEPARATOR,
+    TEXT_FIELD,
+    check_integer,
+    check_path,
+    check_string,
+    printable,
+)
 from assocjax.corpora import fables
 from assocjax.errors import InputError, InputTypeError
 
@@ -69,7 +76,7 @@ def read_documents(
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     min_words: int = 80,
 ) -> Documents:
     """Reads the documents of a corpus; rows without text are left out.
@@ -107,7 +114,7 @@ def stream_documents(
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     min_words: int = 80,
 ) -> tuple[str, Iterator[str]]:
     """As `read_documents`: the name, and the documents one by one.

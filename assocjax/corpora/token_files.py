@@ -29,12 +29,21 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from assocjax.arguments import VOCAB_SIZE, check_integer, check_path, printable
+from assocjax.arguments import (
+    TEXT_FIELD,
+    VOCAB_SIZE,
+    Long,
+    Oov,
+    Short,
+    check_integer,
+    check_path,
+    printable,
+)
 from assocjax.corpora.layout import count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
 from assocjax.corpora.tokenizers import (
@@ -212,13 +221,13 @@ def write_tokens(
     vocab_size: int | None = None,
     seq_len: int,
     tokenizer: str | os.PathLike[str] = "word",
-    oov: Literal["unk", "drop"] = "unk",
-    long: Literal["window", "cut"] = "window",
-    short: Literal["drop", "pad"] = "drop",
+    oov: Oov = "unk",
+    long: Long = "window",
+    short: Short = "drop",
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:

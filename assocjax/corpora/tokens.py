@@ -19,11 +19,21 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
-from assocjax.arguments import VOCAB_SIZE, check_choice, check_integer, check_path, printable
+from assocjax.arguments import (
+    TEXT_FIELD,
+    VOCAB_SIZE,
+    Long,
+    Oov,
+    Short,
+    check_choice,
+    check_integer,
+    check_path,
+    printable,
+)
 from assocjax.corpora import fables
 from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
@@ -242,13 +252,13 @@ def load_tokens(
     seq_len: int,
     num_sequences: int | None = None,
     tokenizer: str | os.PathLike[str] = "word",
-    oov: Literal["unk", "drop"] = "unk",
-    long: Literal["window", "cut"] = "window",
-    short: Literal["drop", "pad"] = "drop",
+    oov: Oov = "unk",
+    long: Long = "window",
+    short: Short = "drop",
     seed: int = 0,
     num_documents: int | None = None,
     separator: str = SEPARATOR,
-    text_field: str = "text",
+    text_field: str = TEXT_FIELD,
     default_vocab_size: int = VOCAB_SIZE,
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
@@ -370,9 +380,8 @@ def load_tokens(
 
 
 def check_choices(oov: str, long: str, short: str) -> None:
-    check_choice("oov", oov, ("unk", "drop"))
-    check_choice("long", long, ("window", "cut"))
-    check_choice("short", short, ("drop", "pad"))
+    for name, value, kind in (("oov", oov, Oov), ("long", long, Long), ("short", short, Short)):
+        check_choice(name, value, get_args(kind))
 
 
 def check_sizes(

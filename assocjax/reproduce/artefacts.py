@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from assocjax.arguments import check_choice, printable
+from assocjax.arguments import SCALE, check_choice, printable
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.figures.style import save
@@ -45,7 +45,7 @@ ARTEFACTS = {
 def reproduce(
     artefacts: Sequence[str] = ("all",),
     *,
-    scale: str | Scale = "small",
+    scale: str | Scale = SCALE,
     corpora: Sequence[str] = (),
     out: str | Path,
     overwrite: bool = False,

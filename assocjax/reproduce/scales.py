@@ -6,6 +6,7 @@ s eta and takes minutes on two cores; `tiny` takes seconds and says nothing: it 
 
 import dataclasses
 
+from assocjax import arguments
 from assocjax.llm.recipe import PretrainConfig
 
 
@@ -189,4 +190,4 @@ def _tiny() -> Scale:
     )
 
 
-SCALES = {"tiny": _tiny(), "small": _small(), "paper": _paper()}
+SCALES = dict(zip(arguments.SCALES, (_tiny(), _small(), _paper()), strict=True))
