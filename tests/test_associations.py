@@ -200,7 +200,7 @@ def scores(fable_data):
     control = dataclasses.replace(fable_data, tokens=tokens.reshape(fable_data.tokens.shape))
     found = {}
     for corpus, data in (("fables", fable_data), ("shuffled", control)):
-        raw = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+        raw = aj.corpus_statistics(data)
         corrected = aj.frequency_corrected(raw, data.tokens, data.mask)
         for kind, statistics in (("raw", raw), ("corrected", corrected)):
             for name, truth in fables.ground_truth().items():

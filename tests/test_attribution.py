@@ -335,7 +335,7 @@ def test_passages_of_a_grammar():
     np.testing.assert_array_equal(data.tokens[:-1, -1][same], data.tokens[1:, 0][same])
     assert set(data.documents) <= set(range(60))
     dataset = aj.find_passages(data, "flew", "away", matrices=("bigram", "composed"), top=3)
-    statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    statistics = aj.corpus_statistics(data)
     at = data.token_id("flew"), data.token_id("away")
     entry = dataset["entry"].sel(matrix="bigram").item()
     assert entry == pytest.approx(float(statistics.bigram[at]), rel=1e-5)

@@ -325,7 +325,7 @@ def test_main_works_where_jax_already_runs(monkeypatch, tmp_path, capsys):
 def test_statistics(tmp_path, capsys):
     cli.main(["statistics", *TINY_TEXT, "--precision", "float64", "--out", str(tmp_path)])
     data = aj.load_tokens("fables", seq_len=8, num_documents=60)
-    expected = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    expected = aj.corpus_statistics(data)
     with xr.open_dataset(tmp_path / "statistics.nc") as dataset:
         assert tuple(dataset["token"].values) == data.vocabulary
         assert dataset["bigram"].dtype == np.float64
@@ -353,7 +353,7 @@ def test_associations(corrected, tmp_path, capsys):
     )
     assert capsys.readouterr().out.startswith(printed.rstrip("\n"))
     data = aj.load_tokens("fables", seq_len=8, num_documents=60)
-    statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    statistics = aj.corpus_statistics(data)
     if corrected:
         statistics = aj.frequency_corrected(statistics, data.tokens, data.mask)
     content = read_json(tmp_path / "associations.json")
@@ -670,7 +670,7 @@ def test_shards_of_a_token_file_give_the_bits_of_one_run(tmp_path, capsys):
         np.testing.assert_allclose(scores[name], scores["dense"], rtol=1e-6, err_msg=name)
     # The summary tells the norms of the dense matrices.
     data = aj.load_tokens("fables", seq_len=8, num_documents=60, short="pad")
-    dense = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    dense = aj.corpus_statistics(data)
     for row in read_json(tmp_path / "one" / "summary.json")["summary"]:
         matrix = np.asarray(getattr(dense, row["matrix"]), float)
         assert row["norm"] == pytest.approx(np.linalg.norm(matrix), rel=1e-5)

@@ -300,7 +300,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     data = token_data(tokens, 5, mask)
     params = random_params(1, V=5, T=4, L=1)
     statistics = aj.corpus_statistics(tokens, 5, mask)
-    moments = aj.effective_statistics(tokens, 5, 1, mask)
+    moments = aj.effective_statistics(tokens, depth=1, vocab_size=5, mask=mask)
     coefficients = aj.descent_coefficients(0.5, 3)
     config = aj.RunConfig(steps=2, num_layers=1, theories=("leading",))
     corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)

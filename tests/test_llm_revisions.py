@@ -122,7 +122,7 @@ def reference(A, M, centering):
 
 @pytest.mark.parametrize("centering", ["feature", "token"])
 def test_scores_are_those_of_dense_statistics_and_raw_weights(dataset, data, folder, centering):
-    stats = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    stats = aj.corpus_statistics(data)
     theory = llm.theory_of_tokens(data, N, min_count=1)
     pairs = np.ix_(theory.ids, theory.ids)
     model = llm.load_model(folder, "step16")

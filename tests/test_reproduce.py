@@ -149,7 +149,7 @@ def test_a_run_is_that_of_train_and_its_cosines_those_of_compare_params(run):
         )
         gradient = aj.exact_gradient(params, data.tokens[rows], data.mask[rows])
         params = jax.tree.map(lambda w, g: w - settings.learning_rate * g, params, gradient)
-    theory = theory_weights(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask))
+    theory = theory_weights(aj.corpus_statistics(data))
     expected = aj.compare_params(params, theory)
     for name in aj.WEIGHTS:
         # float32: rounding of a few steps of another order of sums
@@ -177,7 +177,7 @@ def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
     data, expected = run
     settings = dataclasses.replace(TINY.small_step, epochs=2, effective_epochs=(1,))
     dataset = aj.reproduce.follow(data, settings, 0)
-    moments = aj.effective_statistics(data.tokens, data.vocab_size, 1, data.mask)
+    moments = aj.effective_statistics(data, depth=1)
     theory = aj.effective_weights(
         moments, data.tokens, data.mask, num_layers=1, learning_rate=0.5, steps=4, tolerance=1e-2
     )
@@ -392,7 +392,7 @@ def test_a_shuffled_text_has_its_tokens_and_not_its_bigrams():
 
 def test_controls_of_a_run_are_those_of_ablation(run):
     data, dataset = run
-    theory = theory_weights(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask))
+    theory = theory_weights(aj.corpus_statistics(data))
     rank = np.argsort(
         np.argsort(
             -np.bincount(data.tokens[:, :-1].ravel(), minlength=data.vocab_size), kind="stable"

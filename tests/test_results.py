@@ -22,7 +22,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def statistics(data):
-    return aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    return aj.corpus_statistics(data)
 
 
 @pytest.fixture

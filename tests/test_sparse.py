@@ -47,7 +47,7 @@ def test_golden(golden):
 
 def test_agrees_with_dense_statistics(data, x64):
     found = aj.sparse_statistics(data)
-    expected = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    expected = aj.corpus_statistics(data)
     X = np.random.default_rng(2).normal(size=(data.vocab_size, 3))
     for name in MATRICES:
         operator, matrix = getattr(found, name), np.asarray(getattr(expected, name))
@@ -62,7 +62,7 @@ def test_agrees_with_dense_statistics(data, x64):
 
 def test_frequency_corrected_agrees(data, x64):
     found = aj.sparse_statistics(data, frequency_corrected=True)
-    plain = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    plain = aj.corpus_statistics(data)
     expected = aj.frequency_corrected(plain, data.tokens, data.mask)
     for name in MATRICES:
         assert_close(dense(getattr(found, name)), np.asarray(getattr(expected, name)))
@@ -71,7 +71,7 @@ def test_frequency_corrected_agrees(data, x64):
 
 def test_associations_read_operators(data, x64):
     found = aj.sparse_statistics(data)
-    expected = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    expected = aj.corpus_statistics(data)
     truth = {"w0": {"w1", "w3"}, "w2": {"w4"}}
     for name in MATRICES:
         operator, matrix = getattr(found, name), getattr(expected, name)
@@ -160,7 +160,7 @@ def test_large_vocabulary_against_dense_on_real_text(data_dir, x64):
         data_dir / "brown.txt", vocab_size=1500, seq_len=32, num_sequences=300, short="pad"
     )
     found = aj.sparse_statistics(data)
-    expected = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    expected = aj.corpus_statistics(data)
     ids = np.arange(0, 1500, 50)
     for name in MATRICES:
         assert_close(

@@ -216,7 +216,7 @@ def occur_together(data):
 def test_what_the_theory_lists_occurs_together(corpus, request):
     source = corpus if corpus == "fables" else request.getfixturevalue("data_dir") / "kjv.txt"
     text = aj.load_tokens(source, seq_len=16, num_sequences=64, num_documents=500, vocab_size=150)
-    statistics = aj.corpus_statistics(text.tokens, text.vocab_size, text.mask)
+    statistics = aj.corpus_statistics(text)
     theory, frequencies = (
         scorings.theory_weights(statistics),
         scorings.Frequencies.of(statistics),
@@ -494,7 +494,7 @@ def test_context_graph_names_what_stands_before(data, tracked):
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert words | {"the"} <= texts
     # The same from the matrix itself.
-    statistics = aj.corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    statistics = aj.corpus_statistics(data)
     figure = plot_context_graph(aj.statistics_dataset(data, statistics), "the", k=4)
     assert {text.get_text() for text in figure.axes[0].texts} == texts
     absent = str(tracked["token"].values[tracked["target_frequency"].values == 0][0])
@@ -539,7 +539,7 @@ def test_precision_needs_a_truth(tracked):
 def test_planted_associations_are_in_the_theory_of_weights_alone():
     """The corrected scores of theory matrices, without the text, find what the fables plant."""
     fable = aj.load_tokens("fables", seq_len=32, num_sequences=2000)
-    statistics = aj.corpus_statistics(fable.tokens, fable.vocab_size, fable.mask)
+    statistics = aj.corpus_statistics(fable)
     frequencies = scorings.Frequencies.of(statistics)
     scored = {}
     for scoring in ("raw", "corrected"):

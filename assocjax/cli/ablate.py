@@ -157,18 +157,15 @@ def _theory(options: Ablate, data: "TokenData") -> "Params":
 
     if options.theory == "leading":
         with status("counting"):
-            statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+            statistics = corpus_statistics(data)
         return weights_from_coefficients(statistics, 1, Coefficients(*[1.0] * 3))  # type: ignore[arg-type]
     if options.optimizer != "sgd":
         raise InputError(f"--theory effective: only for --optimizer sgd; got {options.optimizer!r}")
     with status("following the effective theory"):
-        moments = effective_statistics(
-            data.tokens, data.vocab_size, depth=options.num_layers, mask=data.mask
-        )
+        moments = effective_statistics(data, depth=options.num_layers)
         return effective_weights(
             moments,
-            data.tokens,
-            data.mask,
+            data,
             num_layers=options.num_layers,
             learning_rate=options.learning_rate,
             steps=options.steps,

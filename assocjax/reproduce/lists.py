@@ -126,7 +126,7 @@ def _common(ours: Sequence[str], known: Sequence[str]) -> int:
 
 def _context_lists(data: TokenData, top: int) -> xr.Dataset:
     """Phi as lists of all tokens, as `track` has them."""
-    statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    statistics = corpus_statistics(data)
     frequencies = Frequencies.of(statistics)
     k = min(top, data.vocab_size - 1)
     lists = [context_lists(statistics.context, frequencies, scoring=s, k=k) for s in SCORINGS]
@@ -155,7 +155,7 @@ def shuffled_text(data: TokenData, seed: int) -> TokenData:
 
 
 def _statistics(data: TokenData) -> dict[str, Statistics]:
-    raw = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+    raw = corpus_statistics(data)
     return {"raw": raw, "corrected": frequency_corrected(raw, data.tokens, data.mask)}
 
 

@@ -21,7 +21,7 @@ def table_3(scale: Scale, work: Work) -> Result:
     run = scale.large_step
     data = work.tokens(run.text)
     params = weights(work.run("large_step", run, run.seeds[0]))
-    theory = theory_weights(corpus_statistics(data.tokens, data.vocab_size, data.mask))
+    theory = theory_weights(corpus_statistics(data))
     units = {
         name: unit
         for name, unit in default_units(run.num_layers).items()
