@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import shutil
 import signal
@@ -343,6 +344,38 @@ def test_an_optimizer_without_a_name_cannot_be_gone_on_with(data, tmp_path):
             match=r"its config\.optimizer is 'momentum 0\.5', here it is 'momentum 0\.9",
         ):
             aj.sweep(data, **arguments, optimizer=optimizer)
+
+
+def test_a_sweep_goes_on_on_other_devices_where_that_is_asked_for(data, tmp_path, monkeypatch):
+    arguments = GRID | SIZES
+    never = aj.sweep(data, **arguments)
+    killed_sweep(data, 2, **arguments, checkpoint=tmp_path / "c")
+    for count in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, count, lambda: 1)
+    with pytest.raises(aj.InputError, match=r"its devices is \[\d, \d\], here it is \[1, 1\]"):
+        aj.sweep(data, **arguments, checkpoint=tmp_path / "c")
+    lines = []
+    found = aj.sweep(
+        data,
+        **arguments,
+        checkpoint=tmp_path / "c",
+        allow_different_devices=True,
+        announce=lines.append,
+    )
+    assert any("2 of 4 parts are done" in line for line in lines)
+    assert json.loads(found.attrs["begun_on"])["devices"] != [1, 1]
+    for name, expected in never.data_vars.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+    assert aj.load(tmp_path / "c" / "sweep.nc").identical(found)
+    # The bits that count are those of one division: another configuration is refused as before.
+    killed_sweep(data, 1, **arguments, checkpoint=tmp_path / "d")
+    with pytest.raises(aj.InputError, match="learning_rates"):
+        aj.sweep(
+            data,
+            **arguments | {"learning_rates": [0.3, 0.2]},
+            checkpoint=tmp_path / "d",
+            allow_different_devices=True,
+        )
 
 
 def test_a_checkpoint_of_another_division_is_begun_anew_where_that_is_asked_for(data, tmp_path):

@@ -75,6 +75,9 @@ class Sweep(_Processes, Results, Corpus, Training):
     checkpoint_every: Annotated[Count | None, Parameter(metavar="STEPS")] = None
     """steps after which all is saved under --out; after an interruption the same command goes on
     from there (default: a tenth of --steps, 100 at most)"""
+    allow_different_devices: bool = False
+    """go on from a checkpoint of another number or kind of devices too; results then differ by
+    rounding"""
 
     def run(self) -> None:
         from assocjax import figures

@@ -1,6 +1,7 @@
 """Before the work: how a grid of runs is divided among devices, and the memory that it takes."""
 
 import contextlib
+import itertools
 import math
 import os
 from pathlib import Path
@@ -101,6 +102,17 @@ def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool 
     return Plan((r, s), (rates, starts))
 
 
+def divide_again(chunk: tuple[int, int], devices: int, *, exactly: bool = False) -> tuple[int, int]:
+    """The most devices that can share evenly the chunks of a sweep begun on others."""
+    by_axis = ([d for d in range(1, n + 1) if n % d == 0] for n in chunk)
+    fitting = (
+        division
+        for division in itertools.product(*by_axis)
+        if math.prod(division) <= devices and not (exactly and devices % math.prod(division))
+    )
+    return max(fitting, key=math.prod)  # type: ignore[return-value]
+
+
 def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
     """Estimated memory of all devices while a chunk is computed."""
     devices, runs = math.prod(plan.devices), math.prod(plan.chunk)
@@ -119,8 +131,8 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
     # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
     # carry and its successor; what the optimizer remembers; and up to six for every theory.
     moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
-    sides = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (3 + 6 * sides) * weights + moments
+    followed = len(config.theories) * (1 if config.batch_size is None else 2)
+    return (3 + 6 * followed) * weights + moments
 
 
 def step_bytes(config: RunConfig, sizes: Sizes) -> int:

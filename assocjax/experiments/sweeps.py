@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from assocjax.experiments.plans import (
     GIB,
     Plan,
     Sizes,
+    divide_again,
     make_plan,
     planned_bytes,
 )
@@ -65,6 +67,7 @@ def sweep(
     memory_limit: int = MEMORY_LIMIT,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
+    allow_different_devices: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     announce: Callable[[str], None] = lambda line: None,
@@ -97,6 +100,9 @@ def sweep(
         call then returns what it holds. Ctrl-C waits for the next checkpoint; a second one does
         not, but while a program is compiled.
       checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
+      allow_different_devices: go on from a checkpoint that was saved on devices of another number
+        or kind, too. The result then differs in rounding, about 1e-6 in float32, and says so in
+        the attribute `begun_on`. Otherwise such a checkpoint is refused.
       overwrite: replace another sweep in the folder, or begin this one anew.
       progress: called with (steps done, steps in all) as the work advances.
       announce: called with lines for the user: memory foreseen, where the work goes on, and from
@@ -175,6 +181,7 @@ def sweep(
         return dataset
 
     def compute(
+        plan: Plan,
         segment: int,
         checkpoints: Checkpoints | None = None,
         publish: Callable[[xr.Dataset], None] = lambda dataset: None,
@@ -203,7 +210,7 @@ def sweep(
         return dataset
 
     if checkpoint is None:
-        return compute(steps + 1)
+        return compute(plan, steps + 1)
     check_resumable(optimizer)
     segment = min(checkpoint_every, steps + 1) if checkpoint_every else _segment(steps)
     decides = results.identity(data, configuration)
@@ -211,14 +218,20 @@ def sweep(
         if folder.complete:
             announce(f"already complete: {folder.path / _FILE}")
             return results.load(folder.path / _FILE)
-        every_bit = decides | _division(attributes, plan, segment)
-        checkpoints = Checkpoints(folder, every_bit)
+        division = _division(attributes, plan, segment)
+        checkpoints = Checkpoints(folder, decides | division)
+        if allow_different_devices and (saved := checkpoints.saved_configuration()):
+            begun = {name: saved.get(name) for name in division}
+            if begun != division:
+                plan, segment = _as_begun(begun, plan)
+                checkpoints.configuration |= begun
+                attributes["begun_on"] = json.dumps(begun)
 
         def publish(dataset: xr.Dataset) -> None:
             if jax.process_index() == 0:
                 results.save_to(folder, _FILE, dataset)
 
-        dataset = compute(segment, checkpoints, publish)
+        dataset = compute(plan, segment, checkpoints, publish)
         checkpoints.close()
         if jax.process_index() == 0:
             folder.finish()
@@ -239,6 +252,14 @@ def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str,
         "runs at a time": list(plan.chunk),
         "processes": jax.process_count(),
     }
+
+
+def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
+    """The chunks and segments of a checkpoint, on the devices that there are now."""
+    chunk = tuple(begun["runs at a time"])
+    alone = jax.process_count() == 1
+    devices = divide_again(chunk, jax.device_count(), exactly=not alone)
+    return plan._replace(devices=devices, chunk=chunk), begun["checkpoint_every"]
 
 
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ class Checkpoints:
         else:
             self.folder = folder.path / folder.work_name(name)
         self.folder = self.folder.absolute()  # orbax wants it
-        self._configuration, self._overwrite = flatten(configuration), folder.overwrite
+        self.configuration, self._overwrite = flatten(configuration), folder.overwrite
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             cleanup_tmp_directories=True,  # of a process that was killed
@@ -98,10 +98,7 @@ class Checkpoints:
         done = self._manager.latest_step()
         if done is None:
             return 0
-        arguments = ocp.args.Composite(configuration=ocp.args.JsonRestore())
-        with self._read_errors():
-            saved = self._manager.restore(done, args=arguments)["configuration"]
-            other = difference(saved, self._configuration)
+        other = difference(self.saved_configuration() or {}, self.configuration)
         if other is None:
             return done
         if not self._overwrite:
@@ -112,6 +109,15 @@ class Checkpoints:
         for step in self._manager.all_steps():
             self._manager.delete(step)
         return 0
+
+    def saved_configuration(self) -> dict[str, Any] | None:
+        """That of the checkpoint that is there, flat; None without one."""
+        done = self._manager.latest_step()
+        if done is None:
+            return None
+        arguments = ocp.args.Composite(configuration=ocp.args.JsonRestore())
+        with self._read_errors():
+            return dict(self._manager.restore(done, args=arguments)["configuration"])
 
     def load(self, carry: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """What `save` was given; a carry of the same kind says how to divide it among devices."""
@@ -135,7 +141,7 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             carry=ocp.args.StandardSave([_plain(leaf) for leaf in jax.tree.leaves(carry)]),
             observed=ocp.args.StandardSave(observed),
-            configuration=ocp.args.JsonSave(self._configuration),
+            configuration=ocp.args.JsonSave(self.configuration),
         )
         with self._disk_errors():
             # Found here a full disk is one line; threads of orbax would add theirs.
