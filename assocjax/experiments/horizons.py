@@ -22,7 +22,7 @@ from assocjax.arguments import (
 )
 from assocjax.checks import check_dataset, check_number, check_numbers
 from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.sweeps import sweep
 from assocjax.experiments.tables import weights_and_layers
 from assocjax.models.params import WEIGHTS
@@ -31,6 +31,7 @@ from assocjax.storage.results import Part, compute_anew
 SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
 
 
+@reading("sweep")
 def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
     """The step at which each weight's relative error passes a threshold.
 
@@ -91,6 +92,7 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = 0.1) -> xr.Dataset:
     return xr.Dataset(variables, attrs=attrs)
 
 
+@reading("validity_horizon")
 def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
     """Horizons in numbers: one row for each theory, starting scale and learning rate.
 

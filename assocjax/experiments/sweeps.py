@@ -15,7 +15,7 @@ import xarray as xr
 from assocjax.arguments import LARGEST_BYTES, check_integer, check_integers
 from assocjax.checks import check_dataset, check_numbers, check_positive
 from assocjax.corpora import TokenData
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.grids import Grid, duration_text, run_grid
 from assocjax.experiments.plans import (
     GIB,
@@ -35,7 +35,6 @@ from assocjax.training.optimizers import Optimizer, check_optimizer, check_resum
 
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
-
 
 _LONG_NAMES = {
     "loss": "mean negative log-likelihood",
@@ -248,6 +247,7 @@ def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str,
     }
 
 
+@reading("sweep")
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """The end of a sweep in numbers: one row for each starting scale, theory and learning rate.
 
