@@ -106,6 +106,25 @@ def test_a_table_needs_a_dataset_with_variables():
         aj.to_dataframe(xr.Dataset(coords={"x": [1]}))
 
 
+@pytest.mark.parametrize("part", [{"weight": ["value"]}, {"quantity": ["gradients"]}])
+def test_a_part_of_a_sweep_is_refused_in_a_line(part):
+    dims = ("learning_rate", "seed", "init_scale", "theory", "quantity", "weight", "layer", "step")
+    coords = {key: [0] for key in dims} | {"theory": ["leading"], "weight": list(WEIGHTS)}
+    coords |= {"quantity": ["weights", "gradients"]}
+    values = np.ones([len(of) for of in coords.values()])
+    ends = {"diverged_step": (dims[:3], np.full((1, 1, 1), -1))}
+    ends |= {"theory_diverged_step": (dims[:4], np.full((1, 1, 1, 1), -1))}
+    measures = dict.fromkeys(("cosine", "relative_error"), (dims, values))
+    whole = xr.Dataset(
+        measures | ends | {"loss": (dims[:3] + dims[-1:], values[:, :, :, 0, 0, 0, 0])}, coords
+    )
+    for read in (aj.summary, lambda of: aj.horizon_table(aj.validity_horizon(of))):
+        assert read(whole)
+        with pytest.raises(aj.InputError, match="dataset must be as from") as caught:
+            read(whole.sel(part))
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["output_cosine", "output_distance", "output_onset"])
 def test_a_file_of_the_layout_before_is_refused_in_a_line(tmp_path, name):
     path = tmp_path / "sweep.nc"

@@ -176,7 +176,7 @@ def change(streams, **parts):
         ),
         (lambda s, m: {"streams": change(s, before=s.before[:1])}, "streams must have one shape"),
         (lambda s, m: {"counts": np.ones(3)}, r"counts must have shape \[n\] = \(12,\)"),
-        (lambda s, m: {"layers": [0]}, r"the 2 layers of streams; got \[1\]"),
+        (lambda s, m: {"layers": [1]}, r"the 2 layers of streams; got \[1\]"),
         (lambda s, m: {"centerings": ["none"]}, "every entry of centerings must be one of"),
         (lambda s, m: {"num_bins": 7}, "num_bins must leave two tokens"),
         (

@@ -252,7 +252,7 @@ def of_llm(n):
         streams,
         matrices,
         counts,
-        layers=n.list([0, 1]),
+        layers=n.list([1, 2]),
         centerings=["feature"],
         num_bins=n.i(1),
         **draws,

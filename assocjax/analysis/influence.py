@@ -55,8 +55,8 @@ def training_influence(
         no gradient: adam and its like if they are given an `eps_root`.
       steps: number of updates.
       weight: a name of `Params`.
-      index: of the entry: (layer, row, column), for `position` (layer, lag), for `output` (row,
-        column).
+      index: of the entry in the array of that weight, and so from 0: (layer, row, column), for
+        `position` (layer, lag), for `output` (row, column).
       documents: integer array [N], the document of each sequence; by default each its own.
 
     Returns:

@@ -24,7 +24,7 @@ from assocjax.arguments import (
 )
 from assocjax.checks import CorpusLike, check_dataset, check_number, check_numbers
 from assocjax.corpora.tokens import TokenData, as_token_data
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.sweeps import sweep
 from assocjax.experiments.tables import weights_and_layers
 from assocjax.models.params import WEIGHTS
@@ -33,6 +33,7 @@ from assocjax.storage.results import Part, compute_anew
 SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
 
 
+@reading("sweep")
 def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Dataset:
     """The step at which each weight's relative error passes a threshold.
 
@@ -93,6 +94,7 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
     return xr.Dataset(variables, attrs=attrs)
 
 
+@reading("validity_horizon")
 def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
     """Horizons in numbers: one row for each theory, starting scale and learning rate.
 

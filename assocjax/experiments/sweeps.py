@@ -16,7 +16,7 @@ import xarray as xr
 from assocjax.arguments import LARGEST_BYTES, MEMORY_LIMIT, THEORIES, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
 from assocjax.corpora.tokens import as_token_data
-from assocjax.errors import InputError
+from assocjax.errors import InputError, reading
 from assocjax.experiments.grids import Grid, run_grid
 from assocjax.experiments.plans import (
     GIB,
@@ -35,7 +35,6 @@ from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_n
 
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
-
 
 _LONG_NAMES = {
     "loss": "mean negative log-likelihood",
@@ -262,6 +261,7 @@ def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
     return plan._replace(devices=devices, chunk=chunk), begun["checkpoint_every"]
 
 
+@reading("sweep")
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """The end of a sweep in numbers: one row for each starting scale, theory and learning rate.
 

@@ -22,7 +22,7 @@ import xarray as xr
 
 from assocjax.arguments import check_integer
 from assocjax.checks import check_dataset, check_number
-from assocjax.errors import InputError
+from assocjax.errors import InputError, reading
 from assocjax.storage import results
 
 
@@ -101,6 +101,7 @@ def theorem_conditions(
     return conditions
 
 
+@reading("sweep")
 def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
     """The theorem beside a measurement: bounds, measured distances and where it speaks.
 
