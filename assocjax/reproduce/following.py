@@ -32,7 +32,7 @@ from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
 from assocjax.reproduce.scales import Run
 from assocjax.statistics.dense import corpus_statistics
-from assocjax.statistics.moments import effective_statistics
+from assocjax.statistics.moments import EffectiveStatistics, effective_statistics
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints
 from assocjax.theories.closed_forms import leading_weights
@@ -86,8 +86,9 @@ def follow(
     rate, scale = jnp.asarray(run.learning_rate, dtype), jnp.zeros((), dtype)
     carry = start_run(config, corpus, rate, jnp.int32(seed), scale)
     theories = _theories(corpus, data, size, seed)
-    effective = _effective(data, run, length)
-    measure = partial(_measure, corpus, theories, rate)
+    moments = None
+    if run.effective_epochs:
+        moments = effective_statistics(data.tokens, data.vocab_size, run.num_layers, data.mask)
 
     saved = None
     records: list[dict[str, np.ndarray]] = []
@@ -102,15 +103,16 @@ def follow(
         if epoch:
             first = jnp.int32((epoch - 1) * length)
             carry = _advance(config, length, corpus, rate, jnp.int32(seed), carry, first)
-        record = jax.tree.map(np.asarray, measure(carry.sides, jnp.int32(epoch * length)))
+        compared = theories
+        if moments is not None and epoch in run.effective_epochs:
+            compared = theories | _effective(moments, data, run, epoch * length)
+        step = jnp.int32(epoch * length)
+        record = jax.tree.map(np.asarray, _measure(corpus, compared, rate, carry.sides, step))
         if not np.isfinite(record["loss"]):
             raise InputError(
                 f"learning_rate: training on {data.name} with steps of {run.learning_rate:g} "
                 f"diverges in epoch {epoch}"
             )
-        by_effective = effective(epoch)
-        for name, cosine in _cosines(carry.sides["run"], by_effective).items():
-            record[name] = np.concatenate([record[name], cosine[None]])
         records.append(record)
         if saved is not None and epoch % every == 0 and 0 < epoch < run.epochs:
             stacked = {name: np.stack([r[name] for r in records]) for name in record}
@@ -129,9 +131,9 @@ def _advance(config, length, corpus, rate, seed, carry, first):
 
 @jax.jit
 def _measure(corpus: Corpus, theories: dict[str, Params], rate, sides: dict[str, Params], step):
-    """What is recorded of an epoch, but for the effective theory."""
+    """What is recorded of an epoch."""
     run = sides["run"]
-    compared = [compare_params(run, theories[name]) for name in THEORIES[:-1]]
+    compared = [compare_params(run, theories[name]) for name in THEORIES]
     record = {f"{w}_cosine": jnp.stack([each[w].cosine for each in compared]) for w in WEIGHTS}
     record["loss"] = loss(run, corpus.tokens, corpus.mask)
     if of_batches("leading") in sides:
@@ -141,7 +143,7 @@ def _measure(corpus: Corpus, theories: dict[str, Params], rate, sides: dict[str,
 
 
 def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> dict[str, Params]:
-    """One layer of leading terms each, of any size."""
+    """One layer of leading terms each, of any size; zeros, which have no cosine, where unknown."""
     whole = theory_weights(corpus.statistics)
     nothing = jax.tree.map(jnp.zeros_like, whole)
     counts = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
@@ -150,47 +152,32 @@ def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> d
         name: shuffled(whole, rank, jax.random.key(seed), noise=noise)
         for name, noise in zip(CONTROLS, (jnp.inf, RANK_NOISE), strict=True)
     }
-    if size is None:
-        return {"corpus": whole, "first batch": nothing, **controls}
-    _, batch_key = jax.random.split(jax.random.key(seed))  # as `run_comparison` does
-    rows = batch_indices(batch_key, jnp.int32(0), data.num_sequences, size)
-    batch = corpus_statistics(corpus.tokens[rows], data.vocab_size, corpus.mask[rows])
-    return {"corpus": whole, "first batch": theory_weights(batch), **controls}
+    theories = {"corpus": whole, "first batch": nothing, "effective": nothing, **controls}
+    if size is not None:
+        _, batch_key = jax.random.split(jax.random.key(seed))  # as `run_comparison` does
+        rows = batch_indices(batch_key, jnp.int32(0), data.num_sequences, size)
+        batch = corpus_statistics(corpus.tokens[rows], data.vocab_size, corpus.mask[rows])
+        theories["first batch"] = theory_weights(batch)
+    return theories
 
 
-def _effective(data: TokenData, run: Run, length: int) -> Callable[[int], Params | None]:
-    """Epoch -> the weights of the effective theory, or None where it is not followed or ended."""
-    if not run.effective_epochs:
-        return lambda epoch: None
-    moments = effective_statistics(data.tokens, data.vocab_size, run.num_layers, data.mask)
-
-    def at(epoch: int) -> Params | None:
-        if epoch not in run.effective_epochs:
-            return None
-        try:
-            return effective_weights(
-                moments,
-                data.tokens,
-                data.mask,
-                num_layers=run.num_layers,
-                learning_rate=run.learning_rate,
-                steps=epoch * length,
-                tolerance=1e-2,  # of a cosine the square
-            ).params
-        except InputError:  # its weights diverge
-            return None
-
-    return at
-
-
-def _cosines(run: Params, theory: Params | None) -> dict[str, np.ndarray]:
-    if theory is None:
-        shapes = {
-            name: getattr(run, name).shape[: -1 if name == "position" else -2] for name in WEIGHTS
-        }
-        return {f"{name}_cosine": np.full(shapes[name], np.nan) for name in WEIGHTS}
-    found = compare_params(run, theory)
-    return {f"{name}_cosine": np.asarray(found[name].cosine) for name in WEIGHTS}
+def _effective(
+    moments: EffectiveStatistics, data: TokenData, run: Run, steps: int
+) -> dict[str, Params]:
+    """The effective theory under its name, or nothing where its weights diverge."""
+    try:
+        theory = effective_weights(
+            moments,
+            data.tokens,
+            data.mask,
+            num_layers=run.num_layers,
+            learning_rate=run.learning_rate,
+            steps=steps,
+            tolerance=1e-2,  # of a cosine the square
+        )
+    except InputError:
+        return {}
+    return {"effective": theory.params}
 
 
 def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -> xr.Dataset:
