@@ -218,13 +218,14 @@ def _check_matrices(matrices) -> list[str]:
         check_is("every entry of matrices", each, Mapping)
     if not matrices or not all(matrices.values()):
         raise InputError("matrices must hold a matrix for at least one residual")
-    names = {tuple(each) for each in matrices.values()}
-    if len(names) > 1:
+    names = {residual: list(each) for residual, each in matrices.items()}
+    first, *others = names.values()
+    if any(other != first for other in others):
         raise InputError(f"matrices must have the same names for every residual; got {names}")
     shapes = {np.shape(matrix) for each in matrices.values() for matrix in each.values()}
     if len(shapes) > 1 or any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
-        raise InputError(f"matrices must all be [n, n] of one n; got shapes {shapes}")
-    return list(names.pop())
+        raise InputError(f"matrices must all be [n, n] of one n; got {sorted(shapes)}")
+    return first
 
 
 def _check_stream(name: str, stream, n: int) -> np.ndarray:
