@@ -164,11 +164,11 @@ def change(streams, **parts):
         (lambda s, m: {"matrices": {"uniform": {}}}, "at least one residual"),
         (
             lambda s, m: {"matrices": m | {"unigram": {"value": m["unigram"]["value"]}}},
-            r"same names for every residual.*got \['value'\] for 'unigram'",
+            r"same names for every residual; got .*'unigram': \['value'\]",
         ),
         (
             lambda s, m: {"matrices": {"uniform": {"value": m["uniform"]["value"][:5]}}},
-            r"one n; got \(5, 12\) for 'value'",
+            r"one n; got \[\(5, 12\)\]",
         ),
         (
             lambda s, m: {"streams": change(s, before=s.before[:, :5])},

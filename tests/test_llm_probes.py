@@ -290,11 +290,7 @@ def test_bad_input(model):
     E = np.zeros((4, D), np.float32)
     tokens, mask = np.zeros((2, 5), int), np.ones((2, 5), bool)
     for error, message, call in (
-        (
-            InputError,
-            r"in \[0, vocab_size=96\) of the model; got 96",
-            single([96]),
-        ),
+        (InputError, r"token_ids must be in \[0, vocab_size=96\); got 96", single([96])),
         (InputError, "token_ids must be in .* got -1", single([-1])),
         (InputTypeError, "token_ids must be integers; got dtype float64", single([0.5])),
         (
@@ -310,7 +306,11 @@ def test_bad_input(model):
         (InputError, r"tokens must have shape \[N, T\]", occurrences(tokens[0], mask[0], [1])),
         (InputError, r"mask must be boolean, of shape", occurrences(tokens, mask[:1], [1])),
         (InputError, r"mask must be boolean", occurrences(tokens, mask.astype(int), [1])),
-        (InputError, "token_ids must not repeat", occurrences(tokens, mask, [1, 1])),
+        (
+            InputError,
+            "token_ids must be distinct; got 1 more than once",
+            occurrences(tokens, mask, [1, 1]),
+        ),
         (
             InputError,
             "at most T = 64 positions, as the model; got 65",

@@ -86,8 +86,8 @@ def test_statistics_that_are_known(data):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"token_ids": []}, ValueError, "non-empty vector"),
-        ({"token_ids": [[1]]}, ValueError, r"shape \(1, 1\)"),
+        ({"token_ids": []}, ValueError, r"shape \[n\], not empty"),
+        ({"token_ids": [[1]]}, ValueError, r"got \(1, 1\)"),
         ({"token_ids": [1.0]}, TypeError, "must be integers"),
         ({"token_ids": [0, V]}, ValueError, f"vocab_size={V}\\); got {V}"),
         ({"token_ids": [0, -1]}, ValueError, "got -1"),

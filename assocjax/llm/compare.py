@@ -228,21 +228,14 @@ def _check_matrices(matrices) -> list[str]:
         check_is("every entry of matrices", each, Mapping)
     if not matrices or not all(matrices.values()):
         raise InputError("matrices must hold a matrix for at least one residual")
-    names = list(next(iter(matrices.values())))
-    shape = np.shape(next(iter(matrices.values()))[names[0]])
-    for residual, each in matrices.items():
-        if list(each) != names:
-            raise InputError(
-                f"matrices must have the same names for every residual, {names}; got {list(each)} "
-                f"for {residual!r}"
-            )
-        for name, matrix in each.items():
-            if np.shape(matrix) != shape or len(shape) != 2 or shape[0] != shape[1]:
-                raise InputError(
-                    f"matrices must all be [n, n] of one n; got {np.shape(matrix)} for {name!r}, "
-                    f"residual {residual!r}"
-                )
-    return names
+    names = {residual: list(each) for residual, each in matrices.items()}
+    first, *others = names.values()
+    if any(other != first for other in others):
+        raise InputError(f"matrices must have the same names for every residual; got {names}")
+    shapes = {np.shape(matrix) for each in matrices.values() for matrix in each.values()}
+    if len(shapes) > 1 or any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
+        raise InputError(f"matrices must all be [n, n] of one n; got {sorted(shapes)}")
+    return first
 
 
 def _check_stream(name: str, stream, n: int) -> np.ndarray:

@@ -73,7 +73,9 @@ def find_model(name_or_path: str | os.PathLike[str], revision: str | None = None
         return ModelFiles(path.name, None, path.parent, (path.name,))
     else:
         name = Path(name_or_path).expanduser().resolve().name
-    return ModelFiles(name, revision, path, _local_weights(path))
+    names = {file.name for file in path.iterdir() if file.is_file()}
+    weights = _choose_weights(names, str(path), lambda file: path / file)
+    return ModelFiles(name, revision, path, weights)
 
 
 def weight_hashes(
@@ -140,15 +142,14 @@ def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[st
         InputError: As `find_model`, in one line for all revisions.
     """
 
-    def weights(revision: str | None) -> None:
-        path = _local(name_or_path, revision)
-        if path is None:
+    def find(revision: str | None) -> None:
+        if is_local(name_or_path, revision):
+            find_model(name_or_path, revision)
+        else:
             name = os.fspath(name_or_path)
             _ask(name, revision, lambda hub: _hub_weights(hub, name, revision))
-        elif path.is_dir():
-            _local_weights(path)
 
-    of_every_revision(weights, revisions)
+    of_every_revision(find, revisions)
 
 
 def check_list(revisions: Any) -> None:
@@ -253,11 +254,6 @@ def _by_number(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def _local_weights(folder: Path) -> tuple[str, ...]:
-    names = {file.name for file in folder.iterdir() if file.is_file()}
-    return _choose_weights(names, str(folder), lambda name: folder / name)
-
-
 def _choose_weights(
     names: Collection[str], where: str, path_of: Callable[[str], Path]
 ) -> tuple[str, ...]:
@@ -301,12 +297,6 @@ def _read_index(path: Path, name: str) -> list[str]:
     return sorted(set(shards))
 
 
-def _model_info(hub: Any, name: str, revision: str | None) -> Any:
-    return hub.HfApi().model_info(
-        name, revision=revision, files_metadata=True, timeout=_HUB_SECONDS
-    )
-
-
 def _fetch(hub: Any, name: str, revision: str | None, file: str) -> Path:
     return Path(hub.hf_hub_download(name, file, revision=revision))
 
@@ -315,7 +305,9 @@ def _hub_weights(
     hub: Any, name: str, revision: str | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Name of each file -> the hub's record of it, if it is large; and which are the weights."""
-    info = _model_info(hub, name, revision)
+    info = hub.HfApi().model_info(
+        name, revision=revision, files_metadata=True, timeout=_HUB_SECONDS
+    )
     records = {file.rfilename: file.lfs for file in info.siblings or ()}
     weights = _choose_weights(records, name, lambda file: _fetch(hub, name, revision, file))
     return records, weights

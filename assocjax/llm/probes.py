@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assocjax.arguments import check_integer, check_integers
-from assocjax.errors import InputError, InputTypeError
+from assocjax.errors import InputError
 from assocjax.llm.architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
+from assocjax.llm.theory import check_token_ids
 
 Progress = Callable[[int, int], None]
 
@@ -63,7 +64,7 @@ def single_token_streams(
 
     Cost: n tokens through the model, whatever `layers`; memory 12 L' n d bytes for the result.
     """
-    ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
+    ids = check_token_ids(token_ids, model.vocab_size, distinct=False)
     chosen = _check_layers(layers, model.num_layers)
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     shape = (len(chosen), ids.size, model.width)
@@ -116,10 +117,8 @@ def occurrence_streams(
     bytes for the sums and what `batch_size` sequences need.
     """
     torch = require("torch")
-    tokens = _check_ids("tokens", tokens, model.vocab_size, dims=2)
-    ids = _check_ids("token_ids", token_ids, model.vocab_size, dims=1)
-    if len(np.unique(ids)) != len(ids):
-        raise InputError("token_ids must not repeat an id")
+    tokens = check_token_ids(tokens, model.vocab_size, name="tokens", dims=2, distinct=False)
+    ids = check_token_ids(token_ids, model.vocab_size)
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.shape != tokens.shape:
         raise InputError(
@@ -278,20 +277,6 @@ def _layers(model: LanguageModel) -> Any:
 
 def _device(model: LanguageModel) -> Any:
     return next(model.module.parameters()).device
-
-
-def _check_ids(name: str, ids: Any, vocab_size: int, *, dims: int) -> np.ndarray:
-    ids = np.asarray(ids)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise InputTypeError(f"{name} must be integers; got dtype {ids.dtype}")
-    if ids.ndim != dims or not ids.size:
-        shape = "[n]" if dims == 1 else "[N, T]"
-        raise InputError(f"{name} must have shape {shape}, not empty; got {ids.shape}")
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= vocab_size:
-        bad = low if low < 0 else high
-        raise InputError(f"{name} must be in [0, vocab_size={vocab_size}) of the model; got {bad}")
-    return ids
 
 
 def _check_layers(layers: Sequence[int] | None, num_layers: int) -> list[int]:

@@ -106,24 +106,32 @@ def subset_matrices(
     return found | {"query_key": query_key[ids][:, ids].toarray()}
 
 
-def check_token_ids(token_ids: ArrayLike, vocab_size: int) -> Int[np.ndarray, " n"]:
-    """Distinct ids in [0, V), as a vector of integers.
+def check_token_ids(
+    token_ids: ArrayLike,
+    vocab_size: int,
+    *,
+    name: str = "token_ids",
+    dims: int = 1,
+    distinct: bool = True,
+) -> Int[np.ndarray, "..."]:
+    """Ids in [0, V), as an array of one or two dimensions, not empty.
 
     Raises:
       InputError, InputTypeError: as `basis_matrices`.
     """
-    ids = np.asarray(as_array("token_ids", token_ids))
-    if ids.ndim != 1 or ids.size == 0:
-        raise InputError(f"token_ids must be a non-empty vector; got shape {ids.shape}")
+    ids = np.asarray(as_array(name, token_ids))
+    if ids.ndim != dims or not ids.size:
+        shape = "[n]" if dims == 1 else "[N, T]"
+        raise InputError(f"{name} must have shape {shape}, not empty; got {ids.shape}")
     if not np.issubdtype(ids.dtype, np.integer):
-        raise InputTypeError(f"token_ids must be integers; got dtype {ids.dtype}")
+        raise InputTypeError(f"{name} must be integers; got dtype {ids.dtype}")
     if ids.min() < 0 or ids.max() >= vocab_size:
         bad = ids.min() if ids.min() < 0 else ids.max()
-        raise InputError(f"token_ids must be in [0, vocab_size={vocab_size}); got {bad}")
-    unique, first = np.unique(ids, return_index=True)
-    if unique.size != ids.size:
-        repeated = np.delete(ids, first)[0]
-        raise InputError(f"token_ids must be distinct; got {repeated} more than once")
+        raise InputError(f"{name} must be in [0, vocab_size={vocab_size}); got {bad}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if distinct and unique.size != ids.size:
+        repeated = unique[counts > 1][0]
+        raise InputError(f"{name} must be distinct; got {repeated} more than once")
     return ids
 
 

@@ -121,24 +121,31 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
     compute, settings = ARTEFACTS[name]
     config = {field: dataclasses.asdict(scale)[field] for field in settings}
     assert work.claimed is not None
-    assert work.folder is not None
     data = _tokens(name, scale, work)
+    record = {
+        "artefact": name,
+        "corpus_name": printable(work.corpus) if data is None else data.name,
+        "paper": paper.ARTEFACTS[name]._asdict(),
+        "setting": {},
+        "rows": [],
+        "figures": [],
+        "folder": "",
+        "skipped": None,
+    }
     missing = _missing_libraries() if name == "figures6-8" else None
     if missing is not None:  # not kept: the next time they may be there
-        corpus = printable(work.corpus) if data is None else data.name
-        return _head(name, corpus) | {"verdict": f"left out: {missing}", "skipped": missing}
+        return record | {"verdict": f"left out: {missing}", "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
-    dataset = results.reuse(work.folder / f"{name}.nc", of, overwrite=work.overwrite)
-    if dataset is not None and all(
-        (work.folder / file).exists() for file in json.loads(dataset.attrs["record"])["figures"]
-    ):
-        record = json.loads(dataset.attrs["record"])
+    folder = work.claimed.path / work.name
+    dataset = results.reuse(folder / f"{name}.nc", of, overwrite=work.overwrite)
+    kept = None if dataset is None else json.loads(dataset.attrs["record"])
+    if kept is not None and all((folder / file).exists() for file in kept["figures"]):
+        record = kept
     else:
         result = compute(scale, work)
         drawn = {f"{name}-{of_it}": draw for of_it, draw in result.figures.items()}
-        corpus = printable(work.corpus) if data is None else data.name
-        corpus = result.dataset.attrs.get("corpus_name", corpus)
-        record = _head(name, corpus) | {
+        record |= {
+            "corpus_name": result.dataset.attrs.get("corpus_name", record["corpus_name"]),
             "setting": result.setting,
             "rows": result.rows,
             "verdict": verdict(result.rows),
@@ -153,19 +160,6 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
             save(draw(), f"{work.name}/{file}", into=work.claimed)
     results.save_json_to(work.claimed, f"{work.name}/{name}.json", record)
     return record
-
-
-def _head(name: str, corpus: str) -> dict[str, Any]:
-    return {
-        "artefact": name,
-        "corpus_name": corpus,
-        "paper": paper.ARTEFACTS[name]._asdict(),
-        "setting": {},
-        "rows": [],
-        "figures": [],
-        "folder": "",
-        "skipped": None,
-    }
 
 
 def _missing_libraries() -> str | None:

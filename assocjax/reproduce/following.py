@@ -7,7 +7,6 @@ the direction of a leading term enters a cosine, so that one matrix serves all s
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
 from assocjax.reproduce.scales import Run
 from assocjax.statistics.dense import corpus_statistics
-from assocjax.statistics.moments import effective_statistics
+from assocjax.statistics.moments import EffectiveStatistics, effective_statistics
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints
 from assocjax.theories.closed_forms import leading_weights
@@ -81,13 +80,16 @@ def follow(
     )
     corpus = Corpus.of(data)
     theories = _theories(corpus, data, size, seed)
-    effective = _effective(data, run, length)
-    measure = partial(_measure, corpus, theories, run.learning_rate)
+    moments = None
+    if run.effective_epochs:
+        moments = effective_statistics(data, depth=run.num_layers)
 
     def read(step: int, params: dict[str, Params]) -> dict[str, np.ndarray]:
-        record = jax.tree.map(np.asarray, measure(params, jnp.int32(step)))
-        cosine = _cosine(params["run"], effective(step // length))
-        return record | {"cosine": np.concatenate([record["cosine"], cosine[None]])}
+        compared = theories
+        if moments is not None and step // length in run.effective_epochs:
+            compared = theories | _effective(moments, data, run, step)
+        found = _measure(corpus, compared, run.learning_rate, params, jnp.int32(step))
+        return jax.tree.map(np.asarray, found)
 
     found = record_run(
         config,
@@ -111,9 +113,9 @@ def follow(
 
 @jax.jit
 def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str, Params], step):
-    """What is recorded of an epoch, but for the effective theory."""
+    """What is recorded of an epoch."""
     run = params["run"]
-    compared = [by_layer(compare_params(run, theories[name])) for name in THEORIES[:-1]]
+    compared = [by_layer(compare_params(run, theories[name])) for name in THEORIES]
     record = {"cosine": jnp.stack([each.cosine for each in compared])}
     record["loss"] = loss(run, corpus.tokens, corpus.mask)
     if of_batches("leading") in params:
@@ -123,7 +125,7 @@ def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str
 
 
 def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> dict[str, Params]:
-    """One layer of leading terms each, of any size."""
+    """One layer of leading terms each, of any size; zeros, which have no cosine, where unknown."""
     whole = theory_weights(corpus.statistics)
     nothing = jax.tree.map(jnp.zeros_like, whole)
     counts = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
@@ -132,43 +134,31 @@ def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> d
         name: shuffled(whole, rank, jax.random.key(seed), noise=noise)
         for name, noise in zip(CONTROLS, (jnp.inf, RANK_NOISE), strict=True)
     }
-    if size is None:
-        return {"corpus": whole, "first batch": nothing, **controls}
-    _, batch_key = run_keys(seed)
-    rows = batch_indices(batch_key, jnp.int32(0), data.num_sequences, size)
-    batch = corpus_statistics(corpus.tokens[rows], data.vocab_size, corpus.mask[rows])
-    return {"corpus": whole, "first batch": theory_weights(batch), **controls}
+    theories = {"corpus": whole, "first batch": nothing, "effective": nothing, **controls}
+    if size is not None:
+        _, batch_key = run_keys(seed)
+        rows = batch_indices(batch_key, jnp.int32(0), data.num_sequences, size)
+        batch = corpus_statistics(corpus.tokens[rows], data.vocab_size, corpus.mask[rows])
+        theories["first batch"] = theory_weights(batch)
+    return theories
 
 
-def _effective(data: TokenData, run: Run, length: int) -> Callable[[int], Params | None]:
-    """Epoch -> the weights of the effective theory, or None where it is not followed or ended."""
-    if not run.effective_epochs:
-        return lambda epoch: None
-    moments = effective_statistics(data, depth=run.num_layers)
-
-    def at(epoch: int) -> Params | None:
-        if epoch not in run.effective_epochs:
-            return None
-        try:
-            return effective_weights(
-                moments,
-                data.tokens,
-                data.mask,
-                num_layers=run.num_layers,
-                learning_rate=run.learning_rate,
-                steps=epoch * length,
-                tolerance=1e-2,  # of a cosine the square
-            ).params
-        except InputError:  # its weights diverge
-            return None
-
-    return at
-
-
-def _cosine(run: Params, theory: Params | None) -> np.ndarray:
-    if theory is None:
-        return np.full((len(WEIGHTS), len(run.position)), np.nan)
-    return np.asarray(by_layer(compare_params(run, theory)).cosine)
+def _effective(
+    moments: EffectiveStatistics, data: TokenData, run: Run, steps: int
+) -> dict[str, Params]:
+    """The effective theory under its name, or nothing where its weights diverge."""
+    try:
+        theory = effective_weights(
+            moments,
+            data,
+            num_layers=run.num_layers,
+            learning_rate=run.learning_rate,
+            steps=steps,
+            tolerance=1e-2,  # of a cosine the square
+        )
+    except InputError:
+        return {}
+    return {"effective": theory.params}
 
 
 def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -> xr.Dataset:
