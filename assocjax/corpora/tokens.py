@@ -186,13 +186,13 @@ def as_token_data(data: Any, name: str = "data") -> TokenData:
     high = _check_ids(name, tokens, MAX_VOCAB_SIZE)
     vocabulary = tuple(map(str, range(max(2, 1 + high))))
     sha256 = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
-    mask = np.ones((len(tokens), tokens.shape[1] - 1), bool)
+    mask = np.ones_like(tokens[:, 1:], bool)
     return TokenData(tokens.astype(np.int32), mask, vocabulary, "array", sha256, **unknown)
 
 
 def _check_ids(name: str, tokens: np.ndarray, vocab_size: int) -> int:
     """The largest id of sequences; an error if they are none, or an id is out of range."""
-    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+    if tokens.ndim != 2 or tokens.size < 1 or tokens.shape[-1] < 2:
         raise InputError(f"{name}: expected shape [N >= 1, T+1 >= 2], got {list(tokens.shape)}")
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocab_size:
