@@ -6,11 +6,10 @@ tokens are interchangeable, and what stands in a token's context. This package c
 statistics, trains the transformer, and compares the two. The data flows one way:
 
     data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
-    stats = corpus_statistics(
-        data.tokens, data.vocab_size, data.mask)                -> statistics       statistics/
+    stats = corpus_statistics(data)                             -> statistics       statistics/
     large = sparse_statistics(open_tokens("tokens/"))           -> of large corpora statistics/
     theory = leading_weights(stats, num_layers=3, ...)          -> theory           theories/
-    moments = effective_statistics(data.tokens, ...)            -> statistics       statistics/
+    moments = effective_statistics(data, depth=3)               -> statistics       statistics/
     theory = effective_weights(moments, data, ...)              -> a longer theory  theories/
     weights, losses = train(init_params(...), gradient, ...)    -> training         training/
     compare_params(weights, theory)                             -> comparison       models/

@@ -16,7 +16,7 @@ from harness import device, finish, in_turn, parser, ratio
 RESULT = """
 import assocjax as aj
 data = aj.load_tokens("fables", seq_len=8, num_sequences=16)
-print(aj.corpus_statistics(data.tokens, data.vocab_size, data.mask).bigram)
+print(aj.corpus_statistics(data).bigram)
 """
 PROCESSES = {
     "import jax": ["-c", "import jax; jax.numpy.zeros(1).block_until_ready()"],

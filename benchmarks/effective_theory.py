@@ -48,7 +48,7 @@ def follow(data: aj.TokenData, rate: float, steps: int) -> dict:
         "tokens": tokens,
         "mask": mask,
         "leading": aj.corpus_statistics(tokens, V, mask),
-        "effective": aj.effective_statistics(tokens, V, L, mask),
+        "effective": aj.effective_statistics(tokens, depth=L, vocab_size=V, mask=mask),
     }
     zero = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=data.seq_len, num_layers=L)
 
@@ -144,7 +144,7 @@ def cost(load, V: int, T: int, sizes: list[int]) -> dict:
     print(f"\nV={V} T={T} L={L}: an effective step (no data) over an exact step")
     for N in sizes:
         data = load(vocab_size=V, seq_len=T, num_sequences=N)
-        statistics = aj.effective_statistics(data.tokens, data.vocab_size, L, data.mask)
+        statistics = aj.effective_statistics(data, depth=L)
         params = aj.init_params(
             jax.random.key(0), vocab_size=data.vocab_size, seq_len=T, num_layers=L, scale=0.01
         )

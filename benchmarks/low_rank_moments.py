@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     V, L = data.vocab_size, options.num_layers
     print(f"V={V} T={data.seq_len} N={data.num_sequences} L={L} eta={options.learning_rate:g}")
-    statistics = aj.effective_statistics(data.tokens, V, L, data.mask)
+    statistics = aj.effective_statistics(data, depth=L)
     directions = principal_directions(statistics)
     ranks = [max(1, round(q * V)) for q in options.fractions]
     result = {

@@ -27,7 +27,7 @@ def exactly(tokens, mask, rate, steps):
 
 
 def test_corrections_add_digits(x64, corpus):
-    statistics = aj.effective_statistics(corpus[0], V, L, corpus[1])
+    statistics = aj.effective_statistics(corpus[0], depth=L, vocab_size=V, mask=corpus[1])
     rate, steps = 0.05, 60
     exact = exactly(*corpus, rate, steps)
     options = {"num_layers": L, "steps": steps, "learning_rate": rate}
@@ -49,7 +49,7 @@ def test_corrections_add_digits(x64, corpus):
 
 
 def test_with_every_step_a_node_it_ends_in_exact_training(x64, corpus):
-    statistics = aj.effective_statistics(corpus[0], V, L, corpus[1])
+    statistics = aj.effective_statistics(corpus[0], depth=L, vocab_size=V, mask=corpus[1])
     rate, steps = 0.8, 7
     found = aj.corrected_weights(
         statistics, *corpus, num_layers=L, steps=steps, learning_rate=rate,
@@ -60,7 +60,7 @@ def test_with_every_step_a_node_it_ends_in_exact_training(x64, corpus):
 
 
 def test_bad_arguments(corpus):
-    statistics = aj.effective_statistics(corpus[0], V, L, corpus[1])
+    statistics = aj.effective_statistics(corpus[0], depth=L, vocab_size=V, mask=corpus[1])
     good = {"num_layers": L, "steps": 5, "learning_rate": 0.1}
     for name, value, least in (("steps", 2, 3), ("corrections", 0, 1), ("nodes", 0, 1)):
         with pytest.raises(aj.InputError, match=f"{name} must be at least {least}; got {value}"):

@@ -15,7 +15,7 @@ N, T, V, L = 5, 6, 7, 3
 
 def corpus(seed: int = 1):
     tokens, mask = random_tokens(seed, N, T, V), random_mask(seed + 1, N, T)
-    return tokens, mask, aj.effective_statistics(tokens, V, L, mask)
+    return tokens, mask, aj.effective_statistics(tokens, depth=L, vocab_size=V, mask=mask)
 
 
 def uniform(params: aj.Params) -> aj.Params:
@@ -84,7 +84,7 @@ def test_around_zero_is_the_formula_in_second_moments(x64):
 def test_it_is_exact_where_context_says_nothing(x64):
     """One position a sequence: all there is to know is the current token, at any weights."""
     tokens = random_tokens(0, 40, 1, V)
-    statistics = aj.effective_statistics(tokens, V, L)
+    statistics = aj.effective_statistics(tokens, depth=L, vocab_size=V)
     params = random_params(0, V=V, T=1, L=L, scale=1.5)
     np.testing.assert_allclose(
         aj.effective_loss(params, statistics), aj.loss(params, tokens), rtol=1e-13

@@ -303,7 +303,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     data = token_data(tokens, 5, mask)
     params = random_params(1, V=5, T=4, L=1)
     statistics = aj.corpus_statistics(tokens, 5, mask)
-    moments = aj.effective_statistics(tokens, 5, 1, mask)
+    moments = aj.effective_statistics(tokens, depth=1, vocab_size=5, mask=mask)
     coefficients = aj.descent_coefficients(0.5, 3)
     config = aj.RunConfig(steps=2, num_layers=1)
     corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)
@@ -348,18 +348,18 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "ablate": {**of, "theory": params, "draws": 2},
         "advance_run": {**run, "carry": carry, "first": 0, "length": 2},
         "agreement": {"exact": params.output, "theory": params.output},
-        "attention_correlation": {"tokens": tokens, "mask": mask, "matrix": params.output},
+        "attention_correlation": {**of_corpus, "matrix": np.eye(5, dtype=np.float32)},
         "attribute": {**counted, **entry, "documents": None},
         "batch_indices": {"key": key, "step": 1, "num_sequences": 6, "batch_size": 2},
         "compare_params": {"exact": params, "theory": params},
-        "corpus_statistics": {"tokens": tokens, "mask": mask, "vocab_size": 5},
+        "corpus_statistics": {**of_corpus, "vocab_size": 5},
         "corrected_weights": {**of_corpus, "statistics": moments, **flow, "nodes": 3},
         "count_distinct": {"data": tokens},
         "data_parallel_loss_and_gradient": {**of, "mesh": jax.make_mesh((1,), ("data",))},
         "descent_coefficients": {"learning_rate": 0.5, "steps": 3},
         "effective_gradient": {**of, "statistics": moments, "around": "token"},
         "effective_loss": {"params": params, "statistics": moments, "around": "token"},
-        "effective_statistics": {"tokens": tokens, "mask": mask, "vocab_size": 5, "depth": 1},
+        "effective_statistics": {**of_corpus, "vocab_size": 5, "depth": 1},
         "effective_weights": {**of_corpus, "statistics": moments, **flow},
         "exact_gradient": {**of, "form": None, "microbatch_size": None, "max_distinct": None},
         "exact_loss_and_gradient": {**of, "memory_limit": 2**30},

@@ -45,7 +45,7 @@ def statistics():
 
 
 def moments():
-    return aj.effective_statistics(TOKENS, V, L)
+    return aj.effective_statistics(TOKENS, depth=L, vocab_size=V)
 
 
 def quadratic(params, step):
@@ -230,7 +230,7 @@ def of_sizes(n):
     return (
         aj.init_params(jax.random.key(0), **sizes, scale=n.f(0.5)),
         aj.corpus_statistics(TOKENS, n.i(V)),
-        aj.effective_statistics(TOKENS, n.i(V), n.i(1)),
+        aj.effective_statistics(TOKENS, depth=n.i(1), vocab_size=n.i(V)),
         aj.is_linear("sgd", (n.i(L), n.i(V), n.i(T))),
         update(aj.make_optimizer("sgd", n.f(0.5))),
     )

@@ -159,7 +159,7 @@ RATES = {"momentum": 0.04, "nesterov": 0.04, "adam": 0.003, "adamw": 0.003, "rms
 @pytest.mark.parametrize("name", [*LINEAR, *OTHERS])
 def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, name):
     statistics = aj.corpus_statistics(data.tokens, V, data.mask)
-    effective = aj.effective_statistics(data.tokens, V, L, data.mask)
+    effective = aj.effective_statistics(data, depth=L)
     gradients = (
         lambda p: aj.exact_gradient(p, data.tokens, data.mask),
         lambda p: aj.leading_gradient(p, statistics, data.tokens, data.mask),

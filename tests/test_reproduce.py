@@ -155,7 +155,7 @@ def test_the_effective_theory_is_followed_where_it_is_asked_for(run):
     data, expected = run
     settings = dataclasses.replace(TINY.small_step, epochs=2, effective_epochs=(1,))
     dataset = aj.reproduce.follow(data, settings, 0)
-    moments = aj.effective_statistics(data.tokens, data.vocab_size, 1, data.mask)
+    moments = aj.effective_statistics(data, depth=1)
     theory = aj.effective_weights(
         moments, data.tokens, data.mask, num_layers=1, learning_rate=0.5, steps=4, tolerance=1e-2
     )

@@ -35,7 +35,7 @@ def theory_gradient(theory, params, tokens, mask):
     if theory == "leading":
         statistics = aj.corpus_statistics(tokens, V, mask)
         return aj.leading_gradient(params, statistics, tokens, mask)
-    statistics = aj.effective_statistics(tokens, V, L, mask)
+    statistics = aj.effective_statistics(tokens, depth=L, vocab_size=V, mask=mask)
     return aj.effective_gradient(params, statistics, tokens, mask)
 
 

@@ -44,18 +44,8 @@ from assocjax.arguments import check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, as_array, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
+from assocjax.statistics import loops, scatter
 from assocjax.statistics.dense import Statistics
-from assocjax.statistics.sums import (
-    causal_pairs,
-    centred_counts,
-    count_keys,
-    divide,
-    pair_dither,
-    sum_blocks,
-    to_words,
-    two_sum,
-    zero_words,
-)
 
 DEGREES = {
     "bigram": 1,
@@ -115,8 +105,8 @@ def attribute(
     Returns:
       `Attribution`; `documents` and `positions` each sum to `entry`, which is that of `statistics`,
       up to rounding: about 1e-6 of the sum of absolute shares in float32, 1e-14 in float64. It does
-      not grow with the corpus, whose sums are those of `statistics.sums` and two-sums; against
-      float64 it was examined up to 10^6 positions.
+      not grow with the corpus, whose sums are in float64; in a transformation or on a GPU they are
+      in the dtype of the statistics.
 
     Raises:
       InputError, InputTypeError: an argument is out of range, or the corpus is not that of the
@@ -201,7 +191,7 @@ class Summands:
         B = statistics.bigram
         keys = jnp.zeros_like(B)
         if matrix == "query_key":
-            keys = _corpus_keys(V, *self.corpus).astype(B.dtype)
+            keys = _sum_factors(V, *self.corpus).keys.astype(B.dtype)
         self.factors = _Factors(B, statistics.context, keys)
         self.entry, self.gradient = _entry_and_gradient(matrix, self.factors, a, b)
 
@@ -215,18 +205,14 @@ class Summands:
         last = len(tokens) - 1
         at = np.array(check_integers("sequences", sequences, minimum=0, maximum=last))
         of_some = M, tokens[at], mask[at], a, b
-        shares = _pair_shares(DEGREES[self.matrix], self.gradient, *of_some)
-        T = mask.shape[1]
-        q, k = causal_pairs(T)
-        return jnp.zeros((len(at), T, T), shares.dtype).at[:, q, k].set(shares)
+        return _pair_shares(DEGREES[self.matrix], self.gradient, *of_some)
 
     def leave_out(self, documents, which) -> Float[Array, " n"]:
-        documents, D = check_documents(documents, len(self.corpus[1]))
-        which = (
-            np.arange(D)
-            if which is None
-            else np.array(check_integers("which", which, minimum=0, maximum=D - 1))
-        )
+        M, tokens, mask, a, b = self.corpus
+        documents, D = check_documents(documents, len(tokens))
+        if which is not None:
+            which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
+        which = np.arange(D) if which is None else which
         # Sequences of each document, filled up to as many as the largest of them has.
         order = np.argsort(documents, kind="stable")
         sizes = np.bincount(documents, minlength=D)
@@ -234,7 +220,13 @@ class Summands:
         nth = np.arange(max(1, sizes[which].max(initial=0)))
         present = nth < sizes[which][:, None]
         rows = order[np.where(present, starts[which][:, None] + nth, 0)]
-        return _changes(self.matrix, self.factors, *self.corpus, jnp.asarray(rows), present)
+        if not loops.on_host(tokens, mask, a, b, M):
+            return _changes(self.matrix, self.factors, *self.corpus, jnp.asarray(rows), present)
+        V, changes = len(self.factors.bigram), []
+        for own in (row[here] for row, here in zip(rows, present, strict=True)):
+            part = _sum_factors(V, M, tokens[own], mask[own], a, b)
+            changes.append(_change(self.matrix, self.factors, part, a, b))
+        return jnp.stack(changes) if changes else jnp.zeros(0, self.factors.bigram.dtype)
 
 
 def check_documents(documents: ArrayLike | None, N: int) -> tuple[Int[np.ndarray, " N"], int]:
@@ -273,108 +265,100 @@ def _entry_and_gradient(matrix: str, factors: _Factors, a, b):
     return jax.value_and_grad(partial(_entry, matrix))(factors, a, b)
 
 
-_corpus_keys = jax.jit(lambda *corpus: _sum_factors(*corpus).keys, static_argnums=0)
-
-
 def _sum_factors(V: int, num_positions, tokens, mask, a, b) -> _Factors:
     """The factors of some sequences alone, [n, T+1] and [n, T], over M of the corpus."""
     dtype = jnp.result_type(float)
-    q, k = causal_pairs(mask.shape[1])
-    division = divide(mask, V, values_per_pair=2)
+    if loops.on_host(tokens, mask, a, b, num_positions):
+        sums = _loop_factors(V, loops.lay_out(tokens, mask), int(a), int(b))
+        M = float(num_positions)
+    else:
+        sums, M = _scatter_factors(V, tokens, mask, a, b), num_positions.astype(dtype)
+    B, context, keys = (jnp.asarray(each / M, dtype) for each in sums)
+    return _Factors(B, context - jnp.mean(context, axis=0, keepdims=True), keys)
 
-    def add_block(sums, block):
-        bigram, inputs, context, keys = sums
-        x, y, valid, dither = block  # [T, block]
-        one, n = valid.astype(jnp.int32), count_keys(valid, dtype)
-        weight = jnp.where(valid[q] & valid[k], 1 / n[q], 0)
-        is_b = (x == b) & valid
-        mean = jnp.cumsum(is_b, axis=0).astype(dtype) / n
-        surplus = jnp.where(x[q] == a, is_b[k].astype(dtype) - mean[q], 0)
-        chance = pair_dither(dither[q], k[:, None])
-        return (
-            bigram.at[x * V + y].add(one),
-            inputs.at[x].add(one),
-            context.at[y[q] * V + x[k]].add(to_words(weight, division.unit, chance)),
-            keys.at[x[k] * V + y[q]].add(to_words(weight * surplus, division.unit, chance)),
-        )
 
-    counts, words = partial(jnp.zeros, dtype=jnp.int32), zero_words((V * V,), dtype)
-    zeros = counts(V * V), counts(V), words, words
-    bigram, inputs, context, keys = sum_blocks(add_block, zeros, division, tokens, mask)
-    M = num_positions.astype(dtype)
-    Phi = context.reshape(V, V) / M
-    return _Factors(
-        centred_counts(bigram.reshape(V, V), inputs, dtype) / M,
-        Phi - jnp.mean(Phi, axis=0, keepdims=True),
-        keys.reshape(V, V) / M,
-    )
+def _loop_factors(V: int, block: loops.Block, a: int, b: int):
+    """Sums of centred bigrams, of attention, and K M, in float64."""
+    counts = loops.count_bigrams(block, V)
+    weight = 1 / block.num_keys
+    # Keys b up to each position: what stands before its sequence taken off.
+    up_to = np.append(0, np.cumsum(block.x == b))
+    is_b = np.where(block.x == a, up_to[1:] - up_to[block.first], 0)
+    keys = -loops.sum_contexts(block, weight**2 * is_b, V).T
+    keys[b] += np.bincount(block.y, weight * is_b, V)
+    return counts - counts.sum(axis=1)[:, None] / V, loops.sum_contexts(block, weight, V), keys
+
+
+@partial(jax.jit, static_argnums=0)
+def _scatter_factors(V: int, tokens, mask, a, b):
+    """As `_loop_factors`, in JAX's default dtype."""
+    dtype = jnp.result_type(float)
+
+    def add_block(sums, x, y, mask):
+        A_0, is_b = scatter.attention(mask, dtype), (x == b).astype(dtype)[:, None]
+        surplus = is_b - jnp.sum(A_0 * is_b, axis=-1, keepdims=True)
+        surplus = jnp.where((x == a)[..., None], A_0 * surplus, 0)
+        return scatter.at_pairs(sums, x, y).add(jnp.swapaxes(surplus, 1, 2))
+
+    counts = scatter.count_bigrams(tokens, mask, V)
+    centred = scatter.centred_counts(counts, jnp.sum(counts, axis=1, dtype=counts.dtype), dtype)
+    keys = scatter.sum_blocks(add_block, jnp.zeros((V, V), dtype), tokens, mask)
+    return centred, scatter.sum_contexts(tokens, mask, V), keys
 
 
 def _pair_shares(degree: int, gradient: _Factors, num_positions, tokens, mask, a, b):
-    """<dE/dF, F_n> / k of some sequences, pair by pair: [n, pairs]."""
+    """<dE/dF, F_n> / k of some sequences, pair by pair: [n, T, T]."""
     dtype = gradient.bigram.dtype
     scale = 1 / (degree * num_positions.astype(dtype))
     # What centres B_n and Phi_n centres their cotangents instead: gathers are of single entries.
     of_bigram = gradient.bigram - jnp.mean(gradient.bigram, axis=1, keepdims=True)
     of_context = gradient.context - jnp.mean(gradient.context, axis=0, keepdims=True)
-    x, y, valid = tokens[:, :-1].T, tokens[:, 1:].T, mask.T
-    T = len(valid)
-    q, k = causal_pairs(T)
-    pair, n = valid[q] & valid[k], count_keys(valid, dtype)
-    m = jnp.where(pair, gradient.keys[x[k], y[q]], 0)
-    mean = jax.ops.segment_sum(m, q, T, indices_are_sorted=True) / n
-    D = jnp.where((x[q] == a) & (x[k] == b), m - mean[q], 0)
-    shares = (of_context[y[q], x[k]] + D) / n[q]
-    shares += jnp.where((q == k)[:, None], of_bigram[x[q], y[q]], 0)
-    return (scale * jnp.where(pair, shares, 0)).T
+    x, y = tokens[:, :-1], tokens[:, 1:]
+    A_0 = scatter.attention(mask, dtype)
+    m = scatter.at_pairs(gradient.keys.T, y, x).get()
+    D = m - jnp.sum(A_0 * m, axis=-1, keepdims=True)
+    D = jnp.where((x == a)[:, :, None] & (x == b)[:, None], D, 0)
+    shares = A_0 * (scatter.at_pairs(of_context, y, x).get() + D)
+    bigrams = jnp.where(mask, of_bigram[x, y], 0)
+    return scale * (shares + bigrams[..., None] * jnp.eye(mask.shape[1], dtype=dtype)[None])
 
 
 @partial(jax.jit, static_argnums=0)
 def _position_shares(degree: int, gradient: _Factors, num_positions, tokens, mask, a, b):
-    T = mask.shape[1]
-    q, _ = causal_pairs(T)
-
     def of_sequence(sequence):
         tokens, mask = sequence
         shares = _pair_shares(degree, gradient, num_positions, tokens[None], mask[None], a, b)
-        return jax.ops.segment_sum(shares[0], q, T, indices_are_sorted=True)
+        return jnp.sum(shares[0], axis=1)
 
-    return lax.map(of_sequence, (tokens, mask), batch_size=min(len(tokens), _block_size(T)))
+    size = max(1, min(len(tokens), _BLOCK_PAIRS // mask.shape[1] ** 2))
+    return lax.map(of_sequence, (tokens, mask), batch_size=size)
 
 
-@partial(jax.jit, static_argnums=2)
 def _sum_documents(positions, documents, D: int):
-    """Sums over the sequences of each document, by two-sums: however many, no digits are lost."""
-
-    def add(sums, sequence):
-        total, error = sums
-        shares, document = sequence
-        new = two_sum(total[document], error[document], jnp.sum(shares))
-        return (total.at[document].set(new[0]), error.at[document].set(new[1])), None
-
-    zeros = jnp.zeros((2, D), positions.dtype)
-    total, error = lax.scan(add, tuple(zeros), (positions, jnp.asarray(documents)))[0]
-    return total + error
+    """Sums over the sequences of each document, in float64 where they can be looked at."""
+    if loops.on_host(positions):
+        sequences = np.asarray(positions).sum(axis=1, dtype=np.float64)
+        return jnp.asarray(np.bincount(documents, sequences, D), positions.dtype)
+    return jax.ops.segment_sum(jnp.sum(positions, axis=1), jnp.asarray(documents), D)
 
 
 @partial(jax.jit, static_argnums=0)
 def _changes(matrix: str, factors: _Factors, num_positions, tokens, mask, a, b, rows, present):
-    V = factors.bigram.shape[0]
-
     def change(document):
         rows, present = document
         valid = mask[rows] & present[:, None]
-        own = _sum_factors(V, num_positions, tokens[rows], valid, a, b)
-        own = jax.tree.map(lambda part, whole: part.astype(whole.dtype), own, factors)
-
-        def slope(u):
-            rest = jax.tree.map(lambda whole, part: whole - u * part, factors, own)
-            return jax.jvp(lambda F: _entry(matrix, F, a, b), (rest,), (own,))[1]
-
-        return sum(slope(u) for u in _GAUSS_NODES) / 2
+        own = _sum_factors(len(factors.bigram), num_positions, tokens[rows], valid, a, b)
+        return _change(matrix, factors, own, a, b)
 
     return lax.map(change, (rows, present))
 
 
-def _block_size(T: int) -> int:
-    return max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
+@partial(jax.jit, static_argnums=0)
+def _change(matrix: str, factors: _Factors, own: _Factors, a, b):
+    own = jax.tree.map(lambda part, whole: part.astype(whole.dtype), own, factors)
+
+    def slope(u):
+        rest = jax.tree.map(lambda whole, part: whole - u * part, factors, own)
+        return jax.jvp(lambda F: _entry(matrix, F, a, b), (rest,), (own,))[1]
+
+    return sum(slope(u) for u in _GAUSS_NODES) / 2

@@ -59,7 +59,7 @@ def find_passages(
     document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
     ids, documents = np.unique(document_of, return_inverse=True)
     if statistics is None:
-        statistics = corpus_statistics(data.tokens, data.vocab_size, data.mask)
+        statistics = corpus_statistics(data)
     found = [
         _of_matrix(data, Summands(statistics, data, None, name, a, b), documents, top)
         for name in matrices

@@ -150,9 +150,7 @@ def _theory(options: argparse.Namespace, data: "TokenData") -> "Params":
     if options.optimizer != "sgd":
         raise InputError(f"--theory effective: only for --optimizer sgd; got {options.optimizer!r}")
     with status("following the effective theory"):
-        moments = effective_statistics(
-            data.tokens, data.vocab_size, depth=options.num_layers, mask=data.mask
-        )
+        moments = effective_statistics(data, depth=options.num_layers)
         return effective_weights(
             moments,
             data.tokens,

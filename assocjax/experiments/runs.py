@@ -84,7 +84,7 @@ class Corpus:
         statistics = corpus_statistics(tokens, vocab_size, mask)
         if depth is None:
             return cls(tokens, mask, statistics)
-        effective = effective_statistics(tokens, vocab_size, depth, mask)
+        effective = effective_statistics(tokens, depth=depth, vocab_size=vocab_size, mask=mask)
         return cls(tokens, mask, statistics, effective)
 
 

@@ -162,7 +162,7 @@ def _effective(data: TokenData, run: Run, length: int) -> Callable[[int], Params
     """Epoch -> the weights of the effective theory, or None where it is not followed or ended."""
     if not run.effective_epochs:
         return lambda epoch: None
-    moments = effective_statistics(data.tokens, data.vocab_size, run.num_layers, data.mask)
+    moments = effective_statistics(data, depth=run.num_layers)
 
     def at(epoch: int) -> Params | None:
         if epoch not in run.effective_epochs:

@@ -12,21 +12,22 @@ Real numbers are added as 64-bit integers, multiples of a fixed unit, as fine as
 positions allows before a sum could overflow (`Units`). Integer sums do not depend on their order:
 any division of the sequences into blocks, shards or interrupted runs gives the same bits.
 
-Work goes by blocks of sequences. A block's sum is one product of two sparse matrices, (positions
-of each row token) x (keys of each position), so that nothing is sorted; its memory is a few dozen
-bytes a pair of the block. Sums of blocks are merged in pairs of similar size, so that every
-entry is copied a logarithmic number of times only.
+Work goes by blocks of sequences, each read once a pass, in the compiled loops of
+`assocjax.statistics.sparse_loops`; beside the sums, memory is some 100 bytes a position of a block.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial, reduce
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from assocjax.errors import InputError
+from assocjax.statistics import sparse_loops
+from assocjax.statistics.loops import Block, lay_out
 
-_BLOCK_PAIRS = 1 << 22  # (query, key) pairs a block; larger ones repeat fewer entries
+_BLOCK_PAIRS = 1 << 27  # (query, key) pairs a block: of larger ones sums are stored less often
 _LARGEST_SUM = 62  # bits: a sum of signed 64-bit integers stays below 2^62
 
 
@@ -116,23 +117,28 @@ def count(
       after_block: called after each block with the sequence that is next, and a function without
         arguments that returns the sum so far (which merging makes slower if it is called often).
     """
-    V, T = source.vocab_size, source.seq_len
+    T = source.seq_len
     units = choose_units(source.num_sequences, T)
-    pairs = _Pairs(T)
+    weights = np.rint(2.0**units.attention / np.arange(1, T + 1)).astype(np.int64)
 
-    def block(tokens: np.ndarray, valid: np.ndarray) -> Counts:
-        x, y = tokens[:, :-1], tokens[:, 1:]
-        ones = valid.astype(np.int64)
-        num_keys = np.maximum(np.cumsum(ones, axis=1), 1)
-        weight = np.rint(2.0**units.attention / num_keys).astype(np.int64) * ones
-        indptr = np.arange(x.size + 1, dtype=np.int32)
-        target = csr_array((ones.ravel(), y.ravel(), indptr), shape=(x.size, V))
+    def add_block(sums: Counts, block: Block) -> Counts:
+        """Sums whose rows are targets."""
+        itself, ones = np.arange(block.x.size), np.ones(block.x.size, np.int64)
         return Counts(
-            bigram=_rows(x, ones, V) @ target,
-            context=_rows(y, weight, V) @ pairs.keys(x, ones[:, pairs.k], V),
+            sparse_loops.sum_contexts(block, itself, ones, sums.bigram),
+            sparse_loops.sum_contexts(
+                block, block.first, weights[block.num_keys - 1], sums.context
+            ),
         )
 
-    return _add_up(source, sequences, block, start, after_block)
+    def finish(sums: Counts) -> Counts:
+        sums.context.sort_indices()
+        return sums._replace(bigram=_transpose(sums.bigram))
+
+    if start is None:
+        start = Counts(_zeros(source.vocab_size), _zeros(source.vocab_size))
+    start = start._replace(bigram=_transpose(start.bigram))
+    return _add_up(source, sequences, add_block, start, finish, after_block)
 
 
 def correlate(
@@ -152,35 +158,23 @@ def correlate(
         D is counted in units of 2^-correlation times `scale(composed)`.
       source, sequences, start, after_block: as of `count`.
     """
-    V, T = source.vocab_size, source.seq_len
+    T = source.seq_len
     _, digits, kept = choose_units(source.num_sequences, T)
-    integers = csr_array(
-        (
-            np.rint(composed.data * (2.0**digits / scale(composed))).astype(np.int64),
-            composed.indices,
-            composed.indptr,
-        ),
-        shape=composed.shape,
-    )
-    pairs = _Pairs(T)
-    q, k = pairs.q, pairs.k
+    integers = composed.copy()
+    integers.data = np.rint(composed.data * (2.0**digits / scale(composed))).astype(np.int64)
+    factor = 2.0 ** (kept - digits) / np.maximum(np.arange(T + 1), 1) ** 2
 
-    def block(tokens: np.ndarray, valid: np.ndarray) -> Correlations:
-        x, y = tokens[:, :-1], tokens[:, 1:]
-        ones = valid.astype(np.int64)
-        num_keys = np.maximum(np.cumsum(ones, axis=1), 1)
-        pair = ones[:, q] * ones[:, k]
-        m = integers[y[:, q].ravel(), x[:, k].ravel()].reshape(pair.shape) * pair
-        total = np.add.reduceat(m, pairs.starts, axis=1)
-        n = num_keys[:, q]
-        # Exact integers until one division and one rounding: the same on any machine.
-        surplus = (n * m - total[:, q]).astype(np.float64)
-        D = np.rint(surplus / (n * n) * 2.0 ** (kept - digits)).astype(np.int64) * pair
-        position = np.zeros(T, np.int64)
-        np.add.at(position, q - k, D.sum(axis=0))
-        return Correlations(_rows(x, ones, V) @ pairs.keys(x, D, V), position)
+    def add_block(sums: Correlations, block: Block) -> Correlations:
+        """Sums whose rows are keys."""
+        query_key, lags = sparse_loops.sum_correlations(block, integers, factor, sums.query_key)
+        return Correlations(query_key, sums.position + lags)
 
-    return _add_up(source, sequences, block, start, after_block)
+    def transpose(sums: Correlations) -> Correlations:
+        return sums._replace(query_key=_transpose(sums.query_key))
+
+    if start is None:
+        start = Correlations(_zeros(source.vocab_size), np.zeros(T, np.int64))
+    return _add_up(source, sequences, add_block, transpose(start), transpose, after_block)
 
 
 def scale(composed: csr_array) -> float:
@@ -191,83 +185,39 @@ def scale(composed: csr_array) -> float:
 
 def add(sums: Iterable[Sums]) -> Sums:
     """The sum of sums, its sparse matrices sorted and without zeros: the same in any order."""
-    total = _Running()
-    for each in sums:
-        total.push(each)
-    return total.sum()
+
+    def plus(one, other):
+        return type(one)(*(a + b for a, b in zip(one, other, strict=True)))
+
+    total = reduce(plus, sums)
+    for matrix in total:
+        if isinstance(matrix, csr_array):
+            matrix.eliminate_zeros()
+    return total
 
 
-class _Pairs:
-    """The causal pairs (q, k <= q) of T positions, ordered by q, and where each q starts."""
-
-    def __init__(self, seq_len: int):
-        t = np.arange(seq_len)
-        self.starts = t * (t + 1) // 2
-        self.q = np.repeat(t, t + 1)
-        self.k = np.arange(self.q.size) - self.starts[self.q]
-
-    def keys(self, x: np.ndarray, values: np.ndarray, vocab_size: int) -> csr_array:
-        """Row (n, t) holds values[n, (t,k)] at column x[n,k], [n T, V]; columns may repeat."""
-        n, T = x.shape
-        first = np.arange(n, dtype=np.int64)[:, None] * self.q.size + self.starts
-        indptr = np.append(first, n * self.q.size).astype(np.int32)
-        indices = x[:, self.k].ravel()
-        return csr_array((values.ravel(), indices, indptr), shape=(n * T, vocab_size))
+def _zeros(vocab_size: int) -> csr_array:
+    return csr_array((vocab_size, vocab_size), dtype=np.int64)
 
 
-def _rows(tokens: np.ndarray, values: np.ndarray, vocab_size: int) -> csr_array:
-    """Column (n, t) holds values[n,t] in row tokens[n,t]: [V, n T]."""
-    tokens = tokens.ravel()
-    order = np.argsort(tokens, kind="stable").astype(np.int32)
-    indptr = np.zeros(vocab_size + 1, np.int32)
-    np.cumsum(np.bincount(tokens, minlength=vocab_size), out=indptr[1:])
-    return csr_array((values.ravel()[order], order, indptr), shape=(vocab_size, tokens.size))
+def _transpose(matrix: csr_array) -> csr_array:
+    """Which sorts the columns of each row, too."""
+    return matrix.T.tocsr()
 
 
 def _add_up(
     source: TokenSource,
     sequences: range,
-    block: Callable[[np.ndarray, np.ndarray], Sums],
-    start: Sums | None,
+    add_block: Callable[[Sums, Block], Sums],
+    sums: Sums,
+    finish: Callable[[Sums], Sums],
     after_block: AfterBlock[Sums] | None,
 ) -> Sums:
-    running = _Running()
-    if start is not None:
-        running.push(start)
     T = source.seq_len
     size = max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
     for first in range(sequences.start, sequences.stop, size):
         stop = min(first + size, sequences.stop)
-        running.push(block(*source.read(first, stop)))
+        sums = add_block(sums, lay_out(*source.read(first, stop)))
         if after_block is not None:
-            after_block(stop, running.sum)
-    return running.sum()
-
-
-class _Running:
-    """A sum of sums: those of similar size are merged first."""
-
-    def __init__(self):
-        self._parts: list = []
-
-    def push(self, sums) -> None:
-        self._parts.append(sums)
-        while len(self._parts) > 1 and _size(self._parts[-2]) <= 2 * _size(self._parts[-1]):
-            self._merge()
-
-    def sum(self):
-        while len(self._parts) > 1:
-            self._merge()
-        for matrix in self._parts[0]:
-            if isinstance(matrix, csr_array):
-                matrix.sum_duplicates()  # sorts, too
-                matrix.eliminate_zeros()
-        return self._parts[0]
-
-    def _merge(self) -> None:
-        last, other = self._parts.pop(), self._parts.pop()
-        self._parts.append(type(last)(*(a + b for a, b in zip(other, last, strict=True))))
-
-
-def _size(sums) -> int:
-    return sum(array.nnz for array in sums if isinstance(array, csr_array))
+            after_block(stop, partial(finish, sums))
+    return finish(sums)

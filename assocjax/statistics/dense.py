@@ -9,36 +9,24 @@ causal attention A_0 (row t holds 1/(t+1) at positions 0..t):
     G     = Phi^T Sigma                composed             how well one token predicts another
     Q, Delta = `attention_correlation` of G                 which keys a query should attend to
 
-Nothing here builds a one-hot array. B is N T scatter-adds, Phi is N T^2 / 2 scatter-adds, Q is
-N T^2 / 2 gathers and as many scatter-adds, with the sums of `assocjax.statistics.sums`.
+Nothing here builds a one-hot array. B is N T additions, Phi is N T^2 / 2, Q is N T^2 / 2 entries
+read and as many additions: in float64 by `assocjax.statistics.loops` where the corpus is in the
+memory of the host, in JAX's default dtype by `assocjax.statistics.scatter` in a transformation or
+on a GPU.
 """
 
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int32
 
-from assocjax.arguments import check_integer
-from assocjax.checks import as_array
+from assocjax.checks import Sequences, as_array, check_corpus, check_tokens
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
-from assocjax.statistics.sums import (
-    add_at,
-    centred_counts,
-    check_corpus,
-    count_keys,
-    divide,
-    fold,
-    foldable,
-    map_rows,
-    over_devices,
-    sum_blocks,
-    to_words,
-    zero_words,
-)
+from assocjax.statistics import loops, scatter
 
 
 @struct.dataclass
@@ -64,7 +52,7 @@ class Statistics:
 
 
 def corpus_statistics(
-    tokens: ArrayLike, vocab_size: int, mask: ArrayLike | None = None
+    data: Sequences | ArrayLike, vocab_size: int | None = None, mask: ArrayLike | None = None
 ) -> Statistics:
     """Computes the basis functions of a corpus and their compositions.
 
@@ -72,16 +60,18 @@ def corpus_statistics(
     counts in nothing.
 
     Args:
-      tokens: integer array [N, T+1]; inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
-      vocab_size: V, static.
-      mask: boolean array [N, T], False where the input or the target is padding.
+      data: `TokenData`, a `TokenFile`, which is read whole, or an integer array [N, T+1]: inputs
+        are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
+      vocab_size: V, static; of an array only.
+      mask: boolean array [N, T], False where the input or the target is padding; of an array only.
 
     Returns:
-      `Statistics` in JAX's default floating dtype.
+      `Statistics` in JAX's default floating dtype. B and Phi are sums in float64, rounded once;
+      in a transformation or on a GPU sums are in the dtype itself.
 
     Raises:
-      InputError: wrong shapes, token ids outside [0, V), no valid position, V > 46,340 or
-        T > 8,192.
+      InputError: wrong shapes, token ids outside [0, V), no valid position; an array without
+        `vocab_size`, or `data` with one that is not its own, or with a mask.
       InputTypeError: tokens that are not integers or a mask that is not boolean.
 
     Examples:
@@ -89,20 +79,36 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 + 15 N T words. The sums of a large corpus are
-    divided among the local devices, each with its own V^2. Works under `jit` and `vmap`.
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 40 bytes a position. Loops are divided
+    among threads. The very first call compiles them, which takes seconds, and the first one of a
+    later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
-    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
-    tokens, mask = check_corpus(tokens, mask, vocab_size)
-    sums = over_devices(partial(_count, vocab_size), tokens, mask)
-    basis = _compose(*sums)
-    query_key, position = _correlate(tokens, basis.composed, mask)
-    return basis.replace(query_key=query_key, position=position)
+    tokens, mask, V = check_corpus(data, vocab_size, mask)
+    dtype = jnp.result_type(float)
+    if loops.on_host(tokens, mask):
+        block = loops.lay_out(tokens, mask)
+        counts: Any = loops.count_bigrams(block, V)
+        inputs, targets = counts.sum(axis=1), counts.sum(axis=0)
+        centred = counts - inputs[:, None] / V
+        context: Any = loops.sum_contexts(block, 1 / block.num_keys, V)
+    else:
+        counts = scatter.count_bigrams(tokens, mask, V)
+        inputs, targets = (jnp.sum(counts, axis, dtype=counts.dtype) for axis in (1, 0))
+        centred = scatter.centred_counts(counts, inputs, dtype)
+        context = scatter.sum_contexts(tokens, mask, V)
+    num_positions = inputs.sum(dtype=inputs.dtype)
+    M = num_positions.astype(context.dtype)
+    f, g, a = (each.astype(context.dtype) / M for each in (inputs, targets, context.sum(axis=0)))
+    Phi = (context - context.mean(axis=0)[None]) / M
+    basis = (jnp.asarray(each, dtype) for each in (centred / M, Phi, f, g, a))
+    statistics = _compose(*basis, jnp.asarray(num_positions, jnp.int32))
+    query_key, position = _correlate(tokens, statistics.composed, mask)
+    return statistics.replace(query_key=query_key, position=position)
 
 
 def attention_correlation(
-    tokens: ArrayLike, matrix: Float[ArrayLike, "V V"], mask: ArrayLike | None = None
+    data: Sequences | ArrayLike, matrix: Float[ArrayLike, "V V"], mask: ArrayLike | None = None
 ) -> tuple[Float[Array, "V V"], Float[Array, " T"]]:
     """Correlates what a key says about the target with where it stands: (Q[Gamma], Delta[Gamma]).
 
@@ -114,9 +120,8 @@ def attention_correlation(
     uniform predictions, where Gamma = V_l W_O. It is linear in Gamma.
 
     Args:
-      tokens: integer array [N, T+1].
+      data, mask: as of `corpus_statistics`.
       matrix: Gamma, floating array [V,V].
-      mask: boolean array [N, T] or None.
 
     Returns:
       Q [V,V] (rows are query tokens) and Delta [T], in the dtype of `matrix`.
@@ -124,7 +129,8 @@ def attention_correlation(
     Raises:
       InputError, InputTypeError: as `corpus_statistics`, or `matrix` is not square or floating.
 
-    Cost: N T^2 / 2 gathers and scatter-adds. Source: paper, Lemma D.8 at the zero start.
+    Cost: N T^2 / 2 entries read and as many additions. Differentiable in the matrix.
+    Source: paper, Lemma D.8 at the zero start.
     """
     matrix = as_array("matrix", matrix)
     shape = matrix.shape
@@ -133,58 +139,13 @@ def attention_correlation(
     if not jnp.issubdtype(matrix.dtype, jnp.floating):
         raise InputTypeError(f"matrix must be floating; got dtype {matrix.dtype}")
     matrix = jnp.asarray(matrix)
-    tokens, mask = check_corpus(tokens, mask, matrix.shape[0])
+    tokens, mask = check_tokens(data, mask, shape[0])
     return _correlate(tokens, matrix, mask)
 
 
-@partial(jax.jit, static_argnums=0)
-def _count(vocab_size: int, tokens, mask):
-    """Sums over sequences: of (input, target), of attention weights, of inputs and of targets."""
-    V = vocab_size
-    tokens, mask = foldable(tokens, mask)
-    dtype = jnp.result_type(float)
-    division = divide(mask, V)
-
-    def prepare(x, y, valid, dither):  # [T, block]
-        weight = jnp.where(valid, 1 / count_keys(valid, dtype), 0)
-        row, weight, dither, column, is_key = map(fold, (y * V, weight, dither, x, valid))
-        queries = row.queries, weight.queries, dither.queries
-        return x, y, valid.astype(jnp.int32), column.keys, is_key.keys, queries
-
-    def add_block(sums, block):
-        bigram, context, inputs, targets = sums
-        x, y, one, column, is_key, queries = block
-
-        def pairs(rows, queries):
-            row, weight, dither = queries
-            weight = jnp.where(rows.keys(*is_key), rows.queries(*weight), 0)
-            words = to_words(weight, division.unit, rows.dither(dither))
-            return rows.queries(*row) + rows.keys(*column), words
-
-        return (
-            bigram.at[x * V + y].add(one),
-            add_at(context, *map_rows(pairs, queries)),
-            inputs.at[x].add(one),
-            targets.at[y].add(one),
-        )
-
-    counts = partial(jnp.zeros, dtype=jnp.int32)
-    zeros = (counts(V * V), zero_words((V * V,), dtype), counts(V), counts(V))
-    bigram, context, inputs, targets = sum_blocks(
-        add_block, zeros, division, tokens, mask, prepare=prepare
-    )
-    return bigram.reshape(V, V), context.reshape(V, V), inputs, targets
-
-
 @jax.jit
-def _compose(bigram, context, inputs, targets) -> Statistics:
-    """All that needs no further pass over the corpus; the rest is zero."""
-    dtype = context.dtype
-    num_positions = jnp.sum(inputs)
-    M = num_positions.astype(dtype)
-    B = centred_counts(bigram, inputs, dtype) / M
-    context = context / M
-    Phi = context - jnp.mean(context, axis=0, keepdims=True)
+def _compose(B, Phi, inputs, targets, keys, num_positions) -> Statistics:
+    """All but `query_key` and `position`, which need a second pass over the corpus."""
     value = matmul(Phi.T, B.T)
     return Statistics(
         bigram=B,
@@ -192,68 +153,24 @@ def _compose(bigram, context, inputs, targets) -> Statistics:
         interchangeability=matmul(B.T, B),
         value=value,
         composed=matmul(value, B),
-        query_key=jnp.zeros((), dtype),
-        position=jnp.zeros((), dtype),
-        input_frequency=inputs.astype(dtype) / M,
-        target_frequency=targets.astype(dtype) / M,
-        context_frequency=jnp.sum(context, axis=0),
+        query_key=jnp.zeros((), B.dtype),
+        position=jnp.zeros((), B.dtype),
+        input_frequency=inputs,
+        target_frequency=targets,
+        context_frequency=keys,
         num_positions=num_positions,
     )
 
 
 def _correlate(tokens, matrix, mask):
-    query_key, lags = over_devices(_sum_correlations, tokens, mask, matrix)
-    M = jnp.sum(mask).astype(matrix.dtype)
-    return query_key / M, lags / M
-
-
-@jax.jit
-def _sum_correlations(tokens, mask, matrix):
-    V, length = matrix.shape[0], mask.shape[1]
-    matrix, scale = _scaled(matrix - jnp.mean(matrix, axis=1, keepdims=True))
-    tokens, mask = foldable(tokens, mask)
-    T = mask.shape[1]
-    division = divide(mask, V)
-    by_target = matrix.T.reshape(-1)  # so that the keys of a query read in one row
-
-    def prepare(x, y, valid, dither):  # [T, block]
-        folded = map(fold, (x * V, y * V, valid, count_keys(valid, matrix.dtype), dither))
-        return fold(x).keys, fold(valid).keys, tuple(a.queries for a in folded)
-
-    def add_block(sums, block):
-        query_key, lags = sums
-        column, is_key, queries = block
-
-        def pairs(rows, queries):
-            row, target, is_query, num_keys, dither = queries
-            place, pair = rows.keys(*column), rows.queries(*is_query) & rows.keys(*is_key)
-            m = by_target.at[rows.queries(*target) + place].get(mode="promise_in_bounds")
-            m = jnp.where(pair, m, 0)
-
-            def centred(m):
-                mean = map(jnp.divide, rows.sum_keys(m), num_keys)
-                return jnp.where(pair, m - rows.queries(*mean), 0)
-
-            # Twice: a mean is rounded alike at every position of a frequent token, which adds up.
-            D = centred(centred(m)) / rows.queries(*num_keys)
-            return rows.queries(*row) + place, to_words(D, division.unit, rows.dither(dither))
-
-        index, words = map_rows(pairs, queries)
-        lags = lags + jnp.sum(words, axis=1).reshape(lags.shape)
-        return add_at(query_key, index, words), lags
-
-    zeros = zero_words((V * V,), matrix.dtype), zero_words((T // 2, T + 1), matrix.dtype)
-    query_key, lags = sum_blocks(add_block, zeros, division, tokens, mask, prepare=prepare)
-    position = fold(jnp.arange(T)[:, None])
-    lag = map_rows(
-        lambda rows, queries: rows.queries(*queries) - rows.keys(*position.keys), position.queries
-    )
-    lags = jax.ops.segment_sum(lags.ravel(), lag.ravel(), T)[:length]
-    return query_key.reshape(V, V) * scale, lags * scale
-
-
-def _scaled(matrix):
-    """The matrix over a power of 2, and that: D, of which |D[t]| sums to at most 1, are weights."""
-    largest = 2 * lax.stop_gradient(jnp.max(jnp.abs(matrix)))
-    scale = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1))))
-    return matrix / scale, scale
+    if loops.on_host(tokens, mask, matrix):
+        by_target = np.asarray(matrix, np.float64).T
+        by_target = np.ascontiguousarray(by_target - by_target.mean(axis=0))
+        block, seq_len = loops.lay_out(tokens, mask), mask.shape[1]
+        M: Any = block.x.size
+        query_key, position = loops.sum_correlations(block, by_target, seq_len)
+    else:
+        by_target = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).T
+        M = jnp.sum(mask).astype(matrix.dtype)
+        query_key, position = scatter.sum_correlations(tokens, mask, by_target)
+    return jnp.asarray(query_key / M, matrix.dtype), jnp.asarray(position / M, matrix.dtype)

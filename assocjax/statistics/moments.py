@@ -14,26 +14,18 @@ backward, so no one-hot array or product of T x T matrices is needed.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32
+from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
+from assocjax.checks import Sequences, check_corpus
 from assocjax.precision import matmul
-from assocjax.statistics.sums import (
-    causal_pairs,
-    centred_counts,
-    check_corpus,
-    count_keys,
-    divide,
-    pair_dither,
-    sum_blocks,
-    to_words,
-    zero_words,
-)
+from assocjax.statistics import loops, scatter
 
 
 @struct.dataclass
@@ -55,35 +47,41 @@ class EffectiveStatistics:
 
 
 def effective_statistics(
-    tokens: ArrayLike, vocab_size: int, depth: int, mask: ArrayLike | None = None
+    data: Sequences | ArrayLike,
+    *,
+    depth: int,
+    vocab_size: int | None = None,
+    mask: ArrayLike | None = None,
 ) -> EffectiveStatistics:
     """Computes the moments of a corpus through which the effective theory of L layers sees it.
 
     A masked position is neither a query nor a key nor a target, as in `corpus_statistics`.
 
     Args:
-      tokens: integer array [N, T+1]; inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
-      vocab_size: V, static.
+      data, vocab_size, mask: as of `corpus_statistics`.
       depth: L, the number of layers, static; the first layers of these statistics are those of a
         smaller depth.
-      mask: boolean array [N, T], False where the input or the target is padding.
 
     Returns:
-      `EffectiveStatistics` in JAX's default floating dtype.
+      `EffectiveStatistics` in JAX's default floating dtype; sums are as in `corpus_statistics`.
 
     Raises:
-      InputError: depth < 1, wrong shapes, token ids outside [0, V), no valid position,
-        V > 46,340 or T > 8,192.
-      InputTypeError: tokens or a depth that are no integers, or a mask that is not boolean.
+      InputError: depth < 1; and as `corpus_statistics`.
+      InputTypeError: a depth that is no integer; and as `corpus_statistics`.
 
-    Cost: time N T^2 (L+1)^2 / 2 scatter-adds + L^2 V^3, memory about 7 (L+1)^2 V^2 +
-      2 (L+1)^2 T^2 + 3 N T words. Works under `jit` and `vmap`.
+    Cost: time N T^2 (L+1)^2 / 2 additions + L^2 V^3, memory about 3 (L+1)^2 V^2 float64, and
+      (L+1)^2 T^2 for the sequences of one length. Works under `jit` and `vmap`.
     Source: this package; the paper stops at the leading terms.
     """
-    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     depth = check_integer("depth", depth, minimum=1, maximum=LARGEST_DEPTH)
-    tokens, mask = check_corpus(tokens, mask, vocab_size)
-    return _effective_statistics(tokens, vocab_size, depth, mask)
+    tokens, mask, V = check_corpus(data, vocab_size, mask)
+    dtype = jnp.result_type(float)
+    if loops.on_host(tokens, mask):
+        sums = _loop(np.asarray(tokens), np.asarray(mask), V, depth)
+        return jax.tree.map(lambda a: jnp.asarray(a, dtype), _assemble(*sums)).replace(
+            num_positions=jnp.sum(mask, dtype=jnp.int32)
+        )
+    return _assemble(*_scatter(tokens, mask, V, depth))
 
 
 def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
@@ -113,87 +111,85 @@ def _second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     return within + matmul(weighted[:, None], mean[None, :])
 
 
-@partial(jax.jit, static_argnames=("vocab_size", "depth"))
-def _effective_statistics(tokens, vocab_size: int, depth: int, mask) -> EffectiveStatistics:
-    V, L, T = vocab_size, depth, mask.shape[1]
-    q, k = causal_pairs(T)
-    dtype = jnp.result_type(float)
-    division = divide(mask, V, values_per_pair=L * (L + 2))
-    # Pairs q >= k hold all of C_0k but only half of the other C_jk: as P_jk[k,q] = P_kj[q,k], their
-    # other half is the transpose of this half of C_kj. The diagonal is in both.
-    diagonal = (q == k)[:, None] & (jnp.arange(L + 1) > 0)[None, :]
-    once = jnp.where(diagonal, 0.5, 1).astype(dtype)[:, None, :, None]
+def _loop(tokens, mask, V: int, L: int):
+    """Sums over positions, in float64: centred bigrams, inputs, and sums of weights of pairs."""
+    counts = loops.count_bigrams(loops.lay_out(tokens, mask), V)
+    inputs = counts.sum(axis=1)
+    context, moments = np.zeros((V, V, L)), np.zeros((V, V, (L + 1) * L))
+    sizes = mask.sum(axis=1)
+    for n in np.unique(sizes[sizes > 0]):
+        # Weights depend on the number of valid positions alone: these sequences share theirs.
+        block = loops.lay_out(tokens[sizes == n], mask[sizes == n])
+        x, y = block.x.reshape(-1, n), block.y.reshape(-1, n)
+        weights = _pair_weights(np.ones(n, bool), L, np.float64, np)
+        loops.add_tables(y, x, np.ascontiguousarray(weights[:, :, 0]), context)
+        loops.add_tables(x, x, weights.reshape(n, n, -1), moments)
+    return counts - inputs[:, None] / V, inputs, context, moments.reshape(V, V, L + 1, L)
 
-    def add_block(sums, block):
-        bigram, inputs, context, moments = sums
-        x, y, valid, dither = block  # [T, block]
-        one = valid.astype(jnp.int32)
-        weights = _pair_weights(valid, L, dtype)[q, k] * once
-        chance = pair_dither(dither[q], k[:, None])[..., None, None]
-        words = to_words(weights, division.unit, chance)  # [pairs, block, L+1, L]
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _scatter(tokens, mask, V: int, L: int):
+    """As `_loop`."""
+    dtype = jnp.result_type(float)
+
+    def add_block(sums, x, y, mask):
+        weights = jax.vmap(lambda valid: _pair_weights(valid, L, dtype, jnp))(mask)
+        context, moments = sums
         return (
-            bigram.at[x * V + y].add(one),
-            inputs.at[x].add(one),
-            context.at[y[q] * V + x[k]].add(words[:, :, 0]),
-            moments.at[x[q] * V + x[k]].add(words),
+            scatter.at_pairs(context, y, x).add(weights[..., 0, :]),
+            scatter.at_pairs(moments, x, x).add(weights),
         )
 
-    zeros = (
-        jnp.zeros(V * V, jnp.int32),
-        jnp.zeros(V, jnp.int32),
-        zero_words((V * V, L), dtype),
-        zero_words((V * V, L + 1, L), dtype),
-    )
-    bigram, inputs, context, moments = sum_blocks(add_block, zeros, division, tokens, mask)
-    num_positions = jnp.sum(inputs)
-    M = num_positions.astype(dtype)
+    zeros = jnp.zeros((V, V, L), dtype), jnp.zeros((V, V, L + 1, L), dtype)
+    context, moments = scatter.sum_blocks(add_block, zeros, tokens, mask)
+    counts = scatter.count_bigrams(tokens, mask, V)
+    inputs = jnp.sum(counts, axis=1, dtype=counts.dtype)
+    return scatter.centred_counts(counts, inputs, dtype), inputs, context, moments
 
-    B = centred_counts(bigram.reshape(V, V), inputs, dtype) / M
-    context = jnp.moveaxis(context.reshape(V, V, L), 2, 0) / M
-    Phi = context - jnp.mean(context, axis=1, keepdims=True)
-    moments = moments.reshape(V, V, L + 1, L)
-    counts = jnp.maximum(inputs, 1).astype(dtype)  # no token is divided by zero
-    C_0 = jnp.swapaxes(moments[:, :, 0], 1, 2).reshape(V, L * V)
+
+def _pair_weights(valid, depth: int, dtype, xp: Any):
+    """P_jk = (A_0^j)^T A_0^k of a sequence [T,T,K,L], for j = 0..L and k = 1..L.
+
+    Pairs [t,k<=t] hold all of C_0k but only half of the other C_jk: as P_jk[k,t] = P_kj[t,k], their
+    other half is the transpose of this half of C_kj. The diagonal is in both, and is halved.
+    """
+    one = valid.astype(dtype)[:, None]
+    share = one / xp.maximum(xp.cumsum(valid), 1).astype(dtype)[:, None]
+    power = xp.eye(valid.size, dtype=dtype) * one
+    powers = []
+    for _ in range(depth):
+        power = share * xp.cumsum(power, axis=0)
+        powers.append(power)
+    products = [xp.stack(powers, axis=-1)]
+    one, share = one[..., None], share[..., None]
+    halved = (
+        xp.tri(valid.size, dtype=dtype)[..., None] - xp.eye(valid.size, dtype=dtype)[..., None] / 2
+    )
+    for _ in range(depth):
+        # A_0^T: sums backward.
+        products.append(one * xp.cumsum((share * products[-1])[::-1], axis=0)[::-1])
+    return xp.stack([products[0], *(halved * product for product in products[1:])], axis=-2)
+
+
+def _assemble(centred, inputs, context, moments) -> EffectiveStatistics:
+    V, _, L = context.shape
+    xp: Any = np if isinstance(context, np.ndarray) else jnp
+    product = np.matmul if xp is np else matmul
+    dtype = context.dtype
+    num_positions = inputs.sum(dtype=inputs.dtype)
+    M = num_positions.astype(dtype)
+    context = xp.moveaxis(context, 2, 0) / M
+    Phi = context - context.mean(axis=1)[:, None]
+    counts = xp.maximum(inputs, 1).astype(dtype)  # no token is divided by zero
+    C_0 = xp.swapaxes(moments[:, :, 0], 1, 2).reshape(V, L * V)
     mean = C_0 / counts[:, None]
     C = moments[:, :, 1:].transpose(2, 0, 3, 1).reshape(L * V, L * V)
-    half = C - matmul(C_0.T, mean) / 2
+    half = C - product(C_0.T, mean) / 2
     covariance = ((half + half.T) / M).reshape(L, V, L, V)
     return EffectiveStatistics(
-        context=jnp.concatenate([B.T[None], Phi]),
+        context=xp.concatenate([(centred / M).T[None], Phi]),
         frequency=inputs.astype(dtype) / M,
-        conditional_mean=jnp.swapaxes(mean.reshape(V, L, V), 0, 1),
+        conditional_mean=xp.swapaxes(mean.reshape(V, L, V), 0, 1),
         conditional_covariance=covariance.swapaxes(1, 2),
         num_positions=num_positions,
     )
-
-
-def _pair_weights(
-    valid: Bool[Array, "T block"], depth: int, dtype: DTypeLike
-) -> Float[Array, "T T block K L"]:
-    """P_jk = (A_0^j)^T A_0^k of every sequence of a block, for j = 0..L and k = 1..L.
-
-    Each position adds products of two rows of attention weights to P_jk, which sum to 1 as one row
-    does: these weights can be words too.
-    """
-    one = valid.astype(dtype)[:, None]
-    share = one / count_keys(valid, dtype)[:, None]
-    power = jnp.eye(len(valid), dtype=dtype)[:, :, None] * one
-    powers = []
-    for _ in range(depth):
-        power = share * _running_sum(power)
-        powers.append(power)
-    products = [jnp.stack(powers, axis=-1)]
-    one, share = one[..., None], share[..., None]
-    for _ in range(depth):
-        products.append(one * _running_sum(share * products[-1], reverse=True))
-    return jnp.stack(products, axis=-2)
-
-
-def _running_sum(rows: Float[Array, "T *shape"], reverse: bool = False) -> Float[Array, "T *shape"]:
-    """As `lax.cumsum` over the first axis, several times as fast on a CPU."""
-
-    def add(total, row):
-        total += row
-        return total, total
-
-    return lax.scan(add, jnp.zeros_like(rows[0]), rows, reverse=reverse)[1]

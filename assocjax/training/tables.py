@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 from assocjax.models.attention_only import attention, count_valid, sum_nll
 from assocjax.models.params import Params
 from assocjax.precision import dot, matmul
-from assocjax.statistics.sums import centred_counts
+from assocjax.statistics.scatter import centred_counts
 from assocjax.training.microbatches import fold_microbatches
 
 
