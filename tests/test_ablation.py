@@ -244,7 +244,7 @@ def test_figure_shows_the_changes(measured):
     ("change", "message"),
     [
         ({"edits": ("remove", "burn")}, "edits must be one of 'remove'"),
-        ({"edits": ()}, "edits must be one or more"),
+        ({"edits": ()}, "edits must not be empty"),
         ({"edits": ("swap",)}, "other must be given with the edit 'swap'"),
         ({"other": random_params(0, V=V, T=T, L=L)}, "only with it"),
         ({"draws": 1}, "draws must be at least 2; got 1"),

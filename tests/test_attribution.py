@@ -354,11 +354,13 @@ def test_passages_of_a_grammar():
 
 
 def test_a_corpus_is_summed_once_for_all_parts_of_an_entry(monkeypatch, corpus):
-    sums, keys = [], attribution._corpus_keys
-    monkeypatch.setattr(attribution, "_corpus_keys", lambda *of: sums.append(of) or keys(*of))
+    sums, add = [], attribution._sum_factors
+    monkeypatch.setattr(
+        attribution, "_sum_factors", lambda *of: sums.append(len(of[2])) or add(*of)
+    )
     data = token_data(corpus[0], V, corpus[1])
     dataset = aj.find_passages(data, "w0", "w1", matrices=["query_key"], top=2)
-    assert len(sums) == 1
+    assert sums == [N, 1, 1]  # the corpus, and each listed document, a sequence
     assert float(dataset.share.sum()) == pytest.approx(float(dataset.entry[0]), rel=1e-4)
 
 

@@ -986,7 +986,7 @@ def test_token_data_checks_what_it_is_given():
     with pytest.raises(InputError, match=r"documents: expected shape \[2\].*got \[3\]"):
         make(documents=[0, 1, 2])
     for vocabulary in (None, "ab", 2, {"a": 0, "b": 1}):
-        with pytest.raises(InputTypeError, match="vocabulary must be a tuple of strings"):
+        with pytest.raises(InputTypeError, match="vocabulary must be a sequence of strings"):
             make(vocabulary=vocabulary)
     with pytest.raises(InputTypeError, match="vocabulary must be strings; one is 3"):
         make(vocabulary=("a", 3))

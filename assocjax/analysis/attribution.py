@@ -201,12 +201,11 @@ class Summands:
         return _pair_shares(DEGREES[self.matrix], self.gradient, *of_some)
 
     def leave_out(self, documents, which) -> Float[Array, " n"]:
-        documents, D = check_documents(documents, len(self.corpus[1]))
-        which = (
-            np.arange(D)
-            if which is None
-            else np.array(check_integers("which", which, minimum=0, maximum=D - 1))
-        )
+        M, tokens, mask, a, b = self.corpus
+        documents, D = check_documents(documents, len(tokens))
+        if which is not None:
+            which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
+        which = np.arange(D) if which is None else which
         # Sequences of each document, filled up to as many as the largest of them has.
         order = np.argsort(documents, kind="stable")
         sizes = np.bincount(documents, minlength=D)
@@ -214,14 +213,13 @@ class Summands:
         nth = np.arange(max(1, sizes[which].max(initial=0)))
         present = nth < sizes[which][:, None]
         rows = order[np.where(present, starts[which][:, None] + nth, 0)]
-        matrix, factors, (M, tokens, mask, a, b) = self.matrix, self.factors, self.corpus
         if not loops.on_host(tokens, mask, a, b, M):
-            return _changes(matrix, factors, *self.corpus, jnp.asarray(rows), present)
-        V, changes = len(factors.bigram), []
+            return _changes(self.matrix, self.factors, *self.corpus, jnp.asarray(rows), present)
+        V, changes = len(self.factors.bigram), []
         for own in (row[here] for row, here in zip(rows, present, strict=True)):
-            of_document = _sum_factors(V, M, tokens[own], mask[own], a, b)
-            changes.append(_change(matrix, factors, of_document, a, b))
-        return jnp.stack(changes) if changes else jnp.zeros(0, factors.bigram.dtype)
+            part = _sum_factors(V, M, tokens[own], mask[own], a, b)
+            changes.append(_change(self.matrix, self.factors, part, a, b))
+        return jnp.stack(changes) if changes else jnp.zeros(0, self.factors.bigram.dtype)
 
 
 def check_documents(documents: ArrayLike | None, N: int) -> tuple[Int[np.ndarray, " N"], int]:

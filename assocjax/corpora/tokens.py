@@ -32,6 +32,7 @@ from assocjax.arguments import (
     check_choice,
     check_integer,
     check_path,
+    check_sequence,
     printable,
 )
 from assocjax.corpora import fables
@@ -92,41 +93,25 @@ class TokenData:
     documents: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, array, dtype in (
-            ("tokens", self.tokens, np.int32),
-            ("mask", self.mask, np.bool_),
-        ):
-            if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                kind = getattr(array, "dtype", type(array).__name__)
+        for name, dtype in (("tokens", np.int32), ("mask", np.bool_)):
+            array = getattr(self, name)
+            kind = getattr(array, "dtype", type(array).__name__)
+            if not isinstance(array, np.ndarray) or kind != dtype:
                 raise InputTypeError(
                     f"{name}: expected a NumPy array of {np.dtype(dtype)}, got {kind}"
                 )
-        is_list = isinstance(self.vocabulary, Sequence | np.ndarray)
-        if isinstance(self.vocabulary, str) or not is_list:
-            raise InputTypeError(f"vocabulary must be a tuple of strings; got {self.vocabulary!r}")
-        for token in self.vocabulary:
+        for token in check_sequence("vocabulary", self.vocabulary, "strings"):
             if not isinstance(token, str):
                 raise InputTypeError(f"vocabulary must be strings; one is {token!r}")
-        if self.tokens.ndim != 2 or self.tokens.shape[0] < 1 or self.tokens.shape[1] < 2:
-            raise InputError(
-                f"tokens: expected shape [N >= 1, T+1 >= 2], got {list(self.tokens.shape)}"
-            )
-        expected = (self.num_sequences, self.seq_len)
-        if self.mask.shape != expected:
-            raise InputError(
-                f"mask: expected shape {list(expected)} beside tokens of shape "
-                f"{list(self.tokens.shape)}, got {list(self.mask.shape)}"
-            )
-        if self.documents is not None and np.shape(self.documents) != (self.num_sequences,):
-            raise InputError(
-                f"documents: expected shape [{self.num_sequences}], one for each sequence, got "
-                f"{list(np.shape(self.documents))}"
-            )
-        low, high = int(self.tokens.min()), int(self.tokens.max())
-        if low < 0 or high >= self.vocab_size:
-            raise InputError(
-                f"tokens: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high}"
-            )
+        _check_ids("tokens", self.tokens, self.vocab_size)
+        N, T = self.num_sequences, self.seq_len
+        for name, shape in (("mask", (N, T)), ("documents", (N,))):
+            found = getattr(self, name)
+            if found is not None and np.shape(found) != shape:
+                raise InputError(
+                    f"{name}: expected shape {list(shape)} beside tokens of shape {[N, T + 1]}, "
+                    f"got {list(np.shape(found))}"
+                )
 
     @property
     def num_sequences(self) -> int:
@@ -199,24 +184,30 @@ def as_token_data(data: Any, name: str = "data") -> TokenData:
     if hasattr(data, "read") and hasattr(data, "vocabulary"):
         tokens, mask = data.read(0, data.num_sequences)
         return TokenData(tokens, mask, data.vocabulary, data.name, data.sha256, **unknown)
-    expected = f"{name} must be TokenData, a TokenFile or an integer array [N, T+1]"
     try:
         tokens = np.asarray(data)
     except (TypeError, ValueError):  # such as rows of different lengths
-        raise InputTypeError(f"{expected}; got {type(data).__name__}") from None
+        tokens = np.empty(0)
     if tokens.dtype.kind not in "iu":
-        raise InputTypeError(f"{expected}; got {type(data).__name__} of dtype {tokens.dtype}")
-    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        raise InputError(f"{expected} with N, T >= 1; got shape {tokens.shape}")
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= MAX_VOCAB_SIZE:
-        raise InputError(
-            f"{name} must hold token ids from 0 to {MAX_VOCAB_SIZE - 1}; got {low} to {high}"
+        kind = getattr(data, "dtype", type(data).__name__)
+        raise InputTypeError(
+            f"{name} must be TokenData, a TokenFile or an integer array [N, T+1]; got {kind}"
         )
+    high = _check_ids(name, tokens, MAX_VOCAB_SIZE)
     vocabulary = tuple(map(str, range(max(2, 1 + high))))
     sha256 = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
-    mask = np.ones((len(tokens), tokens.shape[1] - 1), bool)
+    mask = np.ones_like(tokens[:, 1:], bool)
     return TokenData(tokens.astype(np.int32), mask, vocabulary, "array", sha256, **unknown)
+
+
+def _check_ids(name: str, tokens: np.ndarray, vocab_size: int) -> int:
+    """The largest id of sequences; an error if they are none, or an id is out of range."""
+    if tokens.ndim != 2 or tokens.size < 1 or tokens.shape[-1] < 2:
+        raise InputError(f"{name}: expected shape [N >= 1, T+1 >= 2], got {list(tokens.shape)}")
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(f"{name}: expected ids from 0 to {vocab_size - 1}, got {low} to {high}")
+    return high
 
 
 def most_distinct(tokens: np.ndarray) -> int:
