@@ -14,9 +14,11 @@ from assocjax.storage import results
 N, T, V = 40, 6, 9
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
+@pytest.fixture(autouse=True, params=[8192, 0], ids=["held", "sparse"])
+def small_blocks(request, monkeypatch):
+    """Of two sequences, with sums in matrices [V,V] or in sparse ones."""
     monkeypatch.setattr(counting, "_BLOCK_PAIRS", 2 * T * (T + 1) // 2)
+    monkeypatch.setattr(counting, "_DENSE_VOCAB_SIZE", request.param)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import random_mask, random_tokens, token_data
+from numba import config
 from test_statistics import brute_force
 
 import assocjax as aj
@@ -17,6 +18,12 @@ def dense(operator):
 
 def assert_close(actual, expected, rtol=1e-10):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.max(np.abs(expected)))
+
+
+@pytest.fixture(autouse=True, params=[8192, 0], ids=["held", "sparse"])
+def loops(request, monkeypatch):
+    """Sums in matrices [V,V], as those of small vocabularies are, or sparse ones."""
+    monkeypatch.setattr(counting, "_DENSE_VOCAB_SIZE", request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["full", "masked"])
@@ -100,6 +107,12 @@ def test_blocks_and_their_order_do_not_change_a_bit(data, monkeypatch):
     parts = [range(25, N), range(0, 11), range(11, 25)]
     same(counting.add(counting.count(data, part) for part in parts), counts)
     same(counting.add(counting.correlate(data, part, composed) for part in parts), correlations)
+    # By other loops, and by other numbers of threads.
+    for vocab_size, threads in ((8192, 1), (0, 1), (0, 3)):
+        monkeypatch.setattr(counting, "_DENSE_VOCAB_SIZE", vocab_size)
+        monkeypatch.setattr(config, "NUMBA_NUM_THREADS", threads)
+        same(counting.count(data, range(N)), counts)
+        same(counting.correlate(data, range(N), composed), correlations)
     # By columns, of which the last are fewer.
     monkeypatch.setattr(sparse, "_BLOCK_COLUMNS", 5)
     assert_close(sparse.composed_on_pattern(found).toarray(), composed.toarray(), 1e-14)

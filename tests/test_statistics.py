@@ -5,6 +5,7 @@ import sys
 import chex
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import pytest
 from conftest import assert_trees_close, random_mask, random_tokens, token_data
@@ -344,5 +345,16 @@ def test_programs_are_kept_where_numba_is_told_to(tmp_path):
     run = [sys.executable, "-W", "error", "-c", code]
     printed = {subprocess.check_output(run, env=environment, text=True) for _ in range(2)}
     assert printed == {"[[-0.25  0.25]\n [ 0.25 -0.25]]\n"}
-    indices = [path.name for path in tmp_path.rglob("loops.*.nbi")]
-    assert len(indices) == 2  # of contexts and of correlations
+    kept = [path.name for path in tmp_path.rglob("loops.*.nbi")]
+    for name in ("sort", "_sum_contexts", "_sum_correlations"):
+        assert any(file.startswith(f"loops.{name}-") for file in kept), name
+
+
+def test_where_no_program_can_be_kept_it_is_compiled(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(loops, "njit", njit)
+    assert loops.compiled(lambda x: x + 1)(1) == 2

@@ -277,9 +277,10 @@ def _loop_factors(V: int, block: loops.Block, a: int, b: int):
     # Keys b up to each position: what stands before its sequence taken off.
     up_to = np.append(0, np.cumsum(block.x == b))
     is_b = np.where(block.x == a, up_to[1:] - up_to[block.first], 0)
-    keys = -loops.sum_contexts(block, weight**2 * is_b, V).T
+    keys = -loops.sum_contexts(block, block.first, weight**2 * is_b, np.zeros((V, V))).T
     keys[b] += np.bincount(block.y, weight * is_b, V)
-    return counts - counts.sum(axis=1)[:, None] / V, loops.sum_contexts(block, weight, V), keys
+    context = loops.sum_contexts(block, block.first, weight, np.zeros((V, V)))
+    return counts - counts.sum(axis=1)[:, None] / V, context, keys
 
 
 @partial(jax.jit, static_argnums=0)

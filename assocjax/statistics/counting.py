@@ -13,21 +13,23 @@ positions allows before a sum could overflow (`Units`). Integer sums do not depe
 any division of the sequences into blocks, shards or interrupted runs gives the same bits.
 
 Work goes by blocks of sequences, each read once a pass, in the compiled loops of
-`assocjax.statistics.sparse_loops`; beside the sums, memory is some 100 bytes a position of a block.
+`assocjax.statistics.loops` on matrices [V,V] or, where these would be large, of
+`assocjax.statistics.sparse_loops`.
 """
 
 from collections.abc import Callable, Iterable
 from functools import partial, reduce
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from assocjax.errors import InputError
-from assocjax.statistics import sparse_loops
+from assocjax.statistics import loops, sparse_loops
 from assocjax.statistics.loops import Block, lay_out
 
 _BLOCK_PAIRS = 1 << 27  # (query, key) pairs a block: of larger ones sums are stored less often
+_DENSE_VOCAB_SIZE = 8192  # up to which four matrices [V,V] are held, of half a GiB
 _LARGEST_SUM = 62  # bits: a sum of signed 64-bit integers stays below 2^62
 
 
@@ -121,23 +123,24 @@ def count(
     units = choose_units(source.num_sequences, T)
     weights = np.rint(2.0**units.attention / np.arange(1, T + 1)).astype(np.int64)
 
+    sum_contexts = _loops(source).sum_contexts
+
     def add_block(sums: Counts, block: Block) -> Counts:
         """Sums whose rows are targets."""
         itself, ones = np.arange(block.x.size), np.ones(block.x.size, np.int64)
         return Counts(
-            sparse_loops.sum_contexts(block, itself, ones, sums.bigram),
-            sparse_loops.sum_contexts(
-                block, block.first, weights[block.num_keys - 1], sums.context
-            ),
+            sum_contexts(block, itself, ones, sums.bigram),
+            sum_contexts(block, block.first, weights[block.num_keys - 1], sums.context),
         )
 
     def finish(sums: Counts) -> Counts:
-        sums.context.sort_indices()
-        return sums._replace(bigram=_transpose(sums.bigram))
+        bigram, context = map(_csr, sums)
+        context.sort_indices()
+        return Counts(bigram.T.tocsr(), context)
 
     if start is None:
-        start = Counts(_zeros(source.vocab_size), _zeros(source.vocab_size))
-    start = start._replace(bigram=_transpose(start.bigram))
+        start = Counts(_zeros(source), _zeros(source))
+    start = Counts(_held(source, start.bigram.T.tocsr()), _held(source, start.context))
     return _add_up(source, sequences, add_block, start, finish, after_block)
 
 
@@ -164,17 +167,19 @@ def correlate(
     integers.data = np.rint(composed.data * (2.0**digits / scale(composed))).astype(np.int64)
     factor = 2.0 ** (kept - digits) / np.maximum(np.arange(T + 1), 1) ** 2
 
+    matrix, sum_correlations = _held(source, integers), _loops(source).sum_correlations
+
     def add_block(sums: Correlations, block: Block) -> Correlations:
-        """Sums whose rows are keys."""
-        query_key, lags = sparse_loops.sum_correlations(block, integers, factor, sums.query_key)
+        query_key, lags = sum_correlations(block, matrix, factor, sums.query_key)
         return Correlations(query_key, sums.position + lags)
 
-    def transpose(sums: Correlations) -> Correlations:
-        return sums._replace(query_key=_transpose(sums.query_key))
+    def finish(sums: Correlations) -> Correlations:
+        return sums._replace(query_key=_csr(sums.query_key))
 
     if start is None:
-        start = Correlations(_zeros(source.vocab_size), np.zeros(T, np.int64))
-    return _add_up(source, sequences, add_block, transpose(start), transpose, after_block)
+        start = Correlations(_zeros(source), np.zeros(T, np.int64))
+    start = start._replace(query_key=_held(source, start.query_key))
+    return _add_up(source, sequences, add_block, start, finish, after_block)
 
 
 def scale(composed: csr_array) -> float:
@@ -196,13 +201,27 @@ def add(sums: Iterable[Sums]) -> Sums:
     return total
 
 
-def _zeros(vocab_size: int) -> csr_array:
-    return csr_array((vocab_size, vocab_size), dtype=np.int64)
+def _loops(source: TokenSource) -> Any:
+    return loops if source.vocab_size <= _DENSE_VOCAB_SIZE else sparse_loops
 
 
-def _transpose(matrix: csr_array) -> csr_array:
-    """Which sorts the columns of each row, too."""
-    return matrix.T.tocsr()
+def _held(source: TokenSource, matrix: csr_array) -> Any:
+    """A matrix as the loops add to it."""
+    return matrix.toarray() if _loops(source) is loops else matrix
+
+
+def _csr(matrix: Any) -> csr_array:
+    """A matrix as it is given to others."""
+    if not isinstance(matrix, np.ndarray):
+        return matrix
+    entries = matrix != 0
+    start = np.append(0, np.cumsum(entries.sum(axis=1)))
+    columns = np.tile(np.arange(len(matrix), dtype=np.int32), (len(matrix), 1))[entries]
+    return csr_array((matrix[entries], columns, start), shape=matrix.shape)
+
+
+def _zeros(source: TokenSource) -> csr_array:
+    return csr_array((source.vocab_size, source.vocab_size), dtype=np.int64)
 
 
 def _add_up(

@@ -91,7 +91,7 @@ def corpus_statistics(
         counts: Any = loops.count_bigrams(block, V)
         inputs, targets = counts.sum(axis=1), counts.sum(axis=0)
         centred = counts - inputs[:, None] / V
-        context: Any = loops.sum_contexts(block, 1 / block.num_keys, V)
+        context: Any = loops.sum_contexts(block, block.first, 1 / block.num_keys, np.zeros((V, V)))
     else:
         counts = scatter.count_bigrams(tokens, mask, V)
         inputs, targets = (jnp.sum(counts, axis, dtype=counts.dtype) for axis in (1, 0))
@@ -166,9 +166,12 @@ def _correlate(tokens, matrix, mask):
     if loops.on_host(tokens, mask, matrix):
         by_target = np.asarray(matrix, np.float64).T
         by_target = np.ascontiguousarray(by_target - by_target.mean(axis=0))
-        block, seq_len = loops.lay_out(tokens, mask), mask.shape[1]
+        block = loops.lay_out(tokens, mask)
         M: Any = block.x.size
-        query_key, position = loops.sum_correlations(block, by_target, seq_len)
+        factor = 1 / np.maximum(np.arange(mask.shape[1] + 1), 1) ** 2
+        query_key, position = loops.sum_correlations(
+            block, by_target, factor, np.zeros_like(by_target)
+        )
     else:
         by_target = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).T
         M = jnp.sum(mask).astype(matrix.dtype)

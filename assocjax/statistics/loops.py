@@ -2,7 +2,7 @@
 
 What a loop adds to is divided by rows: a part of the rows goes through all positions and adds what
 belongs to it. So parts run at once without a copy of a matrix each, and as their number is fixed,
-results are the same bits for any number of threads. Sums are in float64, counts in int64.
+results are the same bits for any number of threads. Sums are in float64, or in int64, exactly.
 
 Numba compiles a loop when it is first called, and keeps the program in `__pycache__` beside this
 file or, where it cannot write there, in the user's cache folder; the environment variable
@@ -12,18 +12,27 @@ NUMBA_CACHE_DIR names another. NUMBA_NUM_THREADS is the number of threads, by de
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt
+from jaxtyping import ArrayLike, Bool, Float, Int, Num, UInt
 from numba import config, njit
 
 from assocjax.checks import is_hidden
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-"""Threads run it at once, and a division by zero is no error, as in NumPy."""
+_PARTS = 32
 
-_PARTS = 16
+
+def compiled(function: Callable) -> Callable:
+    """Compiles a function when it is called; threads run it at once. Where no folder can be
+    written to keep it in, each process compiles it anew.
+    """
+    options = {"nogil": True, "error_model": "numpy"}  # as in NumPy, division by 0 is no error
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
 
 
 class Block(NamedTuple):
@@ -52,7 +61,7 @@ def on_host(*arrays: Any) -> bool:
     )
 
 
-def lay_out(tokens: Int[np.ndarray, "N T+1"], mask: Bool[np.ndarray, "N T"]) -> Block:
+def lay_out(tokens: Int[ArrayLike, "N T+1"], mask: Bool[ArrayLike, "N T"]) -> Block:
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     x, y = (a[mask].astype(np.uint32) for a in (tokens[:, :-1], tokens[:, 1:]))
     sizes = mask.sum(axis=1)
@@ -61,9 +70,13 @@ def lay_out(tokens: Int[np.ndarray, "N T+1"], mask: Bool[np.ndarray, "N T"]) -> 
     return Block(x, y, np.nonzero(mask)[1].astype(np.uint32), first, stop)
 
 
+def num_threads() -> int:
+    return config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def run(function: Callable, arguments: list[tuple]) -> list:
     """A compiled function of each of some arguments, divided among the threads."""
-    with ThreadPoolExecutor(config.NUMBA_NUM_THREADS) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         return list(pool.map(lambda each: function(*each), arguments))
 
 
@@ -74,63 +87,66 @@ def count_bigrams(block: Block, vocab_size: int) -> Int[np.ndarray, "V V"]:
 
 
 def sum_contexts(
-    block: Block, weights: Float[np.ndarray, " M"], vocab_size: int
-) -> Float[np.ndarray, "V V"]:
-    """[j,i]: the sum of weights[t] over positions with target j and each of their keys i."""
-    sums = np.zeros((vocab_size, vocab_size))
-    by_row = partial(_sum_contexts, block.x, block.y, block.first, weights, sums)
-    run(by_row, [(part, _PARTS) for part in range(_PARTS)])
+    block: Block,
+    first: Int[np.ndarray, " M"],
+    weights: Num[np.ndarray, " M"],
+    sums: Num[np.ndarray, "V V"],
+) -> Num[np.ndarray, "V V"]:
+    """Adds weights[t] to sums[y_t, x_k] for all positions t and k = first[t]..t."""
+    by_row = partial(_sum_contexts, block.x, block.y, first, weights, sums)
+    run(by_row, _parts(block.y))
     return sums
 
 
 @compiled
-def _sum_contexts(x, y, first, weights, sums, part, parts):
-    for t in range(x.size):
-        if y[t] % parts == part and weights[t] != 0:
-            row, keys, weight = sums[y[t]], x[first[t] : t + 1], weights[t]
-            for i in range(keys.size):
-                row[keys[i]] += weight
+def _sum_contexts(x, y, first, weights, sums, positions):
+    for t in positions:
+        row, keys, weight = sums[y[t]], x[first[t] : t + 1], weights[t]
+        for i in range(keys.size):
+            row[keys[i]] += weight
 
 
 def sum_correlations(
-    block: Block, matrix: Float[np.ndarray, "V V"], seq_len: int
-) -> tuple[Float[np.ndarray, "V V"], Float[np.ndarray, " T"]]:
-    """Sums of D[t,k] over positions t and their keys k: by tokens [x_t, x_k], and by t - k.
+    block: Block,
+    matrix: Num[np.ndarray, "V V"],
+    factor: Float[np.ndarray, " T+1"],
+    sums: Num[np.ndarray, "V V"],
+) -> tuple[Num[np.ndarray, "V V"], Num[np.ndarray, " T"]]:
+    """Adds D[t,k] to sums[x_t, x_k] for all positions t and their n_t keys k.
 
-    D[t,k] = (m[t,k] - mean_k' m[t,k']) / number of keys        m[t,k] = matrix[y_t, x_k]
+    D[t,k] = (n_t m[t,k] - sum_k' m[t,k']) factor[n_t]        m[t,k] = matrix[y_t, x_k]
+
+    D is rounded to an integer where the sums are of integers. Returns them, and sums by t - k.
     """
-    sums, lags = np.zeros_like(matrix), np.zeros((_PARTS, seq_len))
-    by_row = partial(_sum_correlations, *block[:4], matrix, sums)
-    run(by_row, [(lags[part], part, _PARTS) for part in range(_PARTS)])
+    lags = np.zeros((_PARTS, factor.size - 1), sums.dtype)
+    rounded = sums.dtype.kind == "i"
+    by_row = partial(_sum_correlations, *block[:4], matrix, factor, rounded, sums)
+    run(by_row, [(*part, own) for part, own in zip(_parts(block.x), lags, strict=True)])
     return sums, lags.sum(axis=0)
 
 
 @compiled
-def _sum_correlations(x, y, place, first, matrix, sums, lags, part, parts):
-    D = np.empty(lags.size)
-    for t in range(x.size):
-        if x[t] % parts == part:
-            row, of_y, keys, places = (
-                sums[x[t]],
-                matrix[y[t]],
-                x[first[t] : t + 1],
-                place[first[t] :],
-            )
-            n, total = keys.size, 0.0
+def _sum_correlations(x, y, place, first, matrix, factor, rounded, sums, positions, lags):
+    m, D = np.empty(lags.size, matrix.dtype), np.empty(lags.size, sums.dtype)
+    for t in positions:
+        of_y, keys, places = matrix[y[t]], x[first[t] : t + 1], place[first[t] : t + 1]
+        n, total = keys.size, matrix.dtype.type(0)
+        for i in range(n):
+            m[i] = of_y[keys[i]]
+            total += m[i]
+        # Of integers, exact until one product and one rounding: the same on any machine.
+        for i in range(n):
+            value = (n * m[i] - total) * factor[n]
+            D[i] = np.rint(value) if rounded else value
+        row = sums[x[t]]
+        for i in range(n):
+            row[keys[i]] += D[i]
+        if place[t] - places[0] == n - 1:  # lags one after another, which is faster
             for i in range(n):
-                D[i] = of_y[keys[i]]
-                total += D[i]
-            mean = total / n
+                lags[n - 1 - i] += D[i]
+        else:
             for i in range(n):
-                D[i] = (D[i] - mean) / n
-            for i in range(n):
-                row[keys[i]] += D[i]
-            if place[t] - places[0] == n - 1:  # lags one after another, which is faster
-                for i in range(n):
-                    lags[n - 1 - i] += D[i]
-            else:
-                for i in range(n):
-                    lags[place[t] - places[i]] += D[i]
+                lags[place[t] - places[i]] += D[i]
 
 
 def add_tables(
@@ -141,15 +157,35 @@ def add_tables(
 ) -> None:
     """Adds table[t,k] to sums[rows[t], columns[k]], for every sequence and all k <= t."""
     by_row = partial(_add_tables, rows, columns, table, sums)
-    run(by_row, [(part, _PARTS) for part in range(_PARTS)])
+    run(by_row, _parts(rows.ravel()))
 
 
 @compiled
-def _add_tables(rows, columns, table, sums, part, parts):
-    for n in range(rows.shape[0]):
-        for t in range(rows.shape[1]):
-            if rows[n, t] % parts == part:
-                row = sums[rows[n, t]]
-                for k in range(t + 1):
-                    for c in range(table.shape[2]):
-                        row[columns[n, k], c] += table[t, k, c]
+def _add_tables(rows, columns, table, sums, positions):
+    for position in positions:
+        n, t = divmod(position, rows.shape[1])
+        row = sums[rows[n, t]]
+        for k in range(t + 1):
+            for c in range(table.shape[2]):
+                row[columns[n, k], c] += table[t, k, c]
+
+
+def _parts(rows: UInt[np.ndarray, " M"]) -> list[tuple[Int[np.ndarray, " part"]]]:
+    """The positions of each part of the rows: row r belongs to part r modulo their number."""
+    start, order = sort(rows % _PARTS, _PARTS)
+    return [(order[a:b],) for a, b in pairwise(start.tolist())]
+
+
+@compiled
+def sort(tokens, vocab_size):
+    """Where each token starts [V+1], and the positions in the order of their tokens."""
+    start = np.zeros(vocab_size + 1, np.int64)
+    for t in range(tokens.size):
+        start[tokens[t] + 1] += 1
+    for token in range(vocab_size):
+        start[token + 1] += start[token]
+    order, place = np.empty(tokens.size, np.int64), start.copy()
+    for t in range(tokens.size):
+        order[place[tokens[t]]] = t
+        place[tokens[t]] += 1
+    return start, order

@@ -18,6 +18,7 @@ second pass needs G only where a key stands before a target, which is the patter
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from assocjax.statistics.counting import (
     count,
     scale,
 )
+from assocjax.statistics.loops import compiled, run
 
 RESIDUALS = ("uniform", "unigram")
 """What the residual of a target is centred on."""
@@ -210,15 +212,44 @@ def composed_on_pattern(found: Basis) -> csr_array:
     left = np.stack([B.right, B.T @ (B @ Phi.left), B.T @ B.left, np.ones(V)], axis=1)
     right = np.stack([P.T @ (St @ B.left), Phi.right, P.T @ B.right, -mean], axis=1)
     entries = np.empty(P.nnz)
-    for start in range(0, V, _BLOCK_COLUMNS):
-        part = slice(start, min(start + _BLOCK_COLUMNS, V))
-        block = St @ (S @ P[:, part].toarray(order="C"))
-        pointers = P.indptr[part.start : part.stop + 1]
-        here = slice(pointers[0], pointers[-1])
-        y, k = P.indices[here], np.repeat(np.arange(part.stop - start), np.diff(pointers))
-        low_rank = np.einsum("er,er->e", left[y], right[part][k])
-        entries[here] = block[y, k] + low_rank
+    matrices = [a for M in (S, St, P) for a in (M.indptr, M.indices, M.data)]
+    run(
+        partial(_compose_columns, *matrices, left, right, entries),
+        [(start, min(start + _BLOCK_COLUMNS, V)) for start in range(0, V, _BLOCK_COLUMNS)],
+    )
     return csc_array((entries, P.indices, P.indptr), P.shape).tocsr()
+
+
+@compiled
+def _compose_columns(
+    S_indptr, S_indices, S_data, St_indptr, St_indices, St_data, P_indptr, P_indices, P_data,
+    left, right, entries, low, high,
+):  # fmt: skip
+    """Fills the entries of columns `low` to `high`, all of which pass by."""
+    columns = np.zeros((left.shape[0], high - low))
+    for k in range(low, high):
+        for i in range(P_indptr[k], P_indptr[k + 1]):
+            columns[P_indices[i], k - low] = P_data[i]
+    columns = _product(S_indptr, S_indices, S_data, columns)
+    columns = _product(St_indptr, St_indices, St_data, columns)
+    for k in range(low, high):
+        for i in range(P_indptr[k], P_indptr[k + 1]):
+            y = P_indices[i]
+            entries[i] = columns[y, k - low]
+            for j in range(left.shape[1]):
+                entries[i] += left[y, j] * right[k, j]
+
+
+@compiled
+def _product(indptr, indices, data, X):
+    found = np.zeros_like(X)
+    for i in range(indptr.size - 1):
+        row = found[i]
+        for j in range(indptr[i], indptr[i + 1]):
+            other, value = X[indices[j]], data[j]
+            for c in range(row.size):
+                row[c] += value * other[c]
+    return found
 
 
 def correlation_unit(composed: csr_array, units: Units) -> float:

@@ -11,10 +11,9 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
-from numba import config
 from scipy.sparse import csr_array
 
-from assocjax.statistics.loops import Block, compiled, run
+from assocjax.statistics.loops import Block, compiled, num_threads, run, sort
 
 _PARTS = 16  # of the rows, a thread: some take longer than others
 
@@ -22,61 +21,46 @@ _PARTS = 16  # of the rows, a thread: some take longer than others
 def sum_contexts(
     block: Block, first: Int[np.ndarray, " M"], weights: Int[np.ndarray, " M"], total: csr_array
 ) -> csr_array:
-    """total[y_t, x_k] + the sum of weights[t] over positions t and k = first[t]..t."""
-    start, order = _sort(block.y, total.shape[0])
+    """As `loops.sum_contexts`, but for the order of columns in a row."""
+    V = total.indptr.size - 1
+    start, order = sort(block.y, V)
     function = partial(_sum_contexts, start, order, block.x, first, weights, *_arrays(total))
-    return _csr(_over_rows(function, start), total.shape)
+    return _csr(_over_rows(function, start), V)
 
 
 def sum_correlations(
     block: Block, matrix: csr_array, factor: Float[np.ndarray, " T+1"], total: csr_array
 ) -> tuple[csr_array, Int[np.ndarray, " T"]]:
-    """total[x_k, x_t] + the sum of D[t,k] over positions t and their n_t keys k; sums by t - k.
-
-    D[t,k] = round((n_t m[t,k] - sum_k' m[t,k']) factor[n_t])        m[t,k] = matrix[y_t, x_k]
+    """As `loops.sum_correlations`. Rows are those of keys, so that their row of the matrix, too, is
+    in cache: a query reads what it needs of all its keys first.
     """
-    start, order = _sort(block.y, total.shape[0])
+    V = total.indptr.size - 1
+    start, order = sort(block.y, V)
     sums = np.zeros(block.x.size, np.int64)
-    by_target = partial(_sum_m, start, order, block.x, block.first, *_arrays(matrix), sums)
-    _over_rows(by_target, start)
-    start, order = _sort(block.x, total.shape[0])
-    matrices = *_arrays(matrix.T.tocsr()), *_arrays(total)
-    by_key = partial(_sum_correlations, start, order, *block, sums, factor, *matrices)
-    found = _over_rows(by_key, start)
-    return _csr(found, total.shape), np.sum([lags for *_, lags in found], axis=0)
+    _over_rows(partial(_sum_m, start, order, block.x, block.first, *_arrays(matrix), sums), start)
+    start, order = sort(block.x, V)
+    by_key = *_arrays(matrix.T.tocsr()), *_arrays(total.T.tocsr())
+    function = partial(_sum_correlations, start, order, *block, sums, factor, *by_key)
+    found = _over_rows(function, start)
+    return _csr(found, V).T.tocsr(), np.sum([lags for *_, lags in found], axis=0)
 
 
 def _over_rows(function: Callable, start: Int[np.ndarray, " V+1"]) -> list:
     """function(low, high) of all rows, in parts of like numbers of positions."""
-    parts = _PARTS * config.NUMBA_NUM_THREADS
+    parts = _PARTS * num_threads()
     cuts = np.searchsorted(start, np.linspace(0, start[-1], parts + 1)[1:-1])
     cuts = [0, *cuts.tolist(), start.size - 1]
     return run(function, [(a, b) for a, b in itertools.pairwise(cuts) if a < b])
 
 
-def _csr(parts: list, shape: tuple[int, int]) -> csr_array:
-    parts = [part[:3] for part in parts]
-    sizes, columns, values = (np.concatenate(a) for a in zip(*parts, strict=True))
-    return csr_array((values, columns.view(np.int32), np.append(0, np.cumsum(sizes))), shape=shape)
+def _csr(parts: list, vocab_size: int) -> csr_array:
+    sizes, columns, values = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    start = np.append(0, np.cumsum(sizes))
+    return csr_array((values, columns.view(np.int32), start), shape=(vocab_size, vocab_size))
 
 
 def _arrays(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.uint32), matrix.data
-
-
-@compiled
-def _sort(tokens, vocab_size):
-    """Where each token starts [V+1], and the positions in the order of their tokens."""
-    start = np.zeros(vocab_size + 1, np.int64)
-    for t in range(tokens.size):
-        start[tokens[t] + 1] += 1
-    for token in range(vocab_size):
-        start[token + 1] += start[token]
-    order, place = np.empty(tokens.size, np.int64), start.copy()
-    for t in range(tokens.size):
-        order[place[tokens[t]]] = t
-        place[tokens[t]] += 1
-    return start, order
 
 
 @compiled
