@@ -196,10 +196,8 @@ def _csr(matrix: Any) -> csr_array:
     """A matrix as it is given to others."""
     if not isinstance(matrix, np.ndarray):
         return matrix
-    entries = matrix != 0
-    start = np.append(0, np.cumsum(entries.sum(axis=1)))
-    columns = np.tile(np.arange(len(matrix), dtype=np.int32), (len(matrix), 1))[entries]
-    return csr_array((matrix[entries], columns, start), shape=matrix.shape)
+    columns, values, start = loops.compress(matrix)
+    return csr_array((values, columns, start), shape=matrix.shape)
 
 
 def _zeros(source: Sequences) -> csr_array:
