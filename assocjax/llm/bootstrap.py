@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from scipy.sparse import csr_array
 
 from assocjax.arguments import LARGEST_DRAWS, check_choice, check_integer, check_is
-from assocjax.checks import as_array, check_number
+from assocjax.checks import Sequences, as_array, check_number
 from assocjax.errors import InputError
 from assocjax.llm.similarity import (
     CENTERINGS,
@@ -32,7 +32,7 @@ from assocjax.llm.similarity import (
 )
 from assocjax.llm.theory import TokenRows, check_token_ids, compose
 from assocjax.precision import matmul
-from assocjax.statistics.counting import TokenSource, choose_units, count
+from assocjax.statistics.counting import choose_units, count
 from assocjax.statistics.sparse import RESIDUALS
 
 
@@ -54,7 +54,7 @@ class Interval(NamedTuple):
 
 def bootstrap_similarity(
     A: Matrix,
-    source: TokenSource,
+    source: Sequences,
     token_ids: Int[ArrayLike, " n"],
     *,
     num_groups: int = 32,
@@ -92,7 +92,7 @@ def bootstrap_similarity(
       4 n^2 a layer. Memory n^2 words a layer, and 16 bytes an entry of Phi[:,s] of every group.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    check_is("source", source, TokenSource)
+    check_is("source", source, Sequences)
     ids = check_token_ids(token_ids, source.vocab_size)
     check_choice("centering", centering, CENTERINGS)
     check_choice("residual", residual, RESIDUALS)
@@ -152,7 +152,7 @@ class _TokenCounts(NamedTuple):
     positions: int
 
 
-def _count_tokens(source: TokenSource, sequences: range, ids: np.ndarray) -> _TokenCounts:
+def _count_tokens(source: Sequences, sequences: range, ids: np.ndarray) -> _TokenCounts:
     bigram, context = count(source, sequences)
     return _TokenCounts(
         rows=bigram[ids],

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from assocjax.arguments import MIN_COUNT, NUM_SEQUENCES, NUM_TOKENS, check_integer, check_is
+from assocjax.checks import Sequences
 from assocjax.corpora import TokenData, TokenFile, load_tokens, open_tokens
 from assocjax.corpora.token_files import is_token_file
 from assocjax.errors import InputError
 from assocjax.llm.files import find_model
 from assocjax.llm.models import load_tokenizer
 from assocjax.llm.theory import basis_matrices
-from assocjax.statistics.counting import TokenSource, count
+from assocjax.statistics.counting import count
 from assocjax.statistics.sparse import RESIDUALS
 
 
@@ -97,7 +98,7 @@ def tokens_of_model(
 
 
 def theory_of_tokens(
-    source: TokenSource,
+    source: Sequences,
     num_tokens: int | None = None,
     *,
     min_count: int = MIN_COUNT,
@@ -119,7 +120,7 @@ def theory_of_tokens(
     min_count = check_integer("min_count", min_count, minimum=1)
     if num_tokens is not None:
         num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
-    check_is("source", source, TokenSource)
+    check_is("source", source, Sequences)
     report = progress or (lambda done, total: None)
     every = range(source.num_sequences)
     N = len(every)

@@ -21,9 +21,9 @@ from jaxtyping import ArrayLike, Float, Int
 from scipy.sparse import csr_array
 
 from assocjax.arguments import check_is
-from assocjax.checks import as_array
+from assocjax.checks import Sequences, as_array
 from assocjax.errors import InputError, InputTypeError
-from assocjax.statistics.counting import Counts, TokenSource
+from assocjax.statistics.counting import Counts
 from assocjax.statistics.sparse import SparsePlusRankOne, SparseStatistics, sparse_statistics
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "query_key")
@@ -50,7 +50,7 @@ class TokenRows(NamedTuple):
 
 
 def basis_matrices(
-    source: TokenSource,
+    source: Sequences,
     token_ids: Int[ArrayLike, " n"],
     *,
     residual: str = "uniform",
@@ -75,7 +75,7 @@ def basis_matrices(
     Cost: `sparse_statistics`, and as `subset_matrices`.
     Source: paper, section 4; the unigram residual is this package's.
     """
-    check_is("source", source, TokenSource)
+    check_is("source", source, Sequences)
     ids = check_token_ids(token_ids, source.vocab_size)
     statistics = sparse_statistics(source, residual=residual, counts=counts, progress=progress)
     return subset_matrices(statistics, ids)

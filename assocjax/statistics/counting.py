@@ -19,11 +19,12 @@ Work goes by blocks of sequences, each read once a pass, in the compiled loops o
 
 from collections.abc import Callable, Iterable
 from functools import partial, reduce
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from assocjax.checks import Sequences
 from assocjax.errors import InputError
 from assocjax.statistics import loops, sparse_loops
 from assocjax.statistics.loops import Block, lay_out
@@ -31,25 +32,6 @@ from assocjax.statistics.loops import Block, lay_out
 _BLOCK_PAIRS = 1 << 27  # (query, key) pairs a block: of larger ones sums are stored less often
 _DENSE_VOCAB_SIZE = 8192  # up to which four matrices [V,V] are held, of half a GiB
 _LARGEST_SUM = 62  # bits: a sum of signed 64-bit integers stays below 2^62
-
-
-@runtime_checkable
-class TokenSource(Protocol):
-    """Sequences that are read by ranges, from memory or from a file larger than memory.
-
-    `TokenData` and `TokenFile` (`assocjax.corpora`) are such sources.
-    """
-
-    @property
-    def num_sequences(self) -> int: ...
-    @property
-    def seq_len(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens int32 [n, T+1] and mask bool [n, T] of the sequences from `start` to `stop`."""
-        ...
 
 
 class Counts(NamedTuple):
@@ -104,7 +86,7 @@ def choose_units(num_sequences: int, seq_len: int) -> Units:
 
 
 def count(
-    source: TokenSource,
+    source: Sequences,
     sequences: range,
     *,
     start: Counts | None = None,
@@ -145,7 +127,7 @@ def count(
 
 
 def correlate(
-    source: TokenSource,
+    source: Sequences,
     sequences: range,
     composed: csr_array,
     *,
@@ -201,11 +183,11 @@ def add(sums: Iterable[Sums]) -> Sums:
     return total
 
 
-def _loops(source: TokenSource) -> Any:
+def _loops(source: Sequences) -> Any:
     return loops if source.vocab_size <= _DENSE_VOCAB_SIZE else sparse_loops
 
 
-def _held(source: TokenSource, matrix: csr_array) -> Any:
+def _held(source: Sequences, matrix: csr_array) -> Any:
     """A matrix as the loops add to it."""
     return matrix.toarray() if _loops(source) is loops else matrix
 
@@ -214,18 +196,16 @@ def _csr(matrix: Any) -> csr_array:
     """A matrix as it is given to others."""
     if not isinstance(matrix, np.ndarray):
         return matrix
-    entries = matrix != 0
-    start = np.append(0, np.cumsum(entries.sum(axis=1)))
-    columns = np.tile(np.arange(len(matrix), dtype=np.int32), (len(matrix), 1))[entries]
-    return csr_array((matrix[entries], columns, start), shape=matrix.shape)
+    columns, values, start = loops.compress(matrix)
+    return csr_array((values, columns, start), shape=matrix.shape)
 
 
-def _zeros(source: TokenSource) -> csr_array:
+def _zeros(source: Sequences) -> csr_array:
     return csr_array((source.vocab_size, source.vocab_size), dtype=np.int64)
 
 
 def _add_up(
-    source: TokenSource,
+    source: Sequences,
     sequences: range,
     add_block: Callable[[Sums, Block], Sums],
     sums: Sums,

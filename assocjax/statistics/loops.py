@@ -189,3 +189,19 @@ def sort(tokens, vocab_size):
         order[place[tokens[t]]] = t
         place[tokens[t]] += 1
     return start, order
+
+
+@compiled
+def compress(matrix):
+    """Columns and values of what is not 0, row by row, and where each row starts."""
+    start = np.zeros(len(matrix) + 1, np.int64)
+    for i in range(len(matrix)):
+        start[i + 1] = start[i] + np.count_nonzero(matrix[i])
+    columns, values = np.empty(start[-1], np.int32), np.empty(start[-1], matrix.dtype)
+    place = 0
+    for i in range(len(matrix)):
+        for j in range(len(matrix)):
+            if matrix[i, j] != 0:
+                columns[place], values[place] = j, matrix[i, j]
+                place += 1
+    return columns, values, start

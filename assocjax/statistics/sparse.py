@@ -26,11 +26,11 @@ from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from assocjax.arguments import check_choice, check_flag, check_is
+from assocjax.checks import Sequences
 from assocjax.errors import InputError
 from assocjax.statistics.counting import (
     Correlations,
     Counts,
-    TokenSource,
     Units,
     choose_units,
     correlate,
@@ -110,7 +110,7 @@ class SparseStatistics(NamedTuple):
 
 
 def sparse_statistics(
-    source: TokenSource,
+    source: Sequences,
     *,
     frequency_corrected: bool = False,
     residual: str = "uniform",
@@ -138,7 +138,7 @@ def sparse_statistics(
     Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
     entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
     """
-    check_is("source", source, TokenSource)
+    check_is("source", source, Sequences)
     frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
     every = range(source.num_sequences)
     report = progress or (lambda done, total: None)
