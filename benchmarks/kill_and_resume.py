@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> dict:
         subprocess.run(_command(tokenized), check=True, capture_output=True)
         sweep = ["sweep", "--num-sequences", "64", "--steps", str(steps), "--checkpoint-every", "1"]
         sweep += ["--learning-rates", "0.5", "1"]
+        sweep += ["--seeds", "0", "1", "--init-scales", "0", "1e-4"]
         count = ["statistics", "--corpus", str(folder / "tokens"), "--seq-len", "64"]
         files = {
             "sweep": (sweep, ["sweep.nc", "summary.json"]),

@@ -44,6 +44,7 @@ print(jax.device_count(), "devices")
 """
 ARGUMENTS = ("--num-sequences", "8", "--seq-len", "6", "--vocab-size", "12", "--num-layers", "1")
 ARGUMENTS += ("--num-documents", "60", "--steps", "3", "--theories", "leading")
+ARGUMENTS += ("--seeds", "0", "1", "--init-scales", "0", "1e-4")
 
 
 def start(out, devices, *arguments):
