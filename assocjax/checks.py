@@ -192,6 +192,7 @@ def check_corpus(
         vocab_size = data.vocab_size
     elif vocab_size is None:
         raise InputError("vocab_size must be given where data is an array of tokens")
+    vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     return *check_tokens(data, mask, vocab_size), vocab_size
 
 

@@ -236,9 +236,9 @@ def test_another_configuration_is_refused_by_name(reproduced):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table9"], "artefact must be one of .*'table1'.*'all'; got 'table9'"),
+        (["table9"], 'Invalid value "table9" for ARTEFACTS. Choose from: "table1", '),
         (["all", "--corpus", "missing.txt"], "missing.txt"),
-        ([], "ARTEFACT"),
+        ([], "ARTEFACTS is missing (see assocjax reproduce --help)"),
     ],
 )
 def test_errors_are_one_line(arguments, message, capsys, tmp_path):
@@ -247,7 +247,7 @@ def test_errors_are_one_line(arguments, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert error.count("\n") == 1
-    assert message.split(".*")[0] in error
+    assert message in error
 
 
 def test_without_torch_the_report_says_so(tmp_path, monkeypatch):

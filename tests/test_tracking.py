@@ -254,7 +254,7 @@ def data():
     return aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60, vocab_size=40)
 
 
-RUN = {"learning_rate": 0.7, "steps": 6, "num_layers": 2, "k": 5}
+RUN = {"learning_rate": 0.7, "steps": 6, "num_layers": 2, "k": 5, "init_scale": 0.0}
 TRUTH = {
     "bigram": {"there": {"mia", "was"}, "nosuch": {"the"}},
     "context": {"the": {"and", "to", "by"}},

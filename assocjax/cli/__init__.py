@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
     except cyclopts.CycloptsError as error:
         error.verbose = False
         of = " ".join(("assocjax", *(error.command_chain or ())))
-        _fail(f"{error} (see {of} --help)", 2)
+        message, argument = str(error), error.argument
+        if isinstance(error, cyclopts.MissingArgumentError) and argument and argument.index == 0:
+            message = f"{argument.name.lstrip('-').upper()} is missing"
+        _fail(f"{message} (see {of} --help)", 2)
     except (InputError, InputTypeError) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt as interrupt:

@@ -1,3 +1,4 @@
+from . import paper as paper
 from .artefacts import ARTEFACTS as ARTEFACTS
 from .artefacts import reproduce as reproduce
 from .figure_4 import figure_4 as figure_4
@@ -6,6 +7,7 @@ from .following import follow as follow
 from .lists import figure_3 as figure_3
 from .lists import figure_5 as figure_5
 from .records import Result as Result
+from .records import verdict as verdict
 from .report import write_report as write_report
 from .scales import SCALES as SCALES
 from .scales import Lists as Lists
