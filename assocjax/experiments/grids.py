@@ -90,7 +90,7 @@ def run_grid(
                 assert checkpoints is not None
                 saved, observed = checkpoints.load(carry)
                 carry = saved if within else carry
-                announce(f"going on from {checkpoints.folder}: {done} of {parts} parts are done")
+                announce(f"resuming from {checkpoints.folder}: {done} of {parts} parts are done")
             first = _put(np.asarray(within * segment, np.int32), mesh)
             arguments = corpus, rates, seeds, carry, first
             began = time.monotonic()
@@ -112,7 +112,7 @@ def run_grid(
                 if _any_process(interrupts):
                     raise Stopped(
                         f"interrupted; {part + 1} of {parts} parts are saved in "
-                        f"{checkpoints.folder}: run the same again to go on"
+                        f"{checkpoints.folder}: run the same again to resume"
                     )
     return _finish(observed, grid, plan)
 

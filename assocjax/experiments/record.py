@@ -109,7 +109,7 @@ def record_run(
             raise
         raise KeyboardInterrupt(
             f"interrupted; {saved} of {config.steps + 1} steps are saved: run the same again to "
-            "go on from there"
+            "resume"
         ) from None
     return Recorded(carry.params, np.array(loss), _stack(records), diverged_step)
 
