@@ -1,8 +1,8 @@
 """assocjax: how semantic associations form while an attention-based language model trains.
 
 A theory (Im, Oh, Fang, Li, ICLR 2026, arXiv 2601.19208) says that early in training every weight
-matrix is a closed-form composition of three statistics of the text: what follows a token, which
-tokens are interchangeable, and what stands in a token's context. This package computes those
+matrix is a closed-form composition of three statistics of the text: which tokens follow a token,
+which tokens are interchangeable, and which tokens occur before a token. This package computes those
 statistics, trains the transformer, and compares the two. The data flows one way:
 
     data = load_tokens("fables", seq_len=32)                    text -> tokens      corpora/
@@ -28,8 +28,8 @@ statistics, trains the transformer, and compares the two. The data flows one way
 
 The rooms, in reading order: `storage`, `corpora`, `models`, `statistics`, `training`, `theories`,
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
-(A room is a subpackage; its docstring lists its modules.) A module imports only from its own room,
-from earlier rooms, and from the small modules `errors`, `arguments`, `checks` and `precision`.
+A room is a subpackage; its docstring is a tour of its modules. A module imports only from its own
+room, from earlier rooms, and from the small `errors`, `arguments`, `checks` and `precision`.
 """
 
 import lazy_loader

@@ -235,7 +235,7 @@ def compute_anew(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
 
 
 def reuse(path: Path, decides: Mapping[str, Any], *, overwrite: bool = False) -> xr.Dataset | None:
-    """Loads a Dataset that `keep` wrote; None if there is no file, or it is to be overwritten.
+    """Loads a Dataset that `keep` wrote; None if there is none, or another one may be overwritten.
 
     Raises:
       InputError: the file has another configuration or corpus (the message names the difference)
