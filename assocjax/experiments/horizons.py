@@ -334,10 +334,10 @@ def _offset(progress, before: int, total: int):
 
 
 def _load(load, V: int, T: int) -> TokenData:
-    data = as_token_data(load(vocab_size=V, seq_len=T), "what load returns")
+    data = as_token_data(load(vocab_size=V, seq_len=T), "the result of load")
     if (data.vocab_size, data.seq_len) != (V, T):
         raise InputError(
-            f"load must return what it is asked for, vocab_size={V} and seq_len={T}; got "
+            f"load must return a corpus with vocab_size={V} and seq_len={T}; got "
             f"{data.vocab_size} and {data.seq_len}"
         )
     return data

@@ -331,7 +331,7 @@ def advance_run(
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
     """Turns the observations of all steps, [steps+1, ...], into the result of `run_comparison`."""
     if not isinstance(observed, dict) or not observed.keys() >= {"finite", "theory_finite", "loss"}:
-        raise InputTypeError(f"observed must be what `advance_run` returns; got {observed!r}")
+        raise InputTypeError(f"observed must be observations from advance_run; got {observed!r}")
     observed = dict(observed)
     alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
     theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)

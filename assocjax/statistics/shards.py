@@ -108,7 +108,7 @@ def run_shard(
 
         def save(sums: Counts | Correlations, following: int) -> xr.Dataset:
             dataset = _encode(sums, vocabulary, attributes | {"next": following})
-            results.save(dataset, path, overwrite=True)  # its own, of fewer blocks
+            results.save(dataset, path, overwrite=True)  # of this shard, with fewer blocks
             return dataset
 
         def after_block(following: int, total: Callable) -> None:

@@ -78,7 +78,7 @@ class Checkpoints:
             self.folder = folder.work(name)
         else:
             self.folder = folder.path / folder.work_name(name)
-        self.folder = self.folder.absolute()  # orbax wants it
+        self.folder = self.folder.absolute()  # required by orbax
         self.configuration, self._overwrite = flatten(configuration), folder.overwrite
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
@@ -121,7 +121,7 @@ class Checkpoints:
             return dict(self._manager.restore(done, args=arguments)["configuration"])
 
     def load(self, carry: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        """Loads the arguments of `save`; shapes and sharding are those of `carry`, a like tree."""
+        """Loads the arguments of `save`, with tree structure, shapes and sharding as in `carry`."""
         leaves, tree = jax.tree.flatten(carry)
         arguments = ocp.args.Composite(
             carry=ocp.args.StandardRestore([_plain(leaf) for leaf in leaves]),

@@ -73,7 +73,7 @@ def writable_path(path: str | os.PathLike) -> Path:
     text = check_path("path", path)
     if printable(text) != text:
         raise InputError(
-            f"{text!r}: its name is not UTF-8, which NetCDF cannot write to; choose another"
+            f"{text!r}: its name must be UTF-8, as NetCDF requires; choose another name"
         )
     try:
         return Path(text).expanduser()

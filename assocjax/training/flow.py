@@ -154,7 +154,7 @@ def _max(scalars):
 
 
 def _check_params(params, gradient) -> Any:
-    """Checks that params and gradient are alike trees of one dtype; returns the dtype."""
+    """Checks that params and gradient have the same structure and one dtype; returns the dtype."""
     check_precision(params)
     check_callable("gradient", gradient)
     dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params)}

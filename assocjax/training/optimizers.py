@@ -152,7 +152,7 @@ def check_resumable(optimizer: Optimizer) -> None:
 def follow(
     optimizer: optax.GradientTransformation, gradient: Callable, start: Any, steps: int
 ) -> Any:
-    """The trajectory from `start` trained by `gradient(x, step)`; steps 0..`steps` lead the axes.
+    """The trajectory from `start` by `gradient(x, step)`, with a leading axis of `steps` + 1.
 
     For small trees, such as the scalars of a recursion, since the whole trajectory is kept.
     """
