@@ -1,6 +1,7 @@
 """Arguments of functions and options of the command line: defaults, limits and checks.
 
-What both offer is stated here once. Needs no JAX, for which `assocjax --help` does not wait.
+Whatever a function and a command share is stated here once. This module does not import JAX, so
+that `assocjax --help` is fast.
 """
 
 import operator
@@ -15,13 +16,13 @@ SEPARATOR = "<|endoftext|>"
 TEXT_FIELD = "text"
 
 Oov = Literal["unk", "drop"]
-"""What becomes of a token outside the vocabulary: itself, or its whole document."""
+"""A token outside the vocabulary: becomes the unknown token, or its whole document is dropped."""
 
 Long = Literal["window", "cut"]
-"""What becomes of documents that are longer than a sequence."""
+"""A document longer than a sequence: split into windows, or cut to one sequence."""
 
 Short = Literal["drop", "pad"]
-"""What becomes of shorter ones."""
+"""A document shorter than a sequence: dropped, or padded."""
 
 MATRICES: tuple[str, ...] = (
     "bigram",
@@ -31,10 +32,10 @@ MATRICES: tuple[str, ...] = (
     "composed",
     "query_key",
 )
-"""The basis functions, and what they compose to."""
+"""The basis functions and their compositions."""
 
 TOP = 10
-"""Associations or documents in a list."""
+"""Number of associations or documents in a list."""
 
 EDITS = ("remove", "keep", "replace", "swap")
 DRAWS = 16
@@ -44,13 +45,14 @@ GRADIENTS = ("exact", *THEORIES)
 MEMORY_LIMIT = 4 << 30
 
 THRESHOLD = 0.1
-"""Relative error at which a theory has ended."""
+"""Relative error above which a theory no longer holds."""
 
 TRACKED_INIT_SCALE = 1e-5
-"""From a zero start the theory's associations are there at once, in no order."""
+"""Not 0: from a zero start all associations of the theory form in the first steps, at once."""
 
 PROBES = ("single", "occurrence")
-"""A token alone, as in the paper, or its mean over its occurrences in the text."""
+"""A token's representation: of the token alone, as in the paper, or averaged over its occurrences
+in the text."""
 
 MIN_COUNT = 10
 NUM_SEQUENCES = 4000
@@ -62,28 +64,29 @@ SCALES: tuple[str, ...] = ("tiny", "small", "paper")
 SCALE = "small"
 
 LARGEST_COUNT = 2**31 - 1
-"""Of sizes and seeds: JAX counts with 32 bits."""
+"""Upper limit of sizes and seeds: JAX uses 32-bit integers."""
 
 LARGEST_STEPS = 2**31 - 2
-"""Of steps, which have a start beside them."""
+"""Upper limit of the number of steps: the start is one more recorded step."""
 
 LARGEST_BYTES = 2**63 - 1
 
 LARGEST_PATH = 10**7
-"""Steps of what is kept in memory for every step."""
+"""Upper limit of the number of steps where something is kept in memory for every step."""
 
 LARGEST_DRAWS = 10**5
-"""Random draws, shuffles and replicates: there is memory for each."""
+"""Upper limit of the number of random draws, shuffles and replicates: each takes memory."""
 
 LARGEST_DEPTH = 128
-"""Layers: each is compiled, and the memory of some plans grows as 4^layers."""
+"""Upper limit of the number of layers: each is compiled, and some plans need memory that grows as
+4^layers."""
 
 
 def check_integer(name: str, value: Any, *, minimum: int, maximum: int = LARGEST_COUNT) -> int:
-    """Returns `value`, of Python, NumPy or JAX, as an int of Python.
+    """Returns `value`, an integer of Python, NumPy or JAX, as a Python int.
 
     Raises:
-        InputTypeError: If it is no integer (bools are not).
+        InputTypeError: If it is not an integer (bools are refused).
         InputError: If it is below `minimum` or above `maximum`.
     """
     try:
@@ -105,10 +108,10 @@ def check_integer(name: str, value: Any, *, minimum: int, maximum: int = LARGEST
 def check_integers(
     name: str, values: Any, *, minimum: int, maximum: int = LARGEST_COUNT
 ) -> list[int]:
-    """Returns a non-empty list, tuple or vector of integers as a list of ints of Python.
+    """Returns a non-empty list, tuple or vector of integers as a list of Python ints.
 
     Raises:
-        InputTypeError: If it is no such sequence, or an entry is no integer.
+        InputTypeError: If it is not such a sequence, or an entry is not an integer.
         InputError: If it is empty, or an entry is out of range.
     """
     each = f"every entry of {name}"
@@ -122,7 +125,7 @@ def check_sequence(name: str, values: Any, of: str) -> list[Any]:
     """Returns a non-empty list, tuple, vector or other sequence as a list.
 
     Raises:
-        InputTypeError: If it is none, as a string is none.
+        InputTypeError: If it is not a sequence; strings are refused.
         InputError: If it is empty.
     """
     is_array = hasattr(values, "__array__") and getattr(values, "ndim", 0) > 0
@@ -134,7 +137,7 @@ def check_sequence(name: str, values: Any, of: str) -> list[Any]:
 
 
 def check_is(name: str, value: Any, *kinds: type) -> None:
-    """Checks that `value` is of one of some classes.
+    """Checks that `value` is an instance of one of the classes `kinds`.
 
     Raises:
         InputTypeError: If it is not.
@@ -155,22 +158,22 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `value`, True or False, as a bool of Python.
+    """Returns `value`, True or False, as a Python bool.
 
     Raises:
-        InputTypeError: If it is neither, as "no" and 0 are not.
+        InputTypeError: If it is anything else, such as "no" or 0.
     """
-    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's, which is not imported here
+    if type(value).__name__ not in ("bool", "bool_"):  # bool_ is NumPy's, not imported here
         raise InputTypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 
 
 def check_names(name: str, values: Any, choices: Collection[str] | None = None) -> tuple[str, ...]:
-    """Returns one or more distinct strings, of `choices` if they are given, as a tuple.
+    """Returns one or more distinct strings as a tuple; with `choices`, each must be one of them.
 
     Raises:
-        InputTypeError: If it is no list, tuple or other sequence of strings.
-        InputError: If it is empty or has a name twice, or one that is none of `choices`.
+        InputTypeError: If it is not a list, tuple or other sequence of strings.
+        InputError: If it is empty, repeats a name, or holds a name that is not in `choices`.
     """
     values = check_sequence(name, values, "names")
     each = f"every entry of {name}"
@@ -188,7 +191,7 @@ def check_string(name: str, value: Any) -> str:
     """Returns `value`, a string that is not empty.
 
     Raises:
-        InputTypeError: If it is no string.
+        InputTypeError: If it is not a string.
         InputError: If it is empty.
     """
     if not isinstance(value, str):
@@ -202,8 +205,8 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
     """Returns `value`, one of `choices`.
 
     Raises:
-        InputTypeError: If it is no string.
-        InputError: If it is none of `choices`.
+        InputTypeError: If it is not a string.
+        InputError: If it is not in `choices`.
     """
     if not isinstance(value, str):
         raise InputTypeError(f"{name} must be a string; got {type(value).__name__} {value!r}")
@@ -217,8 +220,8 @@ def check_path(name: str, value: Any, what: str = "a path") -> str:
     """Returns `value`, a path, as a string.
 
     Raises:
-        InputTypeError: If it is no path.
-        InputError: If no file can be called so.
+        InputTypeError: If it is not a path.
+        InputError: If it holds a NUL character, which no file name can.
     """
     if not isinstance(value, str | os.PathLike):
         raise InputTypeError(f"{name} must be {what}; got {type(value).__name__} {value!r}")
@@ -229,8 +232,8 @@ def check_path(name: str, value: Any, what: str = "a path") -> str:
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    """A path or a text as any file, figure and terminal takes it.
+    """A path or a text in a form that every file, figure and terminal accepts.
 
-    The bytes of a file's name that are not UTF-8 are no characters: they become `\\udcff`.
+    Bytes of a file name that are not UTF-8 are escaped, such as `\\udcff`.
     """
     return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")

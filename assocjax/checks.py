@@ -1,7 +1,7 @@
-"""Checks of numbers and arrays, made once where a user calls; inner functions trust callers.
+"""Checks of numbers and arrays, made once in public functions; inner functions trust callers.
 
-Values are only looked at when they are concrete: under `jit`, `vmap` or `grad` an array has a
-shape and a dtype but no value yet, and only those are checked.
+Values are only checked when they are concrete. Under `jit`, `vmap` or `grad` an array has a shape
+and a dtype but no values yet, and only shape and dtype are checked.
 """
 
 import math
@@ -24,7 +24,7 @@ def is_traced(x: Any) -> bool:
 
 
 def is_hidden(x: Any) -> bool:
-    """Whether its values cannot be looked at: traced, or partly on devices of other processes."""
+    """Whether values cannot be read: `x` is traced, or partly on devices of other processes."""
     return is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable)
 
 
@@ -32,8 +32,8 @@ def check_number(name: str, value: Any, *, minimum: float | None = None) -> Any:
     """Returns a finite real number, of Python, NumPy or JAX, as a float; a traced scalar as it is.
 
     Raises:
-        InputTypeError: If it is no number (bools and strings are not).
-        InputError: If it is not finite, or below `minimum`, or a traced array is no scalar.
+        InputTypeError: If it is not a number (bools and strings are refused).
+        InputError: If it is not finite, or below `minimum`, or a traced array is not a scalar.
     """
     if is_traced(value):
         if value.ndim:
@@ -58,7 +58,7 @@ def check_number(name: str, value: Any, *, minimum: float | None = None) -> Any:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """As `check_number`, of a number that is not 0 in JAX's default floating dtype either."""
+    """As `check_number`, and the number must be positive, also in JAX's default floating dtype."""
     number, dtype = check_number(name, value, minimum=0), jnp.result_type(float)
     if not number or not number >= float(jnp.finfo(dtype).tiny):
         rounded = f", which {dtype} rounds to 0" if number else ""
@@ -71,7 +71,7 @@ def _is_real(dtype: Any) -> bool:
 
 
 def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
-    """A non-empty list of distinct finite numbers, as a float64 vector."""
+    """Returns a non-empty list of distinct finite numbers as a float64 vector."""
     values, each = check_sequence(name, values, "numbers"), f"every entry of {name}"
     array = np.array([check_number(each, value, minimum=minimum) for value in values])
     if len(np.unique(array)) != array.size:
@@ -80,7 +80,7 @@ def check_numbers(name: str, values: Any, *, minimum: float) -> np.ndarray:
 
 
 def check_step(name: str, value: Any) -> Any:
-    """As `check_integer` from 0; a traced integer as it is."""
+    """As `check_integer` with minimum 0; a traced integer is returned as it is."""
     if not is_traced(value):
         return check_integer(name, value, minimum=0)
     if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
@@ -89,10 +89,10 @@ def check_step(name: str, value: Any) -> Any:
 
 
 def check_key(name: str, key: Any) -> None:
-    """A random key of JAX, of either kind.
+    """Checks that `key` is a JAX random key: typed, or a raw uint32 array.
 
     Raises:
-        InputTypeError: If it is none.
+        InputTypeError: If it is not.
     """
     is_array = isinstance(key, np.ndarray | jax.Array)
     if is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
@@ -102,10 +102,10 @@ def check_key(name: str, key: Any) -> None:
 
 
 def as_array(name: str, value: Any) -> np.ndarray | Array:
-    """An array of JAX as it is, anything else as one of NumPy.
+    """Returns a JAX array as it is, anything else as a NumPy array.
 
     Raises:
-        InputTypeError: If it cannot be one, of numbers or booleans.
+        InputTypeError: If it cannot be converted to an array of numbers or booleans.
     """
     try:
         array = value if isinstance(value, jax.Array) else np.asarray(value)
@@ -117,16 +117,16 @@ def as_array(name: str, value: Any) -> np.ndarray | Array:
 
 
 def check_dataset(dataset: Any, source: str, variables: Iterable[str], dims: str) -> None:
-    """A Dataset as some function makes it: numbers over some dimensions.
+    """Checks that a Dataset has the variables and dimensions of those that a function returns.
 
     Args:
-      source: that function.
-      variables: names that it must have.
-      dims: that all of them have, separated by spaces.
+      source: name of that function.
+      variables: names of variables that `dataset` must have.
+      dims: dimensions that each of these variables must have, separated by spaces.
 
     Raises:
-      InputTypeError: it is no Dataset.
-      InputError: it lacks a variable or dimension, or one is of no numbers, or empty.
+      InputTypeError: `dataset` is not a Dataset.
+      InputError: a variable or dimension is missing, or a variable is empty or not numeric.
     """
     if not isinstance(dataset, xr.Dataset):
         raise InputTypeError(f"dataset must be a Dataset from {source}; got {type(dataset)}")
@@ -143,7 +143,7 @@ def check_dataset(dataset: Any, source: str, variables: Iterable[str], dims: str
 
 
 def check_precision(params: Any) -> None:
-    """Weights in float32 or float64: sums over a corpus in half precision would be wrong."""
+    """Checks that weights are float32 or float64: half precision is too coarse for corpus sums."""
     for leaf in jax.tree.leaves(params):
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if dtype not in (jnp.float32, jnp.float64):
@@ -152,7 +152,7 @@ def check_precision(params: Any) -> None:
 
 @runtime_checkable
 class Sequences(Protocol):
-    """A corpus in tokens: `TokenData`, in memory, or `TokenFile`, on disk."""
+    """A tokenized corpus: `TokenData`, in memory, or `TokenFile`, on disk."""
 
     @property
     def num_sequences(self) -> int: ...
@@ -167,21 +167,23 @@ class Sequences(Protocol):
 
 
 CorpusLike = Sequences | ArrayLike
-"""What stands for a corpus in every function: one as it is, or an integer array [N, T+1] of token
-ids. An array may have a mask [N, T], False where the input or the target is padding."""
+"""The type that every function accepts as a corpus: a `TokenData` or `TokenFile`, or an integer
+array [N, T+1] of token ids. An array may come with a boolean mask [N, T], False where the input or
+the target is padding."""
 
 
 def check_corpus(
     data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"], int]:
-    """The tokens, mask and vocabulary size of a corpus, given in either of its two forms.
+    """Returns the tokens, mask and vocabulary size of a corpus in any form of `CorpusLike`.
 
     Args:
       data: `TokenData` or a `TokenFile`, or an integer array [N, T+1] of token ids.
-      vocab_size, mask: of an array; `data` has its own.
+      vocab_size, mask: for an array only; `TokenData` and `TokenFile` have their own.
 
     Raises:
-      InputError: an array comes without `vocab_size`, or `data` with another one or with a mask.
+      InputError: `vocab_size` is missing for an array, or differs from the corpus's own; or a
+        `mask` is given for a corpus that has its own.
     """
     if isinstance(data, Sequences):
         if vocab_size not in (None, data.vocab_size):
@@ -201,8 +203,9 @@ def check_tokens(
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
     """Checks sequences [N, T+1] and their mask [N, T]; returns them as int32 and bool arrays.
 
-    A corpus, `TokenData` or `TokenFile`, is read whole and has its own mask. Without a mask every
-    position is valid. Ids whose values cannot be looked at are clipped to [0, V).
+    A `TokenData` or `TokenFile` is read completely and has its own mask. Without a mask every
+    position is valid. Token ids whose values cannot be checked, as traced ones, are clipped to
+    [0, V).
     """
     check_integer("vocab_size", vocab_size, minimum=2)
     tokens: Any = data

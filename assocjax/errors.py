@@ -1,8 +1,8 @@
-"""Errors that a user can mend.
+"""Errors caused by user input.
 
-Both carry one line that names the argument or file, what was expected and what came.
-The command line prints that line and exits with code 2; anything else is a bug and keeps
-its traceback.
+The message of each is one line that names the argument or file, what was expected and what was
+found. The command line prints that line and exits with code 2. Any other exception is a bug and
+keeps its traceback.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class _OneLine(Exception):
-    """Its message is one line, whatever it quotes: an array or a library's words may have more."""
+    """Joins the lines of its message: a quoted array or library error may have several."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))))
@@ -26,11 +26,11 @@ class InputTypeError(_OneLine, TypeError):
 
 @contextlib.contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Of a function that reads a Dataset: what xarray, NumPy or matplotlib raise of one that is of
-    another form becomes an `InputError`. What is commonly wrong is to be checked before.
+    """Turns errors that a Dataset of the wrong form causes in xarray, NumPy or matplotlib into an
+    `InputError`. Common mistakes should be checked before, with messages of their own.
 
     Args:
-      source: the function that makes such a Dataset.
+      source: name of the function that returns Datasets of the right form.
     """
     try:
         yield

@@ -76,7 +76,7 @@ def test_going_on_gives_the_same_bits(data, options, tmp_path, promote):
         killed_sweep(data, 1, **arguments, checkpoint=tmp_path / "killed")
     lines = []
     aj.sweep(data, **arguments, checkpoint=tmp_path / "killed", announce=lines.append)
-    assert any("going on from" in line and "2 of 4 parts" in line for line in lines)
+    assert any("resuming from" in line and "2 of 4 parts" in line for line in lines)
     files = [(tmp_path / name / "sweep.nc").read_bytes() for name in ("never", "killed")]
     assert files[0] == files[1]
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {MARKER, "sweep.nc"}
@@ -275,11 +275,11 @@ def test_killed_at_any_moment_a_sweep_goes_on(tmp_path):
     _, err = process.communicate()
     assert process.returncode == 130
     assert err.startswith("assocjax: interrupted; ")
-    assert err.endswith("run the same again to go on\n")
+    assert err.endswith("run the same again to resume\n")
     process = start(out, cache)
     printed, err = process.communicate()
     assert process.returncode == 0, err
-    assert "going on from" in printed
+    assert "resuming from" in printed
     for name in ("sweep.nc", "summary.json"):
         assert (out / name).read_bytes() == (tmp_path / "never" / name).read_bytes()
 
@@ -316,7 +316,7 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(data, damage, tmp_path):
         if path.is_file() and chosen.get(damage) and path.name != "_CHECKPOINT_METADATA":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
-        aj.InputError, match=r"checkpoint in .* cannot be read here \(.*go on where"
+        aj.InputError, match=r"checkpoint in .* cannot be read here \(.*resume where"
     ):
         aj.sweep(data, **arguments)
     gc.collect()  # what readers of orbax that were stopped have to say, they say here

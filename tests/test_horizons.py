@@ -389,7 +389,7 @@ def test_a_study_of_real_runs():
         ({"duration": math.inf}, aj.InputError, "duration must be finite"),
         ({"threshold": -1}, aj.InputError, "threshold must be finite and at least 0"),
         ({"load": None}, aj.InputTypeError, "load must be a function"),
-        ({"load": lambda **_: None}, aj.InputTypeError, "what load returns must be TokenData"),
+        ({"load": lambda **_: None}, aj.InputTypeError, "the result of load must be TokenData"),
         (
             {"load": lambda **_: load(6, 4)},
             aj.InputError,

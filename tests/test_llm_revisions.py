@@ -278,7 +278,7 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
         compare(folder, fewer, finished[0])
     out = shutil.copytree(finished[0], tmp_path / "out")
     shutil.copy(out / "comparison.nc", out / "revision-step0.nc")
-    with pytest.raises(InputError, match="is no result that can be used again"):
+    with pytest.raises(InputError, match="is not a result that can be reused"):
         compare(folder, data, out)
 
 

@@ -104,7 +104,7 @@ def test_bad_arguments(arguments, error, message):
 
 def test_bad_statistics_arguments():
     data = token_data(random_tokens(0, 3, T, V), V)
-    with pytest.raises(aj.InputError, match="must be left where frequency_corrected"):
+    with pytest.raises(aj.InputError, match="must be left out with frequency_corrected"):
         aj.sparse_statistics(data, frequency_corrected=True, residual="unigram")
     other = counting.count(token_data(random_tokens(0, 3, T, V), V + 1), range(3))
     with pytest.raises(aj.InputError, match="counts must be of the 12 tokens of source; got 13"):

@@ -231,7 +231,7 @@ def test_parts_are_kept_until_all_are_there(tmp_path):
         part = results.parts_kept_in(folder)
         part("a part", lambda: compute(0.1))
         with (
-            pytest.raises(KeyboardInterrupt, match="interrupted; what is finished is in"),
+            pytest.raises(KeyboardInterrupt, match="interrupted; finished parts are kept in"),
             results.stoppable(folder),
         ):
             part("another", stop)

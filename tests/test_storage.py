@@ -383,7 +383,7 @@ def test_a_file_is_replaced_only_if_it_is_ours_and_that_was_asked_for(dataset, t
     aj.save(dataset, path)
     before = path.read_bytes()
     aj.save(dataset, path)  # the same, once more
-    with pytest.raises(aj.InputError, match=r"a\.nc is there already, with other content"):
+    with pytest.raises(aj.InputError, match=r"a\.nc exists already, with other content"):
         aj.save(dataset * 2, path)
     assert path.read_bytes() == before
     aj.save(dataset * 2, path, overwrite=True)
@@ -404,7 +404,7 @@ def test_figures_are_replaced_only_if_they_are_ours(tmp_path):
     for path in figures.save(first, tmp_path / "a"):
         assert b"written by assocjax" in path.read_bytes()
     figures.save(first, tmp_path / "a")
-    with pytest.raises(aj.InputError, match=r"a\.png is there already"):
+    with pytest.raises(aj.InputError, match=r"a\.png exists already"):
         figures.save(second, tmp_path / "a")
     figures.save(second, tmp_path / "a", overwrite=True)
     first.savefig(tmp_path / "b.png")

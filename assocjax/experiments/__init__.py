@@ -2,12 +2,12 @@
 
 In reading order:
 
-* `runs`: one run beside its theories, differentiable.
-* `record`: one run step by step, read at chosen steps and saved between them.
-* `plans`: how a grid of runs is divided among devices; its memory.
-* `grids`: a grid computed in chunks and segments, over devices and processes.
-* `sweeps`: `sweep`, a grid over learning rates, seeds and starts, as an xarray Dataset.
-* `tables`: such a Dataset as a table, for pandas.
-* `horizons`: how long a theory holds, and a law for it.
+* `runs`: one run compared with its theories; differentiable.
+* `record`: one run step by step, recorded at chosen steps and resumable.
+* `plans`: how a grid of runs is divided among devices, and the memory it needs.
+* `grids`: a grid of runs, computed in chunks and segments over devices and processes.
+* `sweeps`: `sweep`, a grid over learning rates, seeds and initialization scales, as a Dataset.
+* `tables`: a Dataset as a pandas table.
+* `horizons`: how long a theory holds, and a power law for it.
 * `tracking`: `track`, one run and its associations at chosen steps.
 """

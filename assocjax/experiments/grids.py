@@ -1,4 +1,4 @@
-"""A grid of runs, computed chunk by chunk on all devices, in segments between which it can stop."""
+"""A grid of runs, computed in chunks on all devices; each chunk in segments that can be saved."""
 
 import contextlib
 import functools
@@ -22,11 +22,11 @@ Records = dict[str, np.ndarray]
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, after which all work done was saved."""
+    """Ctrl-C, raised after all finished work was saved."""
 
 
 class Grid(NamedTuple):
-    """The runs: learning rates [rates], and starts [starts, 2] of seed and scale."""
+    """The runs: learning rates [rates] and starts [starts, 2], pairs (seed, init_scale)."""
 
     rates: np.ndarray
     starts: np.ndarray
@@ -44,23 +44,23 @@ def run_grid(
     progress: Callable[[int, int], None] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Records:
-    """Computes `run_comparison` on a grid, by one compiled program.
+    """Computes `run_comparison` on a grid with one compiled program.
 
-    Chunk by chunk, and each in segments of some steps. With checkpoints, what a segment hands to
-    the next and all observations are saved after each, and if some are found the work goes on from
-    there.
+    The grid is computed chunk by chunk, and each chunk in segments of steps. With checkpoints, the
+    carry and all observations are saved after each segment. If a checkpoint exists, the work is
+    resumed from it.
 
     Args:
       config, corpus: of the runs.
-      grid: N rates and S starts.
-      plan: how they are divided.
+      grid: the rates and starts.
+      plan: how the grid is divided into chunks and among devices.
       segment: number of steps observed in a segment.
-      checkpoints: where segments are saved, or None. The first Ctrl-C then waits for the segment
-        under way and its checkpoint; a second one does not.
-      publish: called after each checkpoint with (what is known, parts done, parts in all): the
-        records below, NaN where a step is not reached.
-      progress: called with (steps done, steps in all).
-      announce: called with a line for the user.
+      checkpoints: where segments are saved, or None. With checkpoints, the first Ctrl-C stops after
+        the current segment is saved; a second one stops at once.
+      publish: called after each checkpoint with (records so far, parts done, total parts); the
+        records are those returned below, NaN at steps not yet reached.
+      progress: called with (steps done, total steps).
+      announce: called with one-line messages for the user.
 
     Returns:
       The records of `run_comparison`, arrays [rates, starts, ...].
@@ -90,7 +90,7 @@ def run_grid(
                 assert checkpoints is not None
                 saved, observed = checkpoints.load(carry)
                 carry = saved if within else carry
-                announce(f"going on from {checkpoints.folder}: {done} of {parts} parts are done")
+                announce(f"resuming from {checkpoints.folder}: {done} of {parts} parts are done")
             first = _put(np.asarray(within * segment, np.int32), mesh)
             arguments = corpus, rates, seeds, carry, first
             began = time.monotonic()
@@ -112,13 +112,13 @@ def run_grid(
                 if _any_process(interrupts):
                     raise Stopped(
                         f"interrupted; {part + 1} of {parts} parts are saved in "
-                        f"{checkpoints.folder}: run the same again to go on"
+                        f"{checkpoints.folder}: run the same again to resume"
                     )
     return _finish(observed, grid, plan)
 
 
 def _mesh(plan: Plan) -> Mesh:
-    """Devices along rates and starts. Of several processes all devices: some do the same work."""
+    """Devices along rates and starts. With several processes, spare devices repeat work."""
     r, s = plan.devices
     processes = jax.process_count()
     spare = 1 if processes == 1 else jax.device_count() // (r * s)
@@ -127,7 +127,7 @@ def _mesh(plan: Plan) -> Mesh:
 
 
 def _put(tree: Any, mesh: Mesh, *axes: str) -> Any:
-    """Arrays that every process has, divided along their first axes."""
+    """Shards arrays, which every process holds, along their first axes."""
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -140,9 +140,9 @@ def _put(tree: Any, mesh: Mesh, *axes: str) -> Any:
 
 
 def _fetch(records: dict[str, jax.Array]) -> Records:
-    """All of the arrays on every process."""
+    """Gathers the complete arrays on every process."""
     if jax.process_count() == 1:
-        return jax.device_get(records)  # copies of all are under way at once
+        return jax.device_get(records)  # copies all arrays concurrently
     return {name: _gather(values) for name, values in records.items()}
 
 
@@ -153,7 +153,7 @@ def _gather(array: jax.Array) -> np.ndarray:
 
 
 def _chunks(grid: Grid, plan: Plan) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of every chunk; those of the last may go beyond the grid."""
+    """Rows and columns of every chunk; those of the last chunks may extend beyond the grid."""
     of_axis = [
         [slice(i, i + size) for i in range(0, n, size)]
         for n, size in zip((len(grid.rates), len(grid.starts)), plan.chunk, strict=True)
@@ -162,7 +162,7 @@ def _chunks(grid: Grid, plan: Plan) -> Iterator[tuple[slice, slice]]:
 
 
 def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, mesh: Mesh):
-    """Rates, seeds and scales; what the last chunk lacks is filled up with copies."""
+    """Rates, seeds and scales of a chunk; beyond the grid, copies of its last ones."""
     r, s = (
         np.minimum(np.arange(of.start, of.stop), n - 1)
         for of, n in ((rows, len(grid.rates)), (columns, len(grid.starts)))
@@ -176,14 +176,14 @@ def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, me
 
 
 def _by_trajectory(config: RunConfig, carry: Carry, shared: Any, own: Any) -> Carry:
-    """A tree like a carry: what the starts share, and what each has of its own."""
+    """A tree like a carry: `shared` for trajectories that all starts share, `own` for others."""
     found = {name: shared if name in config.theories else own for name in carry.params}
     return Carry(found, found)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))
 def _start_chunk(config, mesh, corpus, rates, seeds, scales) -> Carry:
-    """The carry of a chunk: [rates, starts, ...], and of what the starts share [rates, ...]."""
+    """The carry of a chunk: [rates, starts, ...], or [rates, ...] where all starts share it."""
     start = functools.partial(start_run, config, corpus)
     carry = jax.eval_shape(start, rates[0], seeds[0], scales[0])
     over_starts = jax.vmap(start, (None, 0, 0), _by_trajectory(config, carry, None, 0))
@@ -205,7 +205,7 @@ def _start_chunk(config, mesh, corpus, rates, seeds, scales) -> Carry:
     donate_argnames="carry",
 )
 def _advance_chunk(config, mesh, one_by_one, length, report, corpus, rates, seeds, carry, first):
-    """The carry after a segment, and what was observed in it: [rates, starts, length, ...]."""
+    """The carry after a segment, and its observations, [rates, starts, length, ...]."""
     progress = _step_reached if report else None
 
     def advance(corpus, first, rate, seed, carry):
@@ -231,7 +231,7 @@ def _advance_chunk(config, mesh, one_by_one, length, report, corpus, rates, seed
         PartitionSpec(*axes) for axes in ((), ("rate",), ("start",), ("rate", "start"))
     )
     carries = _by_trajectory(config, carry, by_rate, by_run)
-    # Runs are independent: no collectives, which the compiler would have to find out.
+    # Runs are independent: `shard_map` states that no collectives are needed.
     return jax.shard_map(
         advance_of_device,
         mesh=mesh,
@@ -245,7 +245,7 @@ _finish_chunk = jax.jit(jax.vmap(jax.vmap(finish_run)))
 
 
 def _nothing_observed(found: Records, grid: Grid, plan: Plan, total: int) -> Records:
-    """Room for what will be observed: NaN, and nothing yet that is not finite."""
+    """Arrays for all observations, filled with NaN; flags of finiteness are True."""
     sizes = [
         -(-n // size) * size
         for n, size in zip((len(grid.rates), len(grid.starts)), plan.chunk, strict=True)
@@ -267,7 +267,7 @@ def _record(observed: Records, found: Records, rows: slice, columns: slice, firs
 
 
 def _finish(observed: Records, grid: Grid, plan: Plan) -> Records:
-    """Records of all runs: of a partial grid too, NaN where no step was taken."""
+    """Records of all runs, also of a partly computed grid: NaN at steps that were not taken."""
     finished: Records = {}
     for rows, columns in _chunks(grid, plan):
         block = {name: values[rows, columns] for name, values in observed.items()}
@@ -280,8 +280,8 @@ def _finish(observed: Records, grid: Grid, plan: Plan) -> Records:
     return {name: values[: shape[0], : shape[1]] for name, values in finished.items()}
 
 
-# Compiled programs outlive a sweep, so what they call is the same for all sweeps: `_step_reached`,
-# which tells whoever listens now.
+# Compiled programs are reused by later sweeps, so they all call the same function, `_step_reached`,
+# which passes the step to the current listeners.
 _listeners: list[Callable[[int], None]] = []
 
 
@@ -292,9 +292,9 @@ def _step_reached(step) -> None:
 
 @contextlib.contextmanager
 def _listening(progress, before: int, total: int, steps: int) -> Iterator[None]:
-    """Reports steps of a chunk, as its first device reaches them.
+    """Reports each step of a chunk when the first device reaches it.
 
-    Not those that only fill up the last segment.
+    Steps that only pad the last segment are not reported.
     """
     reached = -1
 
@@ -314,25 +314,25 @@ def _listening(progress, before: int, total: int, steps: int) -> Iterator[None]:
 
 
 def _wait(tree: Any, interrupts: Interrupts, announce: Callable[[str], None]) -> None:
-    """Until arrays are computed; in Python, where a signal is noticed."""
+    """Waits until arrays are computed, in Python, so that signals are handled meanwhile."""
     pause, leaves, announced = 1e-4, jax.tree.leaves(tree), False
     while not all(leaf.is_ready() for leaf in leaves):
         if interrupts.count and not announced:
             announced = True
-            announce("stopping when the steps under way are saved; Ctrl-C again stops at once")
+            announce("stopping after the current steps are saved; Ctrl-C again stops at once")
         time.sleep(pause)
-        pause = min(1.02 * pause, 0.02)  # about a fiftieth of what was waited, at most
+        pause = min(1.02 * pause, 0.02)  # at most about 1/50 of the time waited
 
 
 def _any_process(interrupts: Interrupts) -> bool:
-    """Whether any process was asked to stop."""
+    """Whether any process has received an interrupt."""
     if jax.process_count() == 1:
         return interrupts.count > 0
     return bool(np.any(multihost_utils.process_allgather(np.array(interrupts.count > 0))))
 
 
 def duration_text(seconds: float) -> str:
-    """For people: 90 s, 5 min, 3 h."""
+    """A duration as readable text: 90 s, 5 min, 3 h."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""Validity horizons: how long a theory stays true, and how that depends on the setting.
+"""Validity horizons: how long a theory holds, and how that depends on the setting.
 
-The horizon of a weight is the first step at which its relative error passes a threshold. Read off
-a sweep's Dataset; a law is fitted to a table of them.
+The horizon of a weight is the first step at which its relative error passes a threshold. Horizons
+are computed from the Dataset of a sweep, and a power law is fitted to a table of them.
 """
 
 import itertools
@@ -37,19 +37,19 @@ SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
 def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Dataset:
     """The step at which each weight's relative error passes a threshold.
 
-    A theory holds at a step if the relative error is at or below the threshold, and fails if it is
-    above, or if the run or the theory has diverged by then. Where the error is undefined, the
-    weight still being zero, it does neither.
+    A theory holds at a step if the relative error is at or below the threshold. It fails if the
+    error is above the threshold, or if the run or the theory has diverged by then. It does neither
+    where the error is undefined because the weight is still zero.
 
         onset      first step at which the theory holds
         horizon    first step after the onset at which it fails; 0 if there is no onset
 
-    A theory starts from zero, so a Gaussian start hides it: the error is 1 at step 0 and falls as
-    training outgrows the start. That theory has not ended, it has not begun, which is why the
-    horizon is the end of the first stretch in which it holds. From a zero start this is the
-    ordinary definition, the first step at which the error passes the threshold, except where the
-    very first error that is defined is above it: the ordinary horizon would be that step, the
-    least one there is for that weight, although the theory held at no step.
+    A theory's weights start at zero. With a Gaussian start the error is therefore 1 at step 0, and
+    falls below the threshold only as training outgrows the start. So the horizon is defined as the
+    end of the first interval in which the theory holds. From a zero start this is the ordinary
+    definition, the first step at which the error passes the threshold. The only exception is a
+    weight whose first defined error is above the threshold: its ordinary horizon would be that
+    step, although the theory held at no step.
 
     Args:
       dataset: from `sweep`.
@@ -57,12 +57,12 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
 
     Returns:
       A Dataset with `horizon` and `onset`, float steps over `learning_rate`, `seed`, `init_scale`,
-      `theory`, `weight` and `layer`. NaN: not within the sweep; of a horizon, that the theory still
-      held at its end (or that no error was defined). `output` stands at the last layer, as in
-      `dataset`. Attributes: those of `dataset`, `threshold` and `steps`, the last step looked at.
+      `theory`, `weight` and `layer`. NaN means not within the sweep: for a horizon, that the theory
+      still held at the last step (or no error was defined). `output` is stored at the last layer,
+      as in `dataset`. Attributes: those of `dataset`, `threshold`, and `steps`, the last step.
 
     Raises:
-      InputError, InputTypeError: `threshold` is negative or no number; `dataset` has no errors.
+      InputError, InputTypeError: `threshold` is negative or not a number; `dataset` has no errors.
     """
     threshold = check_number("threshold", threshold, minimum=0)
     ends = ("diverged_step", "theory_diverged_step")
@@ -75,7 +75,7 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
     fails = (error > threshold) | (step >= end)
     onset = _first(holds, step)
     horizon = _first(fails & (step > onset), step)
-    # Neither of both: every error is undefined, and nothing is known.
+    # Without an onset the horizon is 0, but it stays NaN if every error is undefined.
     horizon = horizon.where(onset.notnull() | ~fails.any("step"), 0.0)
     dims = [dim for dim in error.dims if dim != "step"]
     variables = {
@@ -86,8 +86,8 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
             long_name=f"step at which the theory {what}, to {threshold:g} in relative error",
         )
         for name, value, what in (
-            ("horizon", horizon, "ends to hold (0: it never held; NaN: not within the sweep)"),
-            ("onset", onset, "begins to hold (NaN: not within the sweep)"),
+            ("horizon", horizon, "stops holding (0: it never held; NaN: not within the sweep)"),
+            ("onset", onset, "starts holding (NaN: not within the sweep)"),
         )
     }
     attrs = {**dataset.attrs, "threshold": threshold, "steps": int(step[-1])}
@@ -96,16 +96,16 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
 
 @reading("validity_horizon")
 def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
-    """Horizons in numbers: one row for each theory, starting scale and learning rate.
+    """Horizons as a table: one row for each theory, initialization scale and learning rate.
 
-    A weight's horizon is the least over layers and seeds, of those that end within the sweep; None
-    if none does. `output*eta` is that of the output times the learning rate: training time.
+    A weight's horizon is the minimum over layers and seeds of the horizons within the sweep; None
+    if there is none. `output*eta` is the output's horizon times the learning rate: training time.
 
     Args:
       horizons: from `validity_horizon`.
 
     Raises:
-      InputError, InputTypeError: they are not.
+      InputError, InputTypeError: `horizons` is not from `validity_horizon`.
     """
     dims = "theory init_scale learning_rate weight"
     check_dataset(horizons, "validity_horizon", ["horizon"], dims)
@@ -124,10 +124,10 @@ class PowerLaw(NamedTuple):
     """horizon = prefactor * product of quantity ** exponent, and how well it fits.
 
     exponents        of each quantity that varied
-    standard_errors  of the exponents; scatter about the law taken for independent
-    prefactor        in units of the horizon, where every quantity is 1
-    r_squared        share of the variance of log(horizon) that the law explains; NaN if it has none
-    num_rows         rows that were used
+    standard_errors  of the exponents, assuming independent deviations from the law
+    prefactor        the horizon, in its unit, where every quantity is 1
+    r_squared        share of the variance of log(horizon) that the law explains; NaN if that is 0
+    num_rows         number of rows used
     """
 
     exponents: dict[str, float]
@@ -142,21 +142,22 @@ def fit_power_law(
     exponents: Sequence[str] = SETTINGS,
     of: str = "output",
 ) -> PowerLaw:
-    """Least squares of log(horizon) on the logarithms of what varies among the rows.
+    """Least-squares fit of log(horizon) to the logarithms of the quantities that vary.
 
     Rows without a horizon (None or NaN: it lies beyond the sweep) or with horizon 0 (the theory
-    never held) have no logarithm and are skipped. The first kind censors long horizons: let
-    sweeps be long enough that it is rare.
+    never held) are skipped. Skipping the first kind censors long horizons, so sweeps should be long
+    enough that they are rare.
 
     Args:
-      rows: a table of one theory, such as `horizon_table` or `horizon_study` give.
-      exponents: columns to take for quantities; those that are in no row, or the same in all rows
-        that are used, have no exponent.
+      rows: a table of one theory, from `horizon_table` or `horizon_study`.
+      exponents: columns of quantities; those that are in no row, or the same in all rows used, get
+        no exponent.
       of: the column that holds the horizon.
 
     Raises:
       InputError, InputTypeError: fewer rows than coefficients + 1, rows of several theories, rows
-        that cannot tell two quantities apart, a missing column or a value that is not positive.
+        in which quantities do not vary independently, a missing column, or a value that is not
+        positive.
     """
     check_string("of", of)
     if isinstance(rows, str) or not isinstance(rows, Sequence):
@@ -230,24 +231,25 @@ def horizon_study(
 
     Args:
       load: called as `load(vocab_size=..., seq_len=...)`, once for each pair, such as a `partial`
-        of `load_tokens`. Hold the number of tokens alike, or it varies along.
-      vocab_sizes, seq_lens, num_layers, learning_rates: distinct, the base first.
-      duration: training time s * eta up to which horizons are looked for.
+        of `load_tokens`. Keep the number of tokens constant, otherwise it varies too.
+      vocab_sizes, seq_lens, num_layers, learning_rates: lists of distinct values, the base first.
+      duration: training time s * eta up to which horizons are searched.
       theories: as in `sweep`.
       threshold: as in `validity_horizon`.
-      progress: called with (steps done, steps in all) as the work advances.
-      part: called for each setting with a name and what computes its horizons, a Dataset; as
-        `results.unfinished` yields it, a study goes on where it was stopped.
+      progress: called with (steps done, total steps) as the work advances.
+      part: called for each setting with a name and a function that computes its horizons, a
+        Dataset. With `results.parts_kept_in(folder)`, a stopped study can be resumed.
 
     Returns:
-      A row for each setting and theory: the quantities, the theory, for each weight its horizon in
-      steps, the least over layers (None: beyond `duration`), and as `weight*eta` in training time.
+      A row for each setting and theory: the quantities, the theory, and for each weight its horizon
+      in steps, the minimum over layers (None: beyond `duration`), and as `weight*eta` the horizon
+      in training time.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
 
-    Cost: one sweep of a single run for each setting, each compiled anew as its sizes or its number
-    of steps differ; varying all at once would multiply their number instead of adding it up.
+    Cost: one sweep of a single run for each setting, each compiled on its own, since sizes or
+    numbers of steps differ. Settings add up; varying all quantities at once would multiply them.
     """
     if not callable(load):
         raise InputTypeError(f"load must be a function that returns a corpus; got {load!r}")
@@ -259,7 +261,7 @@ def horizon_study(
         duration=duration,
     )
     threshold = check_number("threshold", threshold, minimum=0)
-    # One more record than there are steps: the start.
+    # One more record than steps: the start.
     records = [math.ceil(duration / setting["learning_rate"]) + 1 for setting in settings]
     total, before = sum(records), 0
     loaded: dict[tuple[int, int], TokenData] = {}
@@ -296,7 +298,7 @@ def study_settings(
     learning_rates: Sequence[float],
     duration: float,
 ) -> list[dict[str, Any]]:
-    """The settings of a `horizon_study`: vocabulary size, length, layers and rate; the base first.
+    """The settings of a `horizon_study`, the base first: a dict of the four quantities for each.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
@@ -327,15 +329,15 @@ def study_settings(
 
 
 def _offset(progress, before: int, total: int):
-    """What one sweep reports, as part of a study."""
+    """A progress function for one sweep of a study."""
     return progress and (lambda done, _: progress(before + done, total))
 
 
 def _load(load, V: int, T: int) -> TokenData:
-    data = as_token_data(load(vocab_size=V, seq_len=T), "what load returns")
+    data = as_token_data(load(vocab_size=V, seq_len=T), "the result of load")
     if (data.vocab_size, data.seq_len) != (V, T):
         raise InputError(
-            f"load must return what it is asked for, vocab_size={V} and seq_len={T}; got "
+            f"load must return a corpus with vocab_size={V} and seq_len={T}; got "
             f"{data.vocab_size} and {data.seq_len}"
         )
     return data

@@ -1,4 +1,4 @@
-"""Before the work: how a grid of runs is divided among devices, and the memory that it takes."""
+"""Planning a grid of runs: how it is divided among devices, and an estimate of its memory."""
 
 import contextlib
 import itertools
@@ -18,11 +18,11 @@ GIB = 1 << 30
 
 
 class Plan(NamedTuple):
-    """How [rates, starts] are computed.
+    """How a grid of runs [rates, starts] is computed.
 
-    devices: their number along each axis.
-    chunk: runs computed together along each axis.
-    one_by_one: a device takes the gradients of its runs one after another (`advance_run`).
+    devices: number of devices along each axis.
+    chunk: number of runs computed together along each axis.
+    one_by_one: a device computes the gradients of its runs one after another (`advance_run`).
     """
 
     devices: tuple[int, int]
@@ -45,12 +45,13 @@ def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_li
 
     Args:
       config: of the runs.
-      sizes: of the corpus that they read.
-      shape: numbers of rates and of starts.
-      memory_limit: bytes that this process may take for runs that are computed together.
+      sizes: of their corpus.
+      shape: number of rates and number of starts.
+      memory_limit: bytes that this process may use for the runs computed together.
 
     Raises:
-      InputError: not even one run fits the limit or the machine; says how much memory it needs.
+      InputError: not even one run fits the limit or the machine; the message gives the memory that
+        one run needs.
     """
     machine = machine_bytes()
     limit = memory_limit if machine is None else min(memory_limit, machine)
@@ -66,8 +67,8 @@ def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_li
     if processes == 1:
         plan = divide(shape, local, largest)
     else:
-        # Every process must take part in every program, so all devices are used; where the grid
-        # is too small for them, some do the same work.
+        # Every process must take part in every program, so all devices are used. If the grid is
+        # too small for them, some repeat the same work.
         plan = divide(shape, jax.device_count(), largest * processes, exactly=True)
     return plan._replace(one_by_one=one_by_one)
 
@@ -75,8 +76,8 @@ def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_li
 def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool = False) -> Plan:
     """The division with the least work for the busiest device; a chunk has at most `largest` runs.
 
-    A chunk holds many starts rather than many rates, as starts share their theories. `exactly`:
-    the devices used divide all devices.
+    A chunk holds many starts rather than many rates, since starts share their theories. `exactly`:
+    the number of devices used must divide `devices`.
     """
     R, S = shape
 
@@ -91,11 +92,11 @@ def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool 
             (d, e) for d in divisors for e in divisors if devices % (d * e) == 0 and d * e <= usable
         )
     division = min(divisions, key=work)
-    # Devices that would only repeat the work of others are left out.
+    # Leave out devices that would only repeat the work of others.
     r, s = division if exactly else (min(n, d) for n, d in zip(shape, division, strict=True))
     starts = s * min(-(-S // s), max(1, largest // (r * s)))
     rates = r * min(-(-R // r), max(1, largest // (starts * r)))
-    # Even chunks, so that little of the last one is filled up.
+    # Even chunks, so that the last one needs little padding.
     rates, starts = (
         d * -(-n // (d * -(-n // size))) for n, d, size in ((R, r, rates), (S, s, starts))
     )
@@ -103,7 +104,7 @@ def divide(shape: tuple[int, int], devices: int, largest: int, *, exactly: bool 
 
 
 def divide_again(chunk: tuple[int, int], devices: int, *, exactly: bool = False) -> tuple[int, int]:
-    """The most devices that can share evenly the chunks of a sweep begun on others."""
+    """The most devices, per axis, among which chunks of a resumed sweep can be divided evenly."""
     by_axis = ([d for d in range(1, n + 1) if n % d == 0] for n in chunk)
     fitting = (
         division
@@ -128,8 +129,8 @@ def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
     """Estimated memory of the weights of one run, of its theories, and of their copies."""
     V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
     weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
-    # Copies of the weights that XLA keeps beside the step, as its own analysis reports them: the
-    # carry and its successor; what the optimizer remembers; and up to six for every theory.
+    # Copies of the weights that XLA keeps beside the step, according to its own memory analysis:
+    # the carry and its successor, the optimizer state, and up to six for every theory.
     moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
     followed = len(config.theories) * (1 if config.batch_size is None else 2)
     return (3 + 6 * followed) * weights + moments
@@ -149,7 +150,7 @@ def step_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 
 def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
-    """Memory of a `Corpus`, of which every device has a copy."""
+    """Memory of a `Corpus`; every device has a copy."""
     N, V, T, itemsize, _ = sizes
     L = config.depth
     matrices = 6 if L is None else 6 + (L + 1) + L + L * L
@@ -159,8 +160,8 @@ def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
 
 
 def machine_bytes() -> int | None:
-    """Memory of the devices of this process, or of the machine where they are its cores, as far as
-    a job or a container may have it. None where it cannot be told.
+    """Memory of this process's devices. On a CPU, the machine's memory, or less if a job or a
+    container has a limit. None if unknown.
     """
     found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     if all(found):
@@ -196,9 +197,9 @@ def group_limits(
 
 
 def least_bytes(config: RunConfig, sizes: Sizes) -> int:
-    """Memory without which nothing can be done: of one run, or to count its statistics."""
+    """The least memory needed: that of one run, or of computing its statistics."""
     V, itemsize = sizes.vocab_size, sizes.itemsize
-    # What `effective_statistics` says that it takes.
+    # As in the docstring of `effective_statistics`.
     counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
     return max(counting, planned_bytes(config, sizes, Plan((1, 1), (1, 1))))
 
@@ -209,6 +210,6 @@ def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -
     larger = f"give a memory_limit above {needed}, or " if memory_limit == limit else ""
     return (
         f"{what} must hold one run, which with vocab_size {sizes.vocab_size} and "
-        f"{config.num_layers} layers takes about {needed}; got {limit / GIB:.3g} GiB: {larger}take "
-        "a smaller vocab_size (memory grows with its square), num_layers or microbatch_size"
+        f"{config.num_layers} layers takes about {needed}; got {limit / GIB:.3g} GiB: {larger}"
+        "choose a smaller vocab_size (memory grows with its square), num_layers or microbatch_size"
     )

@@ -1,4 +1,4 @@
-"""One run, step by step: at chosen steps it is read, and all that it depends on is saved."""
+"""One run, step by step: recorded at chosen steps, with checkpoints from which it can resume."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,12 +17,12 @@ Read = Callable[[int, dict[str, Params]], dict[str, np.ndarray]]
 
 
 class Recorded(NamedTuple):
-    """What `record_run` found.
+    """The result of `record_run`.
 
-    params: the weights after the last update, of the run and of what is trained beside it.
-    loss: of the run at each step that was taken, in nats.
-    records: what was read, stacked: arrays [recorded steps, ...].
-    diverged_step: the step at which loss, weights or gradient were no longer finite, or None.
+    params: the weights after the last update, of every trajectory in `runs.Carry`.
+    loss: of the run at each step before it diverged or ended, in nats.
+    records: the arrays that `read` returned, stacked: [recorded steps, ...].
+    diverged_step: the first step at which loss, weights or gradient are not finite, or None.
     """
 
     params: dict[str, Params]
@@ -48,22 +48,22 @@ def record_run(
 
     Args:
       config, corpus, learning_rate, seed, init_scale: as in `run_comparison`.
-      record_at: increasing steps at which the run is read, before the update.
-      read: called with the step and the weights, by name as in `runs.Carry`; returns arrays, of
-        the same shapes at every step.
-      checkpoints: where all is saved, or None. The first Ctrl-C then waits for the step under way
-        and is saved; a second one does not wait.
-      save_every: how many recorded steps pass from one checkpoint to the next.
-      progress: called with (steps done, steps in all).
+      record_at: increasing steps at which `read` is called, before the update.
+      read: called with the step and the weights by trajectory, `Carry.params`; returns arrays,
+        which have the same shapes at every step.
+      checkpoints: where the state and all records are saved, or None. With checkpoints, the first
+        Ctrl-C stops after the current step, which is saved; a second one stops at once.
+      save_every: number of recorded steps between checkpoints.
+      progress: called with (steps done, total steps).
 
     Returns:
-      `Recorded`; it ends before the step at which the run diverged.
+      `Recorded`; losses and records end before the step at which the run diverged.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used, or the checkpoint is of another run.
-      KeyboardInterrupt: Ctrl-C; with checkpoints, its text says what was saved.
+      KeyboardInterrupt: Ctrl-C; with checkpoints, its text says how much was saved.
 
-    Cost: steps + 1 gradients, and what `read` takes.
+    Cost: steps + 1 gradients, and the cost of `read`.
     """
     dtype = corpus.statistics.bigram.dtype
     arguments = jnp.asarray(learning_rate, dtype), jnp.asarray(seed, jnp.int32)
@@ -109,13 +109,13 @@ def record_run(
             raise
         raise KeyboardInterrupt(
             f"interrupted; {saved} of {config.steps + 1} steps are saved: run the same again to "
-            "go on from there"
+            "resume"
         ) from None
     return Recorded(carry.params, np.array(loss), _stack(records), diverged_step)
 
 
 _LOSS = "loss of steps"
-"""The name of the losses in a checkpoint, beside the records."""
+"""The name of the losses in a checkpoint, beside the names of records."""
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="carry")

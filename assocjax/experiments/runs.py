@@ -1,8 +1,9 @@
 """One run: trained by a gradient, and compared with the theories at every step.
 
-`run_comparison` is a pure function of its learning rate, seed and starting scale that can be
-jitted, vmapped and differentiated. It is made of three: `start_run`, `advance_run` by a segment of
-steps, and `finish_run`. `sweep` is their vmap over a grid, and saves what is between segments.
+`run_comparison` is a pure function of learning rate, seed and initialization scale that can be
+jitted, vmapped and differentiated. It consists of three functions: `start_run`, `advance_run`,
+which takes a segment of steps, and `finish_run`. `sweep` is their vmap over a grid, and saves the
+carry between segments.
 """
 
 import dataclasses
@@ -53,15 +54,15 @@ from assocjax.training.optimizers import (
 from assocjax.training.train import Snapshot, batch_indices, train_segment
 
 QUANTITIES = ("weights", "gradients")
-"""What of a run is compared with that of a theory, in the order of the arrays."""
+"""The quantities of a run and a theory that are compared, in the order of the result arrays."""
 
 
 @struct.dataclass
 class Corpus:
-    """What a run reads: the tokens [N, T+1], their mask [N, T] and their statistics.
+    """A corpus for training: the tokens [N, T+1], their mask [N, T] and their statistics.
 
-    `effective` is only needed by the effective theory and may be None. `max_distinct` is that of
-    `exact_gradient`: static, as programs are compiled for it.
+    `effective` is needed by the effective theory only and may be None. `max_distinct` is the
+    argument of `exact_gradient`; it is static, so a program is compiled for each value.
     """
 
     tokens: Int32[Array, "N T+1"]
@@ -79,10 +80,10 @@ class Corpus:
         vocab_size: int | None = None,
         mask: ArrayLike | None = None,
     ) -> "Corpus":
-        """A corpus and its statistics, with `effective_statistics` of a depth if one is given.
+        """A corpus with its statistics, and with `effective_statistics` if `depth` is given.
 
         Args:
-          data, vocab_size, mask: as of `corpus_statistics`.
+          data, vocab_size, mask: as in `corpus_statistics`.
         """
         tokens, mask, vocab_size = check_corpus(data, vocab_size, mask)
         corpus = cls._of(tokens, mask, vocab_size, depth)
@@ -99,15 +100,16 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything about a run that is fixed when it is compiled; the rest is traced.
+    """Everything about a run that is static, that is, fixed at compilation; the rest is traced.
 
     steps: number of updates.
     num_layers: L.
-    theories: what the run is compared with, of "leading" and "effective"; () is training alone.
-    gradient: what trains the weights, "exact" or one of the theories.
+    theories: names of the theories that the run is compared with, "leading", "effective" or both;
+      () trains without a comparison.
+    gradient: the gradient that trains the weights, "exact" or the name of a theory.
     optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
     batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
-    microbatch_size: sequences differentiated at once; None fits their memory.
+    microbatch_size: sequences differentiated at once; None chooses by memory.
     """
 
     steps: int
@@ -119,7 +121,7 @@ class RunConfig:
     microbatch_size: int | None = None
 
     def __post_init__(self):
-        # Plain numbers of Python: they are hashed, and written as JSON.
+        # Python numbers, which can be hashed and written as JSON.
         plain = partial(object.__setattr__, self)
         steps = check_integer("steps", self.steps, minimum=0, maximum=LARGEST_STEPS)
         plain("steps", steps)
@@ -139,17 +141,17 @@ class RunConfig:
 
     @property
     def depth(self) -> int | None:
-        """The depth of `effective_statistics` that a run needs, or None."""
+        """The depth of `effective_statistics` that the run needs, or None."""
         return self.num_layers if "effective" in (*self.theories, self.gradient) else None
 
 
 class Carry(NamedTuple):
-    """What a run hands on from one step to the next.
+    """The state of a run between two steps.
 
-    Both are dicts over trajectories that are trained together: "run"; a theory's name, where it is
-    followed beside the run; and with minibatches a theory followed on the run's own batches. A
-    trajectory named as a theory depends on the learning rate alone, the others also on seed and
-    start.
+    Both fields are dicts over the trajectories that are trained together: "run"; the name of each
+    theory without a closed form, trained beside the run; and with minibatches each theory trained
+    on the run's minibatches (`of_batches`). A trajectory named after a theory depends on the
+    learning rate only, the others also on seed and initialization scale.
     """
 
     params: dict[str, Params]
@@ -166,40 +168,45 @@ def run_comparison(
 ) -> dict[str, Array]:
     """Trains one run and compares its weights and gradients with the theories at every step.
 
-    A theory starts from zero, sees the whole corpus and knows nothing of the seed: it follows its
-    own gradient by the run's optimizer, beside the run. Where the optimizer is linear in the
-    gradients, the same for every entry of all weights (`is_linear`), the leading theory is its
-    closed form (`optimizer_coefficients`). Gradients are
-    compared where each side stands: the run's gradient at its own weights with the theory's at the
-    theory's weights.
+    A theory's trajectory starts from zero weights, uses the whole corpus and does not depend on the
+    seed: the run's optimizer trains it by the theory's own gradient, beside the run. If the
+    optimizer is linear in the gradients and treats all entries of all weights alike (`is_linear`),
+    the leading theory is computed by its closed form instead (`optimizer_coefficients`). Each
+    gradient is taken on its own trajectory: the run's gradient at the run's weights is compared
+    with the theory's gradient at the theory's weights.
 
-    With minibatches each theory is followed a second time, on the very batches of the run, with
-    the statistics of each. That splits the disagreement in two, both relative to the run:
+    With minibatches each theory is trained a second time, on the same minibatches as the run, with
+    the statistics of each minibatch. This splits the disagreement into two errors, both relative to
+    the run:
 
         sampling error      ||theory of the batches - theory of the corpus|| / ||trained||
         truncation error    ||trained - theory of the batches|| / ||trained||
 
     Args:
-      config: what is compiled in.
-      corpus: what is trained on; with `effective` statistics if `config.depth` is not None.
+      config: the static settings.
+      corpus: the training data; with `effective` statistics if `config.depth` is not None.
       learning_rate, seed, init_scale: scalars; may be traced.
       progress: as in `train`.
 
     Returns:
-      A dict of arrays. `loss` [steps+1]. The measures of `Agreement`, `relative_error`, `cosine`,
-      `norm_ratio` and `distance` [theories, 2, 4, L, steps+1]: of `QUANTITIES`, `WEIGHTS` and
-      layers, and with minibatches `sampling_error` and `truncation_error` [theories, 4, L, steps+1]
-      of the weights. `output` has no layers: it stands at the last one, and is NaN at the others.
-      From the step at which loss, weights or gradient stop being finite, all are NaN; where those
-      of a theory do, its comparisons are. `diverged_step` (int32, no axes) and
-      `theory_diverged_step` [theories] are that step, or -1.
+      A dict of arrays:
+        `loss` [steps+1], in nats.
+        `relative_error`, `cosine`, `norm_ratio`, `distance` [theories, 2, 4, L, steps+1], the
+          measures of `Agreement`, over `QUANTITIES`, `WEIGHTS` and layers.
+        `sampling_error`, `truncation_error` [theories, 4, L, steps+1] of the weights, with
+          minibatches only.
+        `diverged_step` (int32 scalar), `theory_diverged_step` [theories]: the first step at which
+          loss, weights or gradient are not finite, or -1.
+      The weight `output` has no layers: it is stored at the last layer, and is NaN at the others.
+      From `diverged_step` on everything is NaN, and from the `theory_diverged_step` of a theory on
+      its comparisons are NaN.
 
     Raises:
-      InputError, InputTypeError: `corpus` lacks the statistics of a theory, or a scalar is bad.
+      InputError, InputTypeError: `corpus` lacks the statistics of a theory, or a scalar is invalid.
 
-    A derivative through an optimizer that has none where a gradient is zero, as everything but the
-    output's is at the start, is NaN, and a warning says so; adam and its like have one if they are
-    named, or if they are given an `eps_root`.
+    At the start all gradients but that of `output` are zero. Derivatives through an optimizer that
+    is not differentiable at a zero gradient are therefore NaN, with a warning. Adam and similar
+    optimizers are differentiable there if given by name, or with an `eps_root`.
 
     Cost: steps + 1 gradients and comparisons; for every theory without a closed form as many of
     its gradients; with minibatches those of every theory twice. Memory as `train`.
@@ -226,7 +233,7 @@ def start_run(
     seed: Int32[Array, ""],
     init_scale: Float[Array, ""],
 ) -> Carry:
-    """All that a run and its theories have at step 0; arguments as in `run_comparison`."""
+    """The carry of a run and its theories at step 0; arguments as in `run_comparison`."""
     learning_rate, seed = _check(config, corpus, learning_rate, seed)
     if config.depth is not None and corpus.effective is None:
         raise InputError(
@@ -242,7 +249,7 @@ def start_run(
     check_optimizer(config.optimizer, _shapes(config, corpus))
     for name in config.theories:
         closed = name == "leading" and _has_closed_form(config, corpus)
-        # All layers of the leading theory are then alike: one stands for all.
+        # All layers of the leading theory are then equal, so one layer is enough.
         layers = 1 if closed else config.num_layers
         zero = partial(init, jax.random.key(0), num_layers=layers, dtype=run.output.dtype)
         if not closed:
@@ -265,18 +272,18 @@ def advance_run(
     progress: Callable[[int], None] | None = None,
     one_by_one: bool = False,
 ) -> tuple[Carry, dict[str, Array]]:
-    """Trains and compares from step `first` on, for `length` steps, as `train_segment` does.
+    """Trains and compares for `length` steps from step `first` on, as `train_segment` does.
 
     Args:
-      carry: of `start_run`, or of the segment before; all else as in `run_comparison`.
-      first: the step that is observed first; may be traced.
+      carry: from `start_run` or the previous segment; all other arguments as in `run_comparison`.
+      first: the first observed step; may be traced.
       length: number of steps observed, static.
-      one_by_one: runs that are vmapped together have their own gradients one after another, all
-        else together: for a CPU, whose caches hold a microbatch of one run only. Without
-        derivatives in reverse mode.
+      one_by_one: under `vmap`, compute the runs' exact gradients one after another, and everything
+        else together. For CPUs, whose caches hold a microbatch of one run only. Not differentiable
+        in reverse mode.
 
     Returns:
-      The carry for the next segment, and for `finish_run` what was observed, [length, ...].
+      The carry for the next segment, and the observations [length, ...] for `finish_run`.
     """
     learning_rate, seed = _check(config, corpus, learning_rate, seed)
     check_is("carry", carry, Carry)
@@ -322,9 +329,9 @@ def advance_run(
 
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
-    """What `run_comparison` returns, of the observations of all steps, [steps+1, ...]."""
+    """Turns the observations of all steps, [steps+1, ...], into the result of `run_comparison`."""
     if not isinstance(observed, dict) or not observed.keys() >= {"finite", "theory_finite", "loss"}:
-        raise InputTypeError(f"observed must be what `advance_run` returns; got {observed!r}")
+        raise InputTypeError(f"observed must be observations from advance_run; got {observed!r}")
     observed = dict(observed)
     alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
     theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
@@ -348,7 +355,7 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
 
 
 def _check(config, corpus, learning_rate, seed):
-    """The rate and the seed, once all are known to be what a run can be made of."""
+    """Checks the arguments of a run; returns the learning rate and the seed."""
     check_is("config", config, RunConfig)
     check_is("corpus", corpus, Corpus)
     return check_number("learning_rate", learning_rate, minimum=0), check_step("seed", seed)
@@ -365,7 +372,7 @@ def check_run(config: RunConfig, data: TokenData) -> None:
 
 
 def run_keys(seed: int | Int32[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The two random keys of a run's seed: of its start, and of the order of its batches."""
+    """Two random keys from a run's seed: for its initial weights, and for its minibatches."""
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     return init_key, batch_key
 
@@ -380,12 +387,12 @@ def _shapes(config: RunConfig, corpus: Corpus) -> tuple[int, int, int]:
 
 
 def _has_closed_form(config: RunConfig, corpus: Corpus) -> bool:
-    """Whether the leading theory is known without following it."""
+    """Whether the leading theory is compared and has a closed form for this optimizer."""
     return "leading" in config.theories and is_linear(config.optimizer, _shapes(config, corpus))
 
 
 def _each(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer for each trajectory alone: some, such as clipping, look at the whole tree."""
+    """The optimizer applied to each trajectory alone: some, as clipping, use the whole tree."""
 
     def init(trajectories):
         return {name: optimizer.init(params) for name, params in trajectories.items()}
@@ -442,7 +449,7 @@ def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:
 
 
 def _compare(run, theory) -> dict[str, Array]:
-    """Measures [quantities, weights, L] of a run and a theory, both of weights and gradient."""
+    """Agreement [quantities, weights, L] of a run and a theory, each a (weights, gradient)."""
     found = [by_layer(compare_params(*sides)) for sides in zip(run, theory, strict=True)]
     return jax.tree.map(lambda *of: jnp.stack(of), *found)._asdict()
 

@@ -1,4 +1,4 @@
-"""Sweeps: a grid of runs, trained and compared in parallel, as one xarray Dataset."""
+"""Sweeps: a grid of runs, trained in parallel and compared with the theories, as a Dataset."""
 
 import dataclasses
 import itertools
@@ -73,39 +73,40 @@ def sweep(
 ) -> xr.Dataset:
     """Trains the model over a grid of runs and compares every one with the theories.
 
-    The runs are a `vmap` of `run_comparison` over learning rates, of one over starts, compiled
-    once: learning rate, seed and starting scale are traced. What the starts have in common, such as
-    the theories with full batches, and runs that cannot differ (full batch and a zero start: the
-    seed has no effect), are computed once.
+    The runs are a `vmap` of `run_comparison` over learning rates and over starts (pairs of seed and
+    initialization scale), which are traced, so that the program is compiled once. The theories'
+    trajectories that all starts share are computed once, and so are runs that cannot differ (with
+    the full batch and a zero start the seed has no effect).
 
     Args:
       data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       learning_rates: step sizes, positive and distinct.
-      seeds: non-negative integers; each draws a start and, with `batch_size`, an order of batches.
+      seeds: non-negative integers; each draws initial weights and, with `batch_size`, the
+        minibatches.
       init_scales: standard deviations of the Gaussian start, in units of the weights; 0 is the
         zero start.
       steps: number of updates.
       num_layers: L.
-      theories: what every run is compared with: "leading", "effective" or both.
-      gradient: what trains the weights: "exact" or one of the theories.
+      theories: the theories that every run is compared with: "leading", "effective" or both.
+      gradient: the gradient that trains the weights: "exact" or the name of a theory.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
-      microbatch_size: sequences differentiated at once; None fits their memory.
-      memory_limit: bytes that the runs computed together by this process may take (estimated).
-      checkpoint: a folder, new or empty or with this sweep. Every `checkpoint_every` steps all that
-        is needed to go on is saved in it, and what is known so far in its file `sweep.nc`, NaN
-        where a step is not reached. The same call then goes on from there, and gives the same
-        result bit for bit. At the end `sweep.nc` is complete and nothing else is left; the same
-        call then returns what it holds. Ctrl-C waits for the next checkpoint; a second one does
-        not, but while a program is compiled.
+      microbatch_size: sequences differentiated at once; None chooses by memory.
+      memory_limit: bytes that this process may use for the runs computed together (estimated).
+      checkpoint: a folder, which is new, empty, or holds this sweep. Every `checkpoint_every` steps
+        a checkpoint is saved in it, and the results so far in its file `sweep.nc`, with NaN at
+        steps not yet reached. The same call later resumes from the checkpoint and gives the same
+        result bit for bit. At the end only the complete `sweep.nc` is left, and the same call
+        returns its content. The first Ctrl-C stops after the next checkpoint; a second one stops
+        at once, except while a program is compiled.
       checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
-      allow_different_devices: go on from a checkpoint that was saved on devices of another number
-        or kind, too. The result then differs in rounding, about 1e-6 in float32, and says so in
-        the attribute `begun_on`. Otherwise such a checkpoint is refused.
-      overwrite: replace another sweep in the folder, or begin this one anew.
-      progress: called with (steps done, steps in all) as the work advances.
-      announce: called with lines for the user: memory foreseen, where the work goes on, and from
-        its first part on how long it takes.
+      allow_different_devices: also resume from a checkpoint that was saved on another number or
+        kind of devices. The result then differs in rounding, about 1e-6 in float32, and records
+        the first devices in the attribute `begun_on`. Otherwise such a checkpoint is refused.
+      overwrite: replace another sweep in the folder, or start this one again.
+      progress: called with (steps done, total steps) as the work advances.
+      announce: called with one-line messages for the user: estimated memory, the resumed
+        checkpoint, and after the first part the estimated time left.
 
     Returns:
       A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,
@@ -113,25 +114,26 @@ def sweep(
 
           dataset.cosine.sel(theory="leading", quantity="weights", weight="value", layer=2)
 
-      Variables over all of them are `relative_error`, `cosine`, `norm_ratio` and `distance` of
-      `Agreement`; with `batch_size` also `sampling_error` and `truncation_error`, of weights only
-      and so without `quantity` (see `run_comparison`). `output` has no layers: it stands at the
-      last one, which it follows, and is NaN at the others, so that means and extremes over `layer`
-      are right. `loss`, in nats, is over the grid and `step`. A run that diverged is NaN from that
-      step on, has it in `diverged_step` (-1 otherwise) and is named in the attribute `diverged`;
-      `theory_diverged_step` says the same of the theories. Attributes also hold the configuration,
-      the versions and the corpus with its hash (see `results`), and in `incomplete` how much of a
-      sweep is there that was saved before its end. `to_dataframe` makes a table of it.
+      The variables `relative_error`, `cosine`, `norm_ratio` and `distance` (see `Agreement`) have
+      all these dimensions. With `batch_size` there are also `sampling_error` and
+      `truncation_error`, of weights only and so without `quantity` (see `run_comparison`). The
+      weight `output` has no layers: it is stored at the last layer, after which it is applied, and
+      is NaN at the others, so that means and extremes over `layer` are correct. `loss`, in nats, is
+      over the grid and `step`. A run that diverged is NaN from its `diverged_step` on (-1 for other
+      runs) and is named in the attribute `diverged`; `theory_diverged_step` is the same for the
+      theories. Other attributes hold the configuration, the versions and the corpus with its hash
+      (see `results`); `incomplete` says how much of an unfinished sweep was computed.
+      `to_dataframe` makes a table of it.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used; a run does not fit the memory; the
-        folder holds another sweep or anything that assocjax did not write, another process is
-        writing in it, or it cannot be written.
+        folder holds another sweep or files that assocjax did not write, another process is writing
+        in it, or it cannot be written.
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
-    Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each
-    learning rate as many of every theory that has no closed form: an effective gradient, with
-    its pass for W and P, costs more than half of an exact one.
+    Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each learning
+    rate as many gradients of every theory without a closed form. An effective gradient, with its
+    pass over the data for W and P, costs more than half of an exact one.
     """
     config = RunConfig(
         steps=steps,
@@ -243,7 +245,7 @@ def _segment(steps: int) -> int:
 
 
 def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str, Any]:
-    """What besides its identity decides a sweep to the last bit: how its runs were divided."""
+    """How the runs are divided: beside the identity, all that determines the result bit for bit."""
     return {
         "device": attributes["device"],
         "checkpoint_every": segment,
@@ -254,7 +256,7 @@ def _division(attributes: dict[str, Any], plan: Plan, segment: int) -> dict[str,
 
 
 def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
-    """The chunks and segments of a checkpoint, on the devices that there are now."""
+    """The chunks and segments of a checkpoint, divided among the devices available now."""
     chunk = tuple(begun["runs at a time"])
     alone = jax.process_count() == 1
     devices = divide_again(chunk, jax.device_count(), exactly=not alone)
@@ -263,13 +265,13 @@ def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
 
 @reading("sweep")
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """The end of a sweep in numbers: one row for each starting scale, theory and learning rate.
+    """The last step of a sweep as a table: a row per init_scale, theory and learning rate.
 
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
-    seed. NaN where no run was left or the theory is zero.
+    seed. NaN where all runs diverged or the theory is zero.
 
     Raises:
-      InputError, InputTypeError: the Dataset is not of `sweep`.
+      InputError, InputTypeError: `dataset` is not from `sweep`.
     """
     check_dataset(dataset, "sweep", ["loss"], "learning_rate init_scale seed step")
     dims = "learning_rate init_scale theory quantity weight step"
@@ -296,7 +298,7 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The starts (seed, scale) that can differ, and for each cell [seed, init_scale] its start."""
+    """The distinct starts (seed, scale), and the index of its start for each [seed, init_scale]."""
     seeds, scales = np.meshgrid(grid["seed"], grid["init_scale"], indexing="ij")
     effective = seeds if stochastic else np.where(scales == 0, seeds[0, 0], seeds)
     flat = np.stack([effective.ravel(), scales.ravel()], axis=1)

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 def to_dataframe(dataset: xr.Dataset) -> "pd.DataFrame":
     """A Dataset as a tidy table: a column for each coordinate and variable.
 
-    There is a row for each combination of the coordinates of all variables, in which a variable
-    that does not depend on one of them, as the loss does not on the theory, is repeated. Rows of
-    `output` at layers before the last one of the Dataset are left out: it has no layers, and stands
-    at the last one. Rows of runs that diverged stay, with NaN.
+    There is one row for each combination of the coordinates of all variables. A variable that does
+    not depend on some coordinate, such as the loss on the theory, is repeated. The weight `output`
+    has no layers and is stored at the last layer of the Dataset; its rows at earlier layers are
+    left out. Rows of runs that diverged are kept, with NaN.
 
     Args:
       dataset: from `sweep`, `validity_horizon`, `theorem_bounds`, `track` or any other function.
-        Where its variables are over different dimensions, choose those that are wanted, as by
-        `dataset[["cosine"]]`: the table is then smaller.
+        If its variables have different dimensions, select those you need, for example with
+        `dataset[["cosine"]]`, to get a smaller table.
 
     Returns:
-      A `pandas.DataFrame` with rows numbered from 0, as `seaborn.relplot` takes it:
+      A `pandas.DataFrame` with rows numbered from 0, in the form that `seaborn.relplot` expects:
 
           sns.relplot(to_dataframe(dataset), kind="line", x="step", y="cosine", hue="weight")
 
     Raises:
-      InputError, InputTypeError: it is no Dataset, or has no variables.
+      InputError, InputTypeError: `dataset` is not a Dataset, or has no variables.
 
-    Cost: 8 bytes a row and column; the product of all dimensions is the number of rows.
+    Cost: 8 bytes per row and column; the number of rows is the product of all dimensions.
     """
     check_dataset(dataset, "a function of assocjax", [], "")
     if not dataset.data_vars:
         raise InputError("dataset must have variables; got none")
-    # One more axis, since xarray makes no table of numbers without any.
+    # One more axis, since xarray cannot make a table of scalars.
     table = dataset.expand_dims("_").to_dataframe().reset_index().drop(columns="_")
     if {"weight", "layer"} <= set(table):
         table = table.loc[weights_and_layers(table)]
@@ -45,5 +45,5 @@ def to_dataframe(dataset: xr.Dataset) -> "pd.DataFrame":
 
 
 def weights_and_layers(of: Any) -> Any:
-    """Where there is something: every weight at every layer, but `output` at the last one only."""
+    """True for every weight at every layer, except that `output` exists at the last layer only."""
     return (of["weight"] != "output") | (of["layer"] == of["layer"].max())

@@ -1,8 +1,8 @@
-"""Associations over training: one run, and at chosen steps what its weights say of every token.
+"""Associations over training: one run, and at chosen steps the associations of every token.
 
-Only lists are kept, never a matrix a step: of each token up to k associations under every matrix
-of `scorings`, with their overlap with the theory's. So a user sees when an association forms, and
-in which weight first.
+Only lists are kept, no matrix per step: for each token up to k associations under every matrix of
+`scorings`, and their overlap with the theory's list. They show when an association forms, and in
+which weight first.
 """
 
 import os
@@ -59,9 +59,10 @@ def track(
 ) -> xr.Dataset:
     """Trains one run by exact gradients and records its associations beside the theory's.
 
-    The theory's lists are those of the leading terms: its matrices, and so its lists, are the same
-    at every step, and only their size grows (`closed_forms`). That holds for optimizers that are
-    linear in the gradients; beside another, they are what the text says and no theory of the run.
+    The theory's lists are those of the leading terms. Their matrices grow in size only
+    (`closed_forms`), so the lists are the same at every step. This holds for optimizers that are
+    linear in the gradients; with any other the lists describe the text, but are no theory of the
+    run.
 
     Args:
       data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
@@ -69,39 +70,41 @@ def track(
       steps: number of updates.
       num_layers: L.
       record_at: steps at which to record; by default 0 and about twenty, evenly on a log scale.
-      k: length of the lists, at most: tokens that are no association are not listed.
-      seed: of the start and of the order of batches.
+      k: maximal length of the lists: tokens that are no association are not listed.
+      seed: of the initial weights and of the minibatches.
       init_scale: standard deviation of the Gaussian start; 0 is the zero start.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
-      microbatch_size: sequences differentiated at once; None fits their memory.
-      truth: for kinds of `READ_AT`, query token -> its true associates, such as
-        `fables.ground_truth()`.
-      checkpoint: a folder, new or empty or with this run. All is saved there at every recorded
-        step, and the same call goes on from it. At the end it holds `track.nc`; the same call
-        then returns what that holds.
-      overwrite: replace another run in the folder, or begin this one anew.
-      progress: called with (steps done, steps in all).
+      microbatch_size: sequences differentiated at once; None chooses by memory.
+      truth: maps kinds of `formations.READ_AT` to mappings from a query token to its true
+        associates, such as `fables.ground_truth()`.
+      checkpoint: a folder, which is new, empty, or holds this run. A checkpoint is saved there at
+        every recorded step, from which the same call resumes. At the end the folder holds
+        `track.nc`, and the same call returns its content.
+      overwrite: replace another run in the folder, or start this one again.
+      progress: called with (steps done, total steps).
 
     Returns:
       A Dataset over `step`, `layer`, `scoring`, `side` (row, column), `token` and `rank`. For every
-      matrix m of `scorings.MATRICES`: the lists of the weights `m_id` and `m_score`, those of the
-      theory `m_theory_id` and `m_theory_score`, `m_overlap` and `m_cosine` (see
-      `scorings.Reading`); bigram and interchangeability have no layers, and the latter, symmetric,
-      no sides. Where a list has ended, scores are NaN and ids mean nothing (`scorings.TopLists`).
-      `context_theory_id` and `_score` are of Phi. `loss` in nats, `input_frequency` and
-      `target_frequency` of tokens. With `truth`, `m_precision` and `m_theory_precision` for its
-      kinds (`formations.precision`). Where loss or weights stop being finite the Dataset ends, and
-      its attribute `incomplete` says so. Means over tokens are left to the reader: in
-      `mean_overlap` every token is one list, since by its occurrences a few (the, full stop) would
-      decide; those are `dataset.value_overlap.weighted(dataset.input_frequency).mean("token")`.
+      matrix m of `scorings.MATRICES` it holds the weights' lists `m_id` and `m_score`, the theory's
+      lists `m_theory_id` and `m_theory_score`, and `m_overlap` and `m_cosine` (see
+      `scorings.Reading`). Bigram and interchangeability have no `layer`; interchangeability, which
+      is symmetric, has no `side`. After the end of a list, scores are NaN and ids have no meaning
+      (`scorings.TopLists`). `context_theory_id` and `context_theory_score` are those of Phi. Other
+      variables are `loss` in nats, and `input_frequency` and `target_frequency` of tokens. With
+      `truth`, there are `m_precision` and `m_theory_precision` for its kinds
+      (`formations.precision`). If loss or weights stop being finite, the Dataset ends before that
+      step, and its attribute `incomplete` says so. `mean_overlap` weights all tokens equally. To
+      weight them by their occurrences, where few tokens (the, full stop) dominate, use
+      `dataset.value_overlap.weighted(dataset.input_frequency).mean("token")`.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
-    Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` thrice. Memory: as
-    `train`, some 10 [V,V] to read weights, and 72 (2 L + 1) V k bytes for each recorded step.
+    Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` three times.
+    Memory: that of `train`, about 10 matrices [V,V] to read weights, and 72 (2 L + 1) V k bytes for
+    each recorded step.
     """
     data = as_token_data(data)
     run = RunConfig(
@@ -156,7 +159,7 @@ def _track(
     *,
     progress: Callable[[int, int], None] | None,
 ) -> xr.Dataset:
-    """What `track` returns, from checked arguments; `queries` are those of its truth."""
+    """The Dataset that `track` returns, from checked arguments; `queries` are from its truth."""
     rate, seed, scale, record_at, k = (
         settings[name] for name in ("learning_rate", "seed", "init_scale", "record_at", "k")
     )
@@ -209,7 +212,7 @@ def _track(
 
 
 def steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
-    """The steps that `track` records, in order; refuses those beyond `steps`."""
+    """The steps that `track` records, in order; raises InputError if one is beyond `steps`."""
     if record_at is None:
         return sorted(
             {0, *np.rint(np.geomspace(1, steps, 24)).astype(int).tolist()} if steps else {0}

@@ -14,7 +14,7 @@ from assocjax.models.params import WEIGHTS, Params
 
 
 class Agreement(NamedTuple):
-    """Measures of agreement, all but the last without unit.
+    """Measures of agreement; all but `distance` are dimensionless.
 
     relative_error  ||exact - theory|| / ||exact||                     0 is perfect
     cosine          <exact, theory> / (||exact|| ||theory||)           1 is perfect
@@ -31,10 +31,10 @@ class Agreement(NamedTuple):
 
 
 def agreement(exact: Float[Array, "..."], theory: Float[Array, "..."]) -> Agreement:
-    """Compares two arrays of one shape as vectors.
+    """Compares two arrays of the same shape as vectors.
 
-    Early in training `query_key` and `position` have entries near 1e-12, whose squares vanish in
-    float32. So each array is divided by its largest entry before squares are summed.
+    Early in training `query_key` and `position` have entries near 1e-12, whose squares underflow in
+    float32. Therefore each array is divided by its largest entry before squares are summed.
 
     Raises:
       InputError: the shapes differ.
@@ -71,10 +71,10 @@ def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
 
     Args:
       exact: weights, or a gradient.
-      theory: the same tree; a single layer stands for all of them.
+      theory: the same tree; a single layer is broadcast to all layers.
 
     Raises:
-      InputError, InputTypeError: the sizes differ, or one of them is no `Params`.
+      InputError, InputTypeError: the sizes differ, or one of them is not `Params`.
     """
     check_is("exact", exact, Params)
     check_is("theory", theory, Params)
@@ -97,9 +97,9 @@ def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
 
 
 def by_layer(compared: dict[str, Agreement]) -> Agreement:
-    """What `compare_params` found as arrays [weights, L], in the order of `WEIGHTS`.
+    """Stacks the result of `compare_params` to arrays [weights, L], in the order of `WEIGHTS`.
 
-    `output` has no layers: it stands at the last one, which it follows, and is NaN at the others.
+    `output` has no layers: it is stored at the last layer, and is NaN at the others.
     """
     L = len(compared["query_key"].cosine)
     output = jax.tree.map(lambda x: jnp.full(L, jnp.nan, x.dtype).at[-1].set(x), compared["output"])
@@ -108,7 +108,7 @@ def by_layer(compared: dict[str, Agreement]) -> Agreement:
 
 
 def normalise(a):
-    """a / max|a|, its norm (1 if a is zero, so that it can divide), and max|a|."""
+    """Returns a / max|a|, its norm (1 if a is zero, so that one can divide by it), and max|a|."""
     scale = lax.stop_gradient(jnp.max(jnp.abs(a)))
     unit = a / jnp.where(scale > 0, scale, 1)
     squares = jnp.sum(unit * unit)

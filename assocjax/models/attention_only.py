@@ -17,8 +17,8 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.models.params import Params, check_params
 from assocjax.precision import matmul
 
-_CPU_ACTIVATION_BYTES = 1 << 23  # of one microbatch: about what the caches of a CPU hold
-_ACCELERATOR_ACTIVATION_BYTES = 1 << 30  # enough sequences at once to keep it busy
+_CPU_ACTIVATION_BYTES = 1 << 23  # of one microbatch: about the size of a CPU's caches
+_ACCELERATOR_ACTIVATION_BYTES = 1 << 30  # enough to keep the device busy
 
 
 def logits(
@@ -28,17 +28,17 @@ def logits(
 
     Args:
       params: weights for sequences of at least T positions.
-      tokens: the T inputs of one sequence, integers in [0, V); not checked, as this runs inside
-        training: any other id gives a meaningless result.
-      mask: boolean [T]; a masked position is no key for any other position.
+      tokens: the T inputs of one sequence, integers in [0, V). Values are not checked, as this runs
+        inside training; an id outside the range gives a meaningless result.
+      mask: boolean [T]; no other position attends to a masked position.
 
     Returns:
       [T, V], in the dtype of `params`.
 
     Raises:
-      InputError: `tokens` is not a vector, or longer than `params.position` allows, or `mask`
-        does not fit it.
-      InputTypeError: `tokens` are not integers, `mask` is not boolean, or `params` no `Params`.
+      InputError: `tokens` is not a vector, or longer than `params.position`, or `mask` has another
+        shape.
+      InputTypeError: `tokens` are not integers, `mask` is not boolean, or `params` is not `Params`.
 
     Cost: (2 L - 1) T V^2 + (2 L - 1) T^2 V multiply-adds.
     """
@@ -78,7 +78,7 @@ def attention(
     t = jnp.arange(len(scores_TxT))
     lag_TxT = t[:, None] - t[None, :]
     attends_TxT = lag_TxT >= 0
-    if mask is not None:  # a masked query attends to itself at least: no row is empty
+    if mask is not None:  # a masked query still attends to itself, so no row is empty
         attends_TxT &= mask[None, :] | (lag_TxT == 0)
     scores_TxT += position[jnp.abs(lag_TxT)]
     return jax.nn.softmax(jnp.where(attends_TxT, scores_TxT, -jnp.inf), axis=-1)
@@ -112,7 +112,7 @@ def loss(params: Params, data: CorpusLike, mask: ArrayLike | None = None) -> Flo
     Args:
       params: weights.
       data: the corpus, `TokenData` or `TokenFile`, or token ids as an integer array [N, T+1].
-      mask: of an array, boolean [N, T], False where the input or the target is padding.
+      mask: for an array only, boolean [N, T], False where the input or the target is padding.
 
     Returns:
       A scalar; log V for zero weights.
@@ -139,24 +139,24 @@ def _loss(params, tokens, mask):
 
 
 def count_valid(mask: Bool[Array, "N T"], dtype) -> Float[Array, ""]:
-    """M, as a divisor: 1 if a minibatch happens to be all padding."""
+    """M, to divide by: at least 1, since a minibatch may be all padding."""
     return jnp.maximum(jnp.sum(mask), 1).astype(dtype)
 
 
 def activation_budget() -> int:
-    """Bytes that the activations of a microbatch should take on this kind of device."""
+    """Bytes that the activations of a microbatch should use on this kind of device."""
     on_cpu = jax.default_backend() == "cpu"
     return _CPU_ACTIVATION_BYTES if on_cpu else _ACCELERATOR_ACTIVATION_BYTES
 
 
 def default_microbatch_size(params: Params, seq_len: int) -> int:
-    """So many sequences that their activations fit `activation_budget`, and at least one."""
+    """The number of sequences whose activations fit `activation_budget`, at least one."""
     L, V = params.position.shape[-2], params.output.shape[-1]
     one = params.output.dtype.itemsize * activation_size(V, seq_len, L)
     return max(1, activation_budget() // one)
 
 
 def activation_size(V: int, T: int, L: int) -> int:
-    """Estimated numbers that one sequence holds while it is differentiated."""
-    # Forward and backward each keep a few [T,V] and [T,T] arrays a layer.
+    """Estimated number of array entries held while one sequence is differentiated."""
+    # The forward and the backward pass each keep a few [T,V] and [T,T] arrays per layer.
     return 4 * (L + 1) * T * (V + T)

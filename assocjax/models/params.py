@@ -19,7 +19,7 @@ from assocjax.checks import CorpusLike, check_key, check_number, check_precision
 from assocjax.errors import InputError, InputTypeError
 
 WEIGHTS = ("query_key", "position", "value", "output")
-"""Names of the weights, in the order in which a sequence meets them."""
+"""Names of the weights, in the order in which the model applies them."""
 
 
 @struct.dataclass
@@ -58,8 +58,8 @@ def init_params(
       vocab_size: V.
       seq_len: T.
       num_layers: L.
-      scale: standard deviation; may be traced, so that a sweep over it compiles once. A key draws
-        other numbers in float64 than in float32.
+      scale: standard deviation; may be traced, so that a sweep over it compiles once. The same key
+        draws different numbers in float64 than in float32.
       dtype: floating dtype; by default JAX's current default (float32, or float64 under x64).
 
     Returns:
@@ -67,7 +67,7 @@ def init_params(
 
     Raises:
       InputError, InputTypeError: a size is not positive, `scale` is negative or not finite, `key`
-        is no key, or `dtype` is not floating, or float64 without `jax_enable_x64`.
+        is not a key, or `dtype` is not floating, or is float64 without `jax_enable_x64`.
     """
     vocab_size = check_integer("vocab_size", vocab_size, minimum=2)
     seq_len = check_integer("seq_len", seq_len, minimum=1)
@@ -93,7 +93,7 @@ def _floating(dtype: Any) -> np.dtype:
         if isinstance(dtype, jax.Array | np.ndarray):
             raise TypeError
         found = jnp.dtype(dtype)
-    except (TypeError, ValueError):  # ValueError: a name that is no text
+    except (TypeError, ValueError):  # ValueError: a name that is not text
         raise InputTypeError(f"dtype must be a floating dtype; got {dtype!r}") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise InputTypeError(f"dtype must be a floating dtype; got {found}")
@@ -103,7 +103,7 @@ def _floating(dtype: Any) -> np.dtype:
 
 
 def check_params(name: str, params: Any) -> None:
-    """`Params`, in float32 or float64."""
+    """Checks that `params` is `Params` in float32 or float64."""
     check_is(name, params, Params)
     check_precision(params)
 
@@ -111,7 +111,7 @@ def check_params(name: str, params: Any) -> None:
 def check_batch(
     params: Any, data: CorpusLike, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
-    """As `check_tokens`, of `Params` in a precision of ours that reach as far as sequences."""
+    """As `check_tokens`; also checks `params`, and that sequences fit its positions."""
     check_params("params", params)
     tokens, mask = check_tokens(data, mask, params.output.shape[-1])
     if mask.shape[1] > params.position.shape[1]:

@@ -1,19 +1,20 @@
-"""Exact sums over a corpus that is too large for dense matrices: sparse, of integers, on the host.
+"""Exact sums over a corpus that is too large for dense matrices: sparse, in integers, on the host.
 
-Two passes. The first counts bigrams and adds up uniform attention; the second, once the composed
-matrix G of the first is known, adds up D (theory as in `assocjax.statistics.dense`):
+There are two passes. The first counts bigrams and sums uniform attention. From these the composed
+matrix G is computed, and the second pass sums D (notation of `assocjax.statistics.dense`):
 
     bigram[i,j]    = number of valid positions with input i and target j
     context[j,i]   = sum of A_0[t,k] over pairs with target y_t = j and key x_k = i
     query_key[i,j] = sum of D[t,k] over pairs with query x_t = i and key x_k = j
     position[d]    = sum of D[t,t-d]
 
-Real numbers are added as 64-bit integers, multiples of a fixed unit, as fine as the number of
-positions allows before a sum could overflow (`Units`). Integer sums do not depend on their order:
-any division of the sequences into blocks, shards or interrupted runs gives the same bits.
+Real numbers are added as 64-bit integers, multiples of a fixed unit. The unit is as small as
+possible without a sum that could overflow, given the number of positions (`Units`). Integer sums do
+not depend on their order, so any division of the sequences into blocks, shards or resumed runs
+gives the same bits.
 
-Work goes by blocks of sequences, each read once a pass, in the compiled loops of
-`assocjax.statistics.loops` on matrices [V,V] or, where these would be large, of
+The corpus is read in blocks of sequences, each once per pass. Blocks are summed by the compiled
+loops of `assocjax.statistics.loops` on [V,V] matrices or, for large vocabularies, by those of
 `assocjax.statistics.sparse_loops`.
 """
 
@@ -29,9 +30,9 @@ from assocjax.errors import InputError
 from assocjax.statistics import loops, sparse_loops
 from assocjax.statistics.loops import Block, lay_out
 
-_BLOCK_PAIRS = 1 << 27  # (query, key) pairs a block: of larger ones sums are stored less often
-_DENSE_VOCAB_SIZE = 8192  # up to which four matrices [V,V] are held, of half a GiB
-_LARGEST_SUM = 62  # bits: a sum of signed 64-bit integers stays below 2^62
+_BLOCK_PAIRS = 1 << 27  # (query, key) pairs in a block; with larger ones sums are stored less often
+_DENSE_VOCAB_SIZE = 8192  # the largest for dense loops: four [V,V] matrices, of half a GiB each
+_LARGEST_SUM = 62  # bits: sums of signed 64-bit integers stay below 2^62
 
 
 class Counts(NamedTuple):
@@ -56,10 +57,11 @@ class Units(NamedTuple):
     """Binary digits of the integers, which depend on the size of the whole corpus only.
 
     Attributes:
-      attention: an attention weight 1/n is round(2^attention / n); its relative error is at most
-        n / 2^(attention + 1), for a corpus of 10^6 positions n 1.1e-13, of 10^9 n 1.2e-10.
-      matrix: entries of G are rounded to 2^-matrix times (a power of two not below) the largest.
-      correlation: so are D, to 2^-correlation.
+      attention: an attention weight 1/n is stored as round(2^attention / n). Its relative error is
+        at most n / 2^(attention + 1): 1.1e-13 n for a corpus of 10^6 positions, 1.2e-10 n for 10^9.
+      matrix: entries of G are rounded to multiples of 2^-matrix times the largest one (rounded up
+        to a power of two).
+      correlation: entries of D are rounded likewise, to multiples of 2^-correlation.
     """
 
     attention: int
@@ -68,17 +70,17 @@ class Units(NamedTuple):
 
 
 def choose_units(num_sequences: int, seq_len: int) -> Units:
-    """As many digits as sums over all positions leave.
+    """The largest numbers of digits with which sums over all positions cannot overflow.
 
     Raises:
-      InputError: with more than 2^40 positions too few digits are left.
+      InputError: the corpus has more than 2^40 positions, which would leave too few digits.
     """
     positions = (num_sequences * seq_len).bit_length()
     if positions > 40:
         raise InputError(
             f"a corpus may have up to 2^40 positions; got {num_sequences} sequences of {seq_len}"
         )
-    # Of G: 2 T times an entry is formed, and a float64 has 52 digits. Of D: |D| <= 2 max |G|.
+    # For G: 2 T times an entry is formed, and a float64 has 52 digits. For D: |D| <= 2 max |G|.
     digits = min(52, _LARGEST_SUM - 1 - seq_len.bit_length())
     return Units(
         min(52, _LARGEST_SUM - positions), digits, min(digits, _LARGEST_SUM - 1 - positions)
@@ -92,14 +94,14 @@ def count(
     start: Counts | None = None,
     after_block: AfterBlock[Counts] | None = None,
 ) -> Counts:
-    """Counts bigrams and adds up attention over a range of sequences.
+    """Counts bigrams and sums attention over a range of sequences.
 
     Args:
       source: the corpus.
-      sequences: those to read, of step 1.
-      start: sums to go on from.
-      after_block: called after each block with the sequence that is next, and a function without
-        arguments that returns the sum so far (which merging makes slower if it is called often).
+      sequences: the sequences to read, a range with step 1.
+      start: sums so far, of a computation to be resumed.
+      after_block: called after each block with the index of the next sequence, and a function
+        without arguments that returns the sums so far (calling it often is slow).
     """
     T = source.seq_len
     units = choose_units(source.num_sequences, T)
@@ -108,7 +110,7 @@ def count(
     sum_contexts = _loops(source).sum_contexts
 
     def add_block(sums: Counts, block: Block) -> Counts:
-        """Sums whose rows are targets."""
+        """Adds to sums whose rows are targets."""
         itself, ones = np.arange(block.x.size), np.ones(block.x.size, np.int64)
         return Counts(
             sum_contexts(block, itself, ones, sums.bigram),
@@ -134,14 +136,14 @@ def correlate(
     start: Correlations | None = None,
     after_block: AfterBlock[Correlations] | None = None,
 ) -> Correlations:
-    """Adds up D over a range of sequences: the query-key matrix and the position vector.
+    """Sums D over a range of sequences: the query-key matrix and the position vector.
 
         m[t,k] = composed[y_t, x_k]      D[t,k] = (m[t,k] - mean_{k'<=t} m[t,k']) / (t+1)
 
     Args:
       composed: float64 [V,V], sorted, with an entry for every pair (target, key) of the corpus;
-        D is counted in units of 2^-correlation times `scale(composed)`.
-      source, sequences, start, after_block: as of `count`.
+        D is summed in units of 2^-correlation times `scale(composed)`.
+      source, sequences, start, after_block: as in `count`.
     """
     T = source.seq_len
     _, digits, kept = choose_units(source.num_sequences, T)
@@ -165,13 +167,13 @@ def correlate(
 
 
 def scale(composed: csr_array) -> float:
-    """The power of two that G is measured by: the least that no entry exceeds (1 if G is 0)."""
+    """The unit of G: the smallest power of two that no entry exceeds (1 if G is 0)."""
     largest = float(np.max(np.abs(composed.data), initial=0))
     return 2.0 ** np.ceil(np.log2(largest)) if largest else 1.0
 
 
 def add(sums: Iterable[Sums]) -> Sums:
-    """The sum of sums, its sparse matrices sorted and without zeros: the same in any order."""
+    """The total of several sums, in any order; its sparse matrices are sorted, without zeros."""
 
     def plus(one, other):
         return type(one)(*(a + b for a, b in zip(one, other, strict=True)))
@@ -188,12 +190,12 @@ def _loops(source: Sequences) -> Any:
 
 
 def _held(source: Sequences, matrix: csr_array) -> Any:
-    """A matrix as the loops add to it."""
+    """A matrix in the form that the loops add to: dense or sparse."""
     return matrix.toarray() if _loops(source) is loops else matrix
 
 
 def _csr(matrix: Any) -> csr_array:
-    """A matrix as it is given to others."""
+    """A matrix of the loops in the form of results: sparse."""
     if not isinstance(matrix, np.ndarray):
         return matrix
     columns, values, start = loops.compress(matrix)

@@ -1,4 +1,4 @@
-"""Dense statistics as a Dataset with tokens for coordinates, and its summary."""
+"""Dense statistics as a Dataset with tokens as coordinates, and its summary."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from assocjax.storage.results import provenance
 
 
 def statistics_dataset(data: CorpusLike, statistics: Statistics) -> xr.Dataset:
-    """Statistics with tokens for coordinates: matrices over (`token`, `other_token`)."""
+    """Statistics with tokens as coordinates: matrices over (`token`, `other_token`)."""
     data = data if isinstance(data, TokenFile) else as_token_data(data)
     check_is("statistics", statistics, Statistics)
     dims = {1: ("token",), 2: ("token", "other_token")}

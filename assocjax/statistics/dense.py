@@ -1,18 +1,18 @@
-"""The three basis functions of a corpus and what they compose to.
+"""The three basis functions of a corpus and their compositions.
 
 With x = tokens[:, :-1], y = tokens[:, 1:], one-hots X and Y, residual R = Y - 1/V and uniform
 causal attention A_0 (row t holds 1/(t+1) at positions 0..t):
 
-    B     = (1/M) sum_n X^T R          bigram               what follows a token
-    Phi   = (1/M) sum_n R^T A_0 X      context              what stands before a token
+    B     = (1/M) sum_n X^T R          bigram               which tokens follow a token
+    Phi   = (1/M) sum_n R^T A_0 X      context              which tokens precede a token
     Sigma = B^T B                      interchangeability   which tokens follow the same tokens
     G     = Phi^T Sigma                composed             how well one token predicts another
     Q, Delta = `attention_correlation` of G                 which keys a query should attend to
 
-Nothing here builds a one-hot array. B is N T additions, Phi is N T^2 / 2, Q is N T^2 / 2 entries
-read and as many additions: in float64 by `assocjax.statistics.loops` where the corpus is in the
-memory of the host, in JAX's default dtype by `assocjax.statistics.scatter` in a transformation or
-on a GPU.
+Nothing here builds a one-hot array. B takes N T additions, Phi N T^2 / 2, and Q N T^2 / 2 reads and
+as many additions. If the corpus is in host memory, they are computed in float64 by
+`assocjax.statistics.loops`; under a transformation or on a GPU, in JAX's default dtype by
+`assocjax.statistics.scatter`.
 """
 
 from typing import Any
@@ -31,11 +31,11 @@ from assocjax.statistics import loops, scatter
 
 @struct.dataclass
 class Statistics:
-    """What the theory needs to know of a corpus: see the module's docstring for the definitions.
+    """The statistics of a corpus that the leading terms need; defined in the module's docstring.
 
-    All matrices are [V,V]. `*_frequency` are the marginals that the matrices were centred from:
-    the share of valid positions whose input (or target) is token i, and the mean attention weight
-    that token j receives under uniform attention; each sums to 1. `num_positions` is M.
+    All matrices are [V,V]. The marginals `input_frequency` and `target_frequency` are the shares of
+    valid positions whose input or target is token i, and `context_frequency` is the mean attention
+    weight that token i receives under uniform attention; each sums to 1. `num_positions` is M.
     """
 
     bigram: Float[Array, "V V"]
@@ -56,22 +56,22 @@ def corpus_statistics(
 ) -> Statistics:
     """Computes the basis functions of a corpus and their compositions.
 
-    A masked position is neither a query nor a key nor a target, so that padding, on either side,
-    counts in nothing.
+    A masked position is neither a query nor a key nor a target, so padding, left or right, has no
+    effect.
 
     Args:
-      data: `TokenData`, a `TokenFile`, which is read whole, or an integer array [N, T+1]: inputs
-        are `tokens[:, :-1]`, targets `tokens[:, 1:]`.
-      vocab_size: V, static; of an array only.
-      mask: boolean array [N, T], False where the input or the target is padding; of an array only.
+      data: `TokenData`, a `TokenFile`, which is read completely, or an integer array [N, T+1] with
+        inputs `tokens[:, :-1]` and targets `tokens[:, 1:]`.
+      vocab_size: V, static; for an array only.
+      mask: boolean array [N, T], False where the input or the target is padding; for an array only.
 
     Returns:
-      `Statistics` in JAX's default floating dtype. B and Phi are sums in float64, rounded once;
-      in a transformation or on a GPU sums are in the dtype itself.
+      `Statistics` in JAX's default floating dtype. B and Phi are summed in float64 and rounded
+      once; under a transformation or on a GPU they are summed in the default dtype.
 
     Raises:
-      InputError: wrong shapes, token ids outside [0, V), no valid position; an array without
-        `vocab_size`, or `data` with one that is not its own, or with a mask.
+      InputError: wrong shapes, token ids outside [0, V), no valid position; no `vocab_size` for an
+        array; or, for `TokenData` or a `TokenFile`, a mask or another `vocab_size` than its own.
       InputTypeError: tokens that are not integers or a mask that is not boolean.
 
     Examples:
@@ -79,9 +79,9 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 40 bytes a position. Loops are divided
-    among threads. The very first call compiles them, which takes seconds, and the first one of a
-    later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 40 bytes per position. Loops are
+    divided among threads. The very first call compiles them, which takes seconds; the first call of
+    a later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
     """
     tokens, mask, V = check_corpus(data, vocab_size, mask)
@@ -110,17 +110,17 @@ def corpus_statistics(
 def attention_correlation(
     data: Sequences | ArrayLike, matrix: Float[ArrayLike, "V V"], mask: ArrayLike | None = None
 ) -> tuple[Float[Array, "V V"], Float[Array, " T"]]:
-    """Correlates what a key says about the target with where it stands: (Q[Gamma], Delta[Gamma]).
+    """Sums how much attention to a key helps the prediction, by token pair (Q) and lag (Delta).
 
         m[t,k] = Gamma[x_k, y_t] - mean_j Gamma[x_k, j]
         D[t,k] = (m[t,k] - mean_{k'<=t} m[t,k']) / (t+1)        for k <= t
         Q = (1/M) sum_n X^T D_n X         Delta[d] = (1/M) sum_n sum_t D_n[t,t-d]
 
-    It is minus the gradient of the loss with respect to (W_l, P_l) at uniform attention and
+    (Q, Delta) is minus the gradient of the loss with respect to (W_l, P_l) at uniform attention and
     uniform predictions, where Gamma = V_l W_O. It is linear in Gamma.
 
     Args:
-      data, mask: as of `corpus_statistics`.
+      data, mask: as in `corpus_statistics`.
       matrix: Gamma, floating array [V,V].
 
     Returns:
@@ -129,7 +129,7 @@ def attention_correlation(
     Raises:
       InputError, InputTypeError: as `corpus_statistics`, or `matrix` is not square or floating.
 
-    Cost: N T^2 / 2 entries read and as many additions. Differentiable in the matrix.
+    Cost: N T^2 / 2 reads and as many additions. Differentiable with respect to the matrix.
     Source: paper, Lemma D.8 at the zero start.
     """
     matrix = as_array("matrix", matrix)
@@ -145,7 +145,7 @@ def attention_correlation(
 
 @jax.jit
 def _compose(B, Phi, inputs, targets, keys, num_positions) -> Statistics:
-    """All but `query_key` and `position`, which need a second pass over the corpus."""
+    """All statistics but `query_key` and `position`, which need a second pass over the corpus."""
     value = matmul(Phi.T, B.T)
     return Statistics(
         bigram=B,

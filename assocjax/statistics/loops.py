@@ -1,12 +1,13 @@
-"""Compiled loops over the positions of a corpus and over their keys, on the host, by threads.
+"""Compiled loops over the positions of a corpus and over their keys, on the host, multithreaded.
 
-What a loop adds to is divided by rows: a part of the rows goes through all positions and adds what
-belongs to it. So parts run at once without a copy of a matrix each, and as their number is fixed,
-results are the same bits for any number of threads. Sums are in float64, or in int64, exactly.
+The matrix that a loop adds to is divided by rows into a fixed number of parts. Each part is one
+task, which adds the contributions of all positions that belong to its rows. So tasks run in
+parallel without copies of the matrix, and results are the same bits for any number of threads.
+Sums are in float64, or exact in int64.
 
-Numba compiles a loop when it is first called, and keeps the program in `__pycache__` beside this
-file or, where it cannot write there, in the user's cache folder; the environment variable
-NUMBA_CACHE_DIR names another. NUMBA_NUM_THREADS is the number of threads, by default of cores.
+Numba compiles a loop at its first call and caches the program in `__pycache__` beside this file or,
+if it cannot write there, in the user's cache folder; the environment variable NUMBA_CACHE_DIR sets
+another folder. NUMBA_NUM_THREADS sets the number of threads, by default the number of cores.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,10 @@ _PARTS = 32
 
 
 def compiled(function: Callable) -> Callable:
-    """Compiles a function when it is called; threads run it at once. Where no folder can be
-    written to keep it in, each process compiles it anew.
+    """Compiles a function at its first call; threads run it in parallel. If no cache folder can be
+    written, each process compiles it again.
     """
-    options = {"nogil": True, "error_model": "numpy"}  # as in NumPy, division by 0 is no error
+    options = {"nogil": True, "error_model": "numpy"}  # no error for division by 0
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:
@@ -36,11 +37,11 @@ def compiled(function: Callable) -> Callable:
 
 
 class Block(NamedTuple):
-    """The valid positions of some sequences, one after another: the keys of t are first[t]..t.
+    """The valid positions of some sequences, concatenated: the keys of t are first[t]..t.
 
-    x, y         input and target; unsigned, so that no index counts from the end
-    place        where a position stands in its sequence, masked positions counted
-    first, stop  the range of the valid positions of its sequence
+    x, y         input and target; unsigned, which avoids code for negative indices
+    place        index of the position in its sequence, counting masked positions
+    first, stop  the range of valid positions of the same sequence
     """
 
     x: UInt[np.ndarray, " M"]
@@ -55,7 +56,7 @@ class Block(NamedTuple):
 
 
 def on_host(*arrays: Any) -> bool:
-    """Whether all are arrays in the memory of the host, whose values can be looked at."""
+    """Whether all arrays are in host memory, with values that can be read."""
     return not any(
         is_hidden(a) or any(device.platform != "cpu" for device in a.devices()) for a in arrays
     )
@@ -75,13 +76,13 @@ def num_threads() -> int:
 
 
 def run(function: Callable, arguments: list[tuple]) -> list:
-    """A compiled function of each of some arguments, divided among the threads."""
+    """Calls a compiled function with each tuple of arguments, on several threads."""
     with ThreadPoolExecutor(num_threads()) as pool:
         return list(pool.map(lambda each: function(*each), arguments))
 
 
 def count_bigrams(block: Block, vocab_size: int) -> Int[np.ndarray, "V V"]:
-    """[i,j]: positions with input i and target j."""
+    """Entry [i,j]: number of positions with input i and target j."""
     index = block.x.astype(np.int64) * vocab_size + block.y
     return np.bincount(index, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
 
@@ -116,7 +117,7 @@ def sum_correlations(
 
     D[t,k] = (n_t m[t,k] - sum_k' m[t,k']) factor[n_t]        m[t,k] = matrix[y_t, x_k]
 
-    D is rounded to an integer where the sums are of integers. Returns them, and sums by t - k.
+    If the sums are integers, D is rounded to integers. Returns `sums`, and the sums of D by t - k.
     """
     lags = np.zeros((_PARTS, factor.size - 1), sums.dtype)
     rounded = sums.dtype.kind == "i"
@@ -134,14 +135,14 @@ def _sum_correlations(x, y, place, first, matrix, factor, rounded, sums, positio
         for i in range(n):
             m[i] = of_y[keys[i]]
             total += m[i]
-        # Of integers, exact until one product and one rounding: the same on any machine.
+        # For integers this is exact up to one product and one rounding: the same on any machine.
         for i in range(n):
             value = (n * m[i] - total) * factor[n]
             D[i] = np.rint(value) if rounded else value
         row = sums[x[t]]
         for i in range(n):
             row[keys[i]] += D[i]
-        if place[t] - places[0] == n - 1:  # lags one after another, which is faster
+        if place[t] - places[0] == n - 1:  # no masked position in between: faster
             for i in range(n):
                 lags[n - 1 - i] += D[i]
         else:
@@ -171,14 +172,14 @@ def _add_tables(rows, columns, table, sums, positions):
 
 
 def _parts(rows: UInt[np.ndarray, " M"]) -> list[tuple[Int[np.ndarray, " part"]]]:
-    """The positions of each part of the rows: row r belongs to part r modulo their number."""
+    """The positions of each part of the rows: row r belongs to part r % _PARTS."""
     start, order = sort(rows % _PARTS, _PARTS)
     return [(order[a:b],) for a, b in pairwise(start.tolist())]
 
 
 @compiled
 def sort(tokens, vocab_size):
-    """Where each token starts [V+1], and the positions in the order of their tokens."""
+    """Positions sorted by their tokens, and the start [V+1] of each token in that order."""
     start = np.zeros(vocab_size + 1, np.int64)
     for t in range(tokens.size):
         start[tokens[t] + 1] += 1
@@ -193,7 +194,7 @@ def sort(tokens, vocab_size):
 
 @compiled
 def compress(matrix):
-    """Columns and values of what is not 0, row by row, and where each row starts."""
+    """Columns and values of the nonzero entries, row by row, and where each row starts."""
     start = np.zeros(len(matrix) + 1, np.int64)
     for i in range(len(matrix)):
         start[i + 1] = start[i] + np.count_nonzero(matrix[i])

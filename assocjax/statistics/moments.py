@@ -1,16 +1,16 @@
-"""Moments of what stands before a token: all of a corpus that the effective theory reads.
+"""Moments of the context of a token: the statistics that the effective theory needs.
 
 With x = tokens[:, :-1], y = tokens[:, 1:], one-hots X and Y, residual R = Y - 1/V and uniform
-causal attention A_0 (row t holds 1/(t+1) at positions 0..t), the context at depth k is the mean of
-those of depth k-1 up to a position:
+causal attention A_0 (row t holds 1/(t+1) at positions 0..t), the context at depth k is the mean, up
+to a position, of the contexts at depth k-1:
 
     Z_k  = A_0^k X                         k = 0..L         Z_0 = X
     Phi_k = (1/M) sum_n R^T Z_k            Phi_0 = B^T      Phi_1 = Phi
     C_jk = (1/M) sum_n Z_j^T Z_k           C_00 = diag(f)   C_0k = diag(f) E[Z_k | x]
 
-With P_jk = (A_0^j)^T A_0^k, C_jk is a sum of P_jk[s,s'] over the pairs of positions at which tokens
-x_s and x_s' stand, and P_0k is A_0^k. Products with A_0 and A_0^T are running sums, forward and
-backward, so no one-hot array or product of T x T matrices is needed.
+With P_jk = (A_0^j)^T A_0^k, entry [v,w] of C_jk is the sum of P_jk[s,s'] / M over pairs of
+positions with x_s = v and x_s' = w; P_0k is A_0^k. Products with A_0 and A_0^T are cumulative sums,
+forward and backward, so no one-hot array or product of T x T matrices is needed.
 """
 
 from functools import partial
@@ -30,13 +30,13 @@ from assocjax.statistics import loops, scatter
 
 @struct.dataclass
 class EffectiveStatistics:
-    """All that the effective theory of L layers reads of a corpus; K = L + 1.
+    """The statistics that the effective theory of L layers needs; K = L + 1.
 
     `context[k]` is Phi_k, k = 0..L. `frequency` is f, the share of valid positions whose input is
     token x. Row x of `conditional_mean[k-1]` is E[Z_k | x], k = 1..L: it sums to 1, or is zero for
-    a token that is no input. `conditional_covariance[j-1,k-1]` is the covariance of the rows of
-    Z_j and Z_k given the input, in the mean over inputs, C_jk - C_0j^T diag(1/f) C_0k; its rows and
-    columns sum to 0 and [j,k] is the transpose of [k,j], exactly. `num_positions` is M.
+    a token that is never an input. `conditional_covariance[j-1,k-1]` is the covariance of the rows
+    of Z_j and Z_k given the input, averaged over inputs, C_jk - C_0j^T diag(1/f) C_0k; its rows and
+    columns sum to 0, and [j,k] is exactly the transpose of [k,j]. `num_positions` is M.
     """
 
     context: Float[Array, "K V V"]
@@ -53,21 +53,21 @@ def effective_statistics(
     vocab_size: int | None = None,
     mask: ArrayLike | None = None,
 ) -> EffectiveStatistics:
-    """Computes the moments of a corpus through which the effective theory of L layers sees it.
+    """Computes the moments of a corpus for the effective theory of L layers.
 
     A masked position is neither a query nor a key nor a target, as in `corpus_statistics`.
 
     Args:
-      data, vocab_size, mask: as of `corpus_statistics`.
-      depth: L, the number of layers, static; the first layers of these statistics are those of a
-        smaller depth.
+      data, vocab_size, mask: as in `corpus_statistics`.
+      depth: L, the number of layers, static. Statistics of a smaller depth are the first layers of
+        these.
 
     Returns:
-      `EffectiveStatistics` in JAX's default floating dtype; sums are as in `corpus_statistics`.
+      `EffectiveStatistics` in JAX's default floating dtype; summed as in `corpus_statistics`.
 
     Raises:
       InputError: depth < 1; and as `corpus_statistics`.
-      InputTypeError: a depth that is no integer; and as `corpus_statistics`.
+      InputTypeError: `depth` is not an integer; and as `corpus_statistics`.
 
     Cost: time N T^2 (L+1)^2 / 2 additions + L^2 V^3, memory about 3 (L+1)^2 V^2 float64, and
       (L+1)^2 T^2 for the sequences of one length. Works under `jit` and `vmap`.
@@ -85,7 +85,7 @@ def effective_statistics(
 
 
 def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
-    """Puts C_jk = (1/M) sum_n Z_j^T Z_k together again, for j, k = 0..L.
+    """Computes the second moments C_jk = (1/M) sum_n Z_j^T Z_k, for j, k = 0..L.
 
         C_jk = conditional covariance + E[Z_j | x]^T diag(f) E[Z_k | x]
 
@@ -93,7 +93,7 @@ def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
       [L+1,L+1,V,V]; entry [j,k] is the transpose of [k,j] up to rounding.
 
     Raises:
-      InputTypeError: they are no `EffectiveStatistics`.
+      InputTypeError: `statistics` is not `EffectiveStatistics`.
 
     Cost: (L+1)^2 V^3 multiply-adds. Source: this package; the paper stops at the leading terms.
     """
@@ -104,7 +104,7 @@ def second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
 @jax.jit
 def _second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
     f, mean = statistics.frequency, statistics.conditional_mean
-    # A token knows itself: Z_0 given x is a one-hot, which does not vary.
+    # Z_0 given x is the one-hot of x, which does not vary.
     mean = jnp.concatenate([jnp.diag((f > 0).astype(f.dtype))[None], mean])
     within = jnp.pad(statistics.conditional_covariance, ((1, 0), (1, 0), (0, 0), (0, 0)))
     weighted = jnp.swapaxes(mean * f[None, :, None], 1, 2)
@@ -118,7 +118,7 @@ def _loop(tokens, mask, V: int, L: int):
     context, moments = np.zeros((V, V, L)), np.zeros((V, V, (L + 1) * L))
     sizes = mask.sum(axis=1)
     for n in np.unique(sizes[sizes > 0]):
-        # Weights depend on the number of valid positions alone: these sequences share theirs.
+        # Weights depend only on the number of valid positions, so these sequences share them.
         block = loops.lay_out(tokens[sizes == n], mask[sizes == n])
         x, y = block.x.reshape(-1, n), block.y.reshape(-1, n)
         weights = _pair_weights(np.ones(n, bool), L, np.float64, np)
@@ -148,10 +148,11 @@ def _scatter(tokens, mask, V: int, L: int):
 
 
 def _pair_weights(valid, depth: int, dtype, xp: Any):
-    """P_jk = (A_0^j)^T A_0^k of a sequence [T,T,K,L], for j = 0..L and k = 1..L.
+    """P_jk = (A_0^j)^T A_0^k of a sequence, [T,T,K,L], for j = 0..L and k = 1..L.
 
-    Pairs [t,k<=t] hold all of C_0k but only half of the other C_jk: as P_jk[k,t] = P_kj[t,k], their
-    other half is the transpose of this half of C_kj. The diagonal is in both, and is halved.
+    Only pairs [t,s<=t] are computed. They are all that C_0k needs, but only half of the other C_jk:
+    since P_jk[s,t] = P_kj[t,s], the other half is the transpose of this half of C_kj. The diagonal
+    belongs to both halves, and is halved.
     """
     one = valid.astype(dtype)[:, None]
     share = one / xp.maximum(xp.cumsum(valid), 1).astype(dtype)[:, None]
@@ -180,7 +181,7 @@ def _assemble(centred, inputs, context, moments) -> EffectiveStatistics:
     M = num_positions.astype(dtype)
     context = xp.moveaxis(context, 2, 0) / M
     Phi = context - context.mean(axis=1)[:, None]
-    counts = xp.maximum(inputs, 1).astype(dtype)  # no token is divided by zero
+    counts = xp.maximum(inputs, 1).astype(dtype)  # no division by zero
     C_0 = xp.swapaxes(moments[:, :, 0], 1, 2).reshape(V, L * V)
     mean = C_0 / counts[:, None]
     C = moments[:, :, 1:].transpose(2, 0, 3, 1).reshape(L * V, L * V)

@@ -1,7 +1,7 @@
-"""Plain scatter-adds over the positions of a corpus and over their keys, in JAX.
+"""Scatter-adds over the positions of a corpus and over their keys, in JAX.
 
-For arrays that are traced, as in a minibatch under `jit` and `vmap`, or not in the memory of the
-host. Counts are 32-bit integers; sums of reals are as exact as additions in their dtype.
+For arrays that are traced, such as a minibatch under `jit` and `vmap`, or not in host memory.
+Counts are 32-bit integers; sums of real numbers have the rounding errors of their dtype.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, Int32
 
-_BLOCK_PAIRS = 1 << 18  # of positions: what is computed of them stays in cache
+_BLOCK_PAIRS = 1 << 18  # pairs of positions in a block, so that its arrays stay in cache
 
 
 def sum_blocks(
     add_block: Callable, zeros: Any, tokens: Int32[Array, "N T+1"], mask: Bool[Array, "N T"]
 ) -> Any:
-    """`sums = add_block(sums, x, y, mask)` over blocks of sequences, each [n, T]."""
+    """Applies `sums = add_block(sums, x, y, mask)` to blocks of sequences, each [n, T]."""
     N, T = mask.shape
     size = max(1, min(N, _BLOCK_PAIRS // T**2))
 
@@ -47,7 +47,7 @@ def at_pairs(
 def count_bigrams(
     tokens: Int32[Array, "N T+1"], mask: Bool[Array, "N T"], vocab_size: int
 ) -> Int32[Array, "V V"]:
-    """[i,j]: valid positions with input i and target j."""
+    """Entry [i,j]: number of valid positions with input i and target j."""
     counts = jnp.zeros((vocab_size, vocab_size), jnp.int32)
     return counts.at[tokens[:, :-1], tokens[:, 1:]].add(mask.astype(jnp.int32))
 
@@ -55,7 +55,7 @@ def count_bigrams(
 def sum_contexts(
     tokens: Int32[Array, "N T+1"], mask: Bool[Array, "N T"], vocab_size: int
 ) -> Float[Array, "V V"]:
-    """[j,i]: the sum of A_0[t,k] over pairs with target y_t = j and key x_k = i."""
+    """Entry [j,i]: the sum of A_0[t,k] over pairs with target y_t = j and key x_k = i."""
     dtype = jnp.result_type(float)
 
     def add_block(sums, x, y, mask):
@@ -79,15 +79,15 @@ def sum_correlations(
     zeros = jnp.zeros_like(matrix), jnp.zeros((T, T), matrix.dtype)
     query_key, pairs = sum_blocks(add_block, zeros, tokens, mask)
     lag = jnp.arange(T)[:, None] - jnp.arange(T)[None]
-    # Keys later than their query, of a lag below 0, hold zeros.
+    # Pairs with a negative lag, keys after their query, are zero.
     return query_key, jax.ops.segment_sum(pairs.ravel(), jnp.maximum(lag, 0).ravel(), T)
 
 
 def centred_counts(
     counts: Int32[Array, "V V"], totals: Int32[Array, " V"], dtype: DTypeLike
 ) -> Float[Array, "V V"]:
-    """Counts minus the mean of their row, which sums to totals."""
-    # Centred as integers: where a text is near chance, little is left of large counts.
+    """Counts minus the mean of their row; `totals` are the sums of rows."""
+    # Centred as integers, since large counts may nearly cancel where a text is near chance.
     quotient, remainder = jnp.divmod(totals, counts.shape[1])
     surplus = (counts - quotient[:, None]).astype(dtype)
     return surplus - (remainder.astype(dtype) / counts.shape[1])[:, None]

@@ -1,14 +1,14 @@
-"""Sparse statistics in parts: shards of a corpus, stopped, resumed and merged, to the same bits.
+"""Sparse statistics in shards of a corpus, which can be resumed and are merged to the same bits.
 
-    count        every shard, anywhere   `run_shard(source, path, shard=i, shards=n)`
-    merge        once                    `merge(paths)`, to which it adds G where it is needed
-    correlate    every shard             `run_shard(..., counts="counts.nc")`
-    merge        once                    `merge(paths)`
-    read         `load_statistics("counts.nc", "correlations.nc")`
+    count        every shard, on any machine   `run_shard(source, path, shard=i, shards=n)`
+    merge        once                          `merge(paths)`, which adds G for the second pass
+    correlate    every shard                   `run_shard(..., counts="counts.nc")`
+    merge        once                          `merge(paths)`
+    load         `load_statistics("counts.nc", "correlations.nc")`
 
-A file is NetCDF with the integer sums of `statistics.counting` and what they are sums of: corpus
-hash, sizes, versions, and the range of sequences. A shard's file is also its checkpoint: it is
-replaced, never half written, after some blocks, and a shard that is started again goes on from it.
+A file is NetCDF with the integer sums of `statistics.counting` and their origin: corpus hash,
+sizes, versions, and the range of sequences. The file of a shard is also its checkpoint: it is
+replaced atomically every few blocks, and a shard that is started again resumes from it.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from assocjax.storage.files import writable_path
 
 _KINDS = {Counts: "counts", Correlations: "correlations"}
 _SAME = ("kind", "corpus", "config", "assocjax", "counts_sha256")
-"""What decides the integers of a shard; they do not depend on the versions of other packages."""
+"""Attributes that determine the integers of a shard, which do not depend on other packages."""
 
 
 def run_shard(
@@ -52,24 +52,24 @@ def run_shard(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Computes one shard of a pass over the corpus, or what is left of it.
+    """Computes one shard of a pass over the corpus, or resumes it.
 
     Args:
-      source: the whole corpus; of N sequences, shard i reads those from N (i-1) / n to N i / n.
-      path: file of the shard. If it is there, it is gone on from.
+      source: the whole corpus of N sequences; shard i of n reads those from N (i-1) / n to N i / n.
+      path: file of the shard. If it exists, the shard is resumed from it.
       shard: i, from 1 to `shards`.
-      counts: merged counts. Without them the shard belongs to the first pass, with them to the
-        second.
-      checkpoint_blocks: blocks between two writings of the file.
-      overwrite: replace another shard at `path`, or begin this one anew.
+      shards: n, the number of shards.
+      counts: file of the merged counts, for the second pass; None for the first pass.
+      checkpoint_blocks: number of blocks between checkpoints.
+      overwrite: replace another shard at `path`, or start this one again.
       progress: called with (sequences read, sequences of the shard) after each block.
 
     Returns:
-      What is in the file.
+      The content of the file.
 
     Raises:
-      InputError: fewer sequences than shards; a file at `path` or `counts` that is of another
-        corpus, configuration, shard or version; or another process is writing `path`.
+      InputError: fewer sequences than shards; the file at `path` or `counts` has another corpus,
+        configuration, shard or version; or another process is writing `path`.
     """
     shard = check_integer("shard", shard, minimum=1)
     shards = check_integer("shards", shards, minimum=shard)
@@ -108,7 +108,7 @@ def run_shard(
 
         def save(sums: Counts | Correlations, following: int) -> xr.Dataset:
             dataset = _encode(sums, vocabulary, attributes | {"next": following})
-            results.save(dataset, path, overwrite=True)  # its own, of fewer blocks
+            results.save(dataset, path, overwrite=True)  # of this shard, with fewer blocks
             return dataset
 
         def after_block(following: int, total: Callable) -> None:
@@ -128,16 +128,17 @@ def run_shard(
 
 
 def merge(paths: Sequence[str | os.PathLike]) -> xr.Dataset:
-    """Adds up all shards of one pass. Counts come with G, as the second pass needs it.
+    """Adds up all shards of one pass. To merged counts it adds G, which the second pass needs.
 
     Returns:
       Merged counts or merged correlations, to be saved by `assocjax.storage.results.save`.
 
     Raises:
       InputError: the files are of different passes, corpora, configurations or versions, one is
-        not finished, or they overlap or leave sequences out; the error says which.
+        not finished, or they overlap or leave sequences out; the message names the file.
 
-    Cost: one file is held beside the sum; for counts also 2 V nnz(B), see `statistics.sparse`.
+    Cost: memory of the sum and of one file; for counts also time 2 V nnz(B), see
+    `statistics.sparse`.
     """
     if not paths:
         raise InputError("merge needs at least one file")
@@ -147,7 +148,7 @@ def merge(paths: Sequence[str | os.PathLike]) -> xr.Dataset:
             headers.append((dict(dataset.attrs), Path(path)))
     for attrs, path in headers:
         if "next" not in attrs:
-            raise InputError(f"{path} is no shard of sparse statistics")
+            raise InputError(f"{path} is not a shard of sparse statistics")
         _refuse_difference(f"{headers[0][1]} and {path}", headers[0][0], attrs, _SAME)
         if attrs["next"] != attrs["stop"]:
             raise InputError(
@@ -182,10 +183,10 @@ def merge(paths: Sequence[str | os.PathLike]) -> xr.Dataset:
 
 
 def load_statistics(counts: str | os.PathLike, correlations: str | os.PathLike) -> SparseStatistics:
-    """The statistics of both merged passes; the vocabulary is the coordinate `token` of either.
+    """The statistics from both merged passes; the coordinate `token` of each is the vocabulary.
 
     Raises:
-      InputError: a file is missing, not merged, or the correlations are of other counts.
+      InputError: a file is missing or not merged, or the correlations belong to other counts.
     """
     first, second = results.load(counts), results.load(correlations)
     _check_merged(first, counts, "counts")

@@ -1,20 +1,21 @@
 """The statistics of `assocjax.statistics.dense` without a dense [V,V]: operators on sparse counts.
 
-With c = integer sums of `statistics.counting` and the marginals f of inputs, g of targets and a of
-attended keys, every matrix is sparse plus rank one, or a product of such:
+With the sums `bigram`, `context`, `query_key` and `position` of `statistics.counting`, and the
+marginals f of inputs, g of targets and a of attended keys, every matrix is sparse plus rank one, or
+a product of such matrices:
 
     B     = bigram / M  - f 1^T / V         Phi = context / M - 1 a^T / V
     Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B
     Q     = query_key / M                   Delta = position / M
 
-Centred on the unigram distribution of the targets instead of on chance (`residual="unigram"`), the
+With `residual="unigram"` targets are centred on their unigram distribution instead of on 1/V: the
 residual is r = y - g, and g takes the place of 1/V:
 
     B = bigram / M - f g^T      Phi = context / M - g a^T      m[t,k] = x_k^T G (y_t - g)
 
-Each is a `scipy.sparse.linalg.LinearOperator` [V,V]: `value @ X` for X [V,d] costs d times the
-entries of B and Phi, `value.T @ X` as much, and `rows(value, ids)` reads rows off. The
-second pass needs G only where a key stands before a target, which is the pattern of Phi.
+Each is a `scipy.sparse.linalg.LinearOperator` [V,V]: `value @ X` and `value.T @ X` for X [V,d] cost
+d times the entries of B and Phi, and `rows(value, ids)` returns rows as dense vectors. The second
+pass needs G only for pairs of a target and a preceding key, which are the entries of Phi.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +41,9 @@ from assocjax.statistics.counting import (
 from assocjax.statistics.loops import compiled, run
 
 RESIDUALS = ("uniform", "unigram")
-"""What the residual of a target is centred on."""
+"""The distribution on which the residual of a target is centred."""
 
-_BLOCK_COLUMNS = 64  # of G at once; more no longer stay in cache
+_BLOCK_COLUMNS = 64  # of G computed together, so that they stay in cache
 
 
 class SparsePlusRankOne(LinearOperator):
@@ -59,7 +60,7 @@ class SparsePlusRankOne(LinearOperator):
         return self.sparse.T @ X + np.outer(self.right, self.left @ X)
 
     def largest(self) -> tuple[float, int, int]:
-        """The largest of the entries of S + u v^T that S holds, its row and its column."""
+        """The largest entry of S + u v^T among the stored entries of S, its row and its column."""
         rows = np.repeat(np.arange(self.sparse.indptr.size - 1), np.diff(self.sparse.indptr))
         columns = self.sparse.indices
         values = self.sparse.data + self.left[rows] * self.right[columns]
@@ -74,9 +75,9 @@ class SparsePlusRankOne(LinearOperator):
 
 
 class Basis(NamedTuple):
-    """What the first pass tells of a corpus: see `SparseStatistics` for its fields.
+    """The statistics from the first pass; fields as in `SparseStatistics`.
 
-    `chance` [V] is the distribution of targets that rows of G are centred on in the second pass.
+    `chance` [V] is the distribution of targets on which rows of G are centred in the second pass.
     """
 
     bigram: SparsePlusRankOne
@@ -90,7 +91,7 @@ class Basis(NamedTuple):
 
 
 class SparseStatistics(NamedTuple):
-    """As `Statistics`, with operators in place of dense matrices; all in float64.
+    """As `Statistics`, with operators instead of dense matrices; all in float64.
 
     `bigram`, `context`, `interchangeability`, `value`, `composed` and `query_key` are linear
     operators [V,V], `position` is [T], the frequencies are [V].
@@ -121,22 +122,23 @@ def sparse_statistics(
 
     Args:
       source: `TokenData`, or `TokenFile` for a corpus that stays on disk.
-      frequency_corrected: those of `assocjax.analysis.associations.frequency_corrected` instead.
+      frequency_corrected: compute those of `assocjax.analysis.associations.frequency_corrected`
+        instead.
       residual: "uniform", y - 1/V, or "unigram", y - g with g the frequency of targets.
-      counts: sums of the first pass over `source`, which is then read once only.
+      counts: sums of a first pass over `source` made before; the first pass is then skipped.
       progress: called with (sequences read, sequences to read) after each block; every sequence
-        is read twice.
+        is read in both passes.
 
     Returns:
-      `SparseStatistics`, the same bits on every call. Against exact arithmetic, relative errors
-      are those of `assocjax.statistics.counting.Units` and of float64 products.
+      `SparseStatistics`, the same bits on every call. Relative to exact arithmetic, errors are
+      those of `assocjax.statistics.counting.Units` and of float64 products.
 
     Raises:
-      InputError: no valid position, more than 2^40 positions, an unknown residual, or one besides
-        `frequency_corrected`, which has its own; counts of another vocabulary.
+      InputError: no valid position, more than 2^40 positions, an unknown residual, a residual
+        together with `frequency_corrected`, which has its own, or counts of another vocabulary.
 
-    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory some 60 bytes an
-    entry of Phi (pairs of tokens that occur in one sequence, in order), and 1 GiB.
+    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory about 60 bytes per entry
+    of Phi (ordered pairs of tokens that occur in the same sequence), and 1 GiB.
     """
     check_is("source", source, Sequences)
     frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
@@ -146,7 +148,7 @@ def sparse_statistics(
     total = first + len(every)
 
     if frequency_corrected and residual != "uniform":
-        raise InputError(f"residual must be left where frequency_corrected is; got {residual!r}")
+        raise InputError(f"residual must be left out with frequency_corrected; got {residual!r}")
     if counts is None:
         counts = count(source, every, after_block=lambda done, _: report(done, total))
     elif (size := counts.bigram.indptr.size - 1) != source.vocab_size:
@@ -193,12 +195,12 @@ def basis(
 
 
 def composed_on_pattern(found: Basis) -> csr_array:
-    """x_k^T G r_y wherever key k stands before target y: float64, entry [y,k].
+    """x_k^T G r_y for every target y and preceding key k of the corpus: float64, entry [y,k].
 
     It is G[k,y] - sum_j chance[j] G[k,j], where r_y = y - chance.
 
-    The rest of G (V^2 entries) passes by, some columns of Phi at a time, and is never held. With
-    B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
+    G (V^2 entries) is computed for some columns of Phi at a time, and only the needed entries are
+    kept. With B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
 
         G^T = S^T S P + v (u^T S P) + (B^T B p) a^T + (B^T u) (v^T P)
 
@@ -225,7 +227,7 @@ def _compose_columns(
     S_indptr, S_indices, S_data, St_indptr, St_indices, St_data, P_indptr, P_indices, P_data,
     left, right, entries, low, high,
 ):  # fmt: skip
-    """Fills the entries of columns `low` to `high`, all of which pass by."""
+    """Computes columns `low` to `high` completely, and stores their needed entries."""
     columns = np.zeros((left.shape[0], high - low))
     for k in range(low, high):
         for i in range(P_indptr[k], P_indptr[k + 1]):
@@ -253,12 +255,12 @@ def _product(indptr, indices, data, X):
 
 
 def correlation_unit(composed: csr_array, units: Units) -> float:
-    """What an integer of `Correlations` is worth."""
+    """The value of the integer 1 in `Correlations`."""
     return scale(composed) * 2.0**-units.correlation
 
 
 def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
-    """The statistics from both passes; an integer of `sums` is worth `unit`."""
+    """The statistics from both passes; integers of `sums` are multiples of `unit`."""
     M = found.num_positions
     Q = sums.query_key * (unit / M)
     B, Phi = found.bigram, found.context
@@ -285,7 +287,7 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
 
 
 def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries, Frobenius norm and largest entry, with its tokens, of the matrices that are held."""
+    """Entries, Frobenius norm and largest entry, with its tokens, of the stored matrices."""
     summary = []
     for name in ("bigram", "context", "query_key"):
         matrix = getattr(statistics, name)
@@ -304,7 +306,7 @@ def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> l
 
 
 def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
-    """Some rows of an operator, dense: [len(ids), V]."""
+    """The rows `ids` of an operator as a dense array [len(ids), V]."""
     ids = np.asarray(ids)
     chosen = np.zeros((matrix.shape[0], ids.size))
     chosen[ids, np.arange(ids.size)] = 1
@@ -312,7 +314,7 @@ def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
 
 
 def _scaled(matrix: csr_array, rows: np.ndarray, columns: np.ndarray) -> csr_array:
-    """matrix / outer(rows, columns), where entries of a token that does not occur stay 0."""
+    """matrix / outer(rows, columns); entries of tokens that do not occur stay 0."""
     return (diags_array(_inverse(rows)) @ matrix @ diags_array(_inverse(columns))).tocsr()
 
 

@@ -1,8 +1,9 @@
-"""The loops of `assocjax.statistics.loops` in exact integers, for a [V,V] that is never held.
+"""The loops of `assocjax.statistics.loops` in exact integers, without a dense [V,V].
 
-The positions of a block are sorted by the token whose row they add to. A row is added up in a
-vector [V] that stays in cache and is then stored as a sparse one; where the next block begins, it
-is put back. Numbers are int64: sums do not depend on the division into blocks and threads.
+The positions of a block are sorted by the token whose row they add to. A row is summed in a dense
+vector [V], which stays in cache, and then stored as a sparse row; for the next block, the sparse
+row is copied back to the vector first. Numbers are int64, so sums do not depend on the division
+into blocks and threads.
 """
 
 import itertools
@@ -15,13 +16,13 @@ from scipy.sparse import csr_array
 
 from assocjax.statistics.loops import Block, compiled, num_threads, run, sort
 
-_PARTS = 16  # of the rows, a thread: some take longer than others
+_PARTS = 16  # parts of the rows per thread, since some take longer than others
 
 
 def sum_contexts(
     block: Block, first: Int[np.ndarray, " M"], weights: Int[np.ndarray, " M"], total: csr_array
 ) -> csr_array:
-    """As `loops.sum_contexts`, but for the order of columns in a row."""
+    """As `loops.sum_contexts`, except that the columns in a row are not sorted."""
     V = total.indptr.size - 1
     start, order = sort(block.y, V)
     function = partial(_sum_contexts, start, order, block.x, first, weights, *_arrays(total))
@@ -31,8 +32,8 @@ def sum_contexts(
 def sum_correlations(
     block: Block, matrix: csr_array, factor: Float[np.ndarray, " T+1"], total: csr_array
 ) -> tuple[csr_array, Int[np.ndarray, " T"]]:
-    """As `loops.sum_correlations`. Rows are those of keys, so that their row of the matrix, too, is
-    in cache: a query reads what it needs of all its keys first.
+    """As `loops.sum_correlations`, but summed by rows of keys, so that also the key's row of the
+    matrix is in cache. The sum over all keys, which each query needs, is computed beforehand.
     """
     V = total.indptr.size - 1
     start, order = sort(block.y, V)
@@ -46,7 +47,7 @@ def sum_correlations(
 
 
 def _over_rows(function: Callable, start: Int[np.ndarray, " V+1"]) -> list:
-    """function(low, high) of all rows, in parts of like numbers of positions."""
+    """Calls function(low, high) for parts of the rows with similar numbers of positions."""
     parts = _PARTS * num_threads()
     cuts = np.searchsorted(start, np.linspace(0, start[-1], parts + 1)[1:-1])
     cuts = [0, *cuts.tolist(), start.size - 1]
@@ -121,11 +122,11 @@ def _sum_correlations(
             targets = m_indices[m_indptr[r] : m_indptr[r + 1]]
             m[targets] = m_data[m_indptr[r] : m_indptr[r + 1]]
             for k in order[start[r] : start[r + 1]]:
-                # The queries t = k + i, of which the first has n keys.
+                # The queries are t = k + i; the first of them has n keys.
                 n, queries = k + 1 - first[k], x[k : stop[k]]
                 of_y, total, places = y[k : stop[k]], sums[k : stop[k]], place[k : stop[k]]
                 for i in range(queries.size):
-                    # Exact until one product and one rounding: the same on any machine.
+                    # Exact up to one product and one rounding: the same on any machine.
                     D[i] = np.rint(((n + i) * m[of_y[i]] - total[i]) * factor[n + i])
                 for i in range(queries.size):
                     row[queries[i]] += D[i]
@@ -152,7 +153,7 @@ def _start_rows(rows):
 
 @compiled
 def _grow(columns, values, size):
-    """Both with a place for `size` entries at least."""
+    """Enlarges both arrays, if necessary, to at least `size` entries."""
     if size <= columns.size:
         return columns, values
     more = np.empty(size, np.uint32), np.empty(size, np.int64)
@@ -161,7 +162,8 @@ def _grow(columns, values, size):
 
 @compiled
 def _store(row, which, columns, values, used):
-    """Moves what is not 0 in some columns of a row behind the `used` entries; how many are then."""
+    """Moves nonzero entries of the columns `which` behind the first `used` ones; returns the new
+    number of entries."""
     for i in range(which.size):
         c = which[i]
         if row[c] != 0:

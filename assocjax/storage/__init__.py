@@ -1,17 +1,20 @@
-"""How work is kept, in one way for everything: nothing of the user's is lost, nothing is mixed.
+"""Saving results and unfinished work: no file of the user is lost, and results are never mixed.
 
 In reading order:
 
-* `files`: `whole_file` writes a file whole or not at all, and never over one of somebody else's.
-* `identity`: what decides a result, and the first difference of two of them, in words.
-* `locks`: one process writes in a folder, or in a file, at a time.
-* `folders`: `claim` makes a folder of results ours, for one process at a time: a marker file says
-  which computation it holds and which files we wrote; only those are ever replaced or removed.
+* `files`: `whole_file` writes a file atomically, and never replaces a file that is not ours.
+* `identity`: all that determines a result, and the first difference between two of them.
+* `locks`: only one process at a time writes in a folder or a file.
+* `folders`: `claim` reserves a folder for the results of one process. Its marker file names the
+  computation and the files that assocjax wrote; only these are ever replaced or removed.
 * `interrupts`: the first Ctrl-C stops after the next save, the second one at once.
-* `results`: Datasets and JSON that say where they came from: configuration, versions, corpus.
-* `checkpoints`: arrays of unfinished work, whole or not at all, of one process or several.
+* `results`: Datasets and JSON with their provenance: configuration, versions, corpus.
+* `checkpoints`: arrays of unfinished work, written atomically by one or several processes.
 
-The last two need xarray and JAX, and are imported by those who use them.
+`results` and `checkpoints` need xarray and JAX and are imported only where they are used.
+
+Throughout this package, "ours" and "we" mean assocjax, and "atomically" means completely or not at
+all.
 """
 
 from assocjax.storage.files import SIGNATURE, is_ours, make_folder, whole_file

@@ -1,4 +1,4 @@
-"""Checkpoints: saved whole or not at all, and only gone on from by the same computation."""
+"""Checkpoints: saved atomically, and resumed only by the same computation."""
 
 import contextlib
 import errno
@@ -19,17 +19,17 @@ from assocjax.errors import InputError
 from assocjax.storage import Folder, claim, difference, flatten
 
 NAME = "checkpoint"
-"""Checkpoints are in a folder of this name among what is unfinished in a claimed folder."""
+"""Name of the checkpoint folder, within the unfinished work of a claimed folder."""
 
 
 @contextlib.contextmanager
 def claim_together(
     path: str | os.PathLike, kind: str, identity: Mapping[str, Any], **options: Any
 ) -> Iterator[Folder]:
-    """As `storage.claim`, for all processes of a computation: the first one claims for all.
+    """As `storage.claim`, for all processes of one computation: the first process claims for all.
 
-    The others get the folder as the first one found it, and do not write in it but through
-    `Checkpoints`.
+    The others get the folder in the state in which the first found it. They write in it through
+    `Checkpoints` only.
     """
     if jax.process_count() == 1:
         with claim(path, kind, identity, **options) as folder:
@@ -52,7 +52,7 @@ def claim_together(
 
 
 def _from_first(text: str) -> str:
-    """A text of the first process, in all processes."""
+    """Broadcasts a text from the first process to all processes."""
     data = np.zeros(4096, np.uint8)
     encoded = np.frombuffer(text.encode()[: data.size], np.uint8)
     data[: encoded.size] = encoded
@@ -61,16 +61,16 @@ def _from_first(text: str) -> str:
 
 
 class Checkpoints:
-    """The last complete checkpoint of a computation, in a claimed folder, until it is finished.
+    """Keeps the last complete checkpoint of a computation in a claimed folder until it is finished.
 
-    A new one is written beside it, and takes its place when it is complete: whenever the process
-    is killed, there is one to go on from. Of several processes each writes what it holds, so that
-    the folder must be one that all of them see.
+    A new checkpoint is written beside the last one and replaces it when it is complete. So whenever
+    the process is killed, there is a checkpoint to resume from. With several processes each writes
+    its own part, so all of them must have access to the folder.
 
     Args:
-      folder: of `storage.claim`, or of `claim_together`.
-      configuration: all that decides every bit, as JSON can hold it, nested dicts of values.
-      name: of the folder within.
+      folder: from `storage.claim` or `claim_together`.
+      configuration: all that determines the result bit for bit: nested dicts of JSON values.
+      name: of the checkpoint folder within `folder`.
     """
 
     def __init__(self, folder: Folder, configuration: Mapping[str, Any], name: str = NAME):
@@ -78,22 +78,23 @@ class Checkpoints:
             self.folder = folder.work(name)
         else:
             self.folder = folder.path / folder.work_name(name)
-        self.folder = self.folder.absolute()  # orbax wants it
+        self.folder = self.folder.absolute()  # required by orbax
         self.configuration, self._overwrite = flatten(configuration), folder.overwrite
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
-            cleanup_tmp_directories=True,  # of a process that was killed
+            cleanup_tmp_directories=True,  # left by a process that was killed
             enable_async_checkpointing=False,
         )
-        # A process that was killed may have left half of an older checkpoint, which is no matter.
+        # A process that was killed may have left part of an older checkpoint; this is harmless.
         with self._disk_errors(), _silenced("absl"):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def done(self) -> int:
-        """How many parts of the computation the checkpoint holds; 0 without one.
+        """Number of parts of the computation that the checkpoint holds; 0 without a checkpoint.
 
         Raises:
-          InputError: it is of another configuration (names what differs), or cannot be read.
+          InputError: the checkpoint has another configuration (the message names the difference) or
+            cannot be read.
         """
         done = self._manager.latest_step()
         if done is None:
@@ -104,14 +105,14 @@ class Checkpoints:
         if not self._overwrite:
             raise InputError(
                 f"the checkpoint in {self.folder} is of another configuration: {other}; choose "
-                "another folder, or begin anew by overwrite=True (--overwrite)"
+                "another folder, or start again with overwrite=True (--overwrite)"
             )
         for step in self._manager.all_steps():
             self._manager.delete(step)
         return 0
 
     def saved_configuration(self) -> dict[str, Any] | None:
-        """That of the checkpoint that is there, flat; None without one."""
+        """The configuration of the existing checkpoint, flattened; None without a checkpoint."""
         done = self._manager.latest_step()
         if done is None:
             return None
@@ -120,7 +121,7 @@ class Checkpoints:
             return dict(self._manager.restore(done, args=arguments)["configuration"])
 
     def load(self, carry: Any) -> tuple[Any, dict[str, np.ndarray]]:
-        """What `save` was given; a carry of the same kind says how to divide it among devices."""
+        """Loads the arguments of `save`, with tree structure, shapes and sharding as in `carry`."""
         leaves, tree = jax.tree.flatten(carry)
         arguments = ocp.args.Composite(
             carry=ocp.args.StandardRestore([_plain(leaf) for leaf in leaves]),
@@ -133,10 +134,10 @@ class Checkpoints:
         return jax.tree.unflatten(tree, restored), observed
 
     def save(self, done: int, carry: Any, observed: dict[str, np.ndarray]) -> None:
-        """Saves after `done` parts, and then removes the checkpoint before.
+        """Saves a checkpoint after `done` parts, and then removes the previous one.
 
         Raises:
-          InputError: the disk is full or cannot be written; the checkpoint before is intact.
+          InputError: the disk is full or cannot be written; the previous checkpoint is intact.
         """
         arguments = ocp.args.Composite(
             carry=ocp.args.StandardSave([_plain(leaf) for leaf in jax.tree.leaves(carry)]),
@@ -144,11 +145,11 @@ class Checkpoints:
             configuration=ocp.args.JsonSave(self.configuration),
         )
         with self._disk_errors():
-            # Found here a full disk is one line; threads of orbax would add theirs.
+            # Check for a full disk here: otherwise threads of orbax print errors of their own.
             needed = sum(leaf.nbytes for leaf in (*jax.tree.leaves(carry), *observed.values()))
             if shutil.disk_usage(self.folder).free < needed + _OVERHEAD:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with _silenced("absl", "asyncio"):  # what they say is raised too
+            with _silenced("absl", "asyncio"):  # the errors they log are raised too
                 self._manager.save(done, args=arguments)
 
     def close(self) -> None:
@@ -156,7 +157,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Makes one line of what a disk refuses: an `OSError`, or what tensorstore makes of it."""
+        """Turns disk errors (`OSError`, or tensorstore's form of it) into a one-line InputError."""
         try:
             yield
         except Exception as error:
@@ -166,19 +167,19 @@ class Checkpoints:
                 raise
             raise InputError(
                 f"cannot write a checkpoint to {self.folder}: {reason}; what was saved before is "
-                "intact: make room, and run the same again to go on"
+                "intact: free some disk space and run the same again to resume"
             ) from None
 
     @contextlib.contextmanager
     def _read_errors(self) -> Iterator[None]:
-        """Makes one line of what orbax raises, of many kinds, where a checkpoint is not whole."""
+        """Turns the various errors of orbax for a damaged checkpoint into a one-line InputError."""
         try:
             yield
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"the checkpoint in {self.folder} cannot be read here ({reason[:200]}); go on "
-                "where it was written, or choose another folder to begin anew"
+                f"the checkpoint in {self.folder} cannot be read here ({reason[:200]}); resume "
+                "where it was written, or choose another folder to start again"
             ) from None
 
 
@@ -187,7 +188,7 @@ def _is_key(leaf) -> bool:
 
 
 def _plain(leaf):
-    """Random keys as the integers that they are made of."""
+    """Converts random keys to their integer data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -210,6 +211,6 @@ def _silenced(*names: str) -> Iterator[None]:
 
 
 _OVERHEAD = 1 << 18
-"""Bytes of what orbax writes beside the arrays, amply."""
+"""A generous bound on the bytes that orbax writes beside the arrays."""
 
 _REFUSALS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]

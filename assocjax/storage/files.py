@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and never over a file that assocjax did not write."""
+"""Files: written atomically, and never replacing a file that assocjax did not write."""
 
 import contextlib
 import errno
@@ -16,33 +16,33 @@ from assocjax.arguments import check_flag, check_path, printable
 from assocjax.errors import InputError
 
 SIGNATURE = "written by assocjax, which may replace it when asked to"
-"""Stands in every NetCDF file, figure and page, and says that it may be replaced on request."""
+"""Part of every NetCDF file, figure and page: marks it as one that may be replaced on request."""
 
 MARKER = ".assocjax.json"
 _PART = re.compile(r"\.assocjax-[0-9a-f]{16}(\.\w+)?")
 
 
 def part_name(suffix: str = "") -> str:
-    """A name for a file or folder that is being written, like no other."""
+    """A unique temporary name for a file or folder that is being written."""
     return f".assocjax-{secrets.token_hex(8)}{suffix}"
 
 
 def is_part(name: str) -> bool:
-    """Whether `part_name` made a name."""
+    """Whether a name was made by `part_name`."""
     return _PART.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; what is written there becomes `path` at the end.
+    """Yields a temporary path in the same folder; the file written there is renamed to `path`.
 
-    A reader sees the old file or the new one, never half of one. If the block raises, `path` is as
-    it was, and the temporary file is gone. An existing file is replaced if assocjax wrote it and
-    `overwrite` is true; where the new content is the same, nothing needs to be replaced.
+    A reader sees either the old file or the new one, never a part. If the block raises, `path` is
+    unchanged and the temporary file is removed. An existing file is replaced only if assocjax wrote
+    it and `overwrite` is true. If it has the same content already, nothing is done.
 
     Raises:
-      InputError: `path` is a folder or was written by something else; it is there with other
-        content and `overwrite` is false; or it cannot be written (full disk, no permission).
+      InputError: `path` is a folder or was written by something else; it exists with other content
+        and `overwrite` is false; or it cannot be written (full disk, no permission).
     """
     path, overwrite = writable_path(path), check_flag("overwrite", overwrite)
     refuse_foreign(path)
@@ -57,8 +57,8 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
             if filecmp.cmp(part, path, shallow=False):
                 return
             raise InputError(
-                f"{path} is there already, with other content; choose another name, or replace it "
-                "by overwrite=True (--overwrite)"
+                f"{path} exists already, with other content; choose another name, or replace it "
+                "with overwrite=True (--overwrite)"
             )
         part.replace(path)
     except (OSError, RuntimeError) as error:  # HDF5 and torch report a full disk as RuntimeError
@@ -69,20 +69,20 @@ def whole_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
 
 def writable_path(path: str | os.PathLike) -> Path:
-    """A path that all libraries can write to. Raises InputError where its name is not UTF-8."""
+    """A path that all libraries can write to. Raises InputError if it is not valid UTF-8."""
     text = check_path("path", path)
     if printable(text) != text:
         raise InputError(
-            f"{text!r}: its name is not UTF-8, which NetCDF cannot write to; choose another"
+            f"{text!r}: its name must be UTF-8, as NetCDF requires; choose another name"
         )
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:  # of a user without a home
+    except RuntimeError as error:  # a user without a home folder
         raise InputError(f"{text!r}: {error}") from None
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Makes a folder if need be. Raises InputError where it cannot be made."""
+    """Makes a folder if it does not exist. Raises InputError if it cannot be made."""
     path = writable_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def why_not(error: BaseException, folder: Path) -> str:
-    """Why a file could not be written, in a few words."""
+    """The reason why a file could not be written, in a few words."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder).free < 1 << 20:  # libraries report it in many ways
             return os.strerror(errno.ENOSPC)
@@ -101,7 +101,7 @@ def why_not(error: BaseException, folder: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether assocjax wrote a file: its folder's marker lists it, or it bears the signature."""
+    """Whether assocjax wrote a file: its folder's marker lists it, or it holds `SIGNATURE`."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         for folder in path.absolute().parents:
             marker = folder / MARKER
@@ -125,13 +125,13 @@ def _is_signed(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    """The bytes that tell formats apart: NetCDF, HTML, PNG, PDF."""
+    """The first bytes, which distinguish the formats: NetCDF, HTML, PNG, PDF."""
     with path.open("rb") as file:
         return file.read(4)
 
 
 def refuse_foreign(path: Path) -> None:
-    if os.path.isdir(path):  # `Path` raises at a name that is too long
+    if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         raise InputError(f"cannot write {path}: it is a folder")
     if not os.path.isdir(path.parent):
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")

@@ -1,14 +1,14 @@
-"""Folders of results: whose they are, what they hold, and who writes in them now.
+"""Folders of results: which computation they belong to, their files, and their one writer.
 
-A folder is ours if it has a marker, the file `.assocjax.json`:
+A folder belongs to assocjax ("is ours") if it has a marker, the file `.assocjax.json`:
 
     kind        the command whose results it holds, such as "sweep"
-    identity    all that decides the result (`identity.flatten`)
-    complete    whether the result is whole
-    files       what we wrote, relative to the folder; what ends in / is a folder of ours
+    identity    all that determines the result (`identity.flatten`)
+    complete    whether the result is complete
+    files       paths that we wrote, relative to the folder; those ending in / are folders
     replaced    files of an earlier result that are still to be removed
 
-A folder without one is only used if it is empty. Files that the marker does not list are never
+A folder without a marker is only used if it is empty. Files that the marker does not list are never
 replaced or removed.
 """
 
@@ -43,9 +43,9 @@ class Folder:
     """A folder that this process has claimed; made by `claim`.
 
     Attributes:
-      path: where it is.
-      complete: whether the very result that was asked for is here already.
-      overwrite: whether what is unfinished of another configuration may be replaced.
+      path: of the folder.
+      complete: whether the folder already holds the requested result, complete.
+      overwrite: whether unfinished work with another configuration may be replaced.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Folder:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What we wrote here for this result, relative to the folder."""
+        """Paths that we wrote for this result, relative to the folder."""
         return () if self._record is None or self._replaces else tuple(self._record["files"])
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """As `whole_file`, for a file of this folder, which replaces one that we wrote.
+        """As `whole_file`, for a file of this folder; replaces an existing one that we wrote.
 
-        An earlier result, if it is to be replaced, goes when the first new file is whole.
+        An earlier result that is to be replaced is removed when the first new file is complete.
         """
         path = self.path / name
         if path.parent.is_dir() and not self._is_listed(name):
@@ -86,7 +86,7 @@ class Folder:
                     os.fsync(file.fileno())
                 self._begin()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._list(name)  # from here on it is ours, whenever the process is killed
+                self._list(name)  # listed first: it is ours even if the process is killed
                 part.replace(path)
         finally:
             with contextlib.suppress(OSError):
@@ -94,10 +94,10 @@ class Folder:
 
     @contextlib.contextmanager
     def directory(self, name: str) -> Iterator[Path]:
-        """Yields a temporary folder; what is written there becomes the folder `name` at the end.
+        """Yields a temporary folder that is renamed to `name` at the end: atomic, like `file`.
 
-        Whole or not at all, as `file`. Files of an earlier one that we wrote are replaced; it is
-        refused if there is a folder of that name with files of somebody else.
+        Replaces an existing folder of that name that we wrote. Raises InputError if that folder
+        holds files that we did not write.
         """
         path = self.path / name
         files = (file for file in path.rglob("*") if not file.is_dir())
@@ -115,7 +115,7 @@ class Folder:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A temporary folder on the same disk, for what is being written."""
+        """Yields a temporary folder on the same disk, which is removed at the end."""
         part = self.path / part_name()
         try:
             with self.writing():
@@ -125,9 +125,9 @@ class Folder:
             shutil.rmtree(part, ignore_errors=True)
 
     def work(self, name: str) -> Path:
-        """A folder for something unfinished, all of which goes when the result is finished.
+        """Makes a folder for unfinished work; `finish` removes it.
 
-        An earlier result that is to be replaced stays where it is.
+        An earlier result that is to be replaced is kept meanwhile.
         """
         name = f"{self.work_name(name)}/"
         path = self.path / name
@@ -143,15 +143,15 @@ class Folder:
 
     @staticmethod
     def work_name(name: str) -> str:
-        """What a file is called until the result is finished, when it goes: for `file`."""
+        """Path, for `file`, of a file of unfinished work; `finish` removes it."""
         return f"{_UNFINISHED}/{name}"
 
     def has_work(self, name: str) -> bool:
-        """Whether a file of `work_name` is there."""
+        """Whether the file `work_name(name)` exists."""
         return self.work_name(name) in self.files and (self.path / self.work_name(name)).exists()
 
     def finish(self) -> None:
-        """The result is whole: says so, then removes what was unfinished."""
+        """Marks the result as complete, then removes the unfinished work."""
         self._begin()
         assert self._record is not None
         self._record["complete"] = self.complete = True
@@ -159,7 +159,7 @@ class Folder:
         self._clean()
 
     def remove(self, *names: str) -> None:
-        """Removes some of `files`, and the folders within this one that are then empty."""
+        """Removes some of `files`, and subfolders that become empty."""
         if names:
             self._begin()
             assert self._record is not None
@@ -169,7 +169,7 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self, path: Path | None = None) -> Iterator[None]:
-        """Turns errors of writing into one line: full disk, no permission."""
+        """Turns errors of writing (full disk, no permission) into a one-line InputError."""
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -182,14 +182,14 @@ class Folder:
         return self._record is None
 
     def settle(self, result: str | None) -> None:
-        """What is to become of the result that is here: gone on with, replaced or refused."""
+        """Decides whether the existing result is resumed, replaced or refused."""
         assert self._record is not None
         other = difference(self._record["identity"], self._fresh["identity"])
         if other is not None and not self.overwrite:
             state = "the finished result" if self.complete else "an unfinished result"
             raise InputError(
                 f"folder {self.path} holds {state} of another configuration: {other}; choose "
-                "another folder, or replace it by overwrite=True (--overwrite)"
+                "another folder, or replace it with overwrite=True (--overwrite)"
             )
         lost = result is not None and not (self.path / result).exists()
         if other is not None or (self.complete and (self.overwrite or lost)):
@@ -198,7 +198,7 @@ class Folder:
             self._clean()
 
     def remove_parts(self) -> None:
-        """What a process that was killed was writing: it has names of its own, here only."""
+        """Removes temporary files of a process that was killed; their names are unmistakable."""
         with self.writing():
             for part in [entry for entry in os.scandir(self.path) if is_part(entry.name)]:
                 if part.is_dir(follow_symlinks=False):
@@ -207,8 +207,7 @@ class Folder:
                     Path(part.path).unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Before the first file is put in its place: marks the folder, and removes what is to be
-        replaced."""
+        """Writes the marker before the first new file, and removes the result to be replaced."""
         if self._record is None or self._replaces:
             before: dict[str, Any] = self._record or {"files": []}
             old = [*before.get("replaced", ()), *before["files"]]
@@ -226,7 +225,7 @@ class Folder:
         return name in (*record["files"], *record.get("replaced", ()))
 
     def _clean(self) -> None:
-        """Removes what is no longer needed: a process that was killed may not have come to it."""
+        """Removes files no longer needed, also those that a killed process did not remove."""
         assert self._record is not None
         if old := self._record.pop("replaced", []):
             self._delete(old)
@@ -235,7 +234,7 @@ class Folder:
             self.remove(*(name for name in self.files if name.startswith(f"{_UNFINISHED}/")))
 
     def _delete(self, names: Iterable[str]) -> None:
-        for name in reversed(list(names)):  # what was written last says what is whole
+        for name in reversed(list(names)):  # in reverse: the last file marks the rest as complete
             path = self.path / name
             with contextlib.suppress(OSError):
                 if name.endswith("/"):
@@ -243,7 +242,7 @@ class Folder:
                 else:
                     path.unlink()
                 for parent in itertools.takewhile(lambda p: p != self.path, path.parents):
-                    parent.rmdir()  # OSError, which ends it, where something is left
+                    parent.rmdir()  # OSError, which ends the loop, if not empty
 
     def _list(self, *names: str) -> None:
         assert self._record is not None
@@ -268,19 +267,20 @@ def claim(
     result: str | None = None,
     overwrite: bool = False,
 ) -> Iterator[Folder]:
-    """Makes a folder ours while the block runs; it is made if need be.
+    """Reserves a folder for this process while the block runs; makes it if it does not exist.
 
-    Where the same result was begun, it is gone on with; where it is finished, `Folder.complete`
-    says so. Where nothing is written, nothing is left behind.
+    If the folder holds an unfinished result of the same identity, that result is resumed. If it is
+    finished, `Folder.complete` is true. If nothing is written, nothing is left behind.
 
     Args:
       path: the folder.
-      kind: the command whose results it is for.
-      identity: all that decides the result; None adds to whatever result of this kind is there.
-      result: the file without which the result is not there, whatever the marker says.
-      overwrite: replace another result of this kind, or a finished one by computing it anew; one
-        that was only begun is gone on with. The old files are removed when the first new one is
-        written.
+      kind: the command whose results the folder is for.
+      identity: all that determines the result; None adds to any existing result of this kind.
+      result: name of the main file; without it the result counts as missing, whatever the marker
+        says.
+      overwrite: replace a result of another identity, or compute a finished one again; an
+        unfinished result of the same identity is still resumed. Old files are removed when the
+        first new one is written.
 
     Raises:
       InputError: the folder holds files that assocjax did not write, or results of another kind or
@@ -307,10 +307,12 @@ def claim(
 
 
 def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
-    """What the marker of a folder says; None if the folder is new or empty. Changes nothing.
+    """Returns the content of a folder's marker; None if the folder is new or empty.
+
+    Changes nothing.
 
     Raises:
-      InputError: as `claim`, but for the configuration and other processes.
+      InputError: as `claim`, except for another configuration and other processes.
     """
     path = writable_path(path)
     if os.path.lexists(path) and not path.is_dir():
@@ -336,8 +338,8 @@ def check_claimable(path: str | os.PathLike, kind: str) -> dict | None:
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
-            f"{path / MARKER} cannot be read, so that it is not known which files of "
-            "the folder are assocjax's; choose another folder"
+            f"{path / MARKER} cannot be read, so it is not known which files of "
+            "the folder assocjax wrote; choose another folder"
         ) from None
     if record["kind"] != kind:
         raise InputError(

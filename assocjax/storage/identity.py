@@ -1,4 +1,4 @@
-"""The identity of a computation: all that decides its result, as JSON can hold it."""
+"""The identity of a computation: all that determines its result, in JSON values."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of names, `outer.inner`, and values as they come back from JSON."""
-    # Numbers and arrays of NumPy have `tolist`; anything else is no value of JSON.
+    """Flattens nested dicts to one level of names, `outer.inner`, with values as read from JSON."""
+    # NumPy numbers and arrays have `tolist`; any other type is not allowed.
     return json.loads(json.dumps(dict(_items(tree, "")), default=lambda value: value.tolist()))
 
 
@@ -24,7 +24,7 @@ def difference(
     mine: Mapping[str, Any],
     words: str = "its {key} is {theirs!r}, here it is {mine!r}",
 ) -> str | None:
-    """The first difference of two identities in words; None if they are the same."""
+    """Describes the first difference between two identities; None if they are the same."""
     theirs, mine = flatten(theirs), flatten(mine)
     for key in sorted(theirs.keys() | mine.keys()):
         if theirs.get(key) != mine.get(key):

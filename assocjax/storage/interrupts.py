@@ -22,8 +22,8 @@ class Interrupts:
 def deferred_interrupts(enabled: bool = True) -> Iterator[Interrupts]:
     """Counts the first Ctrl-C instead of raising it, so that work can be saved before it stops.
 
-    Python delivers signals to the main thread only; in another thread, or where `enabled` is
-    false, Ctrl-C raises KeyboardInterrupt at once as usual.
+    Python delivers signals to the main thread only. In another thread, or if `enabled` is false,
+    Ctrl-C raises KeyboardInterrupt at once, as usual.
     """
     interrupts = Interrupts()
     if not enabled or threading.current_thread() is not threading.main_thread():

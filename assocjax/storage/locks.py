@@ -1,4 +1,4 @@
-"""Locks: one process writes in a folder, or in a file of results, at a time."""
+"""Locks: only one process at a time writes in a folder or in a file of results."""
 
 import contextlib
 import contextvars
@@ -18,7 +18,7 @@ LOCK = ".assocjax.lock"
 
 @contextlib.contextmanager
 def hold(path: str | os.PathLike) -> Iterator[None]:
-    """Holds the lock of a folder over several claims, between which no other process may write."""
+    """Holds the lock of a folder over several claims, so no other process writes in between."""
     path = writable_path(path)
     made = not path.exists()
     make_folder(path)
@@ -36,19 +36,19 @@ def hold(path: str | os.PathLike) -> Iterator[None]:
 
 
 _held: contextvars.ContextVar[frozenset[Path]] = contextvars.ContextVar("held", default=frozenset())
-"""Locks that `hold` has for the work under way."""
+"""Locks currently held by `hold`."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a single file of results, which is one writer's at a time."""
+    """Holds the lock of a single file of results, which allows one writer at a time."""
     with hold_lock(path.with_name(f"{LOCK}-{path.name}"), path):
         yield
 
 
 @contextlib.contextmanager
 def hold_lock(lock_path: Path, what: Path) -> Iterator[None]:
-    """The operating system lets go of the lock of a process that ends in whatever way."""
+    """Holds a lock file; the operating system releases it however the process ends."""
     if lock_path.absolute() in _held.get():
         yield
         return

@@ -1,4 +1,4 @@
-"""Results are files in standard formats that say where they came from."""
+"""Results: files in standard formats that record their provenance."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from assocjax.storage import SIGNATURE, Folder, difference, flatten, whole_file
 
 
 class Corpus(Protocol):
-    """What results say of a corpus: `TokenData`, `TokenFile`."""
+    """The part of `TokenData` and `TokenFile` that results record."""
 
     @property
     def name(self) -> str: ...
@@ -34,14 +34,16 @@ class Corpus(Protocol):
 
 
 Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
-"""Of a part's name and what computes it, the part: see `parts_kept_in` and `compute_anew`."""
+"""Returns a named part of a result, given a function that computes it: see `parts_kept_in` and
+`compute_anew`."""
 
 LAYOUT = 2
-"""Of the Datasets in files, part of what decides a result: to be raised where names or dimensions
-change. Layout 1 had a variable for each weight, and counted layers of language models from 0."""
+"""Version of the layout of Datasets in files, part of a result's identity. To be raised when names
+or dimensions change. Layout 1 had a variable for each weight and counted layers of language models
+from 0."""
 
 DECIDING = ("assocjax", "jax", "jaxlib", "optax")
-"""Packages whose versions decide the numbers of a result."""
+"""Packages whose versions affect the numbers of a result."""
 
 _JSON = ("config", "corpus", "versions", "weights", "shared_weights")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
@@ -51,7 +53,7 @@ def provenance(data: Corpus, config: dict[str, Any]) -> dict[str, Any]:
     """Attributes that make a result reproducible: configuration, versions, device and corpus.
 
     `config`, `corpus` and `versions` are JSON, since NetCDF attributes are flat; see `decode`.
-    No time of day is among them: the same computation gives the same file.
+    There is no time stamp, so that the same computation gives the same file.
     """
     return {
         "config": json.dumps(config, sort_keys=True),
@@ -65,33 +67,33 @@ def provenance(data: Corpus, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Versions of Python and of the packages that a result depends on."""
     return {"python": platform.python_version(), **_packages()}
 
 
-@functools.cache  # a search of every folder that is imported from
+@functools.cache  # slow: searches every folder of the import path
 def _packages() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def decode(attrs: dict[Any, Any]) -> dict[str, Any]:
-    """Attributes with their JSON decoded: see `provenance`."""
+    """Decodes the attributes that are JSON: see `provenance`."""
     return {name: json.loads(v) if name in _JSON else v for name, v in attrs.items()}
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> None:
-    """Writes NetCDF-4, compressed; a reader never sees a file that is half written.
+    """Writes a Dataset as compressed NetCDF-4; a reader never sees a partly written file.
 
-    Text is written whatever it is. Strings that NetCDF cannot hold, with a NUL or a lone surrogate,
-    are escaped as in Python, and `load` undoes it: other readers find their places in the attribute
-    `assocjax_escaped`.
+    Any text can be written. Strings that NetCDF cannot store, those with a NUL character or a lone
+    surrogate, are escaped as in Python, and `load` restores them. For other readers the attribute
+    `assocjax_escaped` lists them.
 
-    A file that is there already is replaced if assocjax wrote it and `overwrite` is true. Without
-    it, nothing is done where it has the same content.
+    An existing file is replaced only if assocjax wrote it and `overwrite` is true. If it has the
+    same content already, nothing is done.
 
     Raises:
-      InputError: the file is there with other content, was not written by assocjax, or cannot be
-        written.
+      InputError: the file exists with other content and `overwrite` is false, was not written by
+        assocjax, or cannot be written.
     """
     check_is("dataset", dataset, xr.Dataset)
     with whole_file(path, overwrite=overwrite) as part:
@@ -105,7 +107,7 @@ def save_to(folder: Folder, name: str, dataset: xr.Dataset) -> None:
 
 
 def save_json_to(folder: Folder, name: str, content: Any) -> None:
-    """Writes JSON; numbers that are not finite become null, as the standard demands."""
+    """Writes JSON; numbers that are not finite become null, since JSON has none."""
     with folder.file(name) as part:
         part.write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n", "utf-8")
 
@@ -117,23 +119,23 @@ def _write(dataset: xr.Dataset, path: Path) -> None:
 
 
 def load(path: str | os.PathLike) -> xr.Dataset:
-    """Reads a file that `save` wrote, wholly into memory.
+    """Reads a file that `save` wrote, completely into memory.
 
     Raises:
-      InputError: the file is missing, no NetCDF, or of an earlier layout (`LAYOUT`).
+      InputError: the file is missing, is not NetCDF, or has an earlier layout (`LAYOUT`).
     """
     with open_dataset(path) as dataset:
         return dataset.load()
 
 
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
-    """As `load`, but arrays are read when they are used; to be closed, as by `with`."""
+    """As `load`, but arrays are read when they are used; close it, or use it in a `with` block."""
     dataset = _open(path)
     if names := sorted(_OF_LAYOUT_1 & dataset.variables.keys()):
         dataset.close()
         raise InputError(
-            f"{path} is of an earlier layout, with a variable {names[0]!r}: compute it anew "
-            "(overwrite=True, --overwrite), or read it by xarray.open_dataset"
+            f"{path} has an earlier layout, with a variable {names[0]!r}: compute it again "
+            "(overwrite=True, --overwrite), or read it with xarray.open_dataset"
         )
     return dataset
 
@@ -155,8 +157,8 @@ _ESCAPED = "assocjax_escaped"
 
 
 def _encoded(dataset: xr.Dataset) -> xr.Dataset:
-    """What NetCDF can hold. How a file held it that was read before, such as the length of its
-    strings, is forgotten: other strings would be cut to it."""
+    """Escapes the strings that NetCDF cannot store. Also drops the encoding of a file that was read
+    before, such as the length of its strings, to which new strings would be cut."""
     dataset = dataset.drop_encoding()
     escaped = []  # [variable or None, attribute or None]
     for name, variable in dataset.variables.items():
@@ -173,7 +175,7 @@ def _encoded(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _decoded(dataset: xr.Dataset) -> xr.Dataset:
-    """The inverse, in place, so that closing the Dataset closes its file."""
+    """The inverse of `_encoded`, in place, so that closing the Dataset closes its file."""
     for name, key in json.loads(dataset.attrs.pop(_ESCAPED, "[]")):
         if key is None:
             variable = dataset[name].variable
@@ -187,7 +189,7 @@ def _decoded(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _each(change: Callable[[str], Any], value: Any) -> Any:
-    """A string, or every string of a list or an array, changed."""
+    """Applies `change` to a string, or to every string of a list or array."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         changed = np.empty(value.shape, object)
         for place, element in np.ndenumerate(value):
@@ -213,7 +215,7 @@ def _unescape(text: str) -> str:
 
 
 def identity(data: Corpus | None, config: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a result: configuration, corpus, precision, layout and versions."""
+    """All that determines a result: configuration, corpus, precision, layout and versions."""
     corpus = {} if data is None else data.describe()
     return flatten(
         {
@@ -228,44 +230,43 @@ def identity(data: Corpus | None, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def compute_anew(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """The `Part` that keeps nothing."""
+    """The `Part` that computes every part and keeps none."""
     return compute()
 
 
 def reuse(path: Path, decides: Mapping[str, Any], *, overwrite: bool = False) -> xr.Dataset | None:
-    """The Dataset of a file that `keep` wrote; None without one.
+    """Loads a Dataset that `keep` wrote; None if there is none, or another one may be overwritten.
 
     Raises:
-      InputError: it is of another configuration or corpus (names what differs), and is not to be
-        overwritten.
+      InputError: the file has another configuration or corpus (the message names the difference)
+        and `overwrite` is false.
     """
     if not os.path.exists(path):
         return None
-    with _open(path) as opened:  # of whatever layout: that is among what decides it
+    with _open(path) as opened:  # any layout: it is part of the identity compared below
         dataset = opened.load()
     try:
         theirs = json.loads(dataset.attrs.pop("decided_by"))
     except (KeyError, ValueError):
-        raise InputError(f"out: {path} is no result that can be used again") from None
+        raise InputError(f"out: {path} is not a result that can be reused") from None
     other = difference(theirs, decides)
     if other is not None and not overwrite:
         raise InputError(
             f"out: {path} is of another configuration: {other}; choose another folder, or replace "
-            "it by overwrite=True (--overwrite)"
+            "it with overwrite=True (--overwrite)"
         )
     return None if other is not None else dataset
 
 
 def keep(folder: Folder, name: str, dataset: xr.Dataset, decides: Mapping[str, Any]) -> None:
-    """Saves a Dataset for `reuse`, with all that decides it, as JSON can hold it."""
+    """Saves a Dataset for `reuse`, with its identity, JSON values, as an attribute."""
     save_to(folder, name, dataset.assign_attrs(decided_by=json.dumps(decides, sort_keys=True)))
 
 
 def parts_kept_in(folder: Folder) -> Part:
-    """A function of a part's name and of what computes its Dataset.
+    """Returns a `Part` that keeps each computed part in a folder and loads it from there next time.
 
-    It returns the one that is kept in the folder, or computes and keeps it, until the whole is
-    finished (`Folder.finish`).
+    The parts are removed when the whole result is finished (`Folder.finish`).
     """
 
     def part(name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
@@ -280,20 +281,20 @@ def parts_kept_in(folder: Folder) -> Part:
 
 @contextlib.contextmanager
 def stoppable(folder: Folder) -> Iterator[None]:
-    """Says on Ctrl-C where finished parts are kept, if any are."""
+    """On Ctrl-C, adds to the KeyboardInterrupt where finished parts are kept, if there are any."""
     try:
         yield
     except KeyboardInterrupt:
         if not folder.files:
             raise
         raise KeyboardInterrupt(
-            f"interrupted; what is finished is in {folder.path}: run the same again to go on"
+            f"interrupted; finished parts are kept in {folder.path}: run the same again to resume"
         ) from None
 
 
 def finite(content: Any) -> Any:
-    """As JSON can hold it: None for numbers that are not finite, lists for tuples and arrays, and
-    Python's numbers for NumPy's, which attributes are that come back from a file."""
+    """Converts to JSON values: None for numbers that are not finite, lists for tuples and arrays,
+    Python numbers for NumPy numbers (as attributes read from a file are)."""
     if isinstance(content, np.generic | np.ndarray):
         content = content.tolist()
     if isinstance(content, dict):

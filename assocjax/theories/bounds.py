@@ -1,4 +1,4 @@
-"""The paper's theorem about the leading terms: when it speaks, and what it guarantees.
+"""The paper's theorem about the leading terms: its conditions and its bounds.
 
 After s steps of gradient descent with step size eta, in every layer and in the Frobenius norm,
 
@@ -7,8 +7,9 @@ After s steps of gradient descent with step size eta, in every layer and in the 
     ||W_l - c(s) eta^4 Q||               <=  13 s^5 eta^5 T
     ||P_l - c(s) eta^4 Delta||           <=  13 s^5 eta^5 T
 
-under conditions on L, T, V, s eta and the start. Leading terms stay accurate far beyond the
-conditions and the bounds are loose by orders of magnitude: both can be seen side by side here.
+under conditions on L, T, V, s eta and the start. The leading terms stay accurate far beyond these
+conditions, and the bounds are loose by orders of magnitude; this module compares both with
+measurements.
 
 Source: paper, Theorems 4.1 and D.10 (zero start), D.13 (Gaussian start).
 """
@@ -36,9 +37,9 @@ def theorem_conditions(
     init_scale: float = 0.0,
     xi: float = 0.0,
 ) -> dict[str, bool]:
-    """Which conditions of the theorem hold; it speaks of a setting if all of them do.
+    """Which conditions of the theorem hold; it applies to a setting if all of them hold.
 
-    From any start:
+    For any start:
 
         num_layers <= sqrt(seq_len)/4
         seq_len >= 60
@@ -46,26 +47,26 @@ def theorem_conditions(
         steps*learning_rate <= 1/(12*num_layers)
         steps*learning_rate <= 5/(8*sqrt(seq_len))
 
-    and from a Gaussian one (`init_scale` > 0), whose variance the theorem writes v^2 / V^(2+2 xi)
-    with v <= eta^2 / T^2, also
+    and for a Gaussian start (`init_scale` > 0), whose variance is v^2 / V^(2+2 xi) with
+    v <= eta^2 / T^2 in the theorem, also
 
         init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))
         learning_rate >= 1/seq_len
         seq_len <= vocab_size
 
-    Equality meets a condition. Where an edge is no floating-point number, what it rounds to stands
-    for it; that of `steps*learning_rate` is divided by the steps and compared with the rate.
+    Equality meets a condition. A bound that is not a floating-point number is rounded to one; the
+    bounds on `steps*learning_rate` are divided by the steps and compared with the learning rate.
 
     Args:
       num_layers, seq_len, vocab_size: L, T, V.
       learning_rate: eta.
       steps: s.
       init_scale: standard deviation of the start, in units of the weights; 0 is the zero start.
-      xi: the theorem has some xi > 0 and grants more the smaller it is: the default, its limit 0,
-        is necessary but not sufficient.
+      xi: the theorem needs some xi > 0, and its condition is weaker the smaller xi is. With the
+        default, the limit 0, the conditions are necessary but not sufficient.
 
     Returns:
-      For each condition, named as above, whether it holds; in that order.
+      A dict from each condition, named as above and in this order, to whether it holds.
 
     Raises:
       InputError, InputTypeError: an argument is out of range or has the wrong type.
@@ -85,14 +86,14 @@ def theorem_conditions(
         "num_layers <= sqrt(seq_len)/4": 16 * L**2 <= T,
         "seq_len >= 60": T >= 60,
         "vocab_size >= 500": V >= 500,
-        # Division rounds once; a product of s and eta would miss some edges by its rounding.
+        # Division rounds once; with the product of s and eta, equality could be lost by rounding.
         "steps*learning_rate <= 1/(12*num_layers)": s == 0 or eta <= 1 / (12 * L * s),
         "steps*learning_rate <= 5/(8*sqrt(seq_len))": s == 0 or eta <= 5 / (8 * s * math.sqrt(T)),
     }
     if sd > 0:
         edge = math.exp(min(2 * math.log(eta / T) - (1 + xi) * math.log(V), 700))
         with contextlib.suppress(OverflowError):
-            edge = eta**2 / (T**2 * V ** (1 + xi))  # to the last digit
+            edge = eta**2 / (T**2 * V ** (1 + xi))  # exact to the last digit
         conditions |= {
             "init_scale <= learning_rate^2/(seq_len^2*vocab_size^(1+xi))": sd <= edge,
             "learning_rate >= 1/seq_len": eta >= 1 / T,
@@ -103,11 +104,11 @@ def theorem_conditions(
 
 @reading("sweep")
 def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
-    """The theorem beside a measurement: bounds, measured distances and where it speaks.
+    """Compares the theorem with a measurement: bounds, measured distances, and its conditions.
 
     Args:
       dataset: from `sweep`, compared with the theory "leading", trained by the exact gradient with
-        the optimizer "sgd" on the full batch. The theorem says nothing of others.
+        the optimizer "sgd" on the full batch. The theorem applies to no other sweeps.
 
     Returns:
       A Dataset with
@@ -116,12 +117,12 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
         `distance`   ||trained - leading|| of the weights, as in `dataset`
         `looseness`  bound / distance; NaN at step 0, where the bound is 0, and where the distance
                      is 0 or undefined
-      and `conditions` over `init_scale`, `learning_rate`, `step` and `condition` (the names of
-      `theorem_conditions`, with xi = 0; those of a Gaussian start are True of a zero start), and
-      `conditions_met`, all of them. Attributes are those of `dataset`.
+      and `conditions` over `init_scale`, `learning_rate`, `step` and `condition` (the names from
+      `theorem_conditions`, with xi = 0; conditions on a Gaussian start are True for a zero start),
+      and `conditions_met`, whether all of them hold. Attributes are those of `dataset`.
 
-    A looseness below 1 where the conditions are met would refute the theorem, or be rounding: a
-    float32 distance is not accurate below some 1e-7 of the weight's norm.
+    A looseness below 1 where the conditions are met would refute the theorem, unless it is due to
+    rounding: a float32 distance is not accurate below about 1e-7 of the weight's norm.
 
     Raises:
       InputError: `dataset` is not such a sweep.
@@ -131,7 +132,7 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
     config, corpus = _check_sweep(dataset)
     T = corpus["seq_len"]
     step, rates = dataset["step"], dataset["learning_rate"]
-    # Not s^5 by itself: it overflows the steps' int32.
+    # Not s^5 alone: it would overflow the int32 of the steps.
     time = rates * step.astype(np.float64)
     bound = {
         "query_key": 13 * time**5 * T,
@@ -156,7 +157,7 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:
-    """The configuration and the corpus of a sweep that the theorem is about."""
+    """Checks that the theorem applies to a sweep; returns its configuration and its corpus."""
     check_dataset(dataset, "sweep", [], "")
     if missing := [name for name in ("config", "corpus") if name not in dataset.attrs]:
         raise InputError(f"dataset must be from sweep; it has no attribute {missing[0]!r}")
@@ -169,7 +170,7 @@ def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:
     for name, value in (("gradient", "exact"), ("optimizer", "sgd"), ("batch_size", None)):
         if config[name] != value:
             raise InputError(
-                f"dataset must be a sweep with {name}={value!r}, of which the theorem speaks; "
+                f"dataset must be a sweep with {name}={value!r}, as the theorem requires; "
                 f"got {config[name]!r}"
             )
     return config, attrs["corpus"]

@@ -2,11 +2,11 @@
 
     W_O = a B             V_l = b Phi^T B^T             W_l = c Q             P_l = c Delta
 
-the same for every layer, with three scalars that depend on how training goes:
+the same for every layer. The three scalars depend on the optimizer:
 
     gradient descent   a = s eta    b = C(s,2) eta^2    c = eta^4 sum_{k<s} k C(k,2)
     gradient flow      a = tau      b = tau^2 / 2       c = tau^4 / 8
-    any optimizer that is linear in the gradients: itself, run on the gradients -1, -a and -a b
+    any optimizer that is linear in the gradients: its own results on the gradients -1, -a and -a b
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Coefficients(NamedTuple):
 
 
 def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
-    """Of plain gradient descent: s eta, C(s,2) eta^2, (3 C(s,4) + 2 C(s,3)) eta^4.
+    """Coefficients of gradient descent: s eta, C(s,2) eta^2, (3 C(s,4) + 2 C(s,3)) eta^4.
 
     Args:
       learning_rate: eta, a scalar; may be traced.
@@ -71,7 +71,7 @@ def descent_coefficients(learning_rate: Scalar, steps: Steps) -> Coefficients:
 
 
 def flow_coefficients(duration: Scalar) -> Coefficients:
-    """Of gradient flow for a time tau: tau, tau^2 / 2, tau^4 / 8.
+    """Coefficients of gradient flow for a time tau: tau, tau^2 / 2, tau^4 / 8.
 
     Raises:
       InputError, InputTypeError: `duration` is negative, not a number, or too large.
@@ -82,7 +82,7 @@ def flow_coefficients(duration: Scalar) -> Coefficients:
 
 
 def _finite(coefficients: Coefficients, name: str, found: str) -> Coefficients:
-    """The coefficients, which times a zero would be NaN if they were infinite."""
+    """Checks that coefficients are finite: an infinite one times a zero would be NaN."""
     if not any(map(is_traced, coefficients)) and not all(map(jnp.isfinite, coefficients)):
         dtype = coefficients.output.dtype
         raise InputError(f"{name} must give coefficients that {dtype} can hold; got {found}")
@@ -90,21 +90,21 @@ def _finite(coefficients: Coefficients, name: str, found: str) -> Coefficients:
 
 
 def optimizer_coefficients(optimizer: optax.GradientTransformation, steps: int) -> Coefficients:
-    """Of any optimizer that is linear in the gradients, at steps 0..`steps`: arrays [steps + 1].
+    """Coefficients of any optimizer that is linear in the gradients: arrays [steps + 1].
 
-    The matrices of the leading terms never change, so the optimizer only acts on their scalars: it
-    is run on a, b and c with the gradients -1, -a and -a b. That covers momentum, Nesterov's too,
-    schedules, warm-up and weight decay.
+    The matrices of the leading terms are constant, so the optimizer acts on their coefficients
+    only: it is run on the scalars a, b and c with the gradients -1, -a and -a b. This covers
+    momentum (also Nesterov's), schedules, warm-up and weight decay.
 
     Args:
       optimizer: an optax transformation; its learning rate may be traced.
       steps: number of updates, static.
 
     Raises:
-      InputError, InputTypeError: `steps` is negative or not an integer; the optimizer is not linear
-        in the gradients, every entry of all weights alike (`is_linear`), as Adam and clipping are
-        not. Where its learning rate is traced, that cannot be told, and the result of one that is
-        not means nothing.
+      InputError, InputTypeError: `steps` is negative or not an integer; the optimizer, such as Adam
+        or clipping, is not linear in the gradients and alike for every entry of all weights
+        (`is_linear`). If its learning rate is traced, this cannot be tested, and the result for a
+        nonlinear optimizer has no meaning.
     """
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_PATH)
     check_linear(optimizer)
@@ -112,7 +112,7 @@ def optimizer_coefficients(optimizer: optax.GradientTransformation, steps: int) 
 
 
 def follow_coefficients(optimizer: optax.GradientTransformation, steps: int) -> Coefficients:
-    """`optimizer_coefficients` of an optimizer that is known to be linear."""
+    """`optimizer_coefficients` for an optimizer that is known to be linear."""
 
     def gradient(at: Params, step):
         of_attention = -at.output * at.value
@@ -134,7 +134,8 @@ def weights_from_coefficients(
       coefficients: scalars; may be traced.
 
     Raises:
-      InputError, InputTypeError: `num_layers` not positive, or a coefficient not a finite scalar.
+      InputError, InputTypeError: `num_layers` is not positive, or a coefficient is not a finite
+        scalar.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     check_is("statistics", statistics, Statistics)
@@ -160,7 +161,7 @@ def weights_from_coefficients(
 def gradient_from_coefficients(
     statistics: Statistics, num_layers: int, coefficients: Coefficients
 ) -> Params:
-    """`leading_gradient` at those weights: -B, -a Phi^T B^T, -a b Q and -a b Delta."""
+    """`leading_gradient` at `weights_from_coefficients`: -B, -a Phi^T B^T, -a b Q, -a b Delta."""
     check_is("coefficients", coefficients, Coefficients)
     a, b, _ = map(check_number, Coefficients._fields, coefficients)
     return weights_from_coefficients(statistics, num_layers, Coefficients(-1.0, -a, -a * b))  # type: ignore[arg-type]
@@ -169,7 +170,7 @@ def gradient_from_coefficients(
 def leading_weights(
     statistics: Statistics, num_layers: int, learning_rate: Scalar, steps: Steps
 ) -> Params:
-    """Weights after `steps` steps of gradient descent along the leading terms, from zero.
+    """Weights after `steps` steps of gradient descent by the leading terms, from zero.
 
     Args:
       statistics: `corpus_statistics` of the corpus.

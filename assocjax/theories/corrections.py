@@ -1,9 +1,11 @@
-"""The effective theory, corrected: what attention that has left uniform does to all weights.
+"""The effective theory corrected for attention's feedback: the effect of nonuniform attention on
+all weights.
 
-The effective path is smooth, and so is the exact gradient along it. So a few exact gradients, at
-nodes of the path, tell how far off it is everywhere: their difference from the effective gradient,
-interpolated in time, is added to it, and the path is followed again (deferred correction). To first
-order that is attention's feedback; each further correction adds an order.
+The trajectory of the effective theory is smooth, and so is the exact gradient along it. So a few
+exact gradients, at some steps (the nodes), determine the error of the effective gradient: their
+difference from it, interpolated in time, is added to the effective gradient, and the trajectory is
+computed again (deferred correction). To first order this is attention's feedback; each further
+correction adds an order.
 """
 
 from typing import NamedTuple
@@ -26,9 +28,13 @@ from assocjax.training.exact import exact_gradient
 
 
 class CorrectedWeights(NamedTuple):
-    """Weights, the passes over the data that they took, and for each weight by how much the last
-    correction changed it, relative to it (the worst layer): about the error before it. NaN where a
-    weight is zero."""
+    """Corrected weights and their cost and accuracy.
+
+    params: the weights.
+    passes: number of passes over the data.
+    change: for each weight the relative change by the last correction (of the worst layer), which
+      estimates the error before that correction. NaN where a weight is zero.
+    """
 
     params: Params
     passes: int
@@ -46,30 +52,31 @@ def corrected_weights(
     corrections: int = 1,
     nodes: int = 10,
 ) -> CorrectedWeights:
-    """Weights of gradient descent from zero, by the effective theory and corrections to it.
+    """Weights of gradient descent from zero, by the effective theory with corrections.
 
     Args:
       statistics: `effective_statistics` of the corpus, of a depth of L or more; their dtype is
         that of the weights.
-      data, mask: the same corpus, as of `exact_gradient`.
+      data, mask: the same corpus, as in `exact_gradient`.
       num_layers: L.
       steps, learning_rate: of plain gradient descent.
-      corrections: how many times the path is corrected, at least 1.
-      nodes: steps of the path, at most all but two, at which exact gradients are taken.
+      corrections: number of corrections, at least 1.
+      nodes: number of steps, at most all but two, at which exact gradients are taken.
 
     Returns:
-      `CorrectedWeights`; a change is NaN of a weight that is zero.
+      `CorrectedWeights`.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used, or the weights diverge.
 
-    Cost: for each node a pass of `uniform_attention_gradient` and `corrections` passes of
-    `exact_gradient`, whatever `steps` is: it pays where steps are many and small. `corrections` + 1
-    times `steps` of `effective_gradient`. Memory: three copies of the weights for each node.
+    Cost: for each node one pass of `uniform_attention_gradient` and `corrections` passes of
+    `exact_gradient`, independent of `steps`, so it is efficient for many small steps; and
+    (`corrections` + 1) * `steps` times `effective_gradient`. Memory: three copies of the weights
+    for each node.
     Source: this package; for deferred correction Dutt, Greengard, Rokhlin 2000.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
-    # Before three steps attention has not moved.
+    # Attention weights first change in the third step.
     steps = check_integer("steps", steps, minimum=3, maximum=LARGEST_PATH // 10)
     corrections = check_integer("corrections", corrections, minimum=1)
     nodes = check_integer("nodes", nodes, minimum=1)
@@ -89,7 +96,7 @@ def corrected_weights(
     moving, power = every[2:], clock.power(every)
     times = leja_points([], moving, power[2:], min(nodes, len(moving)))
     basis = lagrange_basis(times, every, power, clock.power(np.array(times)))
-    # What each node's gradient adds up to before each node, and before the end.
+    # Weights of the nodes' gradients in the sums over steps up to each node, and up to the end.
     sums = np.concatenate([np.zeros((1, len(times))), np.cumsum(basis, axis=0)])
     sums = -learning_rate * sums[[*times, steps]]
 
@@ -122,7 +129,7 @@ def corrected_weights(
         states = attend(path(jax.tree.map(jnp.subtract, exact, effective)), exact)
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(states[-1])):
         raise InputError(
-            f"the corrected weights diverge before step {steps}: take a smaller learning_rate, or "
+            f"the corrected weights diverge before step {steps}: choose a smaller learning_rate or "
             "fewer steps"
         )
     compared = compare_params(states[-1], before)
@@ -136,7 +143,7 @@ def _stack(trees: list[Params]) -> Params:
 
 @jax.jit
 def _descend(params, statistics, learning_rate, start, stop, basis, defects):
-    """`value` and `output` from step `start` to `stop`, by the effective gradient and a defect."""
+    """Trains `value` and `output` from step `start` to `stop`: effective gradient plus defect."""
     dtype = params.output.dtype
     rate, basis = jnp.asarray(learning_rate, dtype), jnp.asarray(basis, dtype)
 

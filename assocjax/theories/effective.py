@@ -1,20 +1,21 @@
-"""The effective theory: uniform attention, and the loss to second order in what context adds.
+"""The effective theory: uniform attention, and the loss to second order in the context.
 
-With attention at its start, A_0, the logits are linear in Z_k = A_0^k X, the k-fold mean of what
-stands before:
+With attention at its uniform start, A_0, the logits are linear in Z_k = A_0^k X, the k-fold mean
+of the preceding tokens:
 
     M_0 = I, M_{k>0} = 0;  for l = 1..L: M_k <- M_k + M_{k-1} V_l  (all k at once);  H_k = M_k W_O
     logits = sum_k Z_k H_k
 
-What they are on average after a token x is a table, and what the rest adds has mean zero:
+Their mean b given the current token x is a table, and their deviations from it have mean zero:
 
     b = H_0 + sum_{k>0} E[Z_k | x] H_k          p = softmax(b)          q = sum_x f_x p_x
     L_eff = sum_x f_x (logsumexp b_x - mean b_x) - sum_k <Phi_k^T, H_k>
             + 1/2 sum_{j,k>0} sum_v q_v <H'_j, C_jk H'_k>_vv          H' = H - H q 1^T
 
 where f is the frequency of input tokens and C_jk the covariance of Z_j and Z_k given the token. So
-the softmax over what the current token says is exact, however far training has come, and the
-context counts to second order. The corpus enters through its `effective_statistics` alone.
+the softmax of the mean logits given the current token is exact at any time of training, and
+deviations due to the context are included to second order. The corpus enters through its
+`effective_statistics` only.
 """
 
 from functools import partial
@@ -39,25 +40,26 @@ AROUND = ("token", "zero")
 def effective_loss(
     params: Params, statistics: EffectiveStatistics, *, around: str = "token"
 ) -> Float[Array, ""]:
-    """L_eff of the module's docstring: the loss, in nats, at uniform attention.
+    """L_eff of the module's docstring: the loss at uniform attention, in nats.
 
     Args:
       params: weights; only `value` and `output` matter.
       statistics: `effective_statistics` of the corpus, of a depth of L or more.
-      around: the logits about which log-sum-exp is expanded: "token", their mean given the current
-        token, or "zero", as fits a start from zero and no longer:
+      around: the logits around which log-sum-exp is expanded: "token", their mean given the current
+        token, or "zero", which is accurate only soon after a zero start:
 
             L_0 = log V - sum_k <Phi_k^T, H_k> + (1/2V) sum_{j,k} <H'_j, C_jk H'_k>
 
-        with all of C_jk, and H' centred over all tokens alike. The two agree to second order.
+        where C_jk, for j, k >= 0, are second moments instead of covariances (`second_moments`),
+        and H' is centred uniformly over all tokens. The two agree to second order.
 
     Returns:
       A scalar in the dtype of `params`.
 
     Raises:
-      InputError, InputTypeError: other sizes than those of `statistics`, or half precision.
+      InputError, InputTypeError: sizes differ from those of `statistics`, or half precision.
 
-    Cost: (2 L^2 + L) V^3 multiply-adds or so; a gradient twice that; no pass over the data.
+    Cost: about (2 L^2 + L) V^3 multiply-adds; a gradient twice that; no pass over the data.
     Source: this package; the paper stops at the leading terms.
     """
     return _effective_loss(params, _check(params, statistics, around), around)
@@ -73,15 +75,15 @@ def effective_gradient(
 ) -> Params:
     """The gradient of `effective_loss`, and of the loss with respect to attention at its start.
 
-    `value` and `output` follow -dL_eff, in which the corpus is a few matrices. `query_key` and
-    `position` do not act back on them. They collect the exact gradient at uniform attention, which
-    has to be read off the data: see `uniform_attention_gradient`.
+    `value` and `output` follow the gradient of L_eff, in which the corpus enters as a few matrices.
+    `query_key` and `position` have no effect on them. They follow the exact gradient at uniform
+    attention, which needs a pass over the data: see `uniform_attention_gradient`.
 
     Args:
       params: weights; only `value` and `output` matter.
       statistics: `effective_statistics` of the corpus, of a depth of L or more.
-      data, mask: the same corpus, as of `exact_gradient`; without it there is no pass over the
-        data, and the gradients of `query_key` and `position` are left at zero.
+      data, mask: the same corpus, as in `exact_gradient`. Without it there is no pass over the
+        data, and the gradients of `query_key` and `position` are zero.
       around: as in `effective_loss`.
 
     Returns:
@@ -110,18 +112,19 @@ def uniform_attention_gradient(
         m_l = G_l V_l^T h_{l-1}^T                  S_l = A_0 * (m_l - rowsum(A_0 * m_l))
         dL/dW_l = -(1/M) sum_n h_{l-1}^T S_l h_{l-1}       dL/dP_l[d] = -(1/M) sum_n,t S_l[t,t-d]
 
-    Uniform attention makes the forward pass linear: h_l = sum_k A_0^k M_k[x], rows of products of
-    `value` matrices, so that only the backward pass multiplies [T,V] by [V,V].
+    Uniform attention makes the forward pass linear: h_l = sum_k A_0^k M_k[x], with rows of products
+    of `value` matrices. So only the backward pass multiplies [T,V] by [V,V].
 
     Args:
-      params: weights; `query_key` and `position` are taken to be zero.
-      data, mask: the corpus, as of `exact_gradient`.
+      params: weights; `query_key` and `position` are ignored and taken as zero.
+      data, mask: the corpus, as in `exact_gradient`.
 
     Raises:
       InputError, InputTypeError: wrong shapes, dtypes or token ids.
 
-    Cost: 2 L N T V^2 multiply-adds, about half of a dense exact
-    gradient, more of one by tables (`benchmarks/effective_theory.py`); memory of one microbatch.
+    Cost: 2 L N T V^2 multiply-adds, about half of an exact gradient in the form "dense", and a
+    larger share of one in the form "tables" (`benchmarks/effective_theory.py`); memory of one
+    microbatch.
     Source: paper, Lemma D.8 at uniform attention.
     """
     tokens, mask = check_batch(params, data, mask)
@@ -129,7 +132,7 @@ def uniform_attention_gradient(
 
 
 def _check(params, statistics, around) -> EffectiveStatistics:
-    """Checks sizes; returns the statistics for as many layers as the weights have."""
+    """Checks sizes; returns the statistics for the number of layers of `params`."""
     check_choice("around", around, AROUND)
     check_params("params", params)
     check_is("statistics", statistics, EffectiveStatistics)
@@ -198,7 +201,7 @@ def _effective_loss(params, statistics, around: str):
 
 @jax.custom_jvp
 def _symmetric_form(H, C):
-    """diag(H^T C H) for a symmetric C; its derivative reuses C H, which is most of the work."""
+    """diag(H^T C H) for symmetric C; its derivative reuses C H, which is most of the cost."""
     return jnp.sum(H * matmul(C, H), axis=0)
 
 
@@ -260,7 +263,7 @@ def _uniform_attention_gradient(params, tokens, mask):
         scores_NxLxTxT, states = jax.vmap(sequence_scores)(tokens, mask)
         x = tokens[:, :-1]
         first = jnp.zeros((V, V), dtype).at[x[:, :, None], x[:, None, :]].add(scores_NxLxTxT[:, 0])
-        # Sequences are summed within the product: no [V,V] for each of them.
+        # The product also sums over sequences, so there is no [V,V] for each of them.
         others = [matmul(h.reshape(-1, V).T, Sh.reshape(-1, V)) for h, Sh in states]
         position = jnp.zeros_like(params.position)
         position = position.at[:, jnp.abs(lag_TxT)].add(jnp.sum(scores_NxLxTxT, axis=0))

@@ -1,4 +1,4 @@
-"""The leading terms of the gradient: a vector field of its own on the space of weights."""
+"""The leading terms of the gradient, as a gradient for any weights."""
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ from assocjax.statistics.dense import Statistics, attention_correlation
 def leading_gradient(
     params: Params, statistics: Statistics, data: CorpusLike, mask: ArrayLike | None = None
 ) -> Params:
-    """The gradient's leading terms, each weight at the lowest order at which it moves.
+    """The leading terms of the gradient: for each weight the lowest order that is not zero.
 
         dL/dW_O = -B             dL/dV_l = -Phi^T W_O^T
         dL/dW_l = -Q[V_l W_O]    dL/dP_l = -Delta[V_l W_O]
 
-    From zero, plain gradient descent along this field gives `leading_weights` exactly; it can
-    also be followed from any start and by any optimizer, beside the exact gradient.
+    From zero, plain gradient descent by it gives `leading_weights` exactly. Like the exact gradient
+    it can also be used from any start and with any optimizer.
 
     Args:
       params: weights; only the values of `value` and `output` matter.
       statistics: `corpus_statistics` of the corpus.
-      data, mask: the same corpus, as of `exact_gradient`; Q and Delta are read off it.
+      data, mask: the same corpus, as in `exact_gradient`; Q and Delta are computed from it.
 
     Returns:
       dL/d(weight) as `Params`, in the dtype of `params`.

@@ -1,14 +1,15 @@
 """Weights of the effective theory after many steps, with few passes over the data.
 
-`value` and `output` follow `effective_gradient`, which reads no data. `query_key` and `position`
-add up the exact gradient g along that path,
+`value` and `output` follow `effective_gradient`, which needs no pass over the data. `query_key` and
+`position` are sums of the exact gradient g along that trajectory,
 
     W(s) = -eta sum_{s' < s} g(s')        gradient flow: W(tau) = -int_0^tau g
 
-and g = mu q is a known power mu times a smooth q: mu(s') = s' C(s',2) for descent, tau^3 for flow
-(what the leading terms say of it). So q is interpolated, on few nodes, and mu summed exactly. Nodes
-are Leja points, so that each one added keeps the others, and are steps of the path themselves. A
-panel whose sum does not settle is halved. In the limit every step is a node and the sum is exact.
+and g = mu q is the product of a known power mu, that of the leading terms, and a smooth q:
+mu(s') = s' C(s',2) for gradient descent, tau^3 for gradient flow. So q is interpolated from few
+nodes, while mu is summed exactly. Nodes are steps of the trajectory, chosen as Leja points, so that
+nodes can be added one by one. An interval (panel) whose sum does not converge is halved. In the
+limit every step is a node and the sum is exact.
 """
 
 import dataclasses
@@ -34,13 +35,17 @@ from assocjax.training.flow import gradient_flow
 _FIRST_NODES = 4
 _MORE_NODES = 2
 _MOST_NODES = 14  # of a panel, before it is halved
-_SMALLEST_PANEL = 2.0**-12  # of a flow's duration
-_CANDIDATES = 65  # of a panel of a flow
+_SMALLEST_PANEL = 2.0**-12  # as a share of a flow's duration
+_CANDIDATES = 65  # points from which the nodes of a flow's panel are chosen
 
 
 class EffectiveWeights(NamedTuple):
-    """Weights, the passes over the data that they took, and the estimated relative error that the
-    quadrature left in `query_key` and `position` (the worst layer of either)."""
+    """Weights of the effective theory and their cost and accuracy.
+
+    params: the weights.
+    passes: number of passes over the data.
+    error: estimated relative error of `query_key` and `position` by quadrature (the worst layer).
+    """
 
     params: Params
     passes: int
@@ -59,17 +64,17 @@ def effective_weights(
     tolerance: float = 1e-4,
     progress: Callable[[int], None] | None = None,
 ) -> EffectiveWeights:
-    """Weights of the effective theory from a zero start, by descent or by gradient flow.
+    """Weights of the effective theory from a zero start, by gradient descent or gradient flow.
 
     Args:
       statistics: `effective_statistics` of the corpus, of a depth of L or more; their dtype is
         that of the weights.
-      data, mask: the same corpus, as of `exact_gradient`.
+      data, mask: the same corpus, as in `exact_gradient`.
       num_layers: L.
       steps, learning_rate: of plain gradient descent.
       duration: of gradient flow, instead of `steps` and `learning_rate`.
-      tolerance: relative error of `query_key` and `position` that the quadrature may leave.
-      progress: called with the number of passes after every pass over the data.
+      tolerance: relative error of `query_key` and `position` allowed in the quadrature.
+      progress: called after every pass over the data with the number of passes so far.
 
     Returns:
       `EffectiveWeights`.
@@ -77,9 +82,10 @@ def effective_weights(
     Raises:
       InputError, InputTypeError: an argument cannot be used, or the weights diverge.
 
-    Cost: `steps` or so of `effective_gradient` (as many again for each halving of a panel), and the
-    passes: about 6 while the theory is accurate, whatever `steps` is. Memory: three copies of the
-    weights for every pass. Not for use under `jit`: the number of passes depends on the values.
+    Cost: about `steps` times `effective_gradient` (as many again for each halving of a panel), and
+    the passes over the data: about 6 while the theory is accurate, for any `steps`. Memory: three
+    copies of the weights for every pass. Cannot be used under `jit`, since the number of passes
+    depends on the values.
     """
     num_layers = check_integer("num_layers", num_layers, minimum=1, maximum=LARGEST_DEPTH)
     tolerance = check_number("tolerance", tolerance, minimum=0)
@@ -113,7 +119,7 @@ def effective_weights(
 
 
 class _Path:
-    """The data-free path of `value` and `output`, and the attention gradients asked for on it."""
+    """The trajectory of `value` and `output`, and the attention gradients computed along it."""
 
     def __init__(self, clock, start: Params, tokens, mask, progress):
         self.clock, self.tokens, self.mask, self.progress = clock, tokens, mask, progress
@@ -127,8 +133,8 @@ class _Path:
             weights = self.clock.advance(self.known[nearest], nearest, time)
             if not all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(weights)):
                 raise InputError(
-                    f"the effective theory diverges before {self.clock.unit} {time}: take a "
-                    "smaller learning_rate, or fewer steps"
+                    f"the effective theory diverges before {self.clock.unit} {time}: choose a "
+                    "smaller learning_rate or fewer steps"
                 )
             self.known[time] = weights
         return self.known[time]
@@ -143,7 +149,7 @@ class _Path:
         return self.gradients[time]
 
     def forget(self, before) -> None:
-        """Frees what lies to the left of a time, but for the last weights there."""
+        """Frees everything before a time, except the last weights before it."""
         last = max(t for t in self.known if t <= before)
         self.known = {t: weights for t, weights in self.known.items() if t >= last}
         self.gradients = {t: g for t, g in self.gradients.items() if t >= before}
@@ -214,7 +220,7 @@ def _flow(moving, params, statistics, duration):
 
 
 def _integrate(path: _Path, start, stop, tolerance: float) -> tuple[tuple, float]:
-    """-int g over [start, stop), and its estimated relative error, by panels from left to right."""
+    """-int g over [start, stop) and its estimated relative error, panel by panel from the left."""
     first = path.known[start]
     total = first.query_key, first.position  # zero
     doubt = np.zeros((len(total), len(first.position)))
@@ -234,7 +240,7 @@ def _integrate(path: _Path, start, stop, tolerance: float) -> tuple[tuple, float
 
 
 def _panel(path: _Path, left, right, total, tolerance: float) -> tuple[Any, np.ndarray | None]:
-    """-int g over a panel, and by how much its last nodes changed it; None if by too much."""
+    """-int g over a panel, and how much the last nodes changed it; None if more than allowed."""
     points, measure = path.clock.measure(left, right)
     power = path.clock.power(points)
     points, measure, power = (a[power > 0] for a in (points, measure, power))
@@ -263,7 +269,7 @@ def _panel(path: _Path, left, right, total, tolerance: float) -> tuple[Any, np.n
 
 
 def leja_points(nodes: list, points: np.ndarray, power: np.ndarray, wanted: int) -> list:
-    """Adds points to the nodes, each where the interpolation error may be largest, sorted."""
+    """Adds points to the nodes, each where the interpolation error may be largest, and sorts."""
     half = (points[-1] - points[0]) / 2 or 1
     reach = np.sqrt(power / power[-1])
     for node in nodes:
@@ -277,7 +283,7 @@ def leja_points(nodes: list, points: np.ndarray, power: np.ndarray, wanted: int)
 
 
 def lagrange_basis(nodes, points, power, power_at_nodes) -> np.ndarray:
-    """[points, nodes]: what an integrand known at the nodes, over its power, is at the points."""
+    """Matrix [points, nodes] that interpolates an integrand over its power from nodes to points."""
     x = np.array(nodes, float)
     basis = np.ones((len(points), len(nodes)))
     for i, j in itertools.permutations(range(len(nodes)), 2):
@@ -286,7 +292,7 @@ def lagrange_basis(nodes, points, power, power_at_nodes) -> np.ndarray:
 
 
 def _norms(pair) -> np.ndarray:
-    """Frobenius norms [weights, L]; scaled, since the squares of entries near 1e-30 vanish."""
+    """Frobenius norms [weights, L]; scaled, since squares of entries near 1e-30 underflow."""
 
     def norm(leaf):
         largest = float(jnp.max(jnp.abs(leaf)))

@@ -32,15 +32,15 @@ def exact_gradient(
     Args:
       params: weights.
       data: the corpus, `TokenData` or `TokenFile`, or token ids as an integer array [N, T+1].
-      mask: of an array, boolean [N, T], False where the input or the target is padding.
-      form: "dense" or "tables"; by default the cheaper one, as `plan_exact_step` finds.
-      microbatch_size: sequences differentiated at once; by default so many that their
-        activations take about 8 MiB on a CPU, 1 GiB elsewhere.
-      memory_limit: bytes that the plan should keep to, as estimated.
-      max_distinct: the largest number of distinct tokens among the T inputs of a sequence, as
-        `count_distinct` finds: fewer are faster. By default it is counted, and T under `jit`. The
-        result may be NaN if a sequence has more. It and the three before change time, memory and
-        rounding, never the meaning.
+      mask: for an array only, boolean [N, T], False where the input or the target is padding.
+      form: "dense" or "tables"; by default the cheaper one, chosen by `plan_exact_step`.
+      microbatch_size: sequences differentiated at once; by default as many as have activations of
+        about 8 MiB on a CPU, 1 GiB elsewhere.
+      memory_limit: bytes that the plan should not exceed, by its estimate.
+      max_distinct: the largest number of distinct tokens among the T inputs of a sequence; the
+        smaller, the faster. By default it is counted (`count_distinct`); under `jit` it is T. If a
+        sequence has more, the result may be NaN. `form`, `microbatch_size`, `memory_limit` and
+        `max_distinct` affect time, memory and rounding only.
 
     Returns:
       dL/d(weight) as `Params`.
@@ -72,7 +72,7 @@ def exact_loss_and_gradient(
     memory_limit: int = MEMORY_LIMIT,
     max_distinct: int | None = None,
 ) -> tuple[Float[Array, ""], Params]:
-    """`(loss, exact_gradient)` for the price of the gradient; arguments as `exact_gradient`."""
+    """`(loss, exact_gradient)` at the cost of the gradient; arguments as in `exact_gradient`."""
     tokens, mask = check_batch(params, data, mask)
     if max_distinct is not None:
         max_distinct = check_integer("max_distinct", max_distinct, minimum=1)
@@ -98,13 +98,13 @@ def exact_loss_and_gradient(
 def count_distinct(data: CorpusLike) -> int:
     """The largest number of distinct tokens among the T inputs of a sequence.
 
-    Rounded up to a multiple of 8, so that batches of one corpus share a program.
+    Rounded up to a multiple of 8, so that batches of one corpus share a compiled program.
 
     Args:
-      data: as of `exact_gradient`. Of `TokenData` it is counted once.
+      data: as in `exact_gradient`. For `TokenData` the count is cached.
 
     Raises:
-      InputError, InputTypeError: it is no corpus.
+      InputError, InputTypeError: `data` is not a corpus.
     """
     if isinstance(data, TokenData):
         return data.max_distinct
@@ -115,7 +115,7 @@ def count_distinct(data: CorpusLike) -> int:
 
 @partial(jax.jit, static_argnames="microbatch_size")
 def _dense_loss_and_gradient(params, tokens, mask, microbatch_size: int):
-    # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
+    # Divide inside the sums, so that they stay of the order of the gradient.
     share = 1 / count_valid(mask, params.output.dtype)
 
     @jax.value_and_grad

@@ -18,9 +18,9 @@ Scalar = float | Float[Array, ""]
 
 
 class Flow(NamedTuple):
-    """Weights at the times that were asked for: every leaf of the start with an axis of them first.
+    """The weights at the requested times: the tree of the start, with a leading axis of times.
 
-    `num_steps` counts the solver's steps, those it took back included: six gradients each.
+    `num_steps` counts the solver's steps, including rejected ones; each takes six gradients.
     """
 
     params: Any
@@ -36,40 +36,40 @@ def gradient_flow(
     atol: Scalar = 0.0,
     max_steps: int = 4096,
 ) -> Flow:
-    """Follows d(params)/d(tau) = -gradient(params) from tau = 0, by steps of adaptive size.
+    """Solves d(params)/d(tau) = -gradient(params) from tau = 0, with adaptive steps.
 
-    Gradient descent with steps of eta is near it at tau = s eta, to first order in eta. What eta
-    alone does is so told apart from what a theory leaves out.
+    Gradient descent with learning rate eta agrees with it at tau = s eta to first order in eta. The
+    flow thus separates the effect of a finite eta from the errors of a theory.
 
-    Errors are relative to each leaf: a step adds to no entry more than `atol` plus `rtol` times
-    the largest entry of its leaf, by the solver's estimate. From zero the leaves grow as different
-    powers of tau, so that a norm over all of them would see `output` only. In the relative sense
-    the first steps have to be small, about `rtol` of the whole, but grow as tau does: halving the
-    first time adds a step or two.
+    Errors are relative to each leaf: in each step the solver's error estimate for an entry must be
+    below `atol` plus `rtol` times the largest entry of its leaf. A norm over all leaves would see
+    `output` only, since from zero the leaves grow as different powers of tau. Because errors are
+    relative, the first steps are small, about `rtol` times the duration, but steps grow in
+    proportion to tau: halving the first time adds a step or two.
 
-    A pure function: jit it (each call outside of `jit` compiles anew), vmap it over starts, and
-    differentiate it in reverse mode.
+    This is a pure function. Jit it (each call outside of `jit` compiles again); it can be vmapped
+    over starts and differentiated in reverse mode.
 
     Args:
-      params: the start: `Params`, or any tree, its leaves float32 or float64 alike.
-      gradient: any function of such a tree to dL/d(params).
+      params: initial weights: `Params`, or any tree whose leaves are all float32 or all float64.
+      gradient: a function from such a tree to dL/d(params).
       times: vector of increasing tau >= 0; may be traced. Between steps the solver interpolates.
-      rtol: above 0; may be traced. Less than 100 units of rounding, 1e-5 in float32, are raised to
-        that, since rounding alone would have every step rejected.
-      atol: errors of any relative size that may pass, for leaves that are zero but for rounding.
-      max_steps: the most steps before it gives up, static.
+      rtol: positive; may be traced. At least 100 units of rounding, 1e-5 in float32, are used,
+        since below that rounding alone makes the solver reject every step.
+      atol: absolute error that is always accepted, for leaves that are zero except for rounding.
+      max_steps: the largest number of steps, static.
 
     Returns:
-      `Flow`, in the dtype of `params`. Under a trace, where nothing can be raised, weights at times
-      that it did not reach are NaN.
+      `Flow`, in the dtype of `params`. Under a trace, where no error can be raised, weights at
+      times that were not reached are NaN.
 
     Raises:
-      InputError, InputTypeError: bad arguments; more than `max_steps`; a flow that diverges or
-        whose gradient is not finite.
+      InputError, InputTypeError: invalid arguments; more than `max_steps` steps; a flow that
+        diverges or whose gradient is not finite.
 
-    Cost: six gradients a step and one; from zero to tau = 3 at `rtol` 1e-6 some 30 steps. Memory: a
-    dozen copies of the weights, one more for each time, and in reverse mode about sqrt(2 max_steps)
-    more.
+    Cost: six gradients per step, and one; from zero to tau = 3 at `rtol` 1e-6 about 30 steps.
+    Memory: a dozen copies of the weights, one more for each time, and in reverse mode about
+    sqrt(2 max_steps) more.
     Source: Tsitouras 2011, a 5(4) Runge-Kutta pair.
     """
     dtype = _check_params(params, gradient)
@@ -85,15 +85,16 @@ def gradient_flow(
         times, rtol, atol = (jnp.asarray(x, dtype) for x in (times, rtol, atol))
         valid = jnp.all(jnp.isfinite(times)) & jnp.all(jnp.diff(times, prepend=0) >= 0)
         times = jnp.where(valid, times, 0)
-        # Within the first time, else an interpolation would be relative to a later, larger leaf.
+        # The first step ends within the first time; otherwise the error of the interpolated
+        # weights would be relative to a later, larger leaf.
         first = jnp.where(times[0] > 0, times[0], times[min(1, len(times) - 1)])
         info = jnp.finfo(dtype)
         rtol = jnp.maximum(rtol, 100 * info.eps)
-        # Leaves that stay zero have no error: 0 / tiny.
+        # Leaves that stay zero then have the relative error 0 / tiny = 0, not 0 / 0.
         atol = jnp.maximum(atol, info.tiny)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda tau, params, _: jax.tree.map(jnp.negative, gradient(params))),
-            # A tenth of the error of Dopri5, or less, for a fifth more steps.
+            # A tenth of the error of Dopri5 or less, with a fifth more steps.
             diffrax.Tsit5(),
             t0=jnp.zeros((), dtype),
             t1=times[-1],
@@ -125,14 +126,14 @@ def gradient_flow(
 class _LeafController(diffrax.PIDController):
     """Compares the largest error in each leaf with the largest entry of that leaf.
 
-    It gives up where steps are lost in the rounding of time, which ends a flow that diverges.
+    It stops when a step is too small to change tau in its precision, as in a flow that diverges.
     """
 
     def adapt_step_size(  # type: ignore
         self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
     ):
         before, after, error = (jax.tree.map(_largest, y) for y in (y0, y1_candidate, y_error))
-        # Against an infinite entry any error would be small.
+        # Relative to an infinite entry any error would be small.
         error = jax.tree.map(lambda e, a: jnp.where(jnp.isfinite(a), e, jnp.inf), error, after)
         after = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(a), a, b), after, before)
         *adapted, result = super().adapt_step_size(
@@ -153,7 +154,7 @@ def _max(scalars):
 
 
 def _check_params(params, gradient) -> Any:
-    """The one dtype of all leaves, once the gradient is known to be such a tree too."""
+    """Checks that params and gradient have the same structure and one dtype; returns the dtype."""
     check_precision(params)
     check_callable("gradient", gradient)
     dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(params)}

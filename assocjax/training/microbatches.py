@@ -9,7 +9,7 @@ from jax import lax
 
 
 def sum_microbatches(function: Callable, tokens, mask, microbatch_size: int) -> Any:
-    """Adds up `function(tokens, mask)`, a tree of sums over sequences, over microbatches."""
+    """Sums `function(tokens, mask)`, a tree of sums over sequences, over microbatches."""
     N = len(tokens)
     size = min(N, microbatch_size)
     shapes = jax.eval_shape(function, tokens[:size], mask[:size])
@@ -22,12 +22,12 @@ def sum_microbatches(function: Callable, tokens, mask, microbatch_size: int) -> 
 
 
 def fold_microbatches(add: Callable, sums: Any, tokens, mask, microbatch_size: int) -> Any:
-    """The sums after `add(sums, tokens, mask)` of every microbatch, which may work in place.
+    """Applies `sums = add(sums, tokens, mask)` to every microbatch; `add` may work in place.
 
-    Padding sequences, to fill the last microbatch, are all masked.
+    The last microbatch is padded with sequences that are completely masked.
     """
     N = len(tokens)
-    # Equal microbatches, as few as the size allows, so that little of the last one is padding.
+    # Equal microbatches, as few as `microbatch_size` allows, so that there is little padding.
     num_microbatches = -(-N // microbatch_size)
     size = -(-N // num_microbatches)
     padding = num_microbatches * size - N

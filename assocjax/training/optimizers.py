@@ -1,4 +1,4 @@
-"""Optimizers: any of optax, by name or by a function of the learning rate."""
+"""Optimizers: any optax optimizer, by name or by a function of the learning rate."""
 
 import functools
 import inspect
@@ -22,15 +22,16 @@ _PROBE = (2, 3, 4)  # L, V and T of small weights, no two sizes alike
 
 
 def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
-    """The optimizer for a (possibly traced) learning rate, or a schedule of it.
+    """Makes the optimizer for a learning rate (which may be traced) or a schedule of it.
 
-    One that is named is optax's. Where it takes the root of a second moment, and would have nothing
-    but that moment under the root, the smallest normal number is added to it (`eps_root`). That
-    changes no digit of training, and derivatives through it, which would be NaN where an entry has
-    had no gradient yet, are right. A function has to set `eps_root` itself.
+    A name is that of an optax optimizer. If it has an `eps_root`, a constant added to the second
+    moment under a root, of 0 by default, it is set to the smallest normal number. This changes no
+    digit of training, but derivatives through the optimizer, which would be NaN where an entry has
+    had no gradient yet, are then correct. A function must set `eps_root` itself.
 
     Raises:
-      InputError: no optimizer of that name in optax takes a learning rate, or that is not finite.
+      InputError: optax has no optimizer of that name with a learning rate, or the rate is not
+        finite.
       InputTypeError: neither a name nor a function that makes an optax transformation.
     """
     check_number("learning_rate", learning_rate)
@@ -67,19 +68,20 @@ _RATE = "learning_rate"
 
 
 def check_optimizer(optimizer: Optimizer, shapes: tuple[int, int, int] | None = None) -> None:
-    """Makes it, and tries a step at a traced learning rate, as a sweep will take it.
+    """Makes the optimizer, and tries one step with a traced learning rate, as a sweep does.
 
-    Some of optax's optimizers want more than a gradient and weights, and some of its schedules
-    (`warmup_cosine_decay_schedule`) a rate that is a number: scale one of peak 1 by the rate.
+    Some optax optimizers need more than a gradient and weights. Some schedules, such as
+    `warmup_cosine_decay_schedule`, do not accept a traced rate: make one with peak 1 and scale it
+    by the rate.
 
     Args:
-      shapes: L, V and T of the weights that it is to train; no step is tried without them.
+      shapes: L, V and T of the weights to be trained; without them no step is tried.
 
     Raises:
-      InputError, InputTypeError: as `make_optimizer`, or the step cannot be taken.
+      InputError, InputTypeError: as `make_optimizer`, or the step fails.
     """
     try:
-        hash(optimizer)  # programs are kept by it
+        hash(optimizer)  # needed for the cache of compiled programs
         make_optimizer(optimizer, 0.1)
     except (InputError, InputTypeError):
         raise
@@ -116,24 +118,24 @@ def _shapes(shapes: tuple[int, int, int], dtype) -> Params:
 
 
 def state_bytes(optimizer: Optimizer, shapes: tuple[int, int, int], itemsize: int) -> int:
-    """Memory of the optimizer's state beside weights of L, V and T."""
+    """Memory of the optimizer's state for weights of sizes L, V and T."""
     params = _shapes(shapes, jnp.float64 if itemsize == 8 else jnp.float32)
     state = jax.eval_shape(lambda params: make_optimizer(optimizer, 0.1).init(params), params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
-    """What results say of an optimizer: its name, or of a function the name that it bears."""
+    """The name of an optimizer in results; for a function, its attribute `name` or its own name."""
     if isinstance(optimizer, str):
         return optimizer
     return getattr(optimizer, "name", None) or getattr(optimizer, "__qualname__", repr(optimizer))
 
 
 def check_resumable(optimizer: Optimizer) -> None:
-    """Whether another process can tell that it trains by the same optimizer.
+    """Checks that another process can identify the optimizer when it resumes a checkpoint.
 
-    A function is another object in every process, and what it closes over cannot be compared. So
-    it must say what it is: `make.name = "adam, b1=0.8"`, which changes whenever its values do.
+    Functions and the values they close over cannot be compared between processes. So a function
+    must have a name, such as `make.name = "adam, b1=0.8"`, which should change with the values.
 
     Raises:
       InputError: a function without an attribute `name`.
@@ -143,16 +145,16 @@ def check_resumable(optimizer: Optimizer) -> None:
     raise InputError(
         "optimizer: with a checkpoint, a function must have an attribute name that says which "
         'optimizer it makes and with which values, such as make.name = "adam, b1=0.8", so that '
-        f"only the same one goes on from it; got {optimizer!r}"
+        f"only the same one resumes from it; got {optimizer!r}"
     )
 
 
 def follow(
     optimizer: optax.GradientTransformation, gradient: Callable, start: Any, steps: int
 ) -> Any:
-    """The path from `start` along `gradient(x, step)`: steps 0..`steps` on a leading axis.
+    """The trajectory from `start` by `gradient(x, step)`, with a leading axis of `steps` + 1.
 
-    For small trees, such as the scalars of a recursion: all of the path is kept.
+    For small trees, such as the scalars of a recursion, since the whole trajectory is kept.
     """
 
     def advance(carry, step):
@@ -164,25 +166,26 @@ def follow(
 
 
 def scalars(value) -> Params:
-    """A scalar for each weight: what a recursion that is the same for all entries runs on."""
+    """One scalar for each weight, for recursions that are the same for all entries of a weight."""
     return Params(*[value] * len(WEIGHTS))
 
 
 def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bool:
-    """Whether weights trained from zero are linear in the gradients, every entry alike.
+    """Whether weights trained from zero are linear in the gradients, alike for all entries.
 
-    So they are for plain descent, momentum, schedules, warm-up and weight decay, and not for
-    Adam, clipping or noise, nor for what looks at a weight's shape or name: decay of some weights
-    only, centred gradients, the norm of a layer. Found by trial: the optimizer trains weights by
-    two random directions, whose sizes change at random from step to step, and a scalar by those
-    sizes alone; weights have to be the directions times what became of the scalars.
+    This is true for plain gradient descent, momentum, schedules, warm-up and weight decay. It is
+    false for Adam, clipping or noise, and for optimizers that depend on a weight's shape or name:
+    decay of some weights only, centred gradients, the norm of a layer. It is tested by experiment:
+    the optimizer trains weights by gradients that are combinations of two random directions, with
+    coefficients that are random at each step, and it trains scalars by these coefficients alone.
+    The weights must be the directions times the trained scalars.
 
     Args:
-      optimizer: as of `make_optimizer`.
-      shapes: L, V and T of the weights that it is to train; small ones by default.
+      optimizer: as in `make_optimizer`.
+      shapes: L, V and T of the weights to be trained; small ones by default.
 
     Raises:
-      InputError, InputTypeError: it cannot train such weights.
+      InputError, InputTypeError: the optimizer cannot train such weights.
     """
     sizes = check_integers("shapes", shapes, minimum=1)
     if len(sizes) != 3:
@@ -194,16 +197,16 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
 
 @functools.lru_cache(maxsize=64)
 def _is_linear_by_rate(optimizer: Optimizer, shapes: tuple[int, int, int]) -> bool:
-    with jax.ensure_compile_time_eval():  # within a trace too
+    with jax.ensure_compile_time_eval():  # also within a trace
         made = make_optimizer(optimizer, 0.1)
     return _is_linear(made, shapes) is True
 
 
 def check_linear(optimizer: optax.GradientTransformation) -> None:
-    """As `is_linear`, of a transformation; one whose learning rate is traced passes.
+    """As `is_linear`, for a transformation; one with a traced learning rate is not tested.
 
     Raises:
-      InputError, InputTypeError: it is not linear, or no transformation.
+      InputError, InputTypeError: it is not linear, or not an optax transformation.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
@@ -215,7 +218,7 @@ def check_linear(optimizer: optax.GradientTransformation) -> None:
 
 
 def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
-    """None where the optimizer holds traced numbers, of which nothing can be told."""
+    """Whether it is linear; None if the optimizer holds traced numbers and cannot be tested."""
     steps = 12
     normal = functools.partial(jax.random.normal, dtype=jnp.float32)
 
@@ -239,7 +242,7 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
             zero = scalars(jnp.zeros((), jnp.float32))
             return follow(optimizer, lambda _, step: scalars(sizes[step]), zero, steps).output
 
-        scalar = jax.vmap(follow_scalars, 1, 1)(sizes)  # each alone: norms must not join them
+        scalar = jax.vmap(follow_scalars, 1, 1)(sizes)  # separately, so that norms do not mix them
         zero = jax.tree.map(jnp.zeros_like, directions[0])
 
         def advance(carry, of_step):
@@ -264,13 +267,13 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
         try:
             found = [as_scalars_say(size) for size in (1e-4, 1.0, 1e4)]
         except Exception:
-            return False  # it needs the shapes of the weights: a scalar will not do
+            return False  # it depends on the shapes of weights: scalars are not enough
     return None if any(map(is_traced, found)) else all(map(bool, found))
 
 
 def warn_of_derivatives(optimizer: Optimizer, gradient: Any) -> Any:
-    """The gradient; if it is differentiated, and derivatives through the optimizer may be NaN, one
-    line says so. Nothing is spent on this otherwise."""
+    """Returns the gradient unchanged. Warns if it is differentiated and derivatives through the
+    optimizer may be NaN. There is no cost otherwise."""
 
     @jax.custom_jvp
     def same(gradient):
@@ -303,7 +306,7 @@ def _has_derivative_at_zero(optimizer: Optimizer) -> bool:
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(_PROBE, jnp.result_type(float))
         )
 
-        def trained(gradient):  # a few steps: radam begins with another rule
+        def trained(gradient):  # several steps: radam starts with another rule
             return follow(made, lambda params, step: gradient, zero, 6)
 
         path, pull_back = jax.vjp(trained, zero)

@@ -25,7 +25,7 @@ def data_parallel_loss_and_gradient(
 ) -> tuple[Float[Array, ""], Params]:
     """`exact_loss_and_gradient` with the sequences divided among the devices of a mesh.
 
-    With M_d of the M valid positions on device d, its loss L_d and its gradient,
+    If device d has M_d of the M valid positions, and the loss L_d and gradient dL_d of these,
 
         L = sum_d (M_d / M) L_d        dL = sum_d (M_d / M) dL_d
 
@@ -33,19 +33,19 @@ def data_parallel_loss_and_gradient(
         loss, gradient = data_parallel_loss_and_gradient(params, data, mesh=mesh)
 
     Args:
-      params, data, mask, microbatch_size, max_distinct: as of `exact_gradient`.
-      mesh: devices, of one process or of several (then `data` and `mask` are global arrays).
-      axis: the axis of the mesh along which sequences are divided; along others, devices repeat
-        the work.
+      params, data, mask, microbatch_size, max_distinct: as in `exact_gradient`.
+      mesh: devices of one process, or of several (then `data` and `mask` are global arrays).
+      axis: the axis of the mesh along which sequences are divided; along other axes, devices
+        repeat the work.
 
     Returns:
       Loss and gradient, the same on every device.
 
     Raises:
-      InputError, InputTypeError: as `exact_gradient`; the mesh has no such axis.
+      InputError, InputTypeError: as `exact_gradient`; or the mesh has no such axis.
 
-    Cost: a device has ceil(N / devices) sequences, then one sum of all gradients. Each device
-    makes the tables of `plan_exact_step` anew, so that small batches gain little.
+    Cost: each device computes ceil(N / devices) sequences, then all gradients are summed once. In
+    the form "tables" each device computes all tables, so small batches gain little.
     """
     tokens, mask = check_batch(params, data, mask)
     check_is("mesh", mesh, Mesh)
@@ -68,7 +68,7 @@ def data_parallel_loss_and_gradient(
     whole, divided = PartitionSpec(), PartitionSpec(axis)
     return jax.shard_map(
         of_device,
-        mesh=Mesh(mesh.devices, mesh.axis_names),  # whose axes are automatic
+        mesh=Mesh(mesh.devices, mesh.axis_names),  # with automatic axes
         in_specs=(whole, divided, divided),
         out_specs=whole,
         check_vma=False,

@@ -1,12 +1,12 @@
-"""How an exact step is computed: its form and its microbatches, chosen from the sizes.
+"""How an exact gradient is computed: its form and its microbatches, chosen from the sizes.
 
 Two forms give the same gradient:
 
     dense    products of [T,V] by [V,V] for every sequence
-    tables   products of [V,V] matrices once a step, T^2 V work a sequence (`tables`)
+    tables   products of [V,V] matrices once per step, and T^2 V work per sequence (`tables`)
 
-Their costs are counted in multiply-adds, and every other operation in the multiply-adds that fit
-into its time. `benchmarks/exact_plan.py` sets the choice beside measurement.
+Costs are in multiply-adds; any other operation costs the number of multiply-adds that take the
+same time. `benchmarks/exact_plan.py` compares the choice with measured times.
 """
 
 from typing import NamedTuple
@@ -18,20 +18,20 @@ from assocjax.training.tables import num_products, num_tables
 FORMS = ("dense", "tables")
 MEMORY_LIMIT = 4 << 30
 
-# Multiply-adds of large products that fit into the time of one entry, as measured on a CPU:
+# Costs per entry, in multiply-adds of large products, as measured on a CPU:
 _PASS = 10  # of a pass over an array
-_SMALL = 150  # not of an entry: products of [V,V] matrices take 1 + 150 / V times as long
-_SOFTMAX = 30  # of log-sum-exp, with its derivative
-_READ, _READ_ENTRY = 7, 180  # gathered as part of a row, or alone
-_ADD, _ADD_ENTRY = 40, 1000  # added to a table as part of a row, or alone
+_SMALL = 150  # not per entry: products of [V,V] matrices take 1 + 150 / V times as long
+_SOFTMAX = 30  # of log-sum-exp and its derivative
+_READ, _READ_ENTRY = 7, 180  # of a gather: as part of a row, or alone
+_ADD, _ADD_ENTRY = 40, 1000  # of a scatter-add to a table: as part of a row, or alone
 
 
 class ExactPlan(NamedTuple):
-    """How an exact step is computed.
+    """How an exact gradient is computed.
 
     form: "dense" or "tables".
     microbatch_size: sequences differentiated at once.
-    memory: estimated peak, in bytes, with the weights and their gradient.
+    memory: estimated peak, in bytes, including the weights and their gradient.
     work: estimated cost, in multiply-adds.
     """
 
@@ -53,20 +53,20 @@ def plan_exact_step(
     max_distinct: int | None = None,
     itemsize: int = 4,
 ) -> ExactPlan:
-    """The cheapest plan that fits the memory; with none that fits, the smallest.
+    """The cheapest plan that fits the memory; if none fits, the one with the least memory.
 
     Args:
       vocab_size, seq_len, num_layers, num_sequences: V, T, L and N.
-      form: "dense" or "tables"; None chooses.
-      microbatch_size: sequences differentiated at once; None fits the memory and the caches.
+      form: "dense" or "tables"; None chooses the cheaper one.
+      microbatch_size: sequences differentiated at once; None chooses by memory and caches.
       memory_limit: bytes.
       max_distinct: u, the largest number of distinct tokens in a sequence; None is T.
-      itemsize: bytes of a floating number.
+      itemsize: bytes of a floating-point number.
 
     Raises:
       InputError, InputTypeError: an argument is out of range.
 
-    Cost, of a step, in multiply-adds:
+    Cost of the planned step, in multiply-adds:
 
         dense     3 N (2L-1) (T V^2 + T^2 V)
         tables    3 p V^3 + 3 N ((2^L - 1) T u V + ...)      p = 2^L + (4^L - 1) / 3 - L - 1
@@ -102,7 +102,7 @@ def plan_exact_step(
 
 
 def _memory(form: str, V: int, T: int, L: int, u: int) -> tuple[int, int]:
-    """Estimated numbers held for a step and for each sequence of a microbatch."""
+    """Estimated array entries held per step, and per sequence of a microbatch."""
     weights = (2 * L + 1) * V * V + L * T
     if form == "dense":
         return 3 * weights, activation_size(V, T, L)
@@ -119,7 +119,7 @@ def _work(form: str, V: int, T: int, L: int, u: int, N: int, microbatch_size: in
         passes = N * 8 * L * T * (V + T) + -(-N // microbatch_size) * 3 * (2 * L + 1) * V * V
         return products + loss + passes * _PASS
     rows, entries = (2**L - 1) * u * V, (num_tables(L) - 2**L) * u * u
-    # Products with E are gathers and sums of rows: a layer has 2^(l-1) of [T,u], two of [T,T].
+    # Products with E are gathers and sums of rows: layer l has 2^(l-1) of [T,u], two of [T,T].
     mixing = T * rows + T * (entries - (2**L - 1) * u * u) + 2 * (2**L - 1 - L) * T * T * u
     of_E = ((2**L - 1) * u + 2 * L * T) * T * (_READ + _ADD)
     fixed = 3 * num_products(L) * V**3 * (1 + _SMALL / V) + 4 * num_tables(L) * V * V * _PASS

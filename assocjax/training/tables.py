@@ -1,25 +1,27 @@
-"""The exact gradient through tables: products of weights once a step, gathers of them a sequence.
+"""The exact gradient through tables: products of weights once per step, gathered per sequence.
 
-The first layer's input is one-hot, so that h_0 M = E M[d] for any matrix M, with the distinct
-tokens d [u] of a sequence and E [T,u], which says where each occurs (its products are gathers and
-sums of rows); and from layer to layer
+The first layer's input is one-hot, so h_0 M = E M[d] for any matrix M. Here d [u] are the distinct
+tokens of a sequence, and E [T,u] is one-hot and marks where each occurs (products with E are
+gathers and sums of rows). From layer to layer
 
     h_l M = h_{l-1} M + A_l h_{l-1} (V_l M)
 
-With C_S [T,u] the product of the A_l of some layers S, the last one first, and E, and with M_S the
-product of their `value` matrices in their order, it follows that
+For a set S of layers let C_S [T,u] be the product of their A_l, the last layer first, times E, and
+let M_S be the product of their `value` matrices, the first layer first. It follows that
 
     logits = sum_S C_S (M_S W_O)[d]
     scores of layer l = sum_{S,S'} C_S (M_S W_l M_S'^T)[d,d] C_S'^T
 
-over all subsets S of the L layers, and S, S' of the layers before l. All products of [T,V] by
-[V,V] have become products of [V,V] matrices, made once a step, and T u V work a sequence. Backward,
-a sequence adds to rows and entries of the tables' cotangents, in place; these are pulled back
-through the products once a step.
+where S runs over all subsets of the L layers in the first sum, and S and S' over all subsets of the
+layers before l in the second. Products of [T,V] by [V,V] are thus replaced by products of [V,V]
+matrices, the tables, once per step, and T u V work per sequence. In the backward pass a sequence
+adds to rows and entries of the tables' cotangents in place, which are pulled back through the
+products once per step.
 
-The first table of the logits, W_O, is read by rows: a position with input x and target y adds
-p - e_y to row x of its cotangent. Float32 would lose the small p beside the many e_y of a frequent
-pair. So sequences add p - 1/V only, and e_y - 1/V is counted: it is the bigram of the corpus.
+Rows of the first table of the logits, W_O, are gathered: a position with input x and target y adds
+p - e_y to row x of its cotangent. In float32 the small p would be lost beside the many e_y of a
+frequent pair. So sequences add p - 1/V only, and e_y - 1/V is computed from integer counts: it is
+the bigram of the corpus.
 """
 
 from functools import partial
@@ -37,10 +39,10 @@ from assocjax.training.microbatches import fold_microbatches
 
 
 class _Tables(NamedTuple):
-    """Tables of the logits, and for every layer those of its scores: lists, each table its own.
+    """Lists of the tables of the logits, and for every layer of the tables of its scores.
 
-    Table i of the logits is of the layers S that are bits of i, layer 1 the lowest; table
-    2^(l-1) i + j of the scores of layer l is of S = bits of i and S' = bits of j.
+    Table i of the logits belongs to the set S of layers that are set bits of i, layer 1 the lowest
+    bit. Table 2^(l-1) i + j of the scores of layer l belongs to S = bits of i and S' = bits of j.
     """
 
     logits: list[Array]
@@ -48,12 +50,13 @@ class _Tables(NamedTuple):
 
 
 def num_products(num_layers: int) -> int:
-    """Products of [V,V] matrices in a forward pass over the tables; backward twice as many."""
+    """Number of products of [V,V] matrices to compute all tables; the backward pass has twice as
+    many."""
     return num_tables(num_layers) - num_layers - 1
 
 
 def num_tables(num_layers: int) -> int:
-    """2^L tables of the logits and sum_l 4^(l-1) of the scores."""
+    """Number of tables: 2^L of the logits and sum_l 4^(l-1) of the scores."""
     return 2**num_layers + (4**num_layers - 1) // 3
 
 
@@ -61,12 +64,12 @@ def num_tables(num_layers: int) -> int:
 def tables_loss_and_gradient(
     params: Params, tokens, mask, microbatch_size: int, max_distinct: int
 ) -> tuple[Float[Array, ""], Params]:
-    """As `exact_loss_and_gradient`, of arguments that have been checked."""
-    # The mean's denominator goes inside, so that the sums stay of the order of the gradient.
+    """As `exact_loss_and_gradient`, for arguments that have been checked."""
+    # Divide inside the sums, so that they stay of the order of the gradient.
     share = 1 / count_valid(mask, params.output.dtype)
     tables, pull_back = jax.vjp(_make_tables, params)
 
-    single = microbatch_size == 1  # without an axis of length 1, which would cost copies
+    single = microbatch_size == 1  # then without an axis of length 1, which would cost copies
 
     def each(function, in_axes: Any = 0):
         return function if single else jax.vmap(function, in_axes)
@@ -84,7 +87,7 @@ def tables_loss_and_gradient(
         x, y = tokens[..., :-1], tokens[..., 1:]
         d, place = each(partial(_distinct, count=max_distinct))(x)
         pairs = (d[..., :, None], d[..., None, :])
-        # Of S = {} the rows are those of the inputs themselves, which is cheaper than E M[d].
+        # For S = {} gather the rows of the inputs directly, which is cheaper than E M[d].
         rows = [x, *[d] * (len(tables.logits) - 1)]
         gathered = _Tables(
             [table[index] for table, index in zip(tables.logits, rows, strict=True)],
@@ -114,14 +117,14 @@ def tables_loss_and_gradient(
 
 
 def _centred_bigram(tokens, mask, like):
-    """Sum over positions of e_x (e_y - 1/V)^T, counted."""
+    """Sum over positions of e_x (e_y - 1/V)^T, from integer counts."""
     counts = jnp.zeros(like.shape, jnp.int32)
     counts = counts.at[tokens[:, :-1], tokens[:, 1:]].add(mask.astype(jnp.int32))
     return centred_counts(counts, jnp.sum(counts, axis=1, dtype=counts.dtype), like.dtype)
 
 
 def _make_tables(params: Params) -> _Tables:
-    def expand(matrix, num_layers):  # M_S matrix, for every S of the first layers
+    def expand(matrix, num_layers):  # M_S matrix, for every subset S of the first layers
         tables = [matrix]
         for value in params.value[:num_layers][::-1]:
             tables = [table for M in tables for table in (M, matmul(value, M))]
@@ -136,10 +139,10 @@ def _make_tables(params: Params) -> _Tables:
 
 
 def _distinct(x, count: int):
-    """The distinct tokens of a sequence, filled up to `count`, and the place of each x among them.
+    """The distinct tokens of a sequence, padded to `count`, and the index of each x among them.
 
-    In the order of their ids, so that entries are read and added to in the order of memory. The
-    sequence itself, and None, where there may be T.
+    They are sorted by id, so that memory is accessed in order. If `count` is T or more, returns the
+    sequence itself and None.
     """
     if count >= len(x):
         return x, None
@@ -148,7 +151,7 @@ def _distinct(x, count: int):
 
 @jax.custom_vjp
 def _product(a: Array, b: Array) -> Array:
-    """Of two matrices; no product of its gradient is transposed in memory."""
+    """The product of two matrices, with a gradient that transposes nothing in memory."""
     return matmul(a, b)
 
 
@@ -161,13 +164,13 @@ _product.defvjp(lambda a, b: (matmul(a, b), (a, b)), _product_gradient)
 
 
 def _sequence_loss(gathered: _Tables, position, place, targets, mask):
-    """Of one sequence, of what it gathered from the tables: two sums over its positions.
+    """Two sums over the positions of one sequence, computed from the gathered tables.
 
-    The negative log-likelihoods, and what gradients count instead: logits[y] - mean(logits), of the
-    first table of the logits alone.
+    The first is the sum of negative log-likelihoods. The second sums logits[y] - mean(logits), from
+    the first table of the logits only; minus its gradient is computed from counts instead.
     """
 
-    def expand(rows: Array) -> Array:  # E rows; NaN, not silently wrong, if `count` was too small
+    def expand(rows: Array) -> Array:  # E rows; NaN, not wrong values, if `count` was too small
         return rows if place is None else rows.at[place].get(mode="fill", fill_value=jnp.nan)
 
     def fold(A_TxT):  # A E
@@ -175,7 +178,7 @@ def _sequence_loss(gathered: _Tables, position, place, targets, mask):
             return A_TxT
         return jax.ops.segment_sum(A_TxT.T, place, len(gathered.scores[0][0])).T
 
-    C: list = []  # C_S [T,u] for every S that is not empty, of the layers passed
+    C: list = []  # C_S [T,u] for every non-empty S of the layers so far
 
     def mix(tables):  # sum_S C_S tables_S
         return sum(map(_product, C, tables[1:]), start=expand(tables[0]))

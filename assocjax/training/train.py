@@ -1,4 +1,4 @@
-"""Training by any gradient and any optimizer, as one `lax.scan`, or as segments of one."""
+"""Training by any gradient and any optimizer, as one `lax.scan` or in segments of one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
 
 class Snapshot(NamedTuple):
-    """What an observer sees after `step` updates, and before the next one."""
+    """The state passed to an observer after `step` updates, before the next one."""
 
     step: Int[Array, ""]
     params: Any
@@ -43,21 +43,21 @@ def train(
 
             return train(params, loss_and_gradient, optax.sgd(learning_rate), steps=100)
 
-    A pure function: jit it, as here (each call outside of `jit` compiles anew; arrays that are
-    not arguments become constants of the program), vmap it over starts, learning rates and data,
-    and differentiate it in either mode. Derivatives through optax's Adam and its like are NaN where
-    an entry has had no gradient yet, unless they have an `eps_root`; `make_optimizer` gives the
-    named ones the smallest that there is.
+    This is a pure function. Jit it, as here: each call outside of `jit` compiles again, and arrays
+    that are not arguments become constants of the program. It can be vmapped over starts, learning
+    rates and data, and differentiated in forward and reverse mode. Derivatives through optax's Adam
+    and similar optimizers are NaN where an entry has had no gradient yet, unless `eps_root` is set;
+    `make_optimizer` sets it to the smallest normal number for optimizers given by name.
 
     Args:
-      params: the start: `Params`, or any tree that the gradient understands.
+      params: initial weights: `Params`, or any tree that `loss_and_gradient` accepts.
       loss_and_gradient: called as `(params, step)`, returns the loss and dL/d(params); `step` is
         a traced integer, from which a minibatch can be drawn (see `batch_indices`).
       optimizer: any optax transformation.
       steps: number of updates, static.
       observe: maps a `Snapshot` to a tree of arrays; by default the loss.
-      progress: called on the host with each step that is reached, in order up to the runtime's
-        asynchrony; once for all runs that are vmapped together.
+      progress: called on the host with each step reached, once for all runs that are vmapped
+        together; asynchronous execution may change the order slightly.
 
     Returns:
       The params after the last update, and the observations with a leading axis of `steps + 1`.
@@ -101,15 +101,15 @@ def train_segment(
     observe: Callable[[Snapshot], Any] = lambda snapshot: snapshot.loss,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[tuple[Any, Any], Any]:
-    """Part of what `train` does: from one step to another, given and returning all it depends on.
+    """A segment of `train`: some of its steps, from one complete state to another.
 
-    Segments that follow on one another are `train`, and between them a run can be saved.
+    Consecutive segments give the result of `train`, and a run can be saved between them.
 
     Args:
       carry: (params, optimizer state) after `first` updates.
-      first: the step that is observed first; may be traced, so that segments share a program.
-      length: number of steps observed, static. Those past `steps`, which fill up the last segment,
-        update nothing, and their observations mean nothing.
+      first: the first observed step; may be traced, so that segments share a compiled program.
+      length: number of steps observed, static. Steps beyond `steps`, which pad the last segment,
+        update nothing, and their observations have no meaning.
 
     Returns:
       The carry after `min(first + length, steps)` updates, and the observations with a leading
@@ -130,7 +130,7 @@ def train_segment(
             jax.debug.callback(progress, step)
         updates, new_state = optimizer.update(gradient, state, params)
         new = optax.apply_updates(params, updates), new_state
-        # The last step is only observed; one body for all steps halves the compilation.
+        # The last step is observed without an update; one body for all steps halves compile time.
         carry = jax.tree.map(lambda a, b: jnp.where(step < steps, a, b), new, carry)
         return carry, observation
 
@@ -149,10 +149,10 @@ def batch_indices(
 ) -> Int[Array, " batch"]:
     """Rows of the minibatch at `step`: a new random order every epoch, without replacement.
 
-    An epoch is `num_sequences // batch_size` steps; what is left over is skipped in that epoch.
+    An epoch is `num_sequences // batch_size` steps; remaining sequences are skipped in that epoch.
 
     Args:
-      key: decides the orders.
+      key: random key that determines the orders.
       step: the step of training; may be traced.
       num_sequences, batch_size: static, with 1 <= batch_size <= num_sequences.
 
