@@ -112,8 +112,8 @@ class TokenFile:
             stray = low if low < 0 else high
             raise InputError(
                 f"{self.path}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high} "
-                f"in sequences {start} to {stop}; if {stray} stands between documents, leave it out of "
-                "the file or add it to the vocabulary"
+                f"in sequences {start} to {stop}; if {stray} stands between documents, leave it "
+                "out of the file or add it to the vocabulary"
             )
         sizes = np.full(stop - start, T + 1) if self.sizes is None else self.sizes[start:stop]
         mask = np.arange(1, T + 1) < np.asarray(sizes)[:, None]
@@ -228,7 +228,7 @@ def write_tokens(
     default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:
-    """Tokenises a corpus to a folder: the sequences of `load_tokens`, without keeping them in memory.
+    """Tokenises a corpus to a folder: the sequences of `load_tokens`, written to disk.
 
     Documents of an iterable, a hub dataset or a `.parquet` file are streamed; the text of other
     corpora is in memory while it is tokenised. The different tokens and one number for each

@@ -1,7 +1,7 @@
 """Tokenisers: from documents to one flat stream of token ids.
 
-There are two kinds. `words` is the paper's: in lower case, each run of letters is a token, and so is
-every other character that is not white space. `train_bpe` and `load_tokenizer` return a subword
+There are two kinds. `words` is the paper's: in lower case, each run of letters is a token, and so
+is every other character that is not white space. `train_bpe` and `load_tokenizer` return a subword
 tokeniser of the `tokenizers` library. Both turn a corpus into a `TokenStream`, one array of ids for
 all documents; all later steps (vocabulary, policies, windows) are array arithmetic.
 """
