@@ -286,7 +286,10 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     ("names", "message"),
     [
         (["step0", "step3"], "has no revision 'step3'; its revisions are step0, step4, step16"),
-        (["step0", "a", "b"], "2 of 3 cannot be used: a, b; of the first: .* has no revision 'a'"),
+        (
+            ["step0", "a", "b"],
+            "2 of 3 cannot be used: a, b; the first error: .* has no revision 'a'",
+        ),
         (["step0", "step0"], "revisions must differ; got 'step0' more than once"),
         ([], "revisions must name at least one"),
         ([None], "give one of its revisions"),
