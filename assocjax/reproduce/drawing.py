@@ -48,9 +48,7 @@ def plot_epochs(
         ax.set_xlabel("epoch")
     handles, labels = axes[3].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    for label, theory in (
-        (_NAMES[name], name) for name in _LINES
-    ):  # in black, since panels have different colours
+    for label, theory in ((_NAMES[name], name) for name in _LINES):  # in black
         if label in unique:
             unique[label] = Line2D([], [], color="black", lw=1.4, ls=_LINES[theory])
     figure.legend(

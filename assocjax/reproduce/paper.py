@@ -101,4 +101,4 @@ LISTS = {
 }
 """(matrix, word) -> its tokens in Figure 5."""
 GRAPH_WORD, GRAPH = "fish", ("pond", "contains")
-"""Figure 3: the word, and those of its tokens that are legible."""
+"""Figure 3: the word, and those of its tokens that can be identified."""
