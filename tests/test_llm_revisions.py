@@ -432,7 +432,7 @@ def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["compare", str(tmp_path / "run"), "--revisions", "step1,step2", *command[2:]])
     err = capsys.readouterr().err
-    assert "2 of 2 cannot be used: step1, step2; of the first" in err
+    assert "2 of 2 cannot be used: step1, step2; the first error" in err
     assert "has no weights: expected model.safetensors" in err
 
 
