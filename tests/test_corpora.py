@@ -329,9 +329,9 @@ def test_byte_order_marks_are_no_text_wherever_they_stand(tmp_path, kind):
     [
         ("utf-16", r"not UTF-8 \(byte 0xff at offset 0\); convert it to UTF-8"),
         ("utf-32", r"not UTF-8 \(byte 0xff at offset 0\); convert it to UTF-8"),
-        ("utf-16-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
-        ("utf-16-be", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
-        ("utf-32-le", "not UTF-8: .* are NUL, as of UTF-16 or UTF-32; convert"),
+        ("utf-16-le", "not UTF-8: .* are NUL, as in UTF-16 or UTF-32; convert"),
+        ("utf-16-be", "not UTF-8: .* are NUL, as in UTF-16 or UTF-32; convert"),
+        ("utf-32-le", "not UTF-8: .* are NUL, as in UTF-16 or UTF-32; convert"),
     ],
 )
 @pytest.mark.parametrize("text", ["The bird flew. " * 9, "Птица улетела, рыба уплыла. " * 9])
@@ -865,7 +865,7 @@ def test_bad_files(tmp_path, name, content, message):
         ("hf:", "expected hf:owner/name"),
         ("hf:a/b/c", "expected hf:owner/name"),
         ("hf:owner/name:", "expected hf:owner/name"),
-        ("hf:/no/such/folder", "with a folder that is there"),
+        ("hf:/no/such/folder", "with an existing folder"),
     ],
 )
 def test_unknown_corpora(corpus, message):

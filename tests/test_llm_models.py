@@ -370,7 +370,9 @@ def test_weights_that_cannot_be_compared_are_named(run_of_copies, tmp_path):
     with pytest.raises(InputError, match=r"step0/model.safetensors' are corrupt or cut short \("):
         llm.shared_weights(run, ["step0", "step2"])
     cut(run / "step1/pytorch_model.bin", 0.7)
-    message = r"revisions: 3 of 4 cannot be used: step0, step1, step9; of the first: .*step0/model"
+    message = (
+        r"revisions: 3 of 4 cannot be used: step0, step1, step9; the first error: .*step0/model"
+    )
     with pytest.raises(InputError, match=message):
         llm.shared_weights(run, ["step0", "step1", "step2", "step9"])
 
@@ -469,7 +471,7 @@ def test_one_shard_of_three_is_found_on_the_hub_without_a_download(saved, monkey
     assert str(part).endswith("main share 1 of 3 files, 33.3% of the bytes")
     assert not hub.downloaded
     with pytest.raises(
-        InputError, match=r"2 of 3 cannot be used: step2, step3; of the first: .*'step2'"
+        InputError, match=r"2 of 3 cannot be used: step2, step3; the first error: .*'step2'"
     ):
         llm.shared_weights("owner/tiny", ["step49", "step2", "step3"])
 

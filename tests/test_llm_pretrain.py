@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_what_was_saved(whole, documents, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(InputError, match=r"cannot write .*: No space left.* to go on"):
+        with pytest.raises(InputError, match=r"cannot write .*: No space left.* to resume"):
             llm.pretrain_tiny(documents, tmp_path, CONFIG)
     # step4 is there, the state is of step 2: it is made again.
     calls = []

@@ -286,7 +286,10 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
     ("names", "message"),
     [
         (["step0", "step3"], "has no revision 'step3'; its revisions are step0, step4, step16"),
-        (["step0", "a", "b"], "2 of 3 cannot be used: a, b; of the first: .* has no revision 'a'"),
+        (
+            ["step0", "a", "b"],
+            "2 of 3 cannot be used: a, b; the first error: .* has no revision 'a'",
+        ),
         (["step0", "step0"], "revisions must differ; got 'step0' more than once"),
         ([], "revisions must name at least one"),
         ([None], "give one of its revisions"),
@@ -429,7 +432,7 @@ def test_bad_input_is_one_line(folder, text, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["compare", str(tmp_path / "run"), "--revisions", "step1,step2", *command[2:]])
     err = capsys.readouterr().err
-    assert "2 of 2 cannot be used: step1, step2; of the first" in err
+    assert "2 of 2 cannot be used: step1, step2; the first error" in err
     assert "has no weights: expected model.safetensors" in err
 
 

@@ -179,7 +179,7 @@ def test_descriptions_that_make_no_sense(tmp_path, about, error, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.arange(64, dtype=np.uint16).tobytes(), "magic string .* nothing else make a .bin"),
+        (np.arange(64, dtype=np.uint16).tobytes(), "magic string .* must be named .bin"),
         (b"", "magic string"),
         (b"PK\x03\x04" + bytes(60), "magic string"),  # an archive of arrays
         (pickle.dumps([1, 2, 3]), "magic string"),

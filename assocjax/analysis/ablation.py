@@ -1,4 +1,4 @@
-"""What a trained weight loses with its projection on its theory, beside what chance would take.
+"""The loss of a model after the theory's terms are removed from its weights, and of controls.
 
 With W a weight of one layer, a direction D of the same shape, and <.,.> the Frobenius product, the
 component of W along D is C(D) = s D / ||D||, of size `s = <W, D> / ||D||`. Four edits, of one
@@ -9,23 +9,23 @@ weight or of several together, with Theta the theory's term of the weight:
     replace    ||W|| Theta / ||Theta||
     swap       W - C(Theta) + s Theta' / ||Theta'||            s = <W, Theta> / ||Theta||
 
-with Theta' the term of `other`, say of another layer or weight. Removing anything changes the loss
-a little, and removing much changes it more. So each edit is repeated with other directions in the
-place of Theta (of Theta', when swapping), drawn at random:
+with Theta' the term of `other`, for example of another layer or weight. Any removal changes the
+loss, and a larger one changes it more. So each edit is repeated with other directions instead of
+Theta (for `swap`, instead of Theta'), drawn at random:
 
     random     normal entries
-    shuffled   Theta with its tokens (its distances, for `position`) relabelled by one permutation
+    shuffled   Theta with its tokens (for `position`, its distances) relabelled by one permutation
                of rows and columns: the same entries, singular values and norm
-    matched    the same, by a permutation among tokens of similar frequency (near distances) only;
-               most of the few commonest tokens, which have no equals, stay where they are
+    matched    the same, but permuted only among tokens of similar frequency (similar distances);
+               most of the few most frequent tokens, which have no equals, stay in place
 
-and each in two sizes:
+each in two sizes:
 
     projection   the component of W along the other direction
-    norm         s of the theory's component, so that as much is taken away: what then differs from
-                 the theory's own effect is due to the direction alone
+    norm         the size s of the theory's component, so that a component of the same norm is
+                 removed; any difference from the theory's effect is then due to the direction
 
-For `replace` and `swap` the size is given, so that only the second applies.
+For `replace` and `swap` the size is fixed, so that only the second applies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,32 +78,33 @@ def ablate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """The loss after edits of single weights and of weights together, beside random controls.
+    """The loss after edits of single weights and of groups of weights, and of random controls.
 
     Args:
       params: trained weights.
-      theory: terms of the same tree (only their directions matter); a single layer stands for all.
-      data, mask: the corpus on which the loss is measured, as of `exact_gradient`.
+      theory: terms as a tree of the same structure (only their directions matter); a single layer
+        is used for all layers.
+      data, mask: the corpus on which the loss is measured, as in `exact_gradient`.
       edits: names of `EDITS`.
-      other: the terms Theta' that `swap` puts in.
-      units: what is edited together: a name -> a tree of booleans, [L] for the layered weights
-        and [] for `output`; by default `default_units`.
-      draws: random directions of each kind.
-      seed: of the draws. A unit is edited with the same draws as every other.
-      progress: called with (units done, units in all).
+      other: the terms Theta' for `swap`.
+      units: the groups of weights that are edited together: a name -> a tree of booleans, [L] for
+        the layered weights and [] for `output`; by default `default_units`.
+      draws: number of random directions of each kind.
+      seed: seed of the draws. All units are edited with the same draws.
+      progress: called with (units done, units in total).
 
     Returns:
-      `trained_loss`, in nats. Over `unit`: `cosine` with the theory, the least of what is edited.
-      Over (`edit`, `unit`): `loss`, and over `control` and `draw` too: `control_loss`. By target
-      `token` the mean change of its loss, NaN where it does not occur: `token_change` and, averaged
-      over draws, `control_token_change`.
+      `trained_loss`, in nats. Over `unit`: `cosine` with the theory, the smallest among the edited
+      weights. Over (`edit`, `unit`): `loss`; also over `control` and `draw`: `control_loss`. Over
+      target `token`: the mean change of its loss, NaN if it does not occur, as `token_change` and,
+      averaged over draws, `control_token_change`.
 
     Raises:
-      InputError, InputTypeError: an argument cannot be used, or shapes do not fit.
+      InputError, InputTypeError: an argument is invalid, or shapes do not match.
 
     Cost: 1 + 6 draws (for `replace` and `swap` 1 + 3 draws) losses for each unit and edit. Memory:
-      a few copies of the weights, one microbatch, and [draws, V] numbers. Two programs are
-      compiled at most, however many units, edits and draws there are.
+      a few copies of the weights, one microbatch, and [draws, V] numbers. At most two programs
+      are compiled, for any number of units, edits and draws.
     Source: paper, Table 3, which has no controls.
     """
     edits = check_names("edits", edits, EDITS)
@@ -122,7 +123,7 @@ def ablate(
     loss, change = np.empty(shape), np.empty((*shape, V))
     control_loss = np.full((*shape, len(CONTROLS), draws), np.nan)
     control_change = np.full((*shape, len(CONTROLS), V), np.nan)
-    with np.errstate(invalid="ignore"):  # of a token that is no target: 0 / 0
+    with np.errstate(invalid="ignore"):  # 0 / 0 for a token that is never a target
         for i, edit in enumerate(edits):
             cases, used = _cases(edit, draws, seed), [c in _controls(edit) for c in CONTROLS]
             for j, selection in enumerate(units.values()):
@@ -149,7 +150,7 @@ def ablate(
 
 
 def default_units(num_layers: int) -> dict[str, Params]:
-    """Each weight of each layer, each class of weights in all layers, and all of them."""
+    """Each weight of each layer, each kind of weight in all layers, and all weights."""
     layers, one = jnp.zeros(num_layers, bool), jnp.zeros((), bool)
     none = Params(query_key=layers, position=layers, value=layers, output=one)
     all_of = {name: jnp.ones_like(getattr(none, name)) for name in WEIGHTS}
@@ -166,8 +167,8 @@ def default_units(num_layers: int) -> dict[str, Params]:
 
 
 def exchanged(theory: Params) -> Params:
-    """Terms in the wrong place, for `swap`: value's for query_key, output's for value, query_key's
-    for output, and those of `position` from the farthest to the nearest."""
+    """Terms of the wrong weight, for `swap`: that of value for query_key, of output for value, of
+    query_key for output, and that of `position` in reversed order of distances."""
     check_is("theory", theory, Params)
     L = len(theory.value)
     return Params(
@@ -179,7 +180,7 @@ def exchanged(theory: Params) -> Params:
 
 
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """A row for each edit and unit: loss and changes of the loss, of each control mean and sd."""
+    """A row for each edit and unit: loss, its change, and mean and sd for each control."""
     trained = float(dataset["trained_loss"])
     rows = []
     for edit in dataset["edit"].values:
@@ -208,7 +209,7 @@ def _fit(params: Params, theory: Params) -> Params:
 
 
 def _cosines(params: Params, theory: Params, units: Mapping[str, Params]) -> np.ndarray:
-    """The least cosine of weight and theory in each unit."""
+    """The smallest cosine of weight and theory in each unit."""
     cosines = {name: np.asarray(a.cosine) for name, a in compare_params(params, theory).items()}
 
     def least(unit: Params) -> float:
@@ -223,7 +224,7 @@ def _controls(edit: str) -> tuple[str, ...]:
 
 
 def _cases(edit: str, draws: int, seed: int) -> _Case:
-    """The theory's own case, then every draw of every control."""
+    """First the case of the theory itself, then every draw of every control."""
     controls = [name.split("_") for name in _controls(edit)]
     directions = [0, *(1 + DIRECTIONS.index(name) for name, _ in controls for _ in range(draws))]
     by_norm = [False, *(size == "norm" for _, size in controls for _ in range(draws))]
@@ -270,7 +271,7 @@ def _edit(case: _Case, weight, theory, direction):
     zero, one = jnp.zeros_like(scale), jnp.ones_like(scale)
     whole = jnp.stack([one, zero, zero, one])[case.edit]
     taken = jnp.stack([zero, zero, zero, -of_theory])[case.edit]
-    # When swapping, the direction is that of `other`, and the size that of the theory.
+    # For `swap`, the direction is that of `other`, and the size that of the theory.
     given = jnp.stack([-size, size, scale * norm, of_theory])[case.edit]
     return whole * weight + taken * theory + given * direction
 
@@ -285,7 +286,7 @@ def _random(source: Params, rank, key) -> Params:
 
 
 def shuffled(source: Params, rank, key, *, noise: float = jnp.inf) -> Params:
-    """The same tree for relabelled tokens, and lags; `noise` is the sd of their log rank."""
+    """The same tree with tokens and lags permuted; `noise` is the sd added to their log rank."""
 
     def permutation(rank, key):
         if noise == jnp.inf:
@@ -319,7 +320,7 @@ _DRAWS = (
 
 @jax.jit
 def _losses_by_target(params: Params, tokens, mask) -> Float[Array, " V"]:
-    """The loss of every valid position in nats, added up by target token."""
+    """The sum of the loss in nats over valid positions, for each target token."""
     zeros = jnp.zeros(params.output.shape[0], params.output.dtype)
 
     def microbatch(tokens, mask):

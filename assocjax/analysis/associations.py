@@ -1,4 +1,4 @@
-"""Reading token associations off a matrix, and scoring them against a known truth."""
+"""Token associations in a matrix, and their precision against a known truth."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,32 +23,33 @@ MATRICES = {
     "value": "tokens whose followers it announces (Phi^T B^T)",
     "query_key": "key tokens that it should attend to (Q)",
 }
-"""Matrices with associations in their rows, and what row i says of token i."""
+"""Matrices with associations in their rows, and the meaning of the row of a token."""
 
 
 def frequency_corrected(
     statistics: Statistics, data: CorpusLike, mask: ArrayLike | None = None
 ) -> Statistics:
-    """The same statistics of a text from which token frequencies have been divided out.
+    """The same statistics, corrected for token frequencies.
 
-    The residual is centred on the unigram distribution instead of on chance, r = y - p(y), and
-    each entry is divided by what its two frequencies alone would give (Pearson residuals, as in
-    correspondence analysis):
+    The residual is centred on the unigram distribution instead of the uniform one, r = y - p(y),
+    and each entry is divided by the square root of its expected value under independence (Pearson
+    residuals, as in correspondence analysis):
 
         B' = (joint(x,y) - p(x) p(y)) / sqrt(p(x) p(y))    Phi' likewise with the context frequency
 
     The compositions are formed from B' and Phi'; `interchangeability` is scaled to cosines between
-    columns of B', and `query_key` divided by its two frequencies' root. `position` is Delta of the
-    corrected composed matrix. Entries of a token that does not occur are 0.
+    columns of B', and `query_key` is divided by the square root of the product of its two
+    frequencies. `position` is Delta of the corrected composed matrix. Entries of a token that does
+    not occur are 0.
 
     Args:
       statistics: `corpus_statistics` of the corpus.
-      data, mask: the same corpus, as of `corpus_statistics`; `query_key` is read off it.
+      data, mask: the same corpus, as in `corpus_statistics`; `query_key` is computed from it.
 
     Raises:
       InputError, InputTypeError: the corpus is not that of the statistics.
 
-    Cost: as `corpus_statistics`, without its counting.
+    Cost: as `corpus_statistics`, without the counting of B and Phi.
     """
     tokens, mask = check_counted(statistics, data, mask)
     B, Phi = statistics.bigram, statistics.context
@@ -82,10 +83,10 @@ def frequency_corrected(
 def check_counted(
     statistics: Any, data: CorpusLike, mask: ArrayLike | None
 ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
-    """Tokens and mask of a corpus, and that it may be the one of `Statistics`: in V and M.
+    """Tokens and mask of a corpus, after checking that V and M are those of the statistics.
 
     Raises:
-      InputError, InputTypeError: it is not.
+      InputError, InputTypeError: they are not.
     """
     check_is("statistics", statistics, Statistics)
     tokens, mask = check_tokens(data, mask, len(statistics.bigram))
@@ -112,13 +113,14 @@ def top_associations(
 ) -> list[Association]:
     """The k highest entries of a token's row, without the token itself, highest first.
 
-    Fewer, or none, where fewer are positive: what is not above chance is no association.
+    Entries that are not positive, and so not above chance, are left out: there may be fewer than k.
 
     Args:
       matrix: [V,V], an array or an operator of `SparseStatistics`.
+      vocabulary: token of each row.
 
     Raises:
-      InputError: the token is not in the vocabulary, or the matrix is of another size.
+      InputError: the token is not in the vocabulary, or the matrix has another size.
       InputTypeError: an argument has the wrong type.
 
     Examples:
@@ -147,18 +149,18 @@ def precision_at_k(
 ) -> float:
     """Share of the true associates among the k highest of a row, averaged over query tokens.
 
-    For a query with fewer than k true associates (n), the n highest are taken instead, so that 1
-    can always be reached. Entries that are not positive are no associations, and find nothing.
-    Queries and associates outside the vocabulary are left out.
+    For a query with n < k true associates, the n highest are used instead, so that a precision of 1
+    is always possible. Entries that are not positive do not count as associations. Queries and
+    associates outside the vocabulary are left out.
 
     Args:
       matrix: [V,V] scores, an array or an operator; the query tokens are rows.
       vocabulary: token of each row.
       truth: query token -> its true associates.
-      k: how deep to look.
+      k: number of highest entries.
 
     Raises:
-      InputError: no query token with a true associate is in the vocabulary, or the matrix is of
+      InputError: no query token with a true associate is in the vocabulary, or the matrix has
         another size.
       InputTypeError: an argument has the wrong type.
     """
@@ -185,10 +187,10 @@ def precision_at_k(
 
 
 def check_truth(name: str, truth: Any) -> None:
-    """A mapping from a query token to a collection of tokens, its true associates.
+    """Checks that `truth` maps query tokens to collections of tokens, their true associates.
 
     Raises:
-      InputTypeError: it is none.
+      InputTypeError: it does not.
     """
     if not isinstance(truth, Mapping):
         raise InputTypeError(f"{name} must map a token to a set of tokens; got {truth!r}")
@@ -204,7 +206,7 @@ def _check_matrix(
         matrix = np.asarray(as_array("matrix", matrix))
     vocabulary = check_sequence("vocabulary", vocabulary, "tokens")
     if not all(isinstance(token, str) for token in vocabulary):
-        raise InputTypeError("vocabulary must be a sequence of tokens; got one that is no text")
+        raise InputTypeError("vocabulary must be a sequence of strings; got another type")
     if matrix.shape != (len(vocabulary),) * 2:
         raise InputError(
             f"matrix must be square with a row for each of the {len(vocabulary)} tokens of the "
@@ -217,5 +219,5 @@ def _ranking(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Token ids of each row from high to low score, without the row's own token."""
     scores = np.array(scores, float)
     scores[np.arange(len(own)), own] = -np.inf
-    # Stable, so that ties are broken by the lower id: the more frequent token.
+    # Stable, so that among equal scores the lower id, the more frequent token, comes first.
     return np.argsort(-scores, axis=1, kind="stable")[:, :-1]

@@ -1,6 +1,6 @@
-"""Which documents an association comes from: the closed forms, taken apart into their summands.
+"""Attribution of an association to documents: the closed forms as sums over documents.
 
-Give document n the weight c_n. With M, the number of valid positions, kept as it is,
+Give document n the weight c_n. With the number M of valid positions held fixed,
 
     B(c) = sum_n c_n B_n            Phi(c) = sum_n c_n Phi_n
     Q[a,b](c) = <K(c), G(c)>        K(c) = sum_n c_n K_n,  from sum_n D_n[t,k] at x_t = a, x_k = b
@@ -9,19 +9,19 @@ Give document n the weight c_n. With M, the number of valid positions, kept as i
 
 so that every entry E = matrix[a,b] of the theory is a homogeneous polynomial of the weights. Its
 degree k is 1 for `bigram` and `context`, 2 for `interchangeability` and `value`, 3 for `composed`
-and 4 for `query_key`. At c = 1 there are two answers to what document n is worth:
+and 4 for `query_key`. At c = 1 there are two measures of the contribution of document n:
 
     share_n  = (1/k) dE/dc_n                   sum_n share_n = E, by Euler's theorem
-    change_n = E(1) - E(1 - e_n)               what E loses without document n, exactly
+    change_n = E(1) - E(1 - e_n)               the exact loss of E without document n
 
-For k = 1 they are the same number. For k > 1 they cannot be: a document is one of k factors of
-every product that it enters, and without it the whole product is gone. There
+For k = 1 they are equal. For k > 1 they differ: a document is one of k factors of every product
+that it enters, and without it the whole product vanishes. Then
 
     change_n = k share_n - remainder_n
 
-and the remainder holds the products in which document n enters twice or more, of the order of
-1/N of the first term. (For k = 2 the share is the Shapley value as well: what removing document n
-changes, on average over all orders of removing all documents.)
+and the remainder consists of the products that document n enters twice or more, of the order of
+1/N of the first term. (For k = 2 the share is also the Shapley value: the change when document n is
+removed, averaged over all orders of removing the documents.)
 
 The change is one exact integral of derivatives, not a difference of two nearly equal entries:
 
@@ -50,7 +50,7 @@ from assocjax.statistics.dense import Statistics
 DEGREES: dict[str, int] = dict(zip(MATRICES, (1, 1, 2, 2, 3, 4), strict=True))
 """Matrices whose entries can be attributed, and their degree k in the documents' weights."""
 
-_BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are held at once
+_BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are in memory at once
 _GAUSS_NODES = (0.5 - 12**-0.5, 0.5 + 12**-0.5)
 
 
@@ -59,7 +59,7 @@ class Attribution(NamedTuple):
 
     entry      the entry
     documents  share of each document
-    positions  share of each position: of what its target has to do with the tokens up to it
+    positions  share of each position: of the pairs of its target and the tokens up to the position
     """
 
     entry: Float[Array, ""]
@@ -68,7 +68,7 @@ class Attribution(NamedTuple):
 
 
 class _Factors(NamedTuple):
-    """What entries are polynomials of: B, Phi, and for `query_key` the matrix K of its tokens."""
+    """The factors of which entries are polynomials: B, Phi, and for `query_key` the matrix K."""
 
     bigram: Float[Array, "V V"]
     context: Float[Array, "V V"]
@@ -89,17 +89,17 @@ def attribute(
 
     Args:
       statistics: `corpus_statistics` of the corpus.
-      data, mask: the same corpus, as of `corpus_statistics`.
+      data, mask: the same corpus, as in `corpus_statistics`.
       matrix: a name of `DEGREES`.
       row, column: token ids a and b; under `jit` they may be traced.
       documents: integer array [N], the document of each sequence, from 0 to D-1; by default each
-        sequence is a document of its own.
+        sequence is its own document.
 
     Returns:
-      `Attribution`; `documents` and `positions` each sum to `entry`, which is that of `statistics`,
-      up to rounding: about 1e-6 of the sum of absolute shares in float32, 1e-14 in float64. It does
-      not grow with the corpus, whose sums are in float64; in a transformation or on a GPU they are
-      in the dtype of the statistics.
+      `Attribution`; `documents` and `positions` each sum to `entry`, the entry of `statistics`, up
+      to rounding: about 1e-6 of the sum of absolute shares in float32, 1e-14 in float64. The error
+      does not grow with the corpus, since sums are in float64; in a transformation or on a GPU they
+      are in the dtype of the statistics.
 
     Raises:
       InputError, InputTypeError: an argument is out of range, or the corpus is not that of the
@@ -121,15 +121,15 @@ def pair_shares(
     column: int,
     sequences: ArrayLike,
 ) -> Float[Array, "n T T"]:
-    """The shares of `attribute` by pairs of positions, of some sequences.
+    """The shares of `attribute` by pairs of positions, for some sequences.
 
-    Entry [i, t, k] is the share of what key x_k says of target y_t in sequence `sequences[i]`; the
-    bigram of x_t and y_t is at k = t. The sum over k is the share of position t.
+    Entry [i, t, k] is the share of the pair of key x_k and target y_t in sequence `sequences[i]`;
+    the bigram of x_t and y_t is at k = t. The sum over k is the share of position t.
 
     Args:
-      sequences: integer array [n]; all else as in `attribute`.
+      sequences: integer array [n]; other arguments as in `attribute`.
 
-    Cost: n T^2 numbers are held; all else as in `attribute`.
+    Cost: as `attribute`, and memory for n T^2 numbers.
     """
     return Summands(statistics, data, mask, matrix, row, column).pair_shares(sequences)
 
@@ -145,30 +145,31 @@ def leave_out(
     documents: ArrayLike | None = None,
     which: ArrayLike | None = None,
 ) -> Float[Array, " n"]:
-    """What an entry loses without a document, exactly: change_n of the module's docstring.
+    """The exact loss of an entry without a document: change_n of the module's docstring.
 
-    M is kept. The entry of the statistics counted anew without document n, which has M_n valid
-    positions, is (M / (M - M_n))^k (entry - change_n).
+    M is held fixed. If the statistics are computed again without document n, which has M_n valid
+    positions, the entry is (M / (M - M_n))^k (entry - change_n).
 
     Args:
-      which: integer array [n], the documents to leave out, one at a time; by default each of them.
-      documents: as in `attribute`; concrete. All else as in `attribute`.
+      which: integer array [n], the documents to leave out, one at a time; by default all documents.
+      documents: as in `attribute`, but not traced. Other arguments as in `attribute`.
 
     Returns:
-      [n]; for matrices of degree 1 the share of the document. Rounding is as in `attribute`, of a
-      document of any size.
+      [n]; for matrices of degree 1 the share of the document. Rounding errors are as in
+      `attribute`, for documents of any size.
 
     Raises:
-      InputError, InputTypeError: as `attribute`, or `which` names no document.
+      InputError, InputTypeError: as `attribute`, or `which` is not a valid document.
 
-    Cost: for each document its own N_n T^2 / 2 scatter-adds and some V^2 operations, for
-    `query_key` 12 V^3 or so: ask there for a few documents. Memory: some ten matrices [V,V].
+    Cost: N_n T^2 / 2 scatter-adds for a document of N_n sequences and some V^2 operations; for
+    `query_key` about 12 V^3, so that one asks for a few documents only. Memory: about ten matrices
+    [V,V].
     """
     return Summands(statistics, data, mask, matrix, row, column).leave_out(documents, which)
 
 
 class Summands:
-    """An entry, and what all of its parts are found from; arguments and methods are as above."""
+    """An entry with its factors and gradient; arguments and methods are as above."""
 
     def __init__(self, statistics, data, mask, matrix, row, column):
         check_choice("matrix", matrix, DEGREES)
@@ -206,7 +207,7 @@ class Summands:
         if which is not None:
             which = np.array(check_integers("which", which, minimum=0, maximum=D - 1))
         which = np.arange(D) if which is None else which
-        # Sequences of each document, filled up to as many as the largest of them has.
+        # Sequences of each document, padded to the number of the largest document.
         order = np.argsort(documents, kind="stable")
         sizes = np.bincount(documents, minlength=D)
         starts = np.cumsum(sizes) - sizes
@@ -223,7 +224,10 @@ class Summands:
 
 
 def check_documents(documents: ArrayLike | None, N: int) -> tuple[Int[np.ndarray, " N"], int]:
-    """The document of each of N sequences, and the number of documents; None is each its own."""
+    """The document of each of N sequences, and the number of documents.
+
+    None means that each sequence is its own document.
+    """
     if documents is None:
         return np.arange(N), N
     documents = np.asarray(as_array("documents", documents))
@@ -259,7 +263,7 @@ def _entry_and_gradient(matrix: str, factors: _Factors, a, b):
 
 
 def _sum_factors(V: int, num_positions, tokens, mask, a, b) -> _Factors:
-    """The factors of some sequences alone, [n, T+1] and [n, T], over M of the corpus."""
+    """The factors of some sequences only, [n, T+1] and [n, T], divided by M of the corpus."""
     dtype = jnp.result_type(float)
     if loops.on_host(tokens, mask, a, b, num_positions):
         sums = _loop_factors(V, loops.lay_out(tokens, mask), int(a), int(b))
@@ -274,7 +278,7 @@ def _loop_factors(V: int, block: loops.Block, a: int, b: int):
     """Sums of centred bigrams, of attention, and K M, in float64."""
     counts = loops.count_bigrams(block, V)
     weight = 1 / block.num_keys
-    # Keys b up to each position: what stands before its sequence taken off.
+    # Number of keys b up to each position, without those before its sequence.
     up_to = np.append(0, np.cumsum(block.x == b))
     is_b = np.where(block.x == a, up_to[1:] - up_to[block.first], 0)
     keys = -loops.sum_contexts(block, block.first, weight**2 * is_b, np.zeros((V, V))).T
@@ -304,7 +308,7 @@ def _pair_shares(degree: int, gradient: _Factors, num_positions, tokens, mask, a
     """<dE/dF, F_n> / k of some sequences, pair by pair: [n, T, T]."""
     dtype = gradient.bigram.dtype
     scale = 1 / (degree * num_positions.astype(dtype))
-    # What centres B_n and Phi_n centres their cotangents instead: gathers are of single entries.
+    # The cotangents are centred instead of B_n and Phi_n, so that gathers read single entries.
     of_bigram = gradient.bigram - jnp.mean(gradient.bigram, axis=1, keepdims=True)
     of_context = gradient.context - jnp.mean(gradient.context, axis=0, keepdims=True)
     x, y = tokens[:, :-1], tokens[:, 1:]
@@ -329,7 +333,7 @@ def _position_shares(degree: int, gradient: _Factors, num_positions, tokens, mas
 
 
 def _sum_documents(positions, documents, D: int):
-    """Sums over the sequences of each document, in float64 where they can be looked at."""
+    """Sums over the sequences of each document, in float64 unless they are traced."""
     if loops.on_host(positions):
         sequences = np.asarray(positions).sum(axis=1, dtype=np.float64)
         return jnp.asarray(np.bincount(documents, sequences, D), positions.dtype)

@@ -15,8 +15,9 @@ from assocjax.errors import InputError, reading
 Truth = Mapping[str, Mapping[str, Collection[str]]]
 
 READ_AT = {name: (name, "row") for name in MATRICES} | {"context": ("composed", "column")}
-"""Where the true associates of a kind are looked for. No weight learns Phi: its kind, what stands
-before a token, is looked for in the columns of the composed matrix, of theory and weights alike."""
+"""The matrix and side in which the true associates of a kind are looked up. No weight learns Phi:
+the kind `context`, tokens before a token, is looked up in the columns of the composed matrix, for
+theory and weights."""
 
 _PRECISION = "share of true associates among the best of a list, mean over tokens"
 
@@ -25,20 +26,21 @@ _PRECISION = "share of true associates among the best of a list, mean over token
 def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any]]:
     """When associations form: a row for each scoring, matrix and layer of a `track` Dataset.
 
-    Overlaps are of rows, unweighted means over the tokens that have one (`mean_overlap`).
+    Overlaps are those of rows, as unweighted means over the tokens that have one (`mean_overlap`).
 
     Args:
       dataset: from `track`.
       threshold: of an overlap or a precision.
 
     Returns:
-      Dicts with `scoring`, `matrix`, `weights`, `layer` (None without) and of its overlap with the
-      theory `formed`, the first recorded step at which it reaches the threshold (None: never),
-      `best` and `end`; with a truth, `precision_formed`, `precision_best` and `precision_end` of
-      the weights and `precision_theory`. A kind of truth that is no matrix has no overlap.
+      Dicts with `scoring`, `matrix`, `weights` and `layer` (None for matrices without layers). For
+      the overlap with the theory: `formed`, the first recorded step at which it reaches the
+      threshold (None: never), its maximum `best` and its last value `end`. With a truth:
+      `precision_formed`, `precision_best` and `precision_end` for the weights, and
+      `precision_theory`. The kind `context`, which is not a matrix of weights, has no overlap.
 
     Raises:
-      InputError, InputTypeError: the Dataset is not of `track`; the threshold is no number.
+      InputError, InputTypeError: the Dataset is not from `track`; the threshold is not a number.
     """
     names = [f"{matrix}_overlap" for matrix in MATRICES]
     check_dataset(dataset, "track", names, "step scoring token")
@@ -68,13 +70,13 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
 
 @reading("track")
 def mean_overlap(dataset: xr.Dataset, matrix: str, side: str = "row") -> xr.DataArray:
-    """Unweighted mean over the tokens whose overlap is defined (`scorings.Reading`): those of which
-    the theory lists an association. NaN where none is.
+    """Unweighted mean over the tokens whose overlap is defined (`scorings.Reading`): tokens for
+    which the theory lists an association. NaN if there is no such token.
 
     Args:
       dataset: from `track`.
       matrix: a name of `scorings.MATRICES`.
-      side: "row" or "column"; `interchangeability`, which is symmetric, has one only.
+      side: "row" or "column"; ignored for `interchangeability`, which is symmetric.
 
     Raises:
       InputError, InputTypeError: the Dataset has no such overlap.
@@ -101,7 +103,7 @@ def find_queries(kind: str, truth, vocabulary: Sequence[str]) -> tuple[np.ndarra
     """Ids of the query tokens of a truth, and which tokens are their associates [queries, V].
 
     Raises:
-      InputError: `kind` is none of `READ_AT`, or none of its tokens are in the vocabulary.
+      InputError: `kind` is not in `READ_AT`, or none of its tokens are in the vocabulary.
     """
     check_choice("every key of truth", kind, tuple(READ_AT))
     check_truth(f"truth[{kind!r}]", truth)
@@ -122,14 +124,14 @@ def find_queries(kind: str, truth, vocabulary: Sequence[str]) -> tuple[np.ndarra
 def precision(dataset: xr.Dataset, kind: str, of: str, tokens, associates) -> xr.DataArray:
     """Share of the true associates among the n best of a list, mean over query tokens.
 
-    n is the length of the lists, or the number of associates if it is smaller, so that 1 can always
-    be reached. A list that ends before n has found no more; an empty one counts 0.
+    n is the length of the lists, or the number of associates if it is smaller, so that 1 is always
+    possible. Missing entries of a shorter list count as wrong; an empty list has precision 0.
 
     Args:
-      dataset: with lists, as of `track`.
-      kind: of `READ_AT`.
+      dataset: with lists, as from `track`.
+      kind: a key of `READ_AT`.
       of: "" for the weights, "_theory" for the theory.
-      tokens, associates: of `find_queries`.
+      tokens, associates: from `find_queries`.
     """
     matrix, side = READ_AT[kind]
     names = [f"{matrix}{of}_{what}" for what in ("id", "score")]

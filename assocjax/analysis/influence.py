@@ -1,4 +1,4 @@
-"""What each document did to a weight that was trained: a derivative through all of training."""
+"""The influence of each document on a trained weight: a derivative through all of training."""
 
 import operator
 from typing import Any, NamedTuple
@@ -41,31 +41,33 @@ def training_influence(
 
         loss(c) = (1/M) sum_n c_n sum_t -log softmax(logits_n)[t, y_t]        at c = 1
 
-    Full-batch training under this loss is differentiated in reverse, for all documents at once. To
-    the lowest order in the learning rate the result is that of the closed form, k `share` of
-    `attribute` times the scalar of `descent_coefficients`: for the entry `value` [l, a, b],
-    C(s,2) eta^2 d(Phi^T B^T)[a,b]/dc_n, where k = 2.
+    Full-batch training with this loss is differentiated in reverse mode, for all documents at once.
+    To the lowest order in the learning rate the result equals that of the closed form: k times the
+    `share` of `attribute` times the scalar of `descent_coefficients`. For the entry `value`
+    [l, a, b], it is C(s,2) eta^2 d(Phi^T B^T)[a,b]/dc_n, with k = 2.
 
-    A pure function: jit it where it is called more than once, with all but the arrays static.
+    This is a pure function: jit it if it is called more than once, with all arguments static except
+    the arrays.
 
     Args:
-      params: the start.
-      data, mask: the corpus, as of `exact_gradient`.
-      optimizer: any optax transformation that can be differentiated, also where an entry has had
-        no gradient: adam and its like if they are given an `eps_root`.
+      params: initial weights.
+      data, mask: the corpus, as in `exact_gradient`.
+      optimizer: any optax transformation that can be differentiated, also where the gradient has
+        been zero: adam and similar ones need an `eps_root`.
       steps: number of updates.
       weight: a name of `Params`.
-      index: of the entry in the array of that weight, and so from 0: (layer, row, column), for
+      index: index of the entry in the array of that weight, from 0: (layer, row, column), for
         `position` (layer, lag), for `output` (row, column).
-      documents: integer array [N], the document of each sequence; by default each its own.
+      documents: integer array [N], the document of each sequence; by default each sequence is its
+        own document.
 
     Returns:
-      `Influence`, in the dtype of `params`. Unlike shares, its parts sum to no multiple of the
-      entry, except in the limit of small learning rates.
+      `Influence`, in the dtype of `params`. Unlike shares, its parts do not sum to a multiple of
+      the entry, except in the limit of small learning rates.
 
     Raises:
-      InputError, InputTypeError: an argument cannot be used; the training diverges, or a derivative
-        through the optimizer is not finite. Under `jit`, where neither can be told, both are NaN.
+      InputError, InputTypeError: an argument is invalid; training diverges, or a derivative
+        through the optimizer is not finite. Under `jit` these are not raised; the results are NaN.
 
     Cost: 4 to 6 times that of training. Memory: the weights after every step, and the activations
     of one microbatch, differentiated twice.
@@ -85,7 +87,8 @@ def training_influence(
     share = 1 / count_valid(mask, dtype)
 
     def trained_entry(weights: Float[Array, " D"]):
-        # Checkpoints keep only the weights of each step, and of a step only one microbatch.
+        # With jax.checkpoint only the weights of each step are stored, and within a step the
+        # activations of one microbatch only.
         @jax.checkpoint
         def loss_and_gradient(params: Params, step: Any):
             @jax.checkpoint

@@ -1,4 +1,4 @@
-"""The passages of a corpus that an association comes from, as a Dataset to print and to save."""
+"""The passages of a corpus that an association comes from, as a Dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,17 +27,17 @@ def find_passages(
 ) -> xr.Dataset:
     """The documents that an entry [row, column] of each matrix comes from, and their passages.
 
-    A document is one that was read, all its sequences together; where `data.documents` is None,
-    each sequence. `top` documents are listed, from those that push the entry furthest in its own
-    direction; their passage is around the pair of positions with the largest share, a key and a
-    target, marked as in `the «bird» sat and «flew» away`.
+    A document consists of all its sequences; if `data.documents` is None, each sequence is a
+    document. The `top` documents with the largest share in the direction of the entry's sign are
+    listed. Their passage surrounds the pair of positions with the largest share, a key and a
+    target, which are marked as in `the «bird» sat and «flew» away`.
 
     Args:
       data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
       row, column: two tokens of the vocabulary.
       matrices: names of `DEGREES`.
       top: number of documents to list.
-      statistics: `corpus_statistics` of the corpus, if they are known already.
+      statistics: `corpus_statistics` of the corpus, if already computed.
 
     Returns:
       Over `matrix`: `entry`. Over (`matrix`, `document`): `share`. Over (`matrix`, `sequence`,
@@ -46,9 +46,9 @@ def find_passages(
       document of each sequence is the coordinate `document_of`.
 
     Raises:
-      InputError: a token is not in the vocabulary, or `matrices` or `top` cannot be used.
+      InputError: a token is not in the vocabulary, or `matrices` or `top` is invalid.
 
-    Cost: `attribute` of each matrix, and `leave_out` of the documents that are listed.
+    Cost: `attribute` for each matrix, and `leave_out` for the documents that are listed.
     """
     top = check_integer("top", top, minimum=1)
     matrices = check_names("matrices", matrices, DEGREES)
@@ -82,7 +82,7 @@ def find_passages(
 
 
 def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
-    """The listed documents of a matrix that do push it its way, as rows of a table."""
+    """The listed documents whose share has the sign of the entry, as rows of a table."""
     of = dataset.sel(matrix=matrix)
     entry = float(of["entry"])
     columns = (of[name].values for name in ("listed_document", "listed_share", "change", "passage"))
@@ -103,7 +103,7 @@ def _of_matrix(data: TokenData, of: Summands, documents, top: int) -> dict[str, 
     entry, shares, positions = of.attribute(documents)
     direction = -1 if entry < 0 else 1
     listed = np.argsort(-direction * np.asarray(shares), kind="stable")[:top]
-    # Of each listed document, the sequence that gives most of its share.
+    # For each listed document, the sequence with the largest part of its share.
     of_sequence = direction * np.sum(np.asarray(positions), axis=1)
     order = np.lexsort((-of_sequence, documents))
     first = np.searchsorted(documents[order], listed)

@@ -1,6 +1,6 @@
-"""What weights say of each token, beside what the theory says: top lists, overlap and cosines.
+"""Associations of each token in the weights and in the theory: top lists, overlaps and cosines.
 
-A theory's matrices and the weights that learn them are read by the same functions:
+The same functions read a theory's matrices and the weights that learn them:
 
     matrix               theory          weights       row i ranks                    r, s
     bigram               B               W_O           followers of token i           p_x, p_y
@@ -10,36 +10,38 @@ A theory's matrices and the weights that learn them are read by the same functio
     composed             Phi^T Sigma     V_l W_O       outputs that i predicts        c,   p_y
     query_key            Q               W_l           keys for query i               p_x, c
 
-column j ranks the tokens whose rows rank j. r and s are the frequencies of the tokens of rows and
-columns: p_x as an input, p_y as a target, c in contexts (`Statistics`). No weight by itself learns
-Phi; its trace are the rows of V_l and the columns of V_l W_O.
+Column j ranks the tokens whose rows rank j. r and s are the frequencies of the tokens of rows and
+columns: p_x as an input, p_y as a target, c in contexts (`Statistics`). No single weight learns
+Phi; it shows in the rows of V_l and the columns of V_l W_O.
 
-Frequent tokens lead in most rows. Three scorings of a matrix M, all of them functions of a weight
-and of the three frequencies alone, so that they can be had of a model whose text is not at hand:
+Frequent tokens have the largest entries in most rows. So a matrix M is scored in three ways, all
+functions of a weight and the three frequencies only, so that they apply to a model without its
+text:
 
     raw            M
     independence   M - r (1^T M) - (M 1) s^T + (1^T M 1) r s^T
     corrected      (N[i,j] - mean_i N[i,j]) / sd_i N[i,j],    N = M, but M[i,j] / r[i] of query_key
 
-`independence` takes away what the sums of rows and columns would give if tokens occurred
-independently: of B it leaves p(x,y) - p(x) p(y). `corrected` asks how a row stands out among all
-rows, in standard deviations of its column. Rows of W_l are first divided by their frequency, since
-W_l is trained on a query only where it occurs. A column reads M^T in the same way. Compositions are
-of scored factors (B^T B and V_l W_O as products of scored W_O and V_l, and of them the first scaled
-to cosines under `corrected`), of which columns are plain columns.
+`independence` subtracts the entries that the sums of rows and columns would give if tokens occurred
+independently: for B it leaves p(x,y) - p(x) p(y). `corrected` measures how far a row is above the
+mean of all rows, in standard deviations of the column. Rows of W_l are first divided by their
+frequency, since W_l is trained on a query only where it occurs. Columns are scored as rows of M^T.
+Compositions are products of scored factors: B^T B and V_l W_O are products of scored W_O and V_l,
+and under `corrected` the first is scaled to cosines; their columns are not scored again.
 
-A list holds associations only: tokens whose score is positive, and that the matrix ties to the
-token. A high score is not enough: of two tokens that never follow one another in a text, the rarer
-stands out among rows that are further below chance. Ties of a composition go over a token between:
+A list holds associations only: tokens whose score is positive and that are associated with the
+token in the unscored matrix. A high score is not enough: among tokens that never follow one another
+in a text, a rare one has a high score, because other rows are further below chance. In a
+composition, two tokens are associated through a third one:
 
     bigram, context      M[i,j] > 0, more than chance, or more than independence
     value, query_key     M[i,j] > 0
-    interchangeability   some token is tied to both by W_O: it comes before both
-    composed             some token is tied to i by V_l, and to j by W_O
+    interchangeability   some token is associated with both in W_O: it comes before both
+    composed             some token is associated with i in V_l, and with j in W_O
 
-So what the theory lists under bigram and context occurs together in the text.
+So all tokens that the theory lists under bigram and context occur together in the text.
 
-`frequency_corrected` is another correction: it needs the text, and no weight can be given it.
+`frequency_corrected` is another correction, which needs the text and does not apply to weights.
 """
 
 from functools import partial
@@ -61,7 +63,7 @@ MATRICES = {
     "composed": "V_l W_O",
     "query_key": "W_l",
 }
-"""Matrices of the theory, and the weights that learn them; one without an l has no layers."""
+"""Matrices of the theory, and the weights that learn them; l marks those of each layer."""
 
 LAYERED = ("value", "composed", "query_key")
 SCORINGS = ("raw", "independence", "corrected")
@@ -69,7 +71,7 @@ SIDES = ("row", "column")
 
 
 class Frequencies(NamedTuple):
-    """Shares of a token among inputs (p_x), targets (p_y) and uniform contexts (c): [V] each."""
+    """Frequencies of tokens among inputs (p_x), targets (p_y), uniform contexts (c): [V] each."""
 
     input: Float[Array, " V"]
     target: Float[Array, " V"]
@@ -83,11 +85,11 @@ class Frequencies(NamedTuple):
 
 
 class TopLists(NamedTuple):
-    """Up to k associations of every token, best first, without itself; the lower id before others
-    of the same score.
+    """Up to k associations of every token, best first, without the token itself; equal scores are
+    in the order of ids.
 
-    Where there are fewer, the rest of the scores is NaN, and its ids mean nothing. A token whose
-    entries are all alike ranks nothing: its list is empty.
+    If there are fewer than k, the remaining scores are NaN and their ids are meaningless. If all
+    entries of a token are equal, its list is empty.
     """
 
     ids: Int[Array, "... V k"]
@@ -95,14 +97,14 @@ class TopLists(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Of every token: its list by the weights, and how that agrees with the theory's.
+    """For every token: its list according to the weights, and its agreement with the theory's.
 
-    overlap  |list of the weights, and of the theory| / |list of the theory|
-    cosine   of the token's whole row (column) and the theory's
+    overlap  |intersection of the lists of weights and theory| / |list of the theory|
+    cosine   of the token's whole row (column) with the theory's
 
-    By chance the overlap is |list of the weights| / (V - 1), at most k / (V - 1). It is 0 where
-    the list of the weights alone is empty, NaN where the theory's is. Both are NaN where either
-    side ranks nothing, its entries being all alike.
+    By chance the overlap is |list of the weights| / (V - 1), at most k / (V - 1). It is 0 if only
+    the list of the weights is empty, and NaN if the theory's list is empty. Overlap and cosine are
+    NaN if all entries of the token are equal in the weights or in the theory.
     """
 
     lists: TopLists
@@ -111,7 +113,7 @@ class Reading(NamedTuple):
 
 
 def theory_weights(statistics: Statistics) -> Params:
-    """B, Phi^T B^T and Q in the places of the weights that learn them, one layer."""
+    """B, Phi^T B^T and Q as the weights that learn them, with one layer."""
     return Params(
         query_key=statistics.query_key[None],
         position=statistics.position[None],
@@ -124,10 +126,10 @@ def theory_weights(statistics: Statistics) -> Params:
 def theory_lists(
     theory: Params, frequencies: Frequencies, *, scoring: str, k: int
 ) -> dict[str, TopLists]:
-    """Lists of the theory: a leaf is [2 (row, column), V, k], of symmetric matrices [V, k].
+    """Lists of the theory: leaves [2 (row, column), V, k], for symmetric matrices [V, k].
 
     Args:
-      theory: of `theory_weights`.
+      theory: from `theory_weights`.
       scoring: one of `SCORINGS`.
       k: length of the lists, at most V - 1.
     """
@@ -148,20 +150,22 @@ def read_weights(
     scoring: str,
     k: int,
 ) -> dict[str, Reading]:
-    """Lists of some weights, and their agreement with the theory's.
+    """Lists of the weights, and their agreement with the theory's lists.
 
     Args:
-      weights: L layers.
-      theory: of `theory_weights`.
-      lists: its `theory_lists` with this scoring and k. They are given, so that tokens that are
-        alike in the text, whose order is a matter of rounding, stand in one order at every step.
+      weights: weights of L layers.
+      theory: from `theory_weights`.
+      lists: `theory_lists` of `theory` with the same scoring and k. They are an argument so that
+        tokens with equal scores, whose order depends on rounding, have the same order at every
+        step.
       scoring, k: as in `theory_lists`.
 
     Returns:
-      A `Reading` for each of `MATRICES`, whose leaves begin with L if it is among `LAYERED`, and
-      go on with 2 (row, column), but for `interchangeability`, which is symmetric.
+      A `Reading` for each of `MATRICES`. Its leaves have a leading axis L for those in `LAYERED`,
+      and then an axis 2 (row, column), except for `interchangeability`, which is symmetric.
 
-    Cost: 3 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: one layer's.
+    Cost: 3 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: that of one
+    layer.
     """
     flat = partial(_flat, frequencies=frequencies, scoring=scoring)
     agree = partial(_agree, k=k)
@@ -199,7 +203,7 @@ def context_lists(
 
 
 class _Scored(NamedTuple):
-    """Scores of a matrix, and which of its entries may be listed: rows, columns or both of them."""
+    """Scores of a matrix, and which of its entries may be listed, for rows, columns or both."""
 
     scores: Float[Array, "... V V"]
     tied: Bool[Array, "... V V"]
@@ -236,15 +240,16 @@ def _layer(query_key, value, output, frequencies: Frequencies, scoring: str) -> 
 
 
 def _counted(matrix, rows, columns) -> Bool[Array, "V V"]:
-    """Ties of a matrix of counts less chance, or of the weight that learns it.
+    """Associations in a matrix of counts minus chance, or in the weight that learns it.
 
-    More than chance, 1/V, or than independence: of counts, either implies that there is one.
+    An entry is above chance, 1/V, or above independence. For counts, either implies that the two
+    tokens occur together.
     """
     return (matrix > 0) | (_score(matrix, rows, columns, "independence") > 0)
 
 
 def _joined(first: Bool[Array, "V V"], second: Bool[Array, "V V"]) -> Bool[Array, "V V"]:
-    """Whether some token is tied to both: the Boolean product, exact in any precision."""
+    """Whether some token is associated with both: the Boolean product, exact in any precision."""
     return jnp.matmul(first.astype(jnp.float32), second.astype(jnp.float32)) > 0
 
 
@@ -259,7 +264,7 @@ def _both_sides(matrix, rows, columns, scoring: str, tied, per_occurrence: bool 
 
 
 def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
-    # Entries may be near 1e-12, whose squares vanish in float32.
+    # Entries may be near 1e-12, whose squares underflow in float32.
     largest = jnp.max(jnp.abs(matrix))
     largest = jnp.where(largest > 0, largest, 1)
     unit = matrix / largest
@@ -269,7 +274,7 @@ def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
         by_column, by_row = jnp.sum(unit, axis=0), jnp.sum(unit, axis=1)
         expected = jnp.outer(rows, by_column) + jnp.outer(by_row, columns)
         beyond = unit - expected + jnp.sum(unit) * jnp.outer(rows, columns)
-        # What rounding leaves of nothing ranks nothing.
+        # Entries that are zero up to rounding are set to zero, so that they are not ranked.
         return jnp.where(jnp.abs(beyond) > 4 * jnp.finfo(beyond.dtype).eps, largest * beyond, 0)
     if per_occurrence:
         occurs = rows[:, None] > 0
@@ -287,7 +292,7 @@ def _top(matrix: _Scored, k: int) -> TopLists:
 
 
 def _ranks(matrix: Float[Array, "V V"]) -> Bool[Array, " V"]:
-    """Whether the entries of a row, but for its own, are not all alike."""
+    """Whether the entries of a row, except the token's own, are not all equal."""
     high, low = _without_own(matrix, -jnp.inf), _without_own(matrix, jnp.inf)
     return jnp.max(high, axis=1) > jnp.min(low, axis=1)
 

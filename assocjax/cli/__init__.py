@@ -1,12 +1,12 @@
-"""The command line: a module for each command, with its options and what it does.
+"""The command line: a module for each command, with its options and its code.
 
-`sweep`, `horizon`, `track` and `ablate` train; `explore` shows what `track` has found. `statistics`
-and `associations` read a text, `attribute` says where an association comes from; `tokenize` and
-`merge` are for large texts. `compare` sets language models beside the theory, and `pretrain_tiny`
+`sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `statistics`
+and `associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
+`merge` are for large texts. `compare` compares language models with the theory, and `pretrain_tiny`
 trains small ones. `reproduce` makes the paper's tables and figures.
 
-Each is a class of options, from which the parser (cyclopts) and the documentation are made. What is
-heavy is imported when a command runs, so that help never waits for JAX.
+Each command is a class of options, from which the parser (cyclopts) and the documentation are made.
+Heavy libraries are imported when a command runs, so that help never waits for JAX.
 """
 
 import importlib
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError("COMMAND is missing (see assocjax --help)")
         app = make_app(*set(arguments[:1]).intersection(COMMANDS))
         command = app(arguments, print_error=False, exit_on_error=False)
-        if command is not None:  # but for --help
+        if command is not None:  # None after --help
             command.run()
     except cyclopts.CycloptsError as error:
         error.verbose = False
@@ -50,11 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_app(*names: str) -> cyclopts.App:
-    """The parser of some commands, or of all; the documentation is made of it too."""
+    """The parser of some commands, or of all; the documentation is made from it too."""
     app = cyclopts.App(
         name="assocjax",
         help="How semantic associations form while an attention-based language model trains: "
-        "statistics of a text, closed-form and exact training, side by side.",
+        "statistics of a text, and closed-form and exact training side by side.",
         help_epilogue="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
         help_format="markdown",
         version_flags=(),

@@ -1,4 +1,4 @@
-"""Options that say which text is read in which tokens; JAX as asked for, and the corpus read."""
+"""Options for the corpus and its tokens; configures JAX and reads the corpus."""
 
 import contextlib
 import os
@@ -14,17 +14,17 @@ from assocjax.cli._terminal import show, status
 from assocjax.errors import InputError
 
 READ_VOCAB_SIZE = 3000
-"""The paper's; where nothing is trained, it takes seconds."""
+"""The paper's vocabulary size; commands that do not train take seconds with it."""
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
 
 
-_ALL = "all; of fables, what 2000 stories give"
+_ALL = "all; for the fables, all of 2000 stories"
 
 
 def by_default(vocab_size: int) -> Parameter:
-    return unless_given(f"{vocab_size}, or what a text has")
+    return unless_given(f"{vocab_size}, or all tokens of the text if fewer")
 
 
 @options("Corpus")
@@ -35,28 +35,28 @@ class Reading:
     """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
     file"""
     num_documents: Count | None = None
-    """documents to read (default: all; of a hub 10000)"""
+    """number of documents to read (default: all; 10000 from the hub)"""
     separator: str = arguments.SEPARATOR
-    """what separates documents of a .txt file"""
+    """string between documents of a .txt file"""
     text_field: str = arguments.TEXT_FIELD
-    """field or column of .jsonl, .parquet and hub"""
+    """field or column with the text, in .jsonl, .parquet and hub datasets"""
     corpus_seed: Seed = 0
     """seed of the fables"""
 
     def read(self, function: Callable, *first: Any, **others: Any) -> Any:
-        """What a function that reads the corpus returns, with the options that it has."""
+        """Calls a function that reads the corpus with the options that are its parameters."""
         with status("reading"):
             return function(*first, **arguments_of(self, function, seed=self.corpus_seed, **others))
 
 
 @options("Tokens")
 class Tokens(Reading):
-    """In which tokens."""
+    """How documents become tokens and sequences."""
 
     tokenizer: str = "word"
     """word, bpe (trained on the corpus) or a tokenizer.json file"""
     oov: arguments.Oov = "unk"
-    """other tokens become `<unk>`, or their documents are dropped"""
+    """tokens outside the vocabulary become `<unk>`, or their documents are dropped"""
     long: arguments.Long = "window"
     """documents of more than T+1 tokens are split into windows, or cut"""
     short: arguments.Short = "drop"
@@ -65,19 +65,19 @@ class Tokens(Reading):
 
 @options("Tokens")
 class Sizes:
-    """Of a vocabulary and of sequences."""
+    """Sizes of the vocabulary and of sequences."""
 
     DEFAULT_VOCAB_SIZE = arguments.VOCAB_SIZE
 
     vocab_size: Annotated[VocabSize | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     """keep the V most frequent tokens"""
     seq_len: Length = 32
-    """positions of a sequence"""
+    """number of positions of a sequence"""
 
 
 @options("Tokens")
 class Sequences(Tokens):
-    """A corpus in memory, and JAX as it is asked for."""
+    """A corpus in memory, and the precision of JAX."""
 
     num_sequences: Annotated[Count | None, unless_given(_ALL)] = None
     """keep the first N sequences"""
@@ -94,7 +94,7 @@ class Sequences(Tokens):
 
 @options("Tokens")
 class Corpus(Sizes, Sequences):
-    """A corpus in memory, of one size."""
+    """A corpus in memory, with one vocabulary size and sequence length."""
 
     def load(self, **sizes: int) -> "TokenData":
         return super().load(**sizes, default_vocab_size=self.DEFAULT_VOCAB_SIZE)
@@ -106,7 +106,7 @@ class AnyCorpus(Corpus):
 
     corpus: str = "fables"
     """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
-    file; or a token file, with a vocabulary of its own: a folder of assocjax tokenize, a .bin or
+    file; or a token file, which has its own vocabulary: a folder of assocjax tokenize, a .bin or
     .npy"""
 
     def open(self) -> "TokenData | TokenFile":
@@ -117,8 +117,8 @@ class AnyCorpus(Corpus):
             return self.load()
         if self.vocab_size is not None:
             raise InputError(
-                f"--vocab-size: the token file {self.corpus!r} has a vocabulary of its own, got "
-                f"{self.vocab_size}"
+                f"--vocab-size: not allowed, since the token file {self.corpus!r} has its own "
+                f"vocabulary; got {self.vocab_size}"
             )
         file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
         show_corpus(file)

@@ -1,4 +1,4 @@
-"""The kinds of values that options have: what is refused, and what they are called in help."""
+"""Types of option values: their validation, and their placeholders in help."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -11,14 +11,14 @@ from assocjax.arguments import LARGEST_COUNT, LARGEST_DEPTH, LARGEST_STEPS
 
 
 def shown(default: Any) -> str:
-    """A default as it is typed."""
+    """A default, as a user would type it."""
     if isinstance(default, tuple):
         return " ".join(map(shown, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _integer(kind: Any, tokens: Any) -> int:
-    """An integer, where cyclopts would round 1.5."""
+    """An integer; cyclopts itself would accept 1.5 and round it."""
     try:
         return int(tokens[0].value)
     except ValueError:
@@ -34,20 +34,20 @@ def _real(metavar: str, **bounds: float) -> Parameter:
 
 
 def distinct(kind: Any, values: tuple[Any, ...] | None) -> None:
-    """Checks that no value is there twice."""
+    """Checks that no value is given twice."""
     if values and len(set(values)) < len(values):
         raise ValueError(f"values must not repeat; got {shown(values)}")
 
 
 def several(metavar: str, choices: tuple[str, ...] | None = None) -> Parameter:
-    """An option has one or more values, all different."""
+    """An option that takes one or more values, all different."""
     return Parameter(
         metavar=f"{metavar}...", consume_multiple=(1, None), validator=distinct, choices=choices
     )
 
 
 def unless_given(default: str) -> Parameter:
-    """What is shown as the default of an option whose default is None."""
+    """The text that help shows as the default of an option whose default is None."""
     return Parameter(show_default=lambda given: default if given is None else shown(given))
 
 

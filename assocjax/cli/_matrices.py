@@ -1,4 +1,4 @@
-"""What the commands that count a corpus share: dense or sparse matrices, and shards of them."""
+"""Shared by the commands that count a corpus: dense or sparse matrices, and shards of them."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ DENSE_VOCAB_SIZE = 8192
 
 @options("Tokens")
 class Counted(AnyCorpus):
-    """A corpus that is counted, and how."""
+    """A corpus, and the form of its statistics."""
 
     matrices: Literal["auto", "dense", "sparse"] = "auto"
-    """dense [V, V], of which some 12 are held, or sparse (float64, on the CPU); auto is sparse for
+    """dense [V, V], about 12 of them in memory, or sparse (float64, on the CPU); auto is sparse for
     V above 8192 and for token files"""
 
     def is_sparse(self, data: "TokenData | TokenFile") -> bool:
@@ -31,7 +31,7 @@ class Counted(AnyCorpus):
 
 
 def folder_of_shards(out: Path) -> Path:
-    """A folder for single files beside any others, but for results of another command."""
+    """A folder to which single files are added; it must not hold results of another command."""
     from assocjax.storage import MARKER, check_claimable, make_folder
 
     if os.path.isfile(out / MARKER):

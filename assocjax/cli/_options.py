@@ -1,4 +1,4 @@
-"""How a class of options is made, and options that commands share."""
+"""Defines classes of options, and the options that commands share."""
 
 import dataclasses
 import inspect
@@ -20,8 +20,8 @@ T = TypeVar("T")
 def options(title: str, about: str = "") -> Callable[[type[T]], type[T]]:
     """Makes a frozen dataclass of a class whose fields are options.
 
-    The help of an option is the docstring of its field. Options are listed under `title`, and what
-    is said `about` them. A field of a base class may be stated again, with another default,
+    The help of an option is the docstring of its field. Help lists the options under `title`,
+    followed by the text `about`. A field of a base class may be stated again, with another default,
     docstring or metadata: it stays under the title of its base.
     """
     order = {"Training": 1, "Corpus": 2, "Tokens": 3, "Results": 4}.get(title, 0)
@@ -45,13 +45,13 @@ def options(title: str, about: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def chosen(options: Any, *names: str) -> dict[str, Any]:
-    """Some of the options, by name; several values as a list, as JSON has them."""
+    """Some of the options, by name; tuples become lists, as in JSON."""
     values = {name: getattr(options, name) for name in names}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def arguments_of(options: Any, function: Callable, **others: Any) -> dict[str, Any]:
-    """The options that are called as parameters of a function, and others."""
+    """The options that have the name of a parameter of a function, and `others`."""
     known = {field.name for field in dataclasses.fields(options)}
     names = inspect.signature(function).parameters
     return chosen(options, *(name for name in names if name in known)) | others
@@ -62,17 +62,17 @@ class Results:
     out: Path | None = None
     """folder for the results"""
     overwrite: bool = False
-    """replace results of another configuration that are there, or compute the same anew"""
+    """replace existing results of another configuration, or compute the same results again"""
 
 
 @options("Training")
 class Training:
     num_layers: Layers = 3
-    """layers"""
+    """number of layers"""
     steps: Steps = 40
-    """updates"""
+    """number of updates"""
     optimizer: str = "sgd"
-    """any optax optimizer, by name"""
+    """name of an optax optimizer"""
     batch_size: Count | None = None
     """sequences in a minibatch (default: the full batch)"""
 
@@ -82,15 +82,15 @@ class Run(Training):
     """A single run."""
 
     learning_rate: Rate = 1.0
-    """step size"""
+    """learning rate"""
     init_scale: Deviation = 0.0
-    """standard deviation of the start; 0 is the zero start"""
+    """standard deviation of the initial weights; 0 is zero initialization"""
     seed: Seed = 0
-    """seed of the start, of the order of batches and of random directions"""
+    """seed of the initial weights, of the order of batches and of random directions"""
 
 
 def check_training(training: Training, num_sequences: int | None) -> None:
-    """Checks before a corpus is read what else would be refused after it."""
+    """Checks options of training before the corpus is read, so that errors come early."""
     from assocjax.training.optimizers import check_optimizer
 
     check_optimizer(training.optimizer)

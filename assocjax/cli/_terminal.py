@@ -1,4 +1,4 @@
-"""What is printed: lines, tables, and progress while someone watches."""
+"""Printing: lines, tables, and progress bars in a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def show_written(folder: Path, names: list[str]) -> None:
 
 
 def show_complete(folder: "Folder") -> None:
-    show(f"already complete, in {folder.path}: --overwrite computes it anew", soft_wrap=True)
+    show(f"already complete, in {folder.path}: --overwrite computes it again", soft_wrap=True)
 
 
 def show_table(title: str, rows: list[dict[str, Any]]) -> None:
@@ -75,8 +75,8 @@ def status(what: str):
 
 @contextlib.contextmanager
 def progress_bar(what: str = "training", unit: str = "steps") -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, fed with (units done, units in all), and what is being done if that
-    changes. None where no one watches."""
+    """A progress bar on stderr, updated with (units done, units in total) and optionally a new
+    description. It is not shown if stderr is not a terminal."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -98,12 +98,12 @@ def progress_bar(what: str = "training", unit: str = "steps") -> Iterator[Callab
                 task, description=now, completed=done, total=total
             )
         except (InputError, InputTypeError):
-            bar.remove_task(task)  # the error is all there is to say
+            bar.remove_task(task)  # so that only the error is shown
             raise
 
 
 @contextlib.contextmanager
 def several_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar that says what is done, fed with (what, units done, units in all)."""
+    """A progress bar, updated with (description, units done, units in total)."""
     with progress_bar(unit="") as update:
         yield lambda what, done, total: update(done, total, what)

@@ -1,4 +1,4 @@
-"""The command `ablate`: trains, edits the weights, and tells the loss beside its controls."""
+"""The command `ablate`: trains, edits the weights, and compares the loss with controls."""
 
 import math
 from functools import partial
@@ -33,18 +33,18 @@ _FILE = "ablation.nc"
 
 @options("Ablation")
 class Ablate(Results, Corpus, Run):
-    """Train, then remove from each weight what its theory says, beside random controls."""
+    """Train, remove the theory's term from each weight, and compare the loss with controls."""
 
     num_sequences: int | None = 128
     out: Path = Path("assocjax-ablation")
     theory: Annotated[str, Parameter(choices=arguments.THEORIES)] = "leading"
-    """whose terms are taken away"""
+    """theory whose terms are removed"""
     edits: Annotated[tuple[str, ...], several("NAME", arguments.EDITS)] = ("remove",)
-    """remove: the projection on the theory; keep: nothing but it; replace: the weight by the
-    theory at the weight's norm; swap: the projection for the term of another weight (query_key
-    gets that of value, value of output, output of query_key)"""
+    """remove: subtract the projection on the theory; keep: keep only the projection; replace: use
+    the theory, at the norm of the weight; swap: replace the projection by the term of another
+    weight (query_key takes that of value, value that of output, output that of query_key)"""
     draws: AtLeast2 = arguments.DRAWS
-    """random directions of each control"""
+    """number of random draws of each control"""
 
     def run(self) -> None:
         from assocjax import figures
@@ -81,11 +81,12 @@ class Ablate(Results, Corpus, Run):
                 paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
         show(
             f"Loss {float(dataset['trained_loss']):.4f} nats after {self.steps} steps (log V = "
-            f"{math.log(data.vocab_size):.4f}). Below: its change when a weight is edited along "
-            f"its {self.theory} theory, and along {self.draws} draws (mean±sd) of a random "
-            "direction; of the theory with its tokens shuffled; and of the theory with tokens "
-            "shuffled among those of similar frequency (matched). cosine: of the weight with the "
-            "theory"
+            f"{math.log(data.vocab_size):.4f}). Columns: change of the loss when a weight is "
+            f"edited along its {self.theory} theory (theory), and along {self.draws} draws "
+            "(mean±sd) of random directions (random), of the theory with shuffled tokens "
+            "(shuffled), and of the "
+            "theory with tokens shuffled among those of similar frequency (matched); cosine of the "
+            "weight with the theory (cosine)"
         )
         for edit in self.edits:
             of_edit = [row for row in rows if row["edit"] == edit]
@@ -96,7 +97,7 @@ class Ablate(Results, Corpus, Run):
 
 
 def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
-    """`ablation.ablate` of what is trained; `part` keeps the weights and finished units."""
+    """Trains and calls `ablation.ablate`; `part` keeps the weights and the finished units."""
     import jax.numpy as jnp
     import numpy as np
     import xarray as xr
@@ -149,7 +150,7 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
 
 
 def _theory(options: Ablate, data: "TokenData") -> "Params":
-    """The theory's terms; of the leading one the size does not matter, nor does the optimizer."""
+    """The theory's terms; ablation does not depend on the size of the leading ones."""
     from assocjax.statistics.dense import corpus_statistics
     from assocjax.statistics.moments import effective_statistics
     from assocjax.theories.closed_forms import Coefficients, weights_from_coefficients
@@ -197,6 +198,6 @@ def _trained(options: Ablate, data: "TokenData") -> "Params":
     if found.diverged_step is not None:
         raise InputError(
             f"--learning-rate {options.learning_rate:g}: training diverges at step "
-            f"{found.diverged_step}; give a smaller one"
+            f"{found.diverged_step}; give a smaller learning rate"
         )
     return found.params["run"]

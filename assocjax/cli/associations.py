@@ -34,11 +34,11 @@ class Associations(Results, Counted):
     """tokens to look up"""
     vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     statistics: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """read what statistics or merge has written there, and no corpus"""
+    """read the results of statistics or merge from this folder, instead of a corpus"""
     top: Count = arguments.TOP
-    """associations to list a matrix"""
+    """number of associations to list for each matrix"""
     frequency_corrected: bool = False
-    """divide token frequencies out, so that rare and frequent tokens compare"""
+    """correct for token frequencies, so that rare and frequent tokens are comparable"""
 
     def run(self) -> None:
         from assocjax.analysis import associations as library
@@ -99,15 +99,15 @@ class Associations(Results, Counted):
 def _read_statistics(
     folder: Path, config: dict[str, Any]
 ) -> tuple["SparseStatistics | xr.Dataset", list[str], dict[str, Any]]:
-    """What `statistics` or `merge` left in a folder, its vocabulary and its attributes."""
+    """The results of `statistics` or `merge` in a folder, their vocabulary and attributes."""
     from assocjax.analysis.associations import MATRICES
     from assocjax.statistics import shards
     from assocjax.storage import results
 
     if config["frequency_corrected"]:
-        raise InputError("--frequency-corrected needs the corpus: it cannot go with --statistics")
+        raise InputError("--frequency-corrected needs a corpus: it does not work with --statistics")
     dense, counts = folder / "statistics.nc", folder / "counts.nc"
-    # os.path answers no to names that no file can have, at which Path raises.
+    # os.path returns False for names that no file can have; Path raises.
     if not os.path.isfile(dense) and not os.path.isfile(counts):
         raise InputError(
             f"--statistics: {folder} has no results of statistics or merge: neither statistics.nc "
@@ -115,7 +115,7 @@ def _read_statistics(
         )
     if os.path.isfile(dense) and os.path.isfile(counts):
         raise InputError(
-            f"--statistics: {folder} has both statistics.nc and counts.nc; keep one of them there"
+            f"--statistics: {folder} has both statistics.nc and counts.nc; keep only one of them"
         )
     if os.path.isfile(dense):
         found = results.load(dense)

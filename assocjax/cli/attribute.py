@@ -21,11 +21,11 @@ _MEANINGS = {
 
 @options("Association")
 class Attribute(Results, Corpus):
-    """Print the passages that an association of two tokens comes from, and their shares of it.
+    """Print the passages that an association of two tokens comes from, and the share of each.
 
     Rows and columns are those of `assocjax associations`: bigram [bird, flew] is how often flew
     follows bird, context [flew, bird] how often bird stands before flew, both minus chance; value
-    [bird, flew] says that bird announces what follows flew.
+    [bird, flew] is how strongly bird, anywhere before, announces the tokens that follow flew.
     """
 
     DEFAULT_VOCAB_SIZE = READ_VOCAB_SIZE
@@ -35,9 +35,9 @@ class Attribute(Results, Corpus):
     vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     precision: Precision = "float64"
     weight: Annotated[tuple[str, ...], several("MATRIX", arguments.MATRICES)] = ("value",)
-    """matrices whose entry is taken apart"""
+    """matrices whose entry is decomposed"""
     top: Count = arguments.TOP
-    """documents to list a matrix"""
+    """number of documents to list for each matrix"""
 
     def run(self) -> None:
         from assocjax.analysis.passages import find_passages, listing
@@ -67,19 +67,19 @@ class Attribute(Results, Corpus):
             }
             listed = sum(row["share"] for row in rows) / entry if entry else 0
             meaning = _MEANINGS[matrix].format(row=repr(row), column=repr(column))
-            less = ", less than chance, as of most rare tokens" if entry < 0 else ""
+            less = ", less than chance, as for most pairs of rare tokens" if entry < 0 else ""
             show(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
             show(
-                f"the sum of {content[matrix]['documents_for']} positive shares and "
-                f"{content[matrix]['documents_against']} negative ones, of {len(shares)} "
-                f"documents; listed are {listed:.1%} of it"
+                f"the sum of {content[matrix]['documents_for']} positive and "
+                f"{content[matrix]['documents_against']} negative shares of {len(shares)} "
+                f"documents; the table lists {listed:.1%} of it"
             )
             if rows:
-                products = f": of products of {degree}, all that it is in" if degree > 1 else ""
-                title = f"change: what the entry loses without the document{products}"
+                products = f" (in products of {degree}, all its terms)" if degree > 1 else ""
+                title = f"change: the loss of the entry without the document{products}"
                 show_table(title, rows)
         show(
-            "« »: the key and the target with the largest share in that document. Documents are "
+            "« » mark the key and the target with the largest share in the document. Documents are "
             "counted from 0"
         )
         if self.out is not None:

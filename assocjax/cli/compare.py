@@ -1,4 +1,4 @@
-"""The command `compare`: a language model's checkpoints beside the theory, and their controls."""
+"""The command `compare`: compares checkpoints of a language model with the theory."""
 
 from dataclasses import field
 from pathlib import Path
@@ -22,16 +22,16 @@ def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
     return tuple(tokens[0].value.split(","))
 
 
-_SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all of a shorter text"
+_SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all if the text has fewer"
 _TOKENS = f"{arguments.NUM_TOKENS}, or all that occur --min-count times"
 
 
 @options("Comparison")
 class Compare(Results, Reading):
-    """Compare a language model's layers, heads and checkpoints with the theory, and controls."""
+    """Compare layers, heads and checkpoints of a language model with the theory and controls."""
 
     model: str = field(kw_only=False)
-    """a folder (of a folder for each revision), a .gguf file, or owner/name on the hub"""
+    """a folder (with a subfolder for each revision), a .gguf file, or owner/name on the hub"""
     revisions: Annotated[
         tuple[str, ...] | None,
         Parameter(metavar="NAME,...", converter=_by_commas, n_tokens=1, validator=distinct),
@@ -41,24 +41,24 @@ class Compare(Results, Reading):
     """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
     file; or a token file in the model's tokens"""
     seq_len: Length = 128
-    """positions"""
+    """number of positions of a sequence"""
     num_sequences: Annotated[Count | None, unless_given(_SEQUENCES)] = None
-    """count the first N sequences"""
+    """compute statistics of the first N sequences"""
     num_tokens: Annotated[AtLeast2 | None, unless_given(_TOKENS)] = None
-    """the most frequent tokens to compare"""
+    """compare the N most frequent tokens"""
     min_count: Count = arguments.MIN_COUNT
-    """how often a token must occur"""
+    """smallest number of occurrences of a token"""
     shuffles: AtLeast2 = arguments.NUM_SHUFFLES
-    """shuffles of the tokens that make a null"""
+    """number of shuffles of the tokens in each control"""
     bins: Count = arguments.NUM_BINS
-    """bins of frequency, within which the second null shuffles"""
+    """number of frequency bins, within which the second control shuffles"""
     seed: Seed = 0
     """seed of the shuffles"""
     probe: Annotated[str, Parameter(choices=arguments.PROBES)] = "single"
-    """each token alone (the paper's), or its mean over its occurrences in the sequences"""
+    """single: each token alone (as in the paper); occurrence: its mean over its occurrences"""
     out: Path = Path("assocjax-compare")
     """folder for the results, a file for each revision; after an interruption the same command
-    goes on"""
+    resumes"""
 
     def run(self) -> None:
         from assocjax.llm.files import check_revisions
@@ -89,21 +89,22 @@ class Compare(Results, Reading):
                 results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
                 with status("drawing"):
                     paths = _draw(dataset, folder)
-                # Of earlier revisions their own files stay, and nothing made of all of them.
+                # Files of single earlier revisions stay; outdated files made from several do not.
                 written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
                 kept = (file for file in folder.files if not file.startswith("revision-"))
                 folder.remove(*(file for file in kept if file not in written))
         for each in decoded["shared_weights"]:
             shared = SharedWeights(**each)
             of = "Identical" if shared.identical else "Shared"
-            show(f"{of}: {shared}. There a curve over them compares a model with itself")
+            show(f"{of}: {shared}. Between them, a curve compares a model with itself")
         show(
-            f"{dataset.sizes['token']} tokens, each seen {int(dataset.token_count.min())} times or "
-            "more. Median over layers of the similarity; in brackets its mean over "
-            f"{self.shuffles} shuffles of the tokens, and how many sd apart they are. attention: "
-            "the mean over heads with query_key; without MLP and embedding: the stream after "
-            "attention and after the layer with value; bigram: the first layer's input with "
-            "bigram, residual unigram"
+            f"{dataset.sizes['token']} tokens, each with at least "
+            f"{int(dataset.token_count.min())} occurrences. Median over layers of the similarity; "
+            f"in parentheses its mean over {self.shuffles} shuffles of the tokens, and the "
+            "difference in sd. attention: mean over heads, with query_key; without MLP and "
+            "embedding: the "
+            "stream after attention and after the layer, with value; bigram: the first layer's "
+            "input, with bigram and the unigram residual"
         )
         show_table("The paper's form", rows["feature"])
         show_table("Token-centred", rows["token"])

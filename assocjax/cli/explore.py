@@ -13,13 +13,13 @@ class Explore(Results):
     """Write a page that shows each token's associations over training."""
 
     results: Path = field(kw_only=False)
-    """track.nc of a track"""
+    """track.nc, as written by track"""
     out: Path | None = None
-    """the page (default: RESULTS with the ending .html)"""
+    """the HTML file (default: RESULTS with the ending .html)"""
     token: str | None = None
-    """what is shown first (default: bird, or a word of middling frequency)"""
+    """token that is shown first (default: bird, or a word of medium frequency)"""
     max_steps: AtLeast2 | None = None
-    """of more recorded steps, N that are evenly spread (default: 24; 12 of over 1500 tokens)"""
+    """keep at most N recorded steps, evenly spread (default: 24; 12 for over 1500 tokens)"""
 
     def run(self) -> None:
         from assocjax.explorer import write_explorer

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HORIZONS = "horizons.json"
 
 
-@options("Settings", "The first of each list is the base; the others are tried one at a time.")
+@options("Settings", "The first value of each list is the base; others are tried one at a time.")
 class Horizon(Results, Sequences):
     """Measure at which step each theory ends, and how that depends on the setting."""
 
@@ -36,19 +36,19 @@ class Horizon(Results, Sequences):
     precision: Precision = "float64"
     out: Path = Path("assocjax-horizon")
     learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.4, 0.2, 0.8)
-    """step sizes"""
+    """learning rates"""
     vocab_sizes: Annotated[tuple[VocabSize, ...], several("V")] = (100, 50, 150)
-    """most frequent tokens to keep"""
+    """vocabulary sizes; the most frequent tokens are kept"""
     seq_lens: Annotated[tuple[Length, ...], several("T")] = (32, 16, 64)
-    """positions of a sequence"""
+    """numbers of positions of a sequence"""
     num_layers: Annotated[tuple[Layers, ...], several("L")] = (2, 1, 3)
-    """layers"""
+    """numbers of layers"""
     theories: Theories = arguments.THEORIES
-    """what every run is compared with"""
+    """theories that every run is compared with"""
     duration: Duration = 24.0
     """training time, learning rate times steps, at which runs end"""
     threshold: Threshold = arguments.THRESHOLD
-    """relative error that ends a theory"""
+    """relative error above which a theory has ended"""
 
     def run(self) -> None:
         from assocjax import figures
@@ -62,11 +62,11 @@ class Horizon(Results, Sequences):
         V, T = self.vocab_sizes[0], self.seq_lens[0]
 
         def load(vocab_size: int, seq_len: int):
-            # As many positions at every length.
+            # The same total number of positions at every sequence length.
             sequences = max(1, round(self.num_sequences * T / max(1, seq_len)))
             return self.load(vocab_size=vocab_size, seq_len=seq_len, num_sequences=sequences)
 
-        # All of them first: a size that the corpus does not allow fails before the work.
+        # All are loaded first, so that a size that the corpus does not allow fails early.
         sizes = [(size, T) for size in self.vocab_sizes] + [(V, size) for size in self.seq_lens]
         data = {size: load(*size) for size in dict.fromkeys(sizes)}
         config = study | chosen(self, "threshold", "theories", "precision")
@@ -85,12 +85,12 @@ class Horizon(Results, Sequences):
                 figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
                 paths = figures.save(figure, "horizons", into=folder)
         show_table(
-            f"Steps until a weight's relative error passes {self.threshold:g}, first layer to do "
-            f"so (-: not within training time {self.duration:g}; 0: the theory never held)",
+            f"First step at which a weight's relative error exceeds {self.threshold:g} in any "
+            f"layer (-: not within training time {self.duration:g}; 0: the theory never held)",
             [_horizon_row(row) for row in rows],
         )
         show_table(
-            "Laws: horizon, as training time, = prefactor * product of quantity^exponent",
+            "Power laws: horizon as training time = prefactor * product of quantity^exponent",
             [_law_row(law) for law in laws],
         )
         show_written(self.out, [_HORIZONS, *(path.name for path in paths)])
@@ -102,7 +102,7 @@ def _study(
     config: dict[str, Any],
     folder: "Folder",
 ) -> None:
-    """Computes `horizons.json`; the sweeps that it is made of are kept until it is there."""
+    """Computes `horizons.json`; the sweeps behind it are kept until it is written."""
     from assocjax.experiments import horizons
     from assocjax.storage import results
 
@@ -151,7 +151,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 def _law_row(law: dict[str, Any]) -> dict[str, Any]:
     row = {"theory": law["theory"], "weight": law["weight"]}
     if "none" in law:
-        return row | {"law": "too few horizons for a law"}
+        return row | {"law": "too few horizons for a fit"}
     exponents = (
         f"{name}^{exponent:.2f}({law['standard_errors'][name]:.2f})"
         for name, exponent in law["exponents"].items()

@@ -10,13 +10,13 @@ from assocjax.cli._terminal import show_written, status
 
 @options("Shards")
 class Merge(Results):
-    """Add up the shards of sparse statistics, of either pass.
+    """Add up all shards of one pass of the sparse statistics.
 
-    What shards are: `assocjax statistics --help`.
+    `assocjax statistics --help` explains shards and passes.
     """
 
     files: tuple[Path, ...] = field(kw_only=False)
-    """of all shards"""
+    """files of all shards"""
     out: Path = Path("assocjax-statistics")
 
     def run(self) -> None:

@@ -14,28 +14,28 @@ from assocjax.llm.recipe import PretrainConfig
 
 @options("Model and training")
 class PretrainTiny(Results, Reading):
-    """Train a small GPT-NeoX by Pythia's recipe, and keep its checkpoints as folders."""
+    """Train a small GPT-NeoX with Pythia's recipe, and save its checkpoints as folders."""
 
     vocab_size: VocabSize = PretrainConfig.vocab_size
-    """tokens of a byte-pair vocabulary, trained on the corpus"""
+    """size of the byte-pair vocabulary, which is trained on the corpus"""
     seq_len: Length = PretrainConfig.seq_len
-    """positions of a sequence"""
+    """number of positions of a sequence"""
     batch_size: Count = PretrainConfig.batch_size
-    """sequences of a step"""
+    """number of sequences in a minibatch"""
     steps: Steps = PretrainConfig.steps
-    """updates; checkpoints after 0, 1, 2, 4, ... of them"""
+    """number of updates; checkpoints are saved after 0, 1, 2, 4, ... of them"""
     num_layers: Layers = PretrainConfig.num_layers
-    """layers"""
+    """number of layers"""
     width: Annotated[Count, Parameter(metavar="D")] = PretrainConfig.width
-    """size of the residual stream"""
+    """dimension of the residual stream"""
     num_heads: Annotated[Count, Parameter(metavar="H")] = PretrainConfig.num_heads
-    """attention heads"""
+    """number of attention heads"""
     learning_rate: Rate = PretrainConfig.learning_rate
-    """the largest, after the warmup"""
+    """largest learning rate, reached after the warmup"""
     seed: Seed = PretrainConfig.seed
-    """seed of the start and of the order of sequences"""
+    """seed of the initial weights and of the order of sequences"""
     out: Path = Path("assocjax-pretrained")
-    """folder for step0, step1, step2, ...; after an interruption the same command goes on"""
+    """folder for step0, step1, step2, ...; after an interruption the same command resumes"""
 
     def run(self) -> None:
         from assocjax import llm
@@ -55,7 +55,7 @@ class PretrainTiny(Results, Reading):
             )
         losses = [*record["losses"], None]
         rows = [
-            {"revision": name, "loss of its next batch": losses[int(name.removeprefix("step"))]}
+            {"revision": name, "loss of the next batch": losses[int(name.removeprefix("step"))]}
             for name in record["revisions"]
         ]
         show_table("Loss in nats", rows)

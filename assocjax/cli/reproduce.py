@@ -1,4 +1,4 @@
-"""The command `reproduce`: the paper's tables and figures, and one report of them."""
+"""The command `reproduce`: reproduces the paper's tables and figures in one report."""
 
 import time
 from dataclasses import field
@@ -17,21 +17,21 @@ from assocjax.reproduce.paper import ARTEFACTS
 
 @options("Artefacts")
 class Reproduce(Results):
-    """Reproduce the paper's tables and figures beside its numbers, with controls, in one report."""
+    """Reproduce the paper's tables and figures in one report, with its numbers and controls."""
 
     artefacts: Annotated[tuple[str, ...], Parameter(choices=(*ARTEFACTS, "all"))] = field(
         kw_only=False
     )
-    """tables and figures"""
+    """tables and figures to reproduce"""
     scale: Annotated[str, Parameter(choices=arguments.SCALES)] = arguments.SCALE
-    """the paper's sizes, smaller ones for two cores, or tiny ones that say nothing"""
+    """the paper's sizes, smaller ones for two cores, or tiny ones that only test the code"""
     corpus: Annotated[tuple[str, ...], several("CORPUS")] = ()
-    """texts to read besides the fables, or in the paper's sizes instead of tinystories:
+    """texts to read besides the fables or, at the paper's sizes, instead of tinystories:
     python-docs, hf:owner/name[:split], or a .txt, .jsonl or .parquet file"""
     precision: Precision = "float32"
-    """of floating point"""
+    """floating-point precision"""
     out: Path = Path("assocjax-reproduce")
-    """folder for the results; what is there already is not computed again"""
+    """folder for the results; existing results are not computed again"""
 
     def run(self) -> None:
         from assocjax.storage import check_claimable
@@ -55,12 +55,12 @@ class Reproduce(Results):
                 show_table(title, [_short(row) for row in record["rows"]])
         folders = sorted(
             {record["folder"] for record in records} - {""}
-        )  # of what was left out: none
+        )  # artefacts that were left out have no folder
         show_written(self.out, ["report.html", "report.json", *folders])
 
 
 def _short(row: dict) -> dict:
-    """The first columns, which have the paper's numbers and ours: the report has all."""
+    """The first columns, with the paper's numbers and ours; the report has all columns."""
     from assocjax.reproduce.report import cell
 
     return {name: cell(value) for name, value in list(row.items())[:5]}

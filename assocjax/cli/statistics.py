@@ -26,19 +26,20 @@ _SPARSE = ("counts.nc", "correlations.nc")
 
 @options("Shards")
 class Statistics(Results, Counted):
-    """Compute the basis functions of a corpus and what they compose to.
+    """Compute the basis functions of a corpus and the matrices composed from them.
 
-    In shards, in any order and on any machines; a shard that was stopped goes on when it is started
-    again: `statistics --shard I/N` for each I; `merge counts-*-of-N.nc`; `statistics --shard I/N
-    --counts counts.nc` for each I; `merge correlations-*-of-N.nc`; then `associations --statistics`
-    reads `counts.nc` and `correlations.nc`. The result has the same bits for every N.
+    Sparse statistics can be computed in N shards, in any order and on any machines, in two passes:
+    `statistics --shard I/N` for each I; `merge counts-*-of-N.nc`; `statistics --shard I/N --counts
+    counts.nc` for each I; `merge correlations-*-of-N.nc`. `associations --statistics` then reads
+    `counts.nc` and `correlations.nc`. An interrupted shard resumes when it is started again. The
+    result has the same bits for every N.
     """
 
     out: Path = Path("assocjax-statistics")
     shard: Annotated[str | None, Parameter(metavar="I/N")] = None
-    """only the I-th of N parts of the sequences, by sparse sums, to be merged"""
+    """compute only the I-th of N shards of the sequences, in sparse sums, for merge"""
     counts: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """merged counts: --shard is of the second pass"""
+    """merged counts of the first pass; --shard is then a shard of the second pass"""
 
     def run(self) -> None:
         from assocjax import figures
@@ -115,7 +116,7 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def _sparse_statistics(options: Statistics, data: "TokenData | TokenFile") -> None:
-    """Both passes, each in one shard, so that they can be stopped and resumed, too."""
+    """Both passes, each as one shard, so that they can be stopped and resumed too."""
     from assocjax.statistics import shards
     from assocjax.statistics.sparse import sparse_summary
     from assocjax.storage import claim, results

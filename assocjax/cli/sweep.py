@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _gibibytes(kind: Any, tokens: Any) -> int:
-    """Bytes in so many GiB."""
+    """Converts GiB to bytes."""
     text = tokens[0].value
     try:
         size = int(float(text) * 2**30)
@@ -33,16 +33,16 @@ def _gibibytes(kind: Any, tokens: Any) -> int:
     return size
 
 
-@options("Processes", "The same command in every process, on as many machines; --out is shared.")
+@options("Processes", "Run the same command in every process, on any machines; they share --out.")
 class _Processes:
     distributed: bool = False
-    """join the other processes of a Slurm job, a TPU pod or another cluster that JAX knows"""
+    """join the other processes of a Slurm job, a TPU pod or another cluster that JAX detects"""
     coordinator: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
-    """elsewhere: the address of process 0"""
+    """without --distributed: address of process 0"""
     num_processes: Count | None = None
-    """elsewhere: how many processes there are"""
+    """without --distributed: number of processes"""
     process_id: Process | None = None
-    """elsewhere: which of them this is, from 0"""
+    """without --distributed: number of this process, from 0"""
 
 
 @options("Grid")
@@ -52,31 +52,32 @@ class Sweep(_Processes, Results, Corpus, Training):
     num_sequences: int | None = 128
     out: Path = Path("assocjax-sweep")
     learning_rates: Annotated[tuple[Rate, ...], several("ETA")] = (0.1, 0.5, 1.0, 2.0)
-    """step sizes"""
+    """learning rates"""
     seeds: Annotated[tuple[Seed, ...], several("SEED")] = (0,)
-    """seeds of the start and of the order of batches"""
+    """seeds of the initial weights and of the order of batches"""
     init_scales: Annotated[tuple[Deviation, ...], several("SD")] = (0.0,)
-    """standard deviations of the start; 0 is the zero start"""
+    """standard deviations of the initial weights; 0 is zero initialization"""
     theories: Theories = arguments.THEORIES
-    """what every run is compared with"""
+    """theories that every run is compared with"""
     gradient: Annotated[str, Parameter(choices=arguments.GRADIENTS)] = "exact"
-    """what trains the weights"""
+    """gradient that trains the weights"""
     microbatch_size: Count | None = None
-    """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
+    """sequences differentiated at once (default: as many as fit in 8 MiB, on a GPU in 1 GiB)"""
     matmul_precision: Literal["highest", "tensorfloat32", "bfloat16"] = "highest"
-    """of matrix products in float32, where a device has less; its error is printed"""
+    """precision of matrix products in float32, on devices that have lower ones; the error of a
+    lower one is printed"""
     memory_limit: Annotated[
         int,
         Parameter(
             metavar="GIB", converter=_gibibytes, show_default=lambda given: f"{given / 2**30:g}"
         ),
     ] = arguments.MEMORY_LIMIT
-    """memory for runs done together"""
+    """memory for the runs that are computed together"""
     checkpoint_every: Annotated[Count | None, Parameter(metavar="STEPS")] = None
-    """steps after which all is saved under --out; after an interruption the same command goes on
-    from there (default: a tenth of --steps, 100 at most)"""
+    """steps between checkpoints under --out, from which the same command resumes after an
+    interruption (default: a tenth of --steps, 100 at most)"""
     allow_different_devices: bool = False
-    """go on from a checkpoint of another number or kind of devices too; results then differ by
+    """resume also from a checkpoint of another number or kind of devices; results then differ by
     rounding"""
 
     def run(self) -> None:
@@ -110,28 +111,28 @@ class Sweep(_Processes, Results, Corpus, Training):
                 with status("drawing"):
                     paths = figures.save_sweep(dataset, folder)
         show(
-            f"After {self.steps} steps of size eta: loss in nats (at the start log V = "
-            f"{math.log(data.vocab_size):.4f}); cosine of each weight with a theory, worst layer "
-            "and seed; relative error of the output matrix"
+            f"After {self.steps} steps with learning rate eta: loss in nats (log V = "
+            f"{math.log(data.vocab_size):.4f} at zero weights); cosine of each weight with a "
+            "theory, smallest over layers and seeds; relative error of the output matrix"
         )
         for scale in dataset["init_scale"].values.tolist():
             of_scale = [_short(row) for row in rows if row["init_scale"] == scale]
             for row in of_scale:
                 del row["init_scale"]
-            show_table(f"start sd {scale:g}", of_scale)
+            show_table(f"initialization sd {scale:g}", of_scale)
         if dataset.attrs["diverged"]:
             show(f"diverged: {dataset.attrs['diverged']}")
         show_written(self.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a table that has to fit a terminal."""
+    """A row with short column names, so that the table fits a terminal."""
     short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
     return {short.get(name, name): value for name, value in row.items()}
 
 
 def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
-    """Prints what less precise products do to the exact gradient at random weights."""
+    """Prints the error of exact gradients with less precise products, at random weights."""
     import jax
 
     from assocjax.models.agreement import compare_params
@@ -157,7 +158,7 @@ def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
 
 
 def _join(options: Sweep) -> bool:
-    """Joins the other processes of a sweep, if there are any; whether this one prints and draws."""
+    """Joins the other processes of a sweep, if any; True if this process prints and draws."""
     by_hand = (options.coordinator, options.num_processes, options.process_id)
     if any(value is not None for value in by_hand) and None in by_hand:
         raise InputError("--coordinator, --num-processes and --process-id must be given together")
@@ -171,7 +172,7 @@ def _join(options: Sweep) -> bool:
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"--distributed: the other processes cannot be joined: {error}; outside of a cluster "
-            "that JAX knows give --coordinator, --num-processes and --process-id"
+            "that JAX detects, give --coordinator, --num-processes and --process-id"
         ) from None
     if jax.process_index() == 0:
         return True
@@ -181,11 +182,11 @@ def _join(options: Sweep) -> bool:
 
 @contextlib.contextmanager
 def _at_once() -> Iterator[None]:
-    """Ends the process where Ctrl-C is not to wait for the steps under way, as JAX would."""
+    """Ends the process at once after Ctrl-C; JAX would wait for the steps in progress."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if str(interrupt):  # all is saved
+        if str(interrupt):  # the sweep has saved its state
             raise
         print("assocjax: interrupted", file=sys.stderr, flush=True)
         os._exit(130)

@@ -10,7 +10,7 @@ from assocjax.cli._terminal import show_written
 
 @options("Tokens")
 class Tokenize(Results, Sizes, Tokens):
-    """Write a corpus as a token file, for statistics of what does not fit in memory."""
+    """Write a corpus as a token file, for statistics of corpora that do not fit in memory."""
 
     DEFAULT_VOCAB_SIZE = 50_000
 

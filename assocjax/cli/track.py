@@ -22,17 +22,17 @@ class Track(Results, Corpus, Run):
     learning_rate: float = 2.0
     steps: int = 64
     init_scale: float = arguments.TRACKED_INIT_SCALE
-    """standard deviation of the start; from 0 the theory's lists are there at once"""
+    """standard deviation of the initial weights; with 0 the theory's lists appear at once"""
     microbatch_size: Count | None = None
-    """sequences differentiated at once (default: what fits in 8 MiB, on a GPU in 1 GiB)"""
+    """sequences differentiated at once (default: as many as fit in 8 MiB, on a GPU in 1 GiB)"""
     record_at: Annotated[
         tuple[Steps, ...] | None, Parameter(metavar="STEP...", consume_multiple=(1, None))
     ] = None
     """steps at which to record (default: 0 and about twenty, evenly on a log scale)"""
     top: Annotated[Count, Parameter(metavar="K")] = arguments.TOP
-    """length of the lists"""
+    """largest length of the lists"""
     graph: Annotated[tuple[str, ...], several("TOKEN")] = ()
-    """tokens whose context to draw as a small graph"""
+    """tokens whose context is drawn as a small graph"""
 
     def run(self) -> None:
         from assocjax import figures
@@ -76,18 +76,18 @@ class Track(Results, Corpus, Run):
             show(dataset.attrs["incomplete"])
         known = "precision_theory" in rows[0]
         show_table(
-            f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency: first "
-            "recorded step at which weights have half of the theory's (formed; -: never), the "
-            "share at best and at the end"
-            + ("; the same of the planted associates, and the theory's share" * known),
+            f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: "
+            "first recorded step at which the weights have half of the theory's list (-: never); "
+            "best, end: largest and last share of it"
+            + ("; planted: the same for the planted associates; theory: its share" * known),
             [_short(row) for row in rows if row["scoring"] == "corrected"],
         )
         show_written(self.out, ["track.nc", "summary.json", *(path.name for path in paths)])
-        show(f"To look at it: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
+        show(f"To explore the result: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
 
 
 def _known_truth(data) -> dict[str, Any] | None:
-    """What the fables plant, as far as a small vocabulary holds it."""
+    """The planted associations of the fables, restricted to the vocabulary."""
     from assocjax.corpora import fables
 
     known = {
@@ -100,7 +100,7 @@ def _known_truth(data) -> dict[str, Any] | None:
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a table that has to fit a terminal; names that occur twice differ by a space."""
+    """A row with short column names, to fit a terminal; equal names differ by a space."""
     weights = (
         row["weights"] if row["layer"] is None else row["weights"].replace("l", str(row["layer"]))
     )

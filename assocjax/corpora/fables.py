@@ -1,28 +1,28 @@
 """Fables: short English stories from a small grammar, with associations planted on purpose.
 
-The default corpus. It needs no download, is the same text on every machine and Python version,
-comes in any number of documents, and - unlike found text - its associations are known, so that
-what a basis function finds can be scored (`ground_truth`).
+The default corpus. It needs no download, is the same text on every machine and Python version, has
+any number of documents, and, unlike natural text, its associations are known, so that the
+associations found by a basis function can be scored (`ground_truth`).
 
 A story is set in one place and stays there. A child, with a friend, meets the animals of the
-place in one short episode after another, and a moral closes it. What is planted (`PLANTED`):
+place in one short episode after another, and a moral ends the story. Planted associations
+(`PLANTED`):
 
 * *Actions.* Each animal has one verb of motion: the bird *flew*, the fish *swam*, the frog
   *hopped*. The verb stands five to eight tokens after its animal, in the same sentence ("The bird
   beside the oaks slowly flew away."), so no bigram links the two.
 * *Manners.* Each verb directly follows one of its two manner words ("slowly flew"); each manner
-  word belongs to two verbs of different settings. This keeps two verbs from being followers of
-  the same tokens: were they, interchangeability would blur them, and with them every composed
-  matrix built on it.
+  word belongs to two verbs of different settings. So no two verbs follow the same set of tokens;
+  otherwise interchangeability, and every matrix composed from it, could not tell them apart.
 * *Names.* Eight names, drawn uniformly for the same slots, so that they are interchangeable.
 * *Adjectives.* Each adjective belongs to one noun and always stands directly before it ("red
   apple"): a bigram. Nouns with adjectives occur in every setting.
 * *Settings.* Each setting has a scene of its own: its noun, four things, two animals and their
   verbs, which occur in no other setting.
 
-Everything is kept apart on purpose: no word of a scene, no adjective and no manner word has another
-role, and there is no he or she, which would tie some of the names together and not others. There
-are about 200 different tokens, so the default vocabulary holds them all.
+The associations are kept separate on purpose: no word of a scene, no adjective and no manner word
+has another role, and there is no "he" or "she", which would associate some of the names and not
+others. There are about 200 different tokens, so that the default vocabulary holds them all.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from assocjax.corpora.tokenizers import words
 from assocjax.errors import InputError
 
 NUM_DOCUMENTS = 2000
-_MAX_WORDS = 10**9  # hours of telling, and gigabytes of text
+_MAX_WORDS = 10**9  # takes hours, and gigabytes of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Planted:
 
 _NAMES = ("Mia", "Tom", "Nora", "Leo", "Anna", "Max", "Ella", "Sam")
 
-# setting: (things, all of them places one can stand beside), ((animal, verb), ...)
+# setting: (things, all of which one can stand beside), ((animal, verb), ...)
 _SCENES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {
     "pond": (("reeds", "lilies", "pebbles", "willows"), (("frog", "hopped"), ("fish", "swam"))),
     "forest": (("oaks", "ferns", "acorns", "nests"), (("bird", "flew"), ("squirrel", "scampered"))),
@@ -142,8 +142,9 @@ _EPISODES = (
     ),
 )
 
-# The animal comes first, its verb five to eight tokens later, with no other animal between. Their
-# other words are common elsewhere too, lest they become associates of every verb.
+# The animal comes first, its verb five to eight tokens later, with no other animal between. The
+# other words of these sentences are common elsewhere too, so that they do not become associates of
+# every verb.
 _DEPARTURES = (
     "The {animal} beside the {thing} {manner} {verb} away.",
     "Then the {animal} near the {thing} {manner} {verb} home.",
@@ -185,29 +186,29 @@ def _plant() -> Planted:
 
 
 PLANTED = _plant()
-"""What `generate` plants; the ground truth is derived from it."""
+"""The associations in the stories of `generate`; the ground truth is derived from them."""
 
-# In a fixed order, which a set has not.
+# In a fixed order, which a set does not have.
 _MANNERS_OF = {verb: tuple(sorted(manners)) for verb, manners in PLANTED.manners.items()}
 
 
 def generate(num_documents: int = NUM_DOCUMENTS, seed: int = 0, min_words: int = 80) -> list[str]:
-    """Tells stories: the same ones for the same arguments, on every Python version.
+    """Generates stories: the same ones for the same arguments, on every Python version.
 
-    The first k of n stories are the k stories that `generate(k, ...)` gives.
+    The first k of n stories are the k stories of `generate(k, ...)`.
 
     Args:
-        num_documents: How many stories, at least 1.
+        num_documents: Number of stories, at least 1.
         seed: Seed of the stories, at least 0.
         min_words: A story gets further episodes until it has at least this many tokens of the
-            word tokeniser (`assocjax.corpora.words`), its moral included; at least 1.
+            word tokeniser (`assocjax.corpora.words`), including its moral; at least 1.
 
     Returns:
-        `num_documents` stories, a few sentences beyond `min_words` each.
+        `num_documents` stories, each of at least `min_words` tokens and a few sentences more.
 
     Raises:
-        InputError: If a number is out of range, or that is more than a thousand million words.
-        InputTypeError: If it is no integer.
+        InputError: If a number is out of range, or the stories have more than 10^9 words.
+        InputTypeError: If a number is not an integer.
 
     Cost: about 10 million words a minute on one core.
     """
@@ -217,16 +218,17 @@ def generate(num_documents: int = NUM_DOCUMENTS, seed: int = 0, min_words: int =
     if num_documents * min_words > _MAX_WORDS:
         raise InputError(
             f"fables: {num_documents} documents of {min_words} words are more than the "
-            f"{_MAX_WORDS:,} words that can be told; ask for fewer documents, or shorter sequences"
+            f"{_MAX_WORDS:,} words that can be generated; ask for fewer documents, or shorter "
+            "sequences"
         )
-    # Of the random module, only the sequence of Random(seed).random() is promised to stay the
-    # same in later versions; choice, shuffle and sample are not.
+    # Python promises that Random(seed).random() gives the same sequence in later versions, but not
+    # that choice, shuffle and sample do.
     uniform = random.Random(seed).random
     return [_story(uniform, min_words) for _ in range(num_documents)]
 
 
 def ground_truth() -> dict[str, dict[str, frozenset[str]]]:
-    """The planted associations as each basis function should see them.
+    """The planted associations that each basis function should show.
 
     Returns:
         For each basis function a mapping from query token to the set of its correct associates
@@ -234,12 +236,12 @@ def ground_truth() -> dict[str, dict[str, frozenset[str]]]:
 
         * `"bigram"`: adjective -> {its noun}, and manner word -> its two verbs (row of B).
         * `"interchangeability"`: name -> the other names (row of Sigma).
-        * `"context"`: verb -> what is planted before it: its animal, its two manner words, its
+        * `"context"`: verb -> the words planted before it: its animal, its two manner words, its
           setting and the things there (row of Phi).
         * `"composed"`: animal -> {its verb} (row of G).
         * `"value"`: animal -> the manner words that its verb follows (row of Phi^T B^T).
-        * `"query_key"`: manner word -> the animals that say which of its two verbs comes next (row
-          of Q).
+        * `"query_key"`: manner word -> the animals that determine which of its two verbs comes
+          next (row of Q).
 
         Frequent words (the, and, full stop) follow and precede everything, so scores should be
         corrected for frequency before their top k are compared with these sets.
@@ -283,7 +285,7 @@ def _story(uniform: Callable[[], float], min_words: int) -> str:
         return options[int(uniform() * len(options))]
 
     def pair(options: Sequence[str]) -> tuple[str, str]:
-        """Two different options, all ordered pairs alike."""
+        """Two different options; all ordered pairs are equally likely."""
         first = int(uniform() * len(options))
         step = 1 + int(uniform() * (len(options) - 1))
         return options[first], options[(first + step) % len(options)]
@@ -299,7 +301,7 @@ def _story(uniform: Callable[[], float], min_words: int) -> str:
     moral = sentence(pick(_MORALS))
     parts = [sentence(pick(_OPENINGS)), sentence(pick(_SCENERY))]
     count = sum(len(words(part)) for part in (moral, *parts))
-    # Two episodes make a story, however short it may be.
+    # A story has at least two episodes, whatever `min_words` is.
     while count < min_words or len(parts) < 4:
         animal, verb = pick(animals)
         noun = pick(_NOUNS)

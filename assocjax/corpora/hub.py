@@ -14,7 +14,7 @@ _PROBE_SECONDS = 10
 
 
 def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
-    """Streams the rows of a dataset, downloading no more than what is taken.
+    """Streams the rows of a dataset, and downloads only the rows that are read.
 
     Args:
         source: `owner/name[:split]` of a dataset on the hub, or `folder[:split]` with local files
@@ -25,7 +25,7 @@ def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
 
     Raises:
         InputError: If `datasets` is not installed, the hub cannot be reached, or there is no such
-            dataset or split. The iterator raises it too, when a download fails.
+            dataset or split. The iterator raises it too, if a download fails.
     """
     name, split = _split_name(source)
     try:
@@ -41,7 +41,7 @@ def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
         if not local:
             _probe(name)
         dataset = datasets.load_dataset(name, split=split, streaming=True)
-    # Network, hub, file system and format errors have no common base.
+    # Network, hub, file system and format errors have no common base class.
     except Exception as error:
         raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
     if local:
@@ -50,7 +50,7 @@ def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
 
 
 def _split_name(source: str) -> tuple[str, str]:
-    if os.path.isdir(source):  # whose path may hold a colon
+    if os.path.isdir(source):  # the path of a folder may contain a colon
         return source, "train"
     name, colon, split = source.rpartition(":")
     if not colon:
@@ -58,8 +58,8 @@ def _split_name(source: str) -> tuple[str, str]:
     is_dataset = re.fullmatch(r"[^./~:][^/:]*(/[^/:]+)?", name)
     if not split or not (os.path.isdir(name) or is_dataset):
         raise InputError(
-            f"corpus: expected hf:owner/name[:split] or hf:FOLDER[:split] with a folder that is "
-            f"there, got 'hf:{source}'"
+            f"corpus: expected hf:owner/name[:split] or hf:FOLDER[:split] with an existing folder, "
+            f"got 'hf:{source}'"
         )
     return name, split
 
@@ -68,7 +68,7 @@ def _probe(name: str) -> None:
     """Asks the hub once for the dataset, because `datasets` retries for half a minute."""
     from huggingface_hub import HfApi, constants
 
-    # Offline by choice: `datasets` then fails at once, or finds the dataset in its cache.
+    # If the user chose offline mode, `datasets` fails at once, or finds the dataset in its cache.
     if not constants.HF_HUB_OFFLINE:
         HfApi().dataset_info(name, timeout=_PROBE_SECONDS)
 

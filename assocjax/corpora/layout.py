@@ -1,4 +1,4 @@
-"""Layout: from a token stream to a vocabulary and to sequences, by array arithmetic alone."""
+"""Layout: from a token stream to a vocabulary and to sequences, by array arithmetic only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Layout(NamedTuple):
     """Where each sequence stands in the flat stream.
 
     Attributes:
-        starts: int64 [N], its first token.
-        sizes: int64 [N], its real tokens, from 2 to T + 1.
-        per_document: int64 [documents], the sequences that each document gives.
+        starts: int64 [N], index of its first token.
+        sizes: int64 [N], number of its real tokens, from 2 to T + 1.
+        per_document: int64 [documents], number of sequences of each document.
     """
 
     starts: np.ndarray
@@ -39,15 +39,15 @@ def select_vocabulary(
     Args:
         counts: int64 [types], how often each occurs.
         types: The tokens of the corpus, or of its tokeniser.
-        vocab_size: Tokens to keep. Under `oov="unk"` the last of them is `<unk>`, if the text has
-            any other token.
-        default_vocab_size: What it is where it is None and the text has as many tokens.
+        vocab_size: Number of tokens to keep. With `oov="unk"` the last of them is `<unk>`, if the
+            text has any other token.
+        default_vocab_size: Default of `vocab_size`, if the text has as many different tokens.
         oov: `"unk"` or `"drop"`.
-        subwords: Whether types are those of a subword tokeniser, which are kept as they are where
-            `vocab_size` is None or their number.
+        subwords: Whether types are those of a subword tokeniser, which are kept unchanged if
+            `vocab_size` is None or equal to their number.
 
     Returns:
-        The new id of each type, int32, -1 outside the vocabulary under `oov="drop"`; and the
+        The new id of each type, int32, with `oov="drop"` -1 outside the vocabulary; and the
         vocabulary.
 
     Raises:
@@ -60,11 +60,11 @@ def select_vocabulary(
     if vocab_size > len(present):
         raise InputError(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "
-            "most so many, or none for a default that fits"
+            "most that number, or none for a default that fits"
         )
     ranked = sorted(present, key=lambda i: (-counts[i], types[i]))
     if vocab_size < len(present) and oov == "unk":
-        # A loaded tokeniser may have an <unk> of its own: it shares the slot.
+        # A loaded tokeniser may have its own <unk>, which is then the same entry.
         kept = [i for i in ranked if types[i] != UNKNOWN][: vocab_size - 1]
         vocabulary = (*(types[i] for i in kept), UNKNOWN)
         other = len(kept)
@@ -78,8 +78,8 @@ def select_vocabulary(
 
 
 def count_in_documents(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """How many flags [tokens] are set within each document: int64 [documents]."""
-    # Differences of a running count; np.add.reduceat has no empty segments.
+    """Number of flags [tokens] that are set within each document: int64 [documents]."""
+    # Differences of a cumulative sum, since np.add.reduceat does not support empty segments.
     running = np.concatenate([[0], np.cumsum(flags)])
     ends = np.cumsum(lengths)
     return running[ends] - running[ends - lengths]
@@ -98,7 +98,7 @@ def lay_out(
         short: `"drop"` or `"pad"`.
     """
     bigrams = np.where(usable, np.maximum(lengths - 1, 0), 0)
-    # Windows share one token, so each takes seq_len bigrams of its own.
+    # Consecutive windows share one token, so that each has seq_len bigrams.
     windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
     per_document = np.minimum(windows, 1) if long == "cut" else windows
     document = np.repeat(np.arange(lengths.size), per_document)

@@ -1,8 +1,8 @@
 """Sources: from the name of a corpus to its documents.
 
-| corpus | what |
+| corpus | documents |
 |---|---|
-| `"fables"` | stories told on the spot (`assocjax.corpora.fables`), nothing to download |
+| `"fables"` | generated stories (`assocjax.corpora.fables`), without a download |
 | `"python-docs"` | the prose of Python's own language reference, part of every CPython |
 | a path to `.txt` | documents split at `separator` |
 | a path to `.jsonl` | one JSON object a line, with its text under `text_field` |
@@ -15,10 +15,10 @@
 
 Parquet files and the hub need the extra `data`: `pip install 'assocjax[data]'`.
 
-Of every one of them: text is UTF-8; rows without text (null, empty, white space alone) are left
-out; U+FEFF, the byte order mark, is dropped wherever it stands, as where files were joined; and a
-text of which more than a twentieth is NUL is refused, as UTF-16 that was taken for UTF-8. A file
-whose table, or a line of it, has no field or column of that name is refused, too.
+For all of them: text is UTF-8; rows without text (null, empty, only white space) are left out;
+U+FEFF, the byte order mark, is dropped everywhere, also inside a text, where files were joined. A
+text with more than a twentieth of NUL characters is an error, since it is probably UTF-16 that was
+decoded as UTF-8. A row or a table without a field or column `text_field` is an error too.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from assocjax.corpora import fables
 from assocjax.errors import InputError, InputTypeError
 
 HUB_DOCUMENTS = 10_000
-"""Documents streamed from a hub dataset unless `num_documents` says otherwise."""
+"""Default number of documents streamed from a hub dataset."""
 
 Texts = str | os.PathLike[str] | Iterable[Any]
-"""A corpus that is to be divided into tokens, see the module's docstring."""
+"""A corpus of texts, see the module's docstring."""
 
 _NAMED = ("fables", "python-docs", "tinystories")
 _ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
@@ -59,8 +59,8 @@ class Documents(NamedTuple):
     """The text of a corpus.
 
     Attributes:
-        name: What the corpus is called in results: its name, or the name of its file, of which
-            bytes that are not UTF-8 are escaped.
+        name: Name of the corpus in results: its name, or the name of its file, in which bytes that
+            are not UTF-8 are escaped.
         documents: The documents, none empty.
         sha256: Hash of the text, see `hash_documents`.
     """
@@ -83,18 +83,18 @@ def read_documents(
 
     Args:
         corpus: A name, a path, or texts, see the table above.
-        seed: Seed of the fables; other corpora have no use for it.
-        num_documents: Read at most so many. By default 2,000 fables, the first 10,000 documents
-            of a hub dataset, and all documents of anything else.
-        separator: What stands between two documents of a `.txt` file.
+        seed: Seed of the fables; ignored for other corpora.
+        num_documents: Largest number of documents to read. By default 2,000 fables, the first
+            10,000 documents of a hub dataset, and all documents of any other corpus.
+        separator: String between two documents of a `.txt` file.
         text_field: The field or column of a file, a dataset or a table that holds the text.
         min_words: Least length of a fable in word tokens.
 
     Raises:
-        InputError: For an unknown corpus, an entry that is no text, a file that is missing, empty,
-            not UTF-8 or not in its format, a hub that cannot be reached, an extra that is not
-            installed, or more fables than can be told.
-        InputTypeError: For an argument of a wrong type.
+        InputError: If the corpus is unknown, an entry is not text, a file is missing, empty, not
+            UTF-8 or not in its format, the hub cannot be reached, an extra is not installed, or
+            more fables are requested than can be generated.
+        InputTypeError: If an argument has a wrong type.
     """
     name, texts = stream_documents(
         corpus,
@@ -117,10 +117,10 @@ def stream_documents(
     text_field: str = TEXT_FIELD,
     min_words: int = 80,
 ) -> tuple[str, Iterator[str]]:
-    """As `read_documents`: the name, and the documents one by one.
+    """Like `read_documents`, but returns the name and an iterator over the documents.
 
-    A hub dataset and a `.parquet` file are then never wholly in memory. That there is a document
-    is known when the first is asked for.
+    A hub dataset and a `.parquet` file are then never completely in memory. The iterator raises
+    InputError at its first document if the corpus is empty.
     """
     if num_documents is not None:
         num_documents = check_integer(
@@ -153,7 +153,7 @@ def stream_documents(
 
 
 def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterator[Any]]:
-    """The name and the rows of what is no name: strings, mappings, or a table of columns."""
+    """The name and the rows of a corpus in memory: strings, mappings, or a table of columns."""
     name = getattr(getattr(corpus, "info", None), "dataset_name", None)  # of a datasets.Dataset
     if isinstance(corpus, Mapping) or hasattr(corpus, "columns"):
         names = corpus if isinstance(corpus, Mapping) else corpus.columns
@@ -173,13 +173,13 @@ def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterator[Any]]:
 
 
 def _texts(rows: Iterable[Any], text_field: str, what: str, first: int) -> Iterator[str]:
-    """The texts of rows, each of which is one or holds one under `text_field`.
+    """The texts of rows; each row is a text or has one under `text_field`.
 
-    Left out are rows without text, and byte order marks, which joined files leave inside one.
+    Rows without text are left out, and byte order marks, which joined files contain, are removed.
 
     Args:
         rows: The rows.
-        what: What errors call one, before its number; the first is number `first`.
+        what: Name of a row in error messages, before its number; the first is number `first`.
     """
     for number, row in enumerate(rows, first):
         where = f"{what} {number}"
@@ -189,14 +189,14 @@ def _texts(rows: Iterable[Any], text_field: str, what: str, first: int) -> Itera
                 raise InputError(f"{where}: no field {text_field!r} (text_field); it has {fields}")
             row, where = row[text_field], f"{where}: field {text_field!r} (text_field)"
         text = row.as_py() if hasattr(row, "as_py") else row  # a scalar of pyarrow
-        # Null is NaN or NA in pandas.
+        # pandas represents null by NaN or NA.
         is_nan = isinstance(text, float) and text != text
         if text is None or is_nan or type(text).__name__ == "NAType":
             continue
         if not isinstance(text, str):
             raise InputError(f"{where}: expected a string, got {type(text).__name__}")
         try:
-            text.encode()  # half a surrogate pair, which JSON can spell, is no character
+            text.encode()  # fails for half a surrogate pair, which JSON can contain
         except UnicodeEncodeError as error:
             raise InputError(f"{where} is not text ({error})") from None
         text = text.replace(_BOM, "")
@@ -206,11 +206,11 @@ def _texts(rows: Iterable[Any], text_field: str, what: str, first: int) -> Itera
 
 
 def _refuse_nul(text: str, where: str) -> None:
-    """Of UTF-16, ASCII is every second byte NUL; Cyrillic, for its spaces, still every tenth."""
+    """In UTF-16, every second byte of ASCII is NUL, and about every tenth byte of Cyrillic text."""
     nul = text.count("\0")
     if nul >= 16 and nul > len(text) / 20:
         raise InputError(
-            f"{where} is not UTF-8: {nul} of {len(text)} characters are NUL, as of UTF-16 or "
+            f"{where} is not UTF-8: {nul} of {len(text)} characters are NUL, as in UTF-16 or "
             "UTF-32; convert it to UTF-8"
         )
 
@@ -224,9 +224,9 @@ def _some(documents: Iterator[str], corpus: str) -> Iterator[str]:
 
 
 def hash_documents(documents: Iterable[str]) -> str:
-    """SHA-256 of documents: of each one's UTF-8 bytes after their number, as `5:hello`.
+    """SHA-256 of documents: of the UTF-8 bytes of each, after their number, as in `5:hello`.
 
-    The number makes it depend on where a document ends, not only on their joined text.
+    The numbers make the hash depend on where documents end, not only on their joined text.
     """
     digest = hashlib.sha256()
     for document in documents:
@@ -259,12 +259,12 @@ def _read_file(name: str, separator: str, text_field: str) -> Iterable[Any]:
         ".parquet": lambda: _read_parquet(path, text_field),
     }
     reader = readers.get(path.suffix.lower())
-    # os.path answers no to names that no file can have, at which Path raises.
-    if os.path.isdir(path) and path != Path():  # "" is no corpus at all
+    # os.path returns False for names that no file can have; Path raises.
+    if os.path.isdir(path) and path != Path():  # "" is handled below, as an unknown corpus
         raise InputError(
             f"corpus: {str(path)!r} is a folder; expected a file, or hf:{path} for a folder of "
-            "files that the library datasets can read; one of assocjax tokenize is for statistics "
-            "and associations, and has a tokens.json once it is whole"
+            "files that the library datasets can read; a folder of assocjax tokenize works only "
+            "for statistics and associations, and only if it is complete, with a tokens.json"
         )
     if reader is None:
         close = difflib.get_close_matches(name, _NAMED, n=1)
@@ -283,7 +283,7 @@ def _read_file(name: str, separator: str, text_field: str) -> Iterable[Any]:
 def _decode(path: Path) -> str:
     where = f"corpus: {str(path)!r}"
     try:
-        text = path.read_bytes().decode().replace(_BOM, "")  # whose line ends stay as they are
+        text = path.read_bytes().decode().replace(_BOM, "")  # line ends are not translated
     except OSError as error:
         raise InputError(f"corpus: cannot read {str(path)!r} ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -298,7 +298,7 @@ def _decode(path: Path) -> str:
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The object of each line; None of a line without one."""
+    """The object of each line; None for an empty line."""
     # Not splitlines: it splits at characters that JSON allows within a string.
     for number, line in enumerate(_decode(path).split("\n"), start=1):
         where = f"corpus: {str(path)!r}, line {number}"
@@ -322,7 +322,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[Any]:
 
     where = f"corpus: {str(path)!r}"
     try:
-        # Batch by batch, so that a few documents of a large file need not wait for all of it.
+        # In batches, so that reading a few documents does not read the whole file.
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if names.count(text_field) != 1:

@@ -1,21 +1,21 @@
 """Token files: sequences of token ids on disk, read by ranges, for corpora larger than memory.
 
-A token file is `NAME.bin` (little-endian integers) or `NAME.npy`, beside a `NAME.json` with
+A token file is `NAME.bin` (little-endian integers) or `NAME.npy`, with a description `NAME.json`:
 
-    dtype        uint16, int32, uint32 or int64, of a .bin
-    vocabulary   the tokens in the order of their ids, or vocab_size: how many there are
-    seq_len      T, if the file holds sequences of T + 1 tokens one after another; otherwise it is
-                 one stream, of which sequence n takes T + 1 tokens from n T on, so that every
-                 bigram occurs once (windows as of `load_tokens`, across documents)
+    dtype        of a .bin: uint16, int32, uint32 or int64
+    vocabulary   the tokens in the order of their ids; or vocab_size, their number
+    seq_len      T, if the file holds sequences of T + 1 tokens one after another. Otherwise the
+                 file is one stream, whose sequence n consists of the T + 1 tokens from n T on, so
+                 that every bigram occurs once (windows as in `load_tokens`, across documents)
     name, sha256 of the corpus; by default the file's name and the hash of its bytes
     ids_sha256, sizes_sha256
-                 hashes of the file and of the next (null without one): what does not fit is
-                 refused. Optional
+                 optional: hashes of NAME.bin and of NAME.sizes.bin (null if there is none). Files
+                 with other hashes are refused
 
-and, where sequences are padded on the right, `NAME.sizes.bin`: uint32, the real tokens of each.
-`write_tokens` makes a folder with `tokens.bin`; a folder stands for the file in it.
+If sequences are padded on the right, `NAME.sizes.bin` holds the number of real tokens of each, as
+uint32. `write_tokens` makes a folder with `tokens.bin`; the path of a folder refers to that file.
 
-Every id is a token: one that stands between documents needs a place in the vocabulary.
+Every id is a token: an id that separates documents needs an entry in the vocabulary.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ _DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenFile:
-    """As `TokenData`, but the sequences stay on disk until `read` asks for them.
+    """Like `TokenData`, but the sequences stay on disk until `read` loads them.
 
     Attributes:
         ids: The file's integers, memory-mapped: [N, T+1], or one stream.
-        sizes: Real tokens of each sequence [N], memory-mapped; None where all are full.
+        sizes: Number of real tokens of each sequence [N], memory-mapped; None without padding.
         seq_len: T.
         vocabulary: id -> token.
         name, sha256: Of the corpus.
-        tokens_sha256: Hash of what is computed with: the file, its sizes and its vocabulary.
+        tokens_sha256: Hash of the inputs of computations: the file, its sizes and its vocabulary.
         path: The file.
     """
 
@@ -113,18 +113,18 @@ class TokenFile:
             raise InputError(
                 f"{self.path}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high} "
                 f"in sequences {start} to {stop}; if {stray} stands between documents, leave it "
-                "out of the file or give it a place in the vocabulary"
+                "out of the file or add it to the vocabulary"
             )
         sizes = np.full(stop - start, T + 1) if self.sizes is None else self.sizes[start:stop]
         mask = np.arange(1, T + 1) < np.asarray(sizes)[:, None]
         return tokens.astype(np.int32), mask
 
     def first(self, num_sequences: int) -> TokenFile:
-        """The first so many of its sequences.
+        """The first `num_sequences` sequences.
 
         Raises:
             InputError: If there are fewer.
-            InputTypeError: If it is no integer.
+            InputTypeError: If `num_sequences` is not an integer.
         """
         N, T = check_integer("num_sequences", num_sequences, minimum=1), self.seq_len
         if self.num_sequences < N:
@@ -137,7 +137,7 @@ class TokenFile:
         return dataclasses.replace(self, ids=kept, sizes=sizes)
 
     def describe(self) -> dict[str, object]:
-        """Its corpus, its sizes and the hash of its tokens."""
+        """The corpus, its sizes and the hash of its tokens."""
         names = ("name", "sha256", "num_sequences", "seq_len", "vocab_size", "tokens_sha256")
         return {name: getattr(self, name) for name in names}
 
@@ -147,7 +147,7 @@ class TokenFile:
 
 
 def is_token_file(path: str | os.PathLike[str]) -> bool:
-    """Whether `open_tokens` is to read it: by its suffix, or as a folder of `write_tokens`."""
+    """Whether a path is a token file: by its suffix, or as a folder of `write_tokens`."""
     path = Path(check_path("corpus", path, "a name or a path"))
     return path.suffix in (".bin", ".npy") or os.path.isfile(path / "tokens.json")
 
@@ -159,16 +159,16 @@ def open_tokens(
 
     Args:
         path: A `.bin` or `.npy` file, or a folder with `tokens.bin`.
-        seq_len: T, of a stream. A file of sequences has its own.
-        num_sequences: Keep the first so many; by default all.
+        seq_len: T, for a stream. A file of sequences has its own.
+        num_sequences: Keep only the first `num_sequences`; by default all.
 
     Raises:
-        InputError: If a file is missing, is of another format, or does not fit its description, as
-            when one of them was replaced; if a stream comes without `seq_len`, or it is too short
-            for one sequence, or for `num_sequences`.
-        InputTypeError: If a number is no integer.
+        InputError: If a file is missing, has another format, or does not match its description,
+            for example because one of them was replaced; if `seq_len` is missing for a stream, or
+            a stream is too short for one sequence, or for `num_sequences`.
+        InputTypeError: If a number is not an integer.
 
-    Cost: reading the file once, for its hash; its tokens are not held.
+    Cost: reading the file once, for its hash; its tokens are not kept in memory.
     """
     path = Path(check_path("path", path))
     path = path / "tokens.bin" if os.path.isdir(path) else path
@@ -228,26 +228,27 @@ def write_tokens(
     default_vocab_size: int = VOCAB_SIZE,
     overwrite: bool = False,
 ) -> TokenFile:
-    """Tokenises a corpus into a folder: the sequences of `load_tokens`, without holding them.
+    """Tokenises a corpus to a folder: the sequences of `load_tokens`, written to disk.
 
-    Documents of an iterable, a hub dataset or a `.parquet` file are streamed; of others the text is
-    held while it is tokenised; so are the different tokens, and one number a document.
+    Documents of an iterable, a hub dataset or a `.parquet` file are streamed; the text of other
+    corpora is in memory while it is tokenised. The different tokens and one number for each
+    document are in memory too.
 
     Args:
         corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
-            default_vocab_size: As of `load_tokens`.
-        folder: Where to write, made if need be.
-        tokenizer: `"word"` or the path of a `tokenizer.json`. BPE reads its text twice: save one
-            by `train_bpe(documents, vocab_size).save(path)`.
-        overwrite: Replace another token file in the folder: at the end, wholly; until then, and if
-            anything fails, it is as it was.
+            default_vocab_size: As in `load_tokens`.
+        folder: Folder to write to; it is made if needed.
+        tokenizer: `"word"` or the path of a `tokenizer.json`. Training BPE here would need the text
+            twice: save a tokeniser by `train_bpe(documents, vocab_size).save(path)` first.
+        overwrite: Replace another token file in the folder. It is replaced at the end, and is
+            unchanged if anything fails before.
 
     Returns:
-        The written file, open.
+        The written file, opened.
 
     Raises:
-        InputError, InputTypeError: As `load_tokens`; or the folder holds another token file or
-            what assocjax did not write, or cannot be written.
+        InputError, InputTypeError: As `load_tokens`; or if the folder holds another token file or
+            files that assocjax did not write, or cannot be written.
     """
     check_choices(oov, long, short)
     seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
@@ -333,17 +334,17 @@ def write_tokens(
 
 
 def _replace(folder: Folder, data: list[Path], description: Path) -> None:
-    """Moves a new token file, whole on disk, into its place, with its description.
+    """Moves a new token file, which is complete on disk, to its place, with its description.
 
-    The old description goes first and the new one comes last, so that whenever the process is
-    killed no data stand beside the description of others.
+    The old description is removed first and the new one is moved last, so that data never stand
+    beside the description of other data, even if the process is killed.
     """
     if folder.complete:
         if filecmp.cmp(description, folder.path / _DESCRIPTION, shallow=False):
             return
         raise InputError(
             f"folder {folder.path} holds the tokens of another text or tokenizer of the same "
-            "name; choose another folder, or replace them by overwrite=True (--overwrite)"
+            "name; choose another folder, or replace them with overwrite=True (--overwrite)"
         )
     folder.remove(_DESCRIPTION, "tokens.sizes.bin")
     for new in (*data, description):
@@ -355,7 +356,7 @@ def _replace(folder: Folder, data: list[Path], description: Path) -> None:
 def _number(
     documents: Iterator[str], tokenizer: str, digest: Any, file: Any
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Writes provisional ids; returns how often each occurs, lengths of documents, and types."""
+    """Writes provisional ids; returns their counts, the lengths of documents, and the types."""
     encode = encoder(tokenizer)
     counts, lengths, types = np.zeros(0, np.int64), [], ()
     while batch := list(itertools.islice(documents, _BATCH)):
@@ -372,7 +373,7 @@ def _number(
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """What is known of a token file, its vocabulary as a tuple of names."""
+    """The description of a token file, with its vocabulary as a tuple of names."""
     try:
         about = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -402,11 +403,11 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
     if not is_npy and str(dtype) not in _DTYPES:
         raise InputError(f"{path}: dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
     try:
-        # np.load reads pickles and archives too, and takes any other file for a pickle.
+        # np.load also reads pickles and archives, and treats any other file as a pickle.
         ids = open_memmap(path, mode="r") if is_npy else np.memmap(path, _DTYPES[str(dtype)], "r")
-    except Exception as error:  # of a header, NumPy raises errors of Python's parser too
-        is_bare = "magic string" in str(error)  # of a .npy, which begins with one
-        hint = "; integers and nothing else make a .bin, with their dtype described"
+    except Exception as error:  # for a bad header, NumPy also raises errors of Python's parser
+        is_bare = "magic string" in str(error)  # with which a .npy begins
+        hint = "; a file of plain integers must be named .bin, with its dtype in the description"
         raise InputError(f"{path}: cannot read tokens ({error}){hint if is_bare else ''}") from None
     if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
@@ -417,13 +418,13 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
 
 
 def _check_hashes(path: Path, sizes_path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """Hashes of a file and of its sizes; where its description has them, they are the same."""
+    """Hashes of a file and of its sizes; raises if its description has other ones."""
     hashes = {"ids_sha256": _hash_file(path), "sizes_sha256": sizes_path and _hash_file(sizes_path)}
     for key, found in hashes.items():
         if "ids_sha256" in about and about.get(key) != found:
             raise InputError(
                 f"{path}: expected {key} {about.get(key)}, as its description says, got {found}; "
-                "one of the two was replaced, cut short or is damaged: make both again"
+                "one of the two was replaced, truncated or damaged: make both again"
             )
     return hashes
 

@@ -1,9 +1,9 @@
 """Tokenisers: from documents to one flat stream of token ids.
 
-Two kinds. `words` is the paper's: lower-case, each run of letters a token, every other character
-that is not white space a token. `train_bpe` and `load_tokenizer` give a subword tokeniser of the
-`tokenizers` library. Either way a corpus becomes a `TokenStream`, one id array for all documents,
-and everything after it (vocabulary, policies, windows) is array arithmetic.
+There are two kinds. `words` is the paper's: in lower case, each run of letters is a token, and so
+is every other character that is not white space. `train_bpe` and `load_tokenizer` return a subword
+tokeniser of the `tokenizers` library. Both turn a corpus into a `TokenStream`, one array of ids for
+all documents; all later steps (vocabulary, policies, windows) are array arithmetic.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MAX_VOCAB_SIZE = 2**24
-"""The largest vocabulary: a name a token is held, and larger ones are mistakes."""
+"""The largest vocabulary: the name of each token is in memory, and larger sizes are mistakes."""
 
 
 class TokenStream(NamedTuple):
@@ -36,7 +36,7 @@ class TokenStream(NamedTuple):
     Attributes:
         ids: int32 [tokens], the documents one after another.
         lengths: int64 [documents], tokens in each.
-        types: id -> token; for a subword tokeniser its whole vocabulary, in the text or not.
+        types: id -> token; for a subword tokeniser its whole vocabulary, also unused tokens.
     """
 
     ids: np.ndarray
@@ -47,14 +47,14 @@ class TokenStream(NamedTuple):
 def words(text: str) -> list[str]:
     """Splits a text into the paper's word tokens (Im, Oh, Fang, Li, arXiv 2601.19208).
 
-    Lower-case; each run of letters (of any script) is a token; every other character that is not
-    white space is a token of its own: `"Don't! 42"` gives `don ' t ! 4 2`.
+    In lower case, each run of letters (of any script) is a token; every other character that is not
+    white space is a token by itself: `"Don't! 42"` gives `don ' t ! 4 2`.
 
     Cost: about 5 million words a second.
     """
     text = text.lower()
-    # \w less digits less underscore is the letters plus a few numerals such as "²" and "½" (they
-    # are alphanumeric, but neither letters nor decimal digits): leave out those that occur.
+    # \w without digits and underscore is the letters plus a few numerals such as "²" and "½" (they
+    # are alphanumeric, but neither letters nor decimal digits): exclude those that occur.
     numerals = sorted(
         c for c in set(text) if c > "\x7f" and c.isalnum() and not (c.isalpha() or c.isdecimal())
     )
@@ -62,15 +62,15 @@ def words(text: str) -> list[str]:
 
 
 def encoder(tokenizer: str) -> Callable[[Sequence[str]], TokenStream]:
-    """What divides documents into tokens, those of each call numbered as those of earlier ones.
+    """A function that tokenises documents; a token has the same id in every call.
 
     Args:
-        tokenizer: `"word"`, whose types are numbered by first appearance, or a path.
+        tokenizer: `"word"`, whose types are numbered by first occurrence, or a path.
     """
     if tokenizer != "word":
         return partial(stream_subwords, load_tokenizer(tokenizer))
     table: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
-    number = table.__getitem__  # of a new word: the next free number
+    number = table.__getitem__  # a new word gets the next free number
 
     def stream_words(documents: Sequence[str]) -> TokenStream:
         arrays = [np.fromiter(map(number, words(text)), np.int32) for text in documents]
@@ -82,13 +82,13 @@ def encoder(tokenizer: str) -> Callable[[Sequence[str]], TokenStream]:
 def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStream:
     """The documents as tokens of a `tokenizers.Tokenizer`, without its special tokens.
 
-    One that is written in a text, as `<|endoftext|>`, is text like any other: it is divided.
+    The name of a special token in a text, such as `<|endoftext|>`, is tokenised like other text.
 
     Raises:
-        InputError: If the tokeniser has no token for a part of a text, nor one for the unknown.
+        InputError: If the tokeniser has no token for a part of a text, and no unknown token.
     """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    # Ids may have gaps (removed tokens): name them, so that ids stay the tokeniser's own.
+    # Ids may have gaps (removed tokens): name these ids too, so that ids remain the tokeniser's.
     types = [f"<id {i}>" for i in range(1 + max(vocabulary.values(), default=-1))]
     for token, i in vocabulary.items():
         types[i] = token
@@ -105,25 +105,25 @@ def train_bpe(
 ) -> Tokenizer:
     """Trains a byte-level BPE tokeniser. The same documents give the same tokeniser.
 
-    Its alphabet is the bytes that occur in `documents`, so that no id is spent on a byte that
-    never comes; in other texts, unseen bytes would be lost. `.save(path)` writes the
+    Its alphabet consists of the bytes that occur in `documents`, so that no id is wasted on a byte
+    that does not occur; in other texts, unseen bytes would be lost. `.save(path)` writes the
     `tokenizer.json` that `load_tokenizer` reads.
 
     Args:
         documents: Training text.
         vocab_size: Size of the vocabulary: alphabet and merges. The tokeniser has fewer tokens
-            if the text runs out of pairs to merge.
-        special_tokens: Tokens that are no text, with the first ids.
+            if no pair is left to merge.
+        special_tokens: Tokens that do not stand for text; they take the first ids.
 
     Raises:
         InputError: If `vocab_size` is smaller than the alphabet, or more than 2^24.
-        InputTypeError: If it is no integer.
+        InputTypeError: If it is not an integer.
     """
     vocab_size = check_integer("vocab_size", vocab_size, minimum=1, maximum=MAX_VOCAB_SIZE)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    # Attributes of a Rust object; the library's type stubs know no setters.
+    # Attributes of a Rust object; the library's type stubs have no setters.
     setattr(tokenizer, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False))  # noqa: B010
     setattr(tokenizer, "decoder", decoders.ByteLevel())  # noqa: B010
     trainer = trainers.BpeTrainer(
@@ -140,13 +140,13 @@ def train_bpe(
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Loads a `tokenizer.json` of the `tokenizers` library, so that a text is always the same ids.
+    """Loads a `tokenizer.json` of the `tokenizers` library, so that a text always has the same ids.
 
-    Truncation, padding, and the dropout of BPE, which divides a text at random, are off.
+    Truncation, padding, and the dropout of BPE, which tokenises at random, are switched off.
 
     Raises:
-        InputError: If the file is missing, is no such file, gives two tokens one id (which of them
-            it means would be chance), or ids of 2^24 or more.
+        InputError: If the file is missing, is not such a file, gives two tokens the same id (which
+            would then be ambiguous), or has ids of 2^24 or more.
     """
     from tokenizers import Tokenizer
 
@@ -167,7 +167,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         if i in token_of:
             raise InputError(
                 f"tokenizer: {str(path)!r} gives two tokens the id {i}: {token_of[i]!r} and "
-                f"{token!r}; expected an id for each"
+                f"{token!r}; expected different ids"
             )
         token_of[i] = token
     if token_of and max(token_of) >= MAX_VOCAB_SIZE:
@@ -178,7 +178,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def without_dropout(tokenizer: Tokenizer) -> None:
-    """Turns off the dropout of BPE, by which a text would be other tokens at each reading."""
+    """Switches off the dropout of BPE, with which each reading of a text gives other tokens."""
     if getattr(tokenizer.model, "dropout", None):
         setattr(tokenizer.model, "dropout", None)  # noqa: B010, as in train_bpe
 

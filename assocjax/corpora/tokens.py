@@ -1,4 +1,4 @@
-"""Tokens: from a corpus to the arrays that everything after it reads.
+"""Tokens: from a corpus to arrays of token ids.
 
 `load_tokens` reads documents (`assocjax.corpora.sources`), tokenises them, chooses the vocabulary,
 and lays the documents out as sequences of `seq_len` + 1 tokens. The protocol of the paper (Im, Oh,
@@ -6,8 +6,8 @@ Fang, Li, "How Do Transformers Learn to Associate Tokens", ICLR 2026, arXiv 2601
 
     load_tokens("tinystories", vocab_size=3000, seq_len=200, oov="drop", long="cut", short="drop")
 
-The defaults use more of a text instead: other words become `<unk>`, and a long document gives
-several sequences.
+The defaults use more of a text: words outside the vocabulary become `<unk>`, and a long document
+gives several sequences.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _FABLE_WORDS = 80
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenData:
-    """Sequences of token ids, what the ids mean, and how they were made.
+    """Sequences of token ids, their vocabulary, and how they were made.
 
     With N sequences, T positions and V tokens in the vocabulary; inputs are `tokens[:, :-1]`,
     targets `tokens[:, 1:]`.
@@ -69,11 +69,11 @@ class TokenData:
         dropped_oov: Documents dropped for a token outside the vocabulary.
         dropped_short: Further documents dropped because they are too short.
         unk_fraction: Fraction of the real tokens in `tokens` that are `<unk>`.
-        documents: int32 [N], which document, counted from 0 as they were read, each sequence is
-            part of; None where that is not known.
+        documents: int32 [N], the document of each sequence, counted from 0 in the order of
+            reading; None if unknown.
 
     Raises:
-        InputError: If shapes do not fit one another or an id is out of range.
+        InputError: If shapes are inconsistent or an id is out of range.
         InputTypeError: If `tokens` is not int32, `mask` not bool or `vocabulary` not of strings.
     """
 
@@ -134,14 +134,14 @@ class TokenData:
 
     @functools.cached_property
     def max_distinct(self) -> int:
-        """That of `exact_gradient`, see `count_distinct`."""
+        """The argument `max_distinct` of `exact_gradient`, see `count_distinct`."""
         return most_distinct(self.tokens)
 
     @functools.cached_property
     def tokens_sha256(self) -> str:
-        """Hash of what is computed with: tokens, mask, vocabulary and documents.
+        """Hash of the inputs of computations: tokens, mask, vocabulary and documents.
 
-        That of the text says nothing of how it was divided into tokens.
+        The hash of the text, `sha256`, does not depend on how the text was tokenised.
         """
         digest = hash_vocabulary(self.vocabulary)
         for array, dtype in ((self.tokens, "<i4"), (self.mask, "?"), (self.documents, "<i4")):
@@ -153,7 +153,7 @@ class TokenData:
     def describe(self) -> dict[str, object]:
         """How the data were made, their sizes, and `tokens_sha256` for the arrays and vocabulary.
 
-        It decides whether a result is of the same data: two that differ in a token differ here.
+        Two results count as results of the same data if these descriptions are equal.
         """
         arrays = ("tokens", "mask", "vocabulary", "documents")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -167,15 +167,16 @@ class TokenData:
 
 
 def as_token_data(data: Any, name: str = "data") -> TokenData:
-    """Any corpus as `TokenData`, for what reads the names of tokens as well.
+    """Any corpus as `TokenData`, for functions that need the names of tokens.
 
     Args:
-        data: `TokenData`, as it is; a `TokenFile`, which is read into memory; or an integer array
-            [N, T+1], whose ids are named by their digits, `"0"` and so on, and are all real.
-        name: What errors call it.
+        data: `TokenData`, returned as it is; a `TokenFile`, which is read into memory; or an
+            integer array [N, T+1] without padding, whose tokens are named by their ids, `"0"` and
+            so on.
+        name: Name of the argument in error messages.
 
     Raises:
-        InputError, InputTypeError: If it is none of them, or an array of another shape, or with a
+        InputError, InputTypeError: If it is none of these, or an array of another shape, or with a
             negative id.
     """
     if isinstance(data, TokenData):
@@ -201,7 +202,7 @@ def as_token_data(data: Any, name: str = "data") -> TokenData:
 
 
 def _check_ids(name: str, tokens: np.ndarray, vocab_size: int) -> int:
-    """The largest id of sequences; an error if they are none, or an id is out of range."""
+    """The largest id; raises if the shape is not that of sequences or an id is out of range."""
     if tokens.ndim != 2 or tokens.size < 1 or tokens.shape[-1] < 2:
         raise InputError(f"{name}: expected shape [N >= 1, T+1 >= 2], got {list(tokens.shape)}")
     low, high = int(tokens.min()), int(tokens.max())
@@ -219,12 +220,12 @@ def most_distinct(tokens: np.ndarray) -> int:
 
 
 def hash_vocabulary(vocabulary: Sequence[str]) -> hashlib._Hash:
-    """A SHA-256 begun with the names of tokens, in the order of their ids."""
+    """A SHA-256 object, updated with the names of tokens in the order of their ids."""
     return hashlib.sha256(json.dumps(list(map(str, vocabulary))).encode())
 
 
 def find_token(token: str, vocabulary: Sequence[str], name: str) -> int:
-    """The id of a token. Raises InputError, with those close to it, if it is not there."""
+    """The id of a token. Raises InputError, which names similar tokens, if it is not found."""
     try:
         return vocabulary.index(token)
     except ValueError:
@@ -254,41 +255,44 @@ def load_tokens(
 ) -> TokenData:
     """Reads a corpus and turns it into sequences of token ids.
 
-    The vocabulary is the `vocab_size` most frequent tokens of the whole corpus, most frequent
-    first, ties in alphabetical order. A BPE tokeniser trained here, and a loaded one of which the
-    whole vocabulary is kept, have their own order instead.
+    The vocabulary consists of the `vocab_size` most frequent tokens of the whole corpus, most
+    frequent first, ties in alphabetical order. A BPE tokeniser that is trained here, and a loaded
+    one whose whole vocabulary is kept, have their own order instead.
 
     Args:
-        corpus: What to read: a name, a path, or texts, that is any iterable of strings, a table or
+        corpus: The corpus: a name, a path, or texts, that is any iterable of strings, a table or
             rows with a column `text_field`; see `assocjax.corpora.sources`.
         vocab_size: V, at least 2 and at most 2^24. By default `default_vocab_size`, or the number
             of different tokens if that is less; for a loaded tokeniser its whole vocabulary.
         seq_len: T, the number of positions, at least 1 and at most 2^20; a sequence has T + 1
             tokens.
-        num_sequences: Keep the first so many; by default all. Of the fables, enough are told.
+        num_sequences: Keep only the first `num_sequences`; by default all. For the fables, enough
+            stories are generated.
         tokenizer: `"word"` (the paper's, see `words`), `"bpe"` (byte-level, trained on the corpus
-            to `vocab_size` tokens) or the path of a `tokenizer.json`, without its special tokens:
-            their names in a text are text.
-        oov: What to do with a token outside the vocabulary. `"unk"`: it becomes `<unk>`, which
-            takes the last place of the vocabulary if there is any such token. `"drop"` (the
+            to `vocab_size` tokens) or the path of a `tokenizer.json`. Its special tokens are not
+            used: their names in a text are tokenised like other text.
+        oov: How to treat a token outside the vocabulary. `"unk"`: it becomes `<unk>`, which
+            is the last entry of the vocabulary if there is any such token. `"drop"` (the
             paper's): its whole document is dropped.
-        long: What to do with more than T + 1 tokens. `"window"`: consecutive windows, each
-            beginning with the last token of the one before, so that every bigram occurs once; a
-            shorter remainder goes by `short`. `"cut"` (the paper's): the first T + 1 are kept.
-        short: What to do with fewer than T + 1 tokens. `"drop"` (the paper's), or `"pad"`: filled
-            up with id 0 and masked. A document of one token is dropped either way.
+        long: How to treat a document of more than T + 1 tokens. `"window"`: it is divided into
+            consecutive windows, each beginning with the last token of the previous one, so that
+            every bigram occurs once; a shorter remainder is treated according to `short`. `"cut"`
+            (the paper's): its first T + 1 tokens are kept.
+        short: How to treat a document of fewer than T + 1 tokens. `"drop"`: it is dropped (the
+            paper's). `"pad"`: it is padded with id 0 and masked. A document of one token is always
+            dropped.
         seed: Seed of the fables.
-        num_documents: Read at most so many documents (by default all; 10,000 from the hub).
-        separator: What stands between two documents of a `.txt` file.
+        num_documents: Largest number of documents to read (by default all; 10,000 from the hub).
+        separator: String between two documents of a `.txt` file.
         text_field: The field or column that holds the text.
-        default_vocab_size: What `vocab_size` is where the text has as many tokens.
+        default_vocab_size: Default of `vocab_size`, if the text has as many different tokens.
 
     Returns:
         The sequences, in the order of the text.
 
     Raises:
-        InputError: If a value cannot be used, the corpus cannot be read, `vocab_size` is more than
-            the text has, or there are fewer sequences than asked for, or none.
+        InputError: If a value is invalid, the corpus cannot be read, `vocab_size` exceeds the
+            number of different tokens, or there are fewer sequences than requested, or none.
         InputTypeError: If an argument has a wrong type.
 
     Cost: one to two seconds for a million words.
@@ -300,8 +304,8 @@ def load_tokens(
         num_sequences = check_integer("num_sequences", num_sequences, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
     if num_documents is None and isinstance(corpus, str) and corpus == "fables":
-        # A fable gives at least one sequence; never fewer than the default, so that the vocabulary
-        # does not depend on how many sequences are kept.
+        # A fable gives at least one sequence. Never fewer fables than the default, so that the
+        # vocabulary does not depend on the number of sequences that are kept.
         num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)
     documents = read_documents(
         corpus,
@@ -388,6 +392,6 @@ def check_sizes(
 
 
 def fable_words(seq_len: int, tokenizer: str) -> int:
-    """How long fables are told, so that each gives a sequence."""
-    # A subword can hold several word tokens (two punctuation marks), though seldom.
+    """Least number of words of a fable, so that each gives a sequence."""
+    # A subword can hold several word tokens (two punctuation marks), but rarely does.
     return max(_FABLE_WORDS, (seq_len + 1) * (1 if tokenizer == "word" else 2))

@@ -1,6 +1,6 @@
 """One HTML file that shows a token's associations over training; needs no server and no network.
 
-* `packing`: the lists of a matrix in few bytes, which the page unpacks when they are looked at.
+* `packing`: packs the lists of a matrix compactly; the page unpacks them when they are shown.
 * `page`: `write_explorer`, which fills in `page.html` with `style.css`, `script.js` and the data.
 """
 

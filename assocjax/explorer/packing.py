@@ -1,19 +1,20 @@
-"""Lists over training in few bytes: rounded to small integers, and then gzip.
+"""Compact storage of lists over training: rounded to small integers and compressed by gzip.
 
-A block holds one matrix, scoring and side, little-endian, its parts one after the other:
+The "size" of a list is its first and largest score. A block holds one matrix, scoring and side,
+little-endian, with these parts one after the other:
 
     float64  [2]            low, high: natural logarithms of the smallest and largest size
     uint16   [V]            size of each list of the theory
     uint16   [V, k]         its ids
     uint16   [L, V, S]      size of each list of the weights
     uint16   [L, V, S, k]   its ids
-    int8     [V, k]         scores of the theory, in 127ths of the size; -1 where the list has ended
+    int8     [V, k]         scores of the theory, in 127ths of the size; -1 after the end of a list
     int8     [L, V, S, k]   scores of the weights, likewise
     int8     [L, V, S]      cosines in 127ths; -128 is undefined
 
-A size is the first and largest score of a list: low + (high - low) (q - 1) / 65534 is its
-logarithm; q = 0 stands for an empty list, q = 1 for sizes at the lower end. So a score is known to
-1/254 of the largest of its list and 0.1 % or so of its own.
+A size is stored as an integer q: its logarithm is low + (high - low) (q - 1) / 65534, and q = 0
+stands for an empty list. So the error of a score is at most 1/254 of the largest score of its list,
+plus about 0.1 % of its own value.
 """
 
 import gzip
@@ -31,11 +32,12 @@ def pack(
     """One block, compressed.
 
     Args:
-      theory_ids, theory_scores: [V, k]; scores are positive and fall, NaN where a list has ended.
+      theory_ids, theory_scores: [V, k]; scores are positive and decreasing, NaN after the end of a
+        list.
       ids, scores: [L, S, V, k], likewise.
       cosines: [L, S, V], NaN where undefined.
     """
-    # The steps of a token lie side by side: their lists are much alike, which gzip makes use of.
+    # The steps of a token are adjacent: their lists are similar, so that gzip compresses them well.
     ids, scores, cosines = (np.moveaxis(of, 1, 2) for of in (ids, scores, cosines))
     sizes = [of[..., 0] for of in (theory_scores, scores)]
     logs = [np.log(size, dtype=float) for size in sizes]

@@ -1,4 +1,4 @@
-"""Fills in the page with its style, its program and the data."""
+"""Writes the page with its style, its script and the data."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from assocjax.explorer.packing import pack
 from assocjax.storage import SIGNATURE, results, whole_file
 
 _EXAMPLE = "bird"
-_READS = {  # the theory's symbol, what a token's row lists, what its column lists
+_READS = {  # symbol of the theory's matrix, title of a token's row list and of its column list
     "bigram": ("B", "Tokens that follow {}", "Tokens right before {}"),
     "interchangeability": ("B^T B", "Tokens used like {}", "Tokens used like {}"),
     "composed": ("Φ^T Σ", "Tokens that {} predicts from afar", "Tokens that predict {} from afar"),
@@ -42,26 +42,26 @@ def write_explorer(
     max_steps: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes one HTML file in which to look up any token of a `track` Dataset.
+    """Writes one HTML file in which any token of a `track` Dataset can be looked up.
 
-    It holds all it needs: lists are packed into blocks (see `packing`) which the page unpacks when
-    they are looked at. The same Dataset gives the same bytes.
+    The file is self-contained: lists are packed into blocks (see `packing`), which the page unpacks
+    when they are shown. The same Dataset gives the same bytes.
 
     Args:
       dataset: from `track`.
-      path: of the file.
-      token: what is shown first; by default "bird", as in the documentation, or, where a text has
-        none, a word of middling frequency.
-      max_steps: of more recorded steps, so many that are evenly spread; by default 24, and 12 of
-        over 1,500 tokens, lest the file grow.
+      path: path of the file.
+      token: the token that is shown first; by default "bird", as in the documentation, or a word of
+        medium frequency if the vocabulary has no "bird".
+      max_steps: keep at most this many recorded steps, evenly spread; by default 24, or 12 for more
+        than 1,500 tokens, to limit the size of the file.
       overwrite: replace a page of other results that assocjax wrote.
 
     Raises:
-      InputError: the Dataset is not of `track`, has over 65,536 tokens, the token is not in it, or
-        the file cannot be written.
-      InputTypeError: dataset, path or number of steps is none.
+      InputError: the Dataset is not from `track`, has over 65,536 tokens or lacks the token, or the
+        file cannot be written.
+      InputTypeError: dataset, path or number of steps has a wrong type.
 
-    Cost: the file has some 17 bytes for each list of 10, of which there are 9 (2 L + 1) V a step:
+    Cost: the file has about 17 bytes for each list of 10, and 9 (2 L + 1) V lists for each step:
     about 40 MB for V = 3,000, L = 3 and 12 steps.
     """
     if max_steps is not None:
@@ -175,7 +175,7 @@ def _middling(vocabulary: list[str], frequency: np.ndarray) -> int:
 
 
 def _json(content: dict) -> str:
-    """JSON that may stand within a script element, whatever the tokens are."""
+    """JSON that is safe within a script element for any tokens."""
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,12 +1,12 @@
 """Every plot, drawn from a Dataset or a study's table.
 
-`style`     what all figures share, and `save`
+`style`     colours, panels and titles that all figures share, and `save`
 `sweeps`    cosines, errors and loss of a sweep against step
-`limits`    where a theory ends: horizons, and the theorem's bounds
+`limits`    limits of a theory: horizons, and the theorem's bounds
 `matrices`  heat maps of the statistics
 `ablation`  the loss after edits of trained weights, and of controls
 `associations`  when associations form, and a token's context
-`language_models`  layers, heads and checkpoints beside the theory, and shuffled controls
+`language_models`  similarity of layers, heads and checkpoints with the theory, and controls
 """
 
 from assocjax.figures.ablation import plot_ablation as plot_ablation

@@ -1,4 +1,4 @@
-"""What edits of trained weights do to the loss, beside their random controls."""
+"""The loss after edits of trained weights, compared with random controls."""
 
 import numpy as np
 import xarray as xr
@@ -16,7 +16,7 @@ _NAMES = {
     "shuffled": "tokens shuffled",
     "matched": "tokens shuffled\namong similar frequencies",
 }
-_SMALLEST = 1e-4  # nats: changes below are drawn on a linear axis
+_SMALLEST = 1e-4  # nats; smaller changes are drawn on a linear axis
 
 
 @reading("ablate")
@@ -30,7 +30,7 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
       dataset: from `ablate`.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `dataset` is not from `ablate`.
     """
     check_dataset(dataset, "ablate", ["loss"], "unit edit")
     check_dataset(dataset, "ablate", ["trained_loss"], "")

@@ -54,7 +54,7 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
       dataset: from `track`.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `dataset` is not from `track`.
     """
     check_dataset(
         dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token"
@@ -81,14 +81,14 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
 
 @reading("track")
 def plot_precision(dataset: xr.Dataset) -> Figure:
-    """Share of the true associates that weights find, against step: a panel for each scoring.
+    """Share of the true associates in the weights' lists, against step: a panel for each scoring.
 
     Args:
       dataset: from `track` with a truth.
 
     Raises:
-      InputError: it has none.
-      InputTypeError: it is no Dataset.
+      InputError: `dataset` has no precisions.
+      InputTypeError: `dataset` is not a Dataset.
     """
     check_dataset(dataset, "track", [], "")
     kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
@@ -119,21 +119,21 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
 def plot_context_graph(
     dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "corrected"
 ) -> Figure:
-    """A token amid the tokens that stand before it, by the basis function Phi: paper, Figure 3.
+    """A token and the tokens that stand before it, by the basis function Phi: paper, Figure 3.
 
-    Lines to the token are as wide as its scores, and others join those of its associates of which
-    one is in the list of the other.
+    The width of a line to the token is the score. Other lines join two associates if one of them is
+    in the list of the other.
 
     Args:
       dataset: from `track`, or from `datasets.statistics_dataset`.
-      token: in the vocabulary.
-      k: associates to show, if there are as many; of a `track` at most those that were recorded.
+      token: a token of the vocabulary.
+      k: largest number of associates to show; for a `track` at most the number recorded.
       scoring: one of `scorings.SCORINGS`.
 
     Raises:
-      InputError: the token or the scoring is not there, or nothing stands before the token more
-        often than by chance; the dataset has no contexts.
-      InputTypeError: `dataset` is no Dataset, `token` no text, or k no number.
+      InputError: the token or the scoring is unknown, nothing stands before the token more often
+        than by chance, or the dataset has no contexts.
+      InputTypeError: `dataset` is not a Dataset, `token` not a string, or `k` not an integer.
     """
     check_choice("scoring", scoring, SCORINGS)
     k = check_integer("k", k, minimum=1)
@@ -175,7 +175,7 @@ def plot_context_graph(
 
 
 def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores [V, k] in the rows of Phi: recorded, or read off the matrix."""
+    """Ids and scores [V, k] in the rows of Phi: recorded, or computed from the matrix."""
     source = "track or statistics_dataset"
     if "context" not in dataset:
         names = ("context_theory_id", "context_theory_score")
@@ -198,8 +198,8 @@ def save_track(
 ) -> list[Path]:
     """Writes `overlap`, and with a truth `precision`, as PNG and PDF; returns the paths.
 
-    Figures of other results are only replaced if assocjax wrote them and `overwrite` is true;
-    InputError otherwise.
+    Raises InputError if figures of other results exist, unless assocjax wrote them and `overwrite`
+    is true.
     """
     figures = {"overlap": plot_overlap(dataset)}
     if any(f"{kind}_precision" in dataset for kind in READ_AT):
@@ -213,7 +213,7 @@ def _panels(dataset: xr.Dataset, rows: int, y: str):
     last = int(dataset["step"][-1])
     for ax in axes.flat:
         ax.set_ylim(-0.03, 1.03)
-        # Step 0 has a place of its own, and others are as far apart as they are recorded.
+        # Step 0 is at a separate position, and the others are evenly spaced as recorded.
         ax.set_xscale("symlog", linthresh=1, linscale=0.4)
         powers = range(1 + int(math.log2(max(1, last))))
         ticks = [0, *(2**power for power in powers)]

@@ -1,8 +1,9 @@
-"""Real language models beside the theory, layer by layer, each score beside its shuffled control.
+"""Similarity of language models with the theory, layer by layer, each score with its control.
 
 Panels are those of the paper's Figures 6 to 8: attention with the theory's query-key matrix, and
 the residual stream after attention ("embedding without MLP") and after the layer ("embedding") with
-another matrix of the theory. Layer 0 of the last is what the first layer reads: the embedding.
+another matrix of the theory. Layer 0 in the last panel is the input of the first layer: the
+embedding.
 """
 
 from collections.abc import Sequence
@@ -32,21 +33,21 @@ _FEW_LAYERS = 3  # the paper's Figure 7 shows three
 def plot_layers_by_step(
     dataset: xr.Dataset, *, theory: str = "value", residual: str = "uniform", null: str = "all"
 ) -> Figure:
-    """Heat maps of layer against revision: the paper's score and its control, and token-centred.
+    """Heat maps of layer against revision: the paper's and the token-centred score, with controls.
 
-    Five rows: the paper's form and its mean over shuffled tokens, on one colour scale from 0 to 1;
-    the token-centred form and its mean over shuffled tokens, on one from 0 to the largest; and how
-    many standard deviations of the shuffles the latter two are apart.
+    Five rows: the paper's form and its mean over shuffled tokens, on a colour scale from 0 to 1;
+    the token-centred form and its mean over shuffled tokens, on a scale from 0 to the largest; and
+    the difference of these two in standard deviations over the shuffles.
 
     Args:
       dataset: from `compare_revisions`, with the centerings "feature" and "token".
-      theory: what the two panels of embeddings are compared with.
+      theory: matrix of the theory for the two panels of embeddings.
       residual: "uniform" (the paper's) or "unigram".
-      null: among which tokens shuffles are, "all" or "frequency".
+      null: tokens are shuffled among "all", or within bins of "frequency".
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or has no such theory, residual or
-        null.
+      InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
+        theory, residual or null.
     """
     _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
     _check(dataset, _STREAMS, "layer stream revision", residual=residual, null=null, theory=theory)
@@ -83,18 +84,19 @@ def plot_layers_by_step(
 
 @reading("compare_revisions")
 def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "all") -> Figure:
-    """Every head beside its control: layer against head; of several revisions, head against them.
+    """Heat maps of every head and its control: layer against head, or head against revision.
 
-    Of several revisions the first, a middle and the last layer are shown, as in the paper's
-    Figure 7. Columns are those of `plot_layers_by_step`: the paper's form and its shuffled mean,
+    For several revisions, the first, a middle and the last layer are shown, as in the paper's
+    Figure 7. Columns are the rows of `plot_layers_by_step`: the paper's form and its shuffled mean,
     the token-centred form and its shuffled mean, and z of the latter.
 
     Args:
       dataset: from `compare_revisions`, with the centerings "feature" and "token".
-      residual, null: as of `plot_layers_by_step`.
+      residual, null: as in `plot_layers_by_step`.
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or has no such residual or null.
+      InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
+        residual or null.
     """
     _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
     chosen = _attention(dataset.sel(residual=residual, null=null))
@@ -148,12 +150,12 @@ def plot_by_layer(
     Two rows: the paper's form, token-centred.
 
     Args:
-      dataset: from `compare_revisions`, one revision of it (`isel(revision=-1)`).
-      theory, residual, null: as of `plot_layers_by_step`.
+      dataset: one revision of a Dataset from `compare_revisions` (`isel(revision=-1)`).
+      theory, residual, null: as in `plot_layers_by_step`.
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or has no such theory, residual or
-        null.
+      InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
+        theory, residual or null.
     """
     _check(dataset, _ATTENTION, "layer head", residual=residual, null=null)
     _check(dataset, _STREAMS, "layer stream", residual=residual, null=null, theory=theory)
@@ -175,7 +177,7 @@ def plot_by_layer(
                 ax.set_title(title, fontsize=9)
             else:
                 ax.set_xlabel("layer", fontsize=8)
-        across[0].set_ylim(bottom=0)  # of all in the row, once all are drawn
+        across[0].set_ylim(bottom=0)  # for all panels of the row, after all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
     what = f"{literal(theory)} and query-key, residual {literal(residual)}"
@@ -208,12 +210,12 @@ def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:
 
 
 def _attention(dataset: xr.Dataset) -> xr.Dataset:
-    """Scores of attention, under the names of those of streams."""
+    """Scores of attention, with the variable names of those of streams."""
     return dataset[list(_ATTENTION)].rename(dict(zip(_ATTENTION, _SCORES, strict=True)))
 
 
 def _maps(panels: Sequence[xr.Dataset]) -> list[tuple[str, str, str, Normalize, str]]:
-    """Title, variable, centering, scale and colours of each kind of map, one for all panels."""
+    """Title, variable, centering, scale and colours of each kind of map, shared by all panels."""
     centred = [panel.sel(centering="token") for panel in panels]
     largest = max(float(p[v].max()) for p in centred for v in ("similarity", "null_mean")) or 1.0
     limit = max(10 * _CHANCE, *(float(abs(panel["z"]).max()) for panel in centred))
@@ -256,12 +258,12 @@ def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
 
 
 def _are_many(names: list[str]) -> bool:
-    """Too many or too long to stand side by side."""
+    """Whether names are too many or too long to be written horizontally."""
     return len(names) > 4 or max(map(len, names)) > 8
 
 
 def _room_below(names: list[str]) -> float:
-    """Inches that upright labels take."""
+    """Height in inches of vertical labels."""
     return 0.06 * max(map(len, names)) if _are_many(names) else 0
 
 

@@ -1,4 +1,4 @@
-"""Where a theory ends: figures of validity horizons and of the theorem's bounds."""
+"""Limits of a theory: figures of validity horizons and of the theorem's bounds."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -35,17 +35,18 @@ _THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 
 @reading("validity_horizon")
 def plot_horizons(horizons: xr.Dataset) -> Figure:
-    """Validity horizon, in training time, against learning rate: a panel for each weight and start.
+    """Validity horizon, as training time, against learning rate.
 
-    A line for each theory: the least over layers and seeds, as in `horizon_table`. The shade is the
-    range, up to the end of the sweep where some do not end within it; those stand as an open
-    triangle there, and those that never held as one at the first step, pointing down.
+    A panel for each weight and initialization scale, a line for each theory: the minimum over
+    layers and seeds, as in `horizon_table`. The shade is the range. Horizons beyond the sweep are
+    drawn at its end, as an open triangle, and theories that never held at the first step, as a
+    triangle pointing down.
 
     Args:
       horizons: from `validity_horizon`.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `horizons` is not from `validity_horizon`.
     """
     dims = "learning_rate seed init_scale theory weight layer"
     check_dataset(horizons, "validity_horizon", ["horizon"], dims)
@@ -79,16 +80,16 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
 def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "") -> Figure:
     """Horizons as training time s eta against each quantity that was varied, on log axes.
 
-    A colour for each weight, a line style for each theory. Settings at which a theory did not end,
-    or never held, have no point.
+    A colour for each weight, a line style for each theory. There is no point for settings at which
+    a theory did not end, or never held.
 
     Args:
       rows: from `horizon_study`.
       corpus_name: for the title.
 
     Raises:
-      InputError: rows are none, or lack something.
-      InputTypeError: they are no list of dicts.
+      InputError: `rows` is empty or incomplete.
+      InputTypeError: `rows` is not a list of dicts.
     """
     if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
         raise InputTypeError(f"rows must be a list of dicts, from horizon_study; got {rows!r}")
@@ -106,7 +107,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
         for theory, weight in itertools.product(theories, WEIGHTS):
             points = [(row[name], row[f"{weight}*eta"]) for row in line if row["theory"] == theory]
             x, y = np.array(points, float).T
-            y[y == 0] = np.nan  # never held: zero has no place on a log axis
+            y[y == 0] = np.nan  # never held: a log axis has no zero
             ax.plot(x, y, color=COLORS[weight], ls=THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
         few_ticks(ax, sorted({row[name] for row in line}))
         ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
@@ -120,7 +121,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     symbols = zip((r"$\eta$", "V", "T", "L"), SETTINGS, strict=True)
     setting = ", ".join(f"{symbol} = {base[name]:g}" for symbol, name in symbols)
     named = xr.Dataset(attrs={"corpus_name": corpus_name})
-    # Two lines, as a figure may have a single panel.
+    # Two lines, since a figure may have a single panel.
     title = f"Horizons around {setting}\n(no point: not within the study, or never held)"
     finish(figure, axes, title, named)
     return figure
@@ -130,7 +131,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
 def plot_bounds(bounds: xr.Dataset) -> Figure:
     """Measured distance to the leading terms and its bound against step, on log axes.
 
-    A row for each starting scale, a column for each weight, a colour for each of up to three
+    A row for each initialization scale, a column for each weight, a colour for each of up to three
     learning rates: the smallest, a middle one and the largest. The bound is dashed, and broad where
     all conditions of the theorem hold.
 
@@ -138,7 +139,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
       bounds: from `theorem_bounds`.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `bounds` is not from `theorem_bounds`.
     """
     for names, dims in (
         (["distance"], "learning_rate seed init_scale weight layer step"),
@@ -146,7 +147,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         (["conditions_met"], "learning_rate init_scale step"),
     ):
         check_dataset(bounds, "theorem_bounds", names, dims)
-    bounds = in_order(bounds).isel(step=slice(1, None))  # step 0 has no place on a log axis
+    bounds = in_order(bounds).isel(step=slice(1, None))  # a log axis has no step 0
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
     figure, axes = panels(len(scales), len(WEIGHTS), log=True, share_y="col")
@@ -155,11 +156,11 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         for rate, color in zip(shown, shades(len(shown)), strict=True):
             cell = bounds.sel(learning_rate=rate, init_scale=scale, weight=weight)
             distance, bound = cell["distance"], cell["bound"]
-            # Nor has a distance that is still exactly zero.
+            # Distances that are still exactly zero are left out too.
             line_and_range(ax, distance.where(distance > 0), color, rf"$\eta$ = {rate:g}")
             ax.plot(cell["step"], bound, color=color, lw=1, ls="--")
             met = bound.where(cell["conditions_met"])
-            # Pale rather than transparent, where the marker of a lone step would show through.
+            # Pale rather than transparent, so that the marker of a single step does not show.
             pale = 1 - 0.35 * (1 - color[:3])
             ax.plot(cell["step"], met, color=pale, lw=6, marker="o", ms=6, mew=0, zorder=0)
         ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
@@ -186,7 +187,7 @@ def _horizon_line(ax: Axes, horizon: xr.DataArray, last: int, index: int, label:
     least = horizon.min(others)
     line = least.where(least > 0) * rates
     ax.plot(rates, line, color=color, lw=1.4, marker="o", ms=3, label=label)
-    size = 8 - 2.5 * index  # markers of two theories may fall on one point
+    size = 8 - 2.5 * index  # markers of two theories may coincide
     for marker, at, step in (("^", horizon.isnull(), last), ("v", horizon == 0, 1)):
         some = rates[at.any(others).values]
         ax.plot(some, some * step, marker, color=color, mfc="none", ms=size)

@@ -15,16 +15,17 @@ _ORDER = ("bigram", "context", "interchangeability", "value", "composed", "query
 
 @reading("statistics_dataset")
 def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
-    """Heat maps of the matrices, among the most frequent tokens (not counting `<unk>`).
+    """Heat maps of the matrices for the most frequent tokens (without `<unk>`).
 
     Colours saturate at the 99th percentile of the absolute entries shown.
 
     Args:
       dataset: from `datasets.statistics_dataset`.
-      top: how many tokens to show.
+      top: number of tokens to show.
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or `top` is not positive.
+      InputError, InputTypeError: the dataset is not from `statistics_dataset`, or `top` is not a
+        positive integer.
     """
     check_integer("top", top, minimum=1)
     check_dataset(dataset, "statistics_dataset", _ORDER, "token other_token")
@@ -45,8 +46,8 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
         figure.colorbar(image, ax=ax, shrink=0.8, format="%.0e").ax.tick_params(labelsize=6)
     set_title(
         figure,
-        f"Statistics among the {len(shown)} most frequent tokens (row: token, column: what the "
-        "title says of it; colours saturate)",
+        f"Statistics of the {len(shown)} most frequent tokens (row: token, column: its associates, "
+        "as described in the title; colours saturate)",
         dataset,
     )
     return figure

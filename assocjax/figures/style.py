@@ -1,10 +1,10 @@
-"""What all figures share: colours, lines, panels, titles, and the files they are written to.
+"""Shared by all figures: colours, lines, panels, titles, and writing of files.
 
-Colour tells learning rates apart (from dark, small, to light, large) or weights, and the kind of
-line theories; the shaded range is over layers and seeds, its line the mean. Tokens and names may be
-any text: they are drawn by `literal`, and `set_title`, which every figure calls last, chooses fonts
-that have their characters. Matplotlib's object interface is used throughout: no global state, no
-display.
+Colours distinguish learning rates (from dark, small, to light, large) or weights; line styles
+distinguish theories. A line is the mean and its shade the range over layers and seeds. Tokens and
+names may be any text: `literal` prepares them, and `set_title`, which every figure calls last,
+chooses fonts that have their characters. Matplotlib's object interface is used throughout: no
+global state, no display.
 """
 
 import contextlib
@@ -55,17 +55,17 @@ def save(
     into: Folder | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Writes a figure as PNG and PDF beside each other; returns both paths.
+    """Writes a figure as PNG and PDF; returns both paths.
 
     Args:
       figure: from a `plot_*` function.
       path: without a suffix.
-      into: a claimed folder, within which `path` then is.
+      into: a claimed folder; `path` is then relative to it.
       overwrite: replace files of these names that assocjax wrote.
 
     Raises:
-      InputError: a file of that name is there (see `overwrite`) or cannot be written.
-      InputTypeError: figure or path is none.
+      InputError: a file of that name exists (see `overwrite`) or cannot be written.
+      InputTypeError: figure or path has a wrong type.
     """
     if not isinstance(figure, Figure):
         raise InputTypeError(f"figure must be a matplotlib Figure; got {type(figure)}")
@@ -75,7 +75,7 @@ def save(
         name = f"{path}.{kind}"
         place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
         with place as part, warnings.catch_warnings():
-            # Of marks that are joined to a character of another font; `literal` told of others.
+            # For marks combined with a character of another font; `literal` warned of others.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
             figure.savefig(part, format=kind, dpi=150, metadata=metadata)
         paths.append(Path(name) if into is None else into.path / name)
@@ -85,7 +85,7 @@ def save(
 def save_all(
     figures: Mapping[str, Figure], folder: str | os.PathLike | Folder, *, overwrite: bool
 ) -> list[Path]:
-    """Writes figures by their names into a folder, which may be a claimed one."""
+    """Writes figures, given by name, into a folder, which may be a claimed one."""
     if isinstance(folder, Folder):
         return [p for name, figure in figures.items() for p in save(figure, name, into=folder)]
     path = Path(check_path("folder", folder))
@@ -93,17 +93,17 @@ def save_all(
     return [p for figure, path in paths for p in save(figure, path, overwrite=overwrite)]
 
 
-_MOST = 80  # characters of a name; of a token, fewer fit
+_MOST = 80  # characters of a name; for a token, fewer fit
 
 
 def literal(text: Any, most: int = _MOST) -> str:
-    """A token or a name as it can be drawn, whatever is in it.
+    """Any token or name as text that Matplotlib can draw.
 
-    No dollar begins mathematics. What cannot be seen (control characters, marks of direction,
-    blanks but the space) is written as in Python, what no installed font has is an empty box, and
-    what is longer than `most` is cut.
+    Dollar signs do not start mathematics. Invisible characters (control characters, direction
+    marks, white space other than the space) are escaped as in Python, characters that no installed
+    font has become empty boxes, and text longer than `most` is cut.
     """
-    text = str(text)[: most + 1]  # no longer, lest a document of one word take long
+    text = str(text)[: most + 1]  # limits the time for very long tokens
     shown = "".join(
         (c if _font_of(c) else "□") if c.isprintable() else c.encode("unicode_escape").decode()
         for c in text
@@ -114,7 +114,7 @@ def literal(text: Any, most: int = _MOST) -> str:
 
 @functools.cache
 def _font_of(character: str) -> str | None:
-    """The first family of fonts that has a character: the default, or any that is installed."""
+    """The first font family that has a character: a default one, or any installed one."""
     for family in [*_default_fonts(), *_installed_fonts()]:
         if ord(character) in _characters(family):
             return family
@@ -128,7 +128,7 @@ def _default_fonts() -> list[str]:
 
 @functools.cache
 def _characters(family: str) -> frozenset[int]:
-    """Code points that the font of a family has, as matplotlib chooses it."""
+    """Code points of the font that matplotlib chooses for a family."""
     path = font_manager.findfont(font_manager.FontProperties(family=[family]))
     try:
         return frozenset(font_manager.get_font(path).get_charmap())
@@ -138,7 +138,7 @@ def _characters(family: str) -> frozenset[int]:
 
 @functools.cache
 def _installed_fonts() -> list[str]:
-    """Families of all fonts, those with the most scripts first.
+    """Families of all installed fonts, those with the most scripts first.
 
     Matplotlib keeps a list of fonts, in which those installed later are missing.
     """
@@ -146,7 +146,7 @@ def _installed_fonts() -> list[str]:
     for path in sorted({*font_manager.findSystemFonts()} - known):
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
             font_manager.fontManager.addfont(path)
-    # Matplotlib's own last resort has all characters, and draws none of them.
+    # Matplotlib's "Last Resort" font has all characters, but draws only placeholders.
     names = {
         entry.name
         for entry in font_manager.fontManager.ttflist
@@ -166,7 +166,7 @@ def _tell_once() -> None:
 
 
 def _choose_fonts(figure: Figure) -> None:
-    """Gives texts with characters that the default font lacks those that have them, too."""
+    """Adds fonts to texts with characters that the default font lacks."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     characters = sorted({c for text in texts for c in text.get_text() if c.isprintable()})
     default = _default_fonts()
@@ -175,12 +175,12 @@ def _choose_fonts(figure: Figure) -> None:
         families = list(dict.fromkeys([*default, *others]))
         for text in texts:
             text.set_fontfamily(families)
-        for ax in figure.axes:  # of ticks that are yet to be made
+        for ax in figure.axes:  # for ticks that are not made yet
             ax.tick_params(which="both", labelfontfamily=families)
 
 
 def in_order(dataset: xr.Dataset) -> xr.Dataset:
-    """Small to large, whatever order the grid was given in: lines and shades go that way."""
+    """The Dataset with its grid sorted from small to large, as lines and shades need it."""
     return dataset.sortby(["learning_rate", "init_scale"])
 
 
@@ -193,7 +193,7 @@ def panels(
     share_x: Any = True,
     share_y: Any = True,
 ):
-    """A figure with panels of so many inches and room for a legend, and its axes [rows, columns].
+    """A figure with panels of `size` inches and space for a legend, and its axes [rows, columns].
 
     `share_x` and `share_y` are `sharex` and `sharey` of matplotlib's `subplots`.
     """
@@ -217,7 +217,7 @@ def label_axes(axes, x: str, y: str) -> None:
 
 
 def few_ticks(ax: Axes, ticks) -> None:
-    """Ticks of a logarithmic x axis, at these places only."""
+    """Sets the only ticks of a logarithmic x axis."""
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.xaxis.set_minor_formatter(NullFormatter())
 
@@ -237,7 +237,7 @@ def line_and_range(
     x = values[over].values
     mean = values.mean(others)
     if int(mean.count()) == 1:
-        marker = "o"  # a line of one point cannot be seen
+        marker = "o"  # a line of one point would be invisible
     ax.plot(x, mean, color=color, lw=1.4, ls=line, label=label, marker=marker, ms=3)
     low, high = values.min(others), values.max(others)
     ax.fill_between(x, low, high, color=color, alpha=alpha, lw=0)

@@ -1,4 +1,4 @@
-"""How training and the theories part, step by step: figures of a sweep's Dataset."""
+"""Agreement of training with the theories, step by step: figures of a sweep's Dataset."""
 
 import itertools
 import os
@@ -38,16 +38,16 @@ _DISAGREEMENT_LINES = {"truncation_error": "-", "sampling_error": ":"}
 
 @reading("sweep")
 def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
-    """Cosine with every theory against step: a panel for each learning rate and starting scale.
+    """Cosine with every theory against step: a panel for each learning rate and init_scale.
 
-    The paper's Figure 4, over a grid and with more than its leading terms.
+    As the paper's Figure 4, but over a grid and for all theories of the sweep.
 
     Args:
       dataset: from `sweep`.
       gradients: compare gradients instead of weights.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `dataset` is not from `sweep`.
     """
     gradients = check_flag("gradients", gradients)
     check_dataset(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
@@ -91,10 +91,10 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
 
     Args:
       dataset: from `sweep`.
-      init_scale: which starting scale to show; by default the smallest.
+      init_scale: the initialization scale to show; by default the smallest.
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or has no such scale.
+      InputError, InputTypeError: the dataset is not from `sweep`, or has no such scale.
     """
     check_dataset(dataset, "sweep", ["relative_error"], f"{_BY_LAYER} quantity")
     scale, dataset = _at_scale(dataset, init_scale)
@@ -116,7 +116,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         top.set_title(LABELS[weight], fontsize=10)
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
-        # Few, so that their labels do not meet.
+        # Few ticks, so that their labels do not overlap.
         few_ticks(top, sorted({1, *steps[::-2]}))
         few_ticks(bottom, rates[:: -(-len(rates) // 5)])
     for ax in axes[:, 0]:
@@ -135,16 +135,16 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
 
 @reading("sweep")
 def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
-    """Sampling and truncation error against step, on log axes: what parts training from a theory.
+    """Sampling and truncation error, the two parts of disagreement, against step on log axes.
 
     A row for each theory, a column for each weight, a colour for each learning rate.
 
     Args:
       dataset: from `sweep` with a `batch_size`.
-      init_scale: which starting scale to show; by default the smallest.
+      init_scale: the initialization scale to show; by default the smallest.
 
     Raises:
-      InputError, InputTypeError: the dataset is something else, or has no such scale.
+      InputError, InputTypeError: the dataset is not from such a `sweep`, or has no such scale.
     """
     check_dataset(dataset, "sweep", [], "")
     if "sampling_error" not in dataset:
@@ -152,7 +152,7 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     check_dataset(dataset, "sweep", _DISAGREEMENT_LINES, _BY_LAYER)
     scale, dataset = _at_scale(dataset, init_scale)
     rates, theories = dataset["learning_rate"].values, dataset["theory"].values
-    dataset = dataset.isel(step=slice(1, None))  # step 0 has no place on a log axis
+    dataset = dataset.isel(step=slice(1, None))  # a log axis has no step 0
     figure, axes = panels(len(theories), len(WEIGHTS), log=True)
     for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
         ax, cell = axes[i, j], dataset.sel(theory=theory, weight=weight)
@@ -178,13 +178,13 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
 
 @reading("sweep")
 def plot_loss(dataset: xr.Dataset) -> Figure:
-    """Loss in nats against step, a line for each learning rate, a panel for each starting scale.
+    """Loss in nats against step, a line for each learning rate, a panel for each init_scale.
 
     Args:
       dataset: from `sweep`.
 
     Raises:
-      InputError, InputTypeError: it is something else.
+      InputError, InputTypeError: `dataset` is not from `sweep`.
     """
     check_dataset(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
@@ -198,7 +198,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     label_axes(axes, "step", "loss (nats per token)")
     loss, limit = dataset["loss"], 1.5 * float(dataset["loss"].isel(step=0).max())
-    if float(loss.max()) > limit:  # a diverging run must not flatten the others
+    if float(loss.max()) > limit:  # otherwise a diverging run would flatten the other curves
         shown = loss.where(loss <= limit)
         low, high = float(shown.min()), float(shown.max())
         margin = 0.05 * max(high - low, 0.1)
@@ -213,8 +213,8 @@ def save_sweep(
 ) -> list[Path]:
     """Writes every figure of a sweep as PNG and PDF into a folder; returns the paths.
 
-    With minibatches `disagreement` is among them. Figures of other results are only replaced if
-    assocjax wrote them and `overwrite` is true; InputError otherwise.
+    With minibatches `disagreement` is one of them. Raises InputError if figures of other results
+    exist, unless assocjax wrote them and `overwrite` is true.
     """
     figures = {
         "cosine_weights": plot_cosines(dataset),
@@ -236,8 +236,8 @@ def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.
 
 
 def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
-    """A line for each theory, all of one colour: the first has the label."""
-    options["alpha"] = 0.2 / values.sizes["theory"]  # of shades that may lie on one another
+    """A line for each theory, all in one colour; the first has the label."""
+    options["alpha"] = 0.2 / values.sizes["theory"]  # for shades that may overlap
     for theory in values["theory"].values:
         line = THEORY_LINES[theory]
         line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)
@@ -245,7 +245,7 @@ def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) 
 
 
 def _theory_key(ax: Axes, dataset: xr.Dataset) -> None:
-    """Adds to the legend of a panel what kind of line each theory has."""
+    """Adds the line style of each theory to the legend of a panel."""
     if dataset.sizes["theory"] > 1:
         for theory in dataset["theory"].values:
             line, name = THEORY_LINES[theory], THEORY_NAMES[theory]

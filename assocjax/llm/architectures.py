@@ -1,8 +1,8 @@
-"""What differs between families of transformers: where things are, and how W_Q and W_K are stored.
+"""Differences between families of transformers: names of modules, and storage of W_Q and W_K.
 
-Row vectors, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q, keys
-h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models first turn both by their
-positions.
+Vectors are rows, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q,
+keys h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models first rotate both
+according to their positions.
 """
 
 import operator
@@ -15,17 +15,17 @@ from assocjax.llm.libraries import require
 
 
 class Family(NamedTuple):
-    """How to read a family; modules are named by their paths.
+    """Where the modules of a family are, as paths of attributes.
 
     Attributes:
         layers: The list of layers, from the model.
         final_norm: The norm before the output head, from the model.
-        attention: The attention module, from a layer. Its output, or the first of it, is what is
-            added to the residual stream.
-        attention_norm: The norm of what attention reads, from a layer.
+        attention: The attention module, from a layer. Its output, or the first item of it, is added
+            to the residual stream.
+        attention_norm: The norm before attention, from a layer.
         query_key: Attention module -> W_Q, W_K, each a tensor [heads, d+1, d_head], whose last row
             is the bias, 0 without one.
-        rotary: What turns queries and keys by their positions, from the model, or None.
+        rotary: The rotary embedding, from the model, or None.
     """
 
     layers: str
@@ -37,13 +37,13 @@ class Family(NamedTuple):
 
 
 def submodule(module: Any, path: str) -> Any:
-    """The module of that path within another."""
+    """The submodule at a path of attributes."""
     return operator.attrgetter(path)(module)
 
 
 def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -> tuple[Any, Any]:
-    """Queries and keys [heads, n, d_head] as the model turns them: keys at position 0, queries at
-    `distance`. Scores depend on the difference only."""
+    """Queries and keys [heads, n, d_head] after the model's rotary embedding: keys at position 0,
+    queries at `distance`. Scores depend on the difference only."""
     if family.rotary is None:
         return queries, keys
     torch = require("torch")
@@ -121,4 +121,4 @@ COMPUTED = (
     *(".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"),
     *(".attention.bias", ".attention.masked_bias"),
 )
-"""How the names end of tables that old checkpoints hold, and that are computed today."""
+"""Suffixes of the names of tables that old checkpoints contain and that are computed today."""

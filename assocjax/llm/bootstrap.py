@@ -1,10 +1,10 @@
-"""How much of a similarity is this sample of text: a bootstrap over groups of documents.
+"""How much a similarity varies with the sample of text: a bootstrap over groups of documents.
 
-Counts are integers that add up over sequences. Consecutive sequences, so that documents stay
-together, make groups; a replicate draws as many groups as there are, with replacement, and what it
-needs of a group is its counts. So the text is read once, and a replicate costs products of sparse
-matrices. The model's side is fixed: an interval tells of the text of the theory, not of the choice
-of tokens and not of the model's own training.
+Counts are integers that add up over sequences. Groups consist of consecutive sequences, so that
+documents stay together. A replicate draws as many groups as there are, with replacement, and needs
+only the counts of each group. So the text is read once, and a replicate costs products of sparse
+matrices. The model's vectors are fixed: an interval describes the variation of the theory's text,
+not that of the choice of tokens or of the model's own training.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,10 +40,10 @@ class Interval(NamedTuple):
     """A similarity and its percentile interval.
 
     similarity  of the whole text
-    low, high   between which the middle share `level` of the replicates lies
-    mean        of the replicates. A replicate repeats some text and misses other, and so its
-                matrices are noisier: mean - similarity estimates the bias that noise of this size
-                gives to a score, and an interval far from its similarity says that bias rules
+    low, high   bounds of the interval with the middle share `level` of the replicates
+    mean        of the replicates. A replicate repeats some of the text and lacks some, and so its
+                matrices are noisier: mean - similarity estimates the bias of a score by noise of
+                this size. If an interval is far from its similarity, this bias dominates
     """
 
     similarity: Float[np.ndarray, "..."]
@@ -67,29 +67,31 @@ def bootstrap_similarity(
 ) -> dict[str, Interval]:
     """Percentile intervals of a model's similarity with the theory's matrices.
 
-    `query_key` is not among them: it needs a second pass over the text for every replicate.
+    `query_key` is left out, since it needs a second pass over the text for every replicate.
 
     Args:
       A: [n,d], a `FactoredMatrix`, or either with a leading axis of layers; row i belongs to
         `token_ids[i]`.
-      source, token_ids, residual: as of `basis_matrices`.
-      num_groups: from 2 to the number of sequences; of like numbers of consecutive sequences.
+      source, token_ids, residual: as in `basis_matrices`.
+      num_groups: number of groups of consecutive sequences of nearly equal size, from 2 to the
+        number of sequences.
       num_replicates: at least 2. Weights of the groups are NumPy's
         `default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, num_replicates)`.
       level: between 0 and 1.
-      centering: as of `covariance_similarity`.
-      progress: called with (steps done, steps to do); a group or a replicate is a step.
+      centering: as in `covariance_similarity`.
+      progress: called with (steps done, steps in total); a group or a replicate is a step.
 
     Returns:
       `Interval` for each of "bigram", "context", "interchangeability", "value", with entries [] or
       [layers].
 
     Raises:
-      InputError, InputTypeError: as `basis_matrices` and `covariance_similarity`; a number out of
-        range; a group without a valid position.
+      InputError, InputTypeError: as `basis_matrices` and `covariance_similarity`; a number is out
+        of range; a group has no valid position.
 
-    Cost: one pass of counting; for each replicate n nnz(B[s,:]) + 4 n^3 multiply-adds and
-      4 n^2 a layer. Memory n^2 words a layer, and 16 bytes an entry of Phi[:,s] of every group.
+    Cost: one pass of counting; for each replicate n nnz(B[s,:]) + 4 n^3 multiply-adds and 4 n^2 for
+      each layer. Memory: n^2 numbers for each layer, and 16 bytes for each entry of Phi[:,s] of
+      every group.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     check_is("source", source, Sequences)
@@ -141,7 +143,7 @@ def bootstrap_similarity(
 
 
 class _TokenCounts(NamedTuple):
-    """Sums over a group of sequences, int64: of `TokenRows` before any division."""
+    """Integer sums (int64) over a group of sequences, from which `TokenRows` is computed."""
 
     rows: csr_array
     columns: csr_array
@@ -168,7 +170,7 @@ def _count_tokens(source: Sequences, sequences: range, ids: np.ndarray) -> _Toke
 def _weighted(
     parts: Sequence[_TokenCounts], weights: np.ndarray, ids: np.ndarray, residual: str, unit: float
 ) -> TokenRows:
-    """The parts of B and Phi of a text that has each group so many times."""
+    """The parts of B and Phi of a text that contains each group `weights` times."""
     pairs = (zip(of, weights.tolist(), strict=True) for of in zip(*parts, strict=True))
     total: Any = _TokenCounts(
         *(reduce(add, (count * weight for count, weight in of if weight)) for of in pairs)
@@ -188,7 +190,7 @@ def _weighted(
 
 
 def _as_layers(A: Matrix, n: int) -> tuple[Matrix, bool]:
-    """A with a leading axis, and whether it had none."""
+    """A with a leading axis of layers, and whether that axis was added."""
     leaves, structure = jax.tree.flatten(A)
     leaves = [as_array("A", leaf) for leaf in leaves]
     single = all(np.ndim(leaf) == 2 for leaf in leaves)

@@ -1,14 +1,14 @@
-"""A model's layers beside the theory's matrices, each score beside its nulls: one Dataset.
+"""Compares a model's layers with the theory's matrices, each score with its nulls: one Dataset.
 
-Two sets of vectors of a model are compared, each of n tokens fed alone:
+Two kinds of matrices of a model, for n tokens each fed alone, are compared:
 
 * streams, the residual stream before a layer, after its attention and after the layer [n,d], with
   each of the theory's matrices;
 * attention, A = E (W_Q W_K^T) E^T [n,n] of a head, and A = E (mean over heads of W_Q W_K^T) E^T,
   with the theory's `query_key`: as factors of a head's width, never dense.
 
-Every score has two nulls: tokens are shuffled over all of them ("all"), and among tokens of like
-frequency only ("frequency"), so that what frequency alone explains shows.
+Every score has two nulls: tokens are shuffled among all tokens ("all"), or only among tokens of
+similar frequency ("frequency"), which shows how much frequency alone explains.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,17 +36,17 @@ from assocjax.llm.nulls import Null, frequency_bins, permutation_null
 from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
 
 STREAMS = ("before", "after_attention", "after_layer")
-"""Where the residual stream is read."""
+"""Points at which the residual stream is read."""
 
 NULLS = ("all", "frequency")
-"""Among which tokens are shuffled."""
+"""Sets of tokens within which tokens are shuffled."""
 
 MEAN_HEAD = "mean"
 """The coordinate of the mean over heads."""
 
 
 class Streams(Protocol):
-    """Residual streams [layers, n, d], such as `assocjax.llm.probes` reads off a model."""
+    """Residual streams [layers, n, d], as those of `assocjax.llm.probes`."""
 
     @property
     def before(self) -> Any: ...
@@ -72,32 +72,34 @@ def compare_model(
     """Compares all layers of a model with all of the theory's matrices.
 
     Args:
-      streams: of the n tokens, float32 [layers, n, d].
+      streams: streams of the n tokens, float32 [layers, n, d].
       matrices: residual -> name -> matrix [n,n] of the same tokens in the same order; the same
         names for every residual (`basis_matrices`).
-      counts: how often each token occurs in the text of the theory, for `frequency_bins` [n].
-      attention: (queries, keys) of each layer in turn, both [H, n, r]: scores between tokens are
-        queries @ keys.T, head by head, with query tokens in rows (`query_key_factors`).
+      counts: number of occurrences of each token in the text of the theory, for `frequency_bins`
+        [n].
+      attention: (queries, keys) of each layer in turn, both [H, n, r]: the scores of a head between
+        tokens are queries @ keys.T, with query tokens in rows (`query_key_factors`).
       layers: numbers of the layers, by default from 1.
-      centerings: of `CENTERINGS`.
-      num_shuffles, seed: as of `permutation_null`.
-      num_bins: bins of frequency for the second null.
-      progress: called with (steps done, steps in all): for each centering a step, or with attention
-        three.
+      centerings: names of `CENTERINGS`.
+      num_shuffles, seed: as in `permutation_null`.
+      num_bins: number of frequency bins for the second null.
+      progress: called with (steps done, steps in total): one step for each centering, or three with
+        attention.
 
     Returns:
       Dataset with `similarity` over (residual, theory, centering, layer, stream), and `null_mean`,
-      `null_sd`, `z`, `p` over (null, and those). With attention, the same with the prefix
-      `attention_` over (residual, centering, layer, head) against `query_key`; the coordinate
-      `head` is "0", "1", ... and "mean".
+      `null_sd`, `z`, `p` over null and these dimensions. With attention, the same variables with
+      the prefix `attention_` over (residual, centering, layer, head), for `query_key`; the
+      coordinate `head` is "0", "1", ... and "mean".
 
     Raises:
-      InputError: shapes or names that do not fit; attention without `query_key` in `matrices`.
+      InputError: shapes or names do not match; attention without `query_key` in `matrices`.
       InputTypeError: as `covariance_similarity`.
 
     Cost: for each centering n^2 (n theories + d streams + 2 num_shuffles theories streams)
-      multiply-adds, with 3 streams a layer, and as many for attention with heads for streams, the
-      heads' width for d and residuals for theories. Memory three times the streams.
+      multiply-adds, with 3 streams for each layer. The same for attention, with heads instead of
+      streams, the heads' width instead of d, and residuals instead of theories. Memory: three times
+      the streams.
     """
     names = _check_matrices(matrices)
     residuals = list(matrices)
@@ -217,7 +219,7 @@ def _read_attention(attention, num_layers: int, n: int) -> tuple[FactoredMatrix,
     q, k = np.stack(queries), np.stack(keys)
     H, r = q.shape[1], q.shape[3]
     heads = FactoredMatrix(jnp.asarray(q.reshape(-1, n, r)), jnp.asarray(k.reshape(-1, n, r)))
-    # sum_h Q_h K_h^T is one product of the heads side by side; a factor 1/H changes no score.
+    # sum_h Q_h K_h^T is one product of the concatenated heads; a factor 1/H changes no score.
     wide = (jnp.asarray(a.swapaxes(1, 2).reshape(num_layers, n, H * r)) for a in (q, k))
     return heads, FactoredMatrix(*wide)
 

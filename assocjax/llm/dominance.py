@@ -1,4 +1,4 @@
-"""How much of a similarity is one direction, one token or one feature.
+"""How much of a similarity is due to one direction, one token or one feature.
 
 With A and M centred as in `assocjax.llm.similarity`, and a and m the means of their rows over
 tokens, A = 1 a^T + A_c and M = 1 m^T + M_c, so that
@@ -7,8 +7,8 @@ tokens, A = 1 a^T + A_c and M = 1 m^T + M_c, so that
     ||A^T M||^2 = n^2 |a|^2 |m|^2  +  2 n a^T A_c^T M_c m  +  ||A_c^T M_c||^2
                   mean                mixed                    rest
 
-Without a token i (its row on both sides) or a feature f (a column of one side), what is left is
-centred anew. That takes a multiple of the product of the centred rows, or columns, away:
+If a token i (its row in A and M) or a feature f (a column of A or M) is left out, the rest is
+centred again. That subtracts a multiple of the product of the centred rows, or columns:
 
     A^T M -> A^T M - c a_i m_i^T         c = n / (n-1) if "token" is centred, else 1
     A A^T -> A A^T - c a_f a_f^T         c = d / (d-1) if "feature" is centred, else 1
@@ -46,9 +46,9 @@ from assocjax.precision import matmul
 class MeanShare(NamedTuple):
     """Shares of ||A^T M||^2, which sum to 1: see the module's docstring.
 
-    mean   of the common mean direction alone: 0 where tokens are centred
-    mixed  of both together; may be negative
-    rest   of what differs between tokens
+    mean   the common mean direction; 0 if tokens are centred
+    mixed  the cross term; may be negative
+    rest   the differences between tokens
     """
 
     mean: Float[Array, ""]
@@ -57,18 +57,19 @@ class MeanShare(NamedTuple):
 
 
 class LargestDrop(NamedTuple):
-    """The largest fall of a score when one is left out, and which; negative if it always rises."""
+    """The largest drop of a score when one item is left out, and the index of the item; negative if
+    the score always rises."""
 
     drop: Float[Array, ""]
     which: Int32[Array, ""]
 
 
 class Dominating(NamedTuple):
-    """What a score rests on most.
+    """The token, feature and column on which a score depends most.
 
-    token    left out of both sides, its row of each
-    feature  a dimension left out of the model's side, its column of A
-    theory   a column left out of M, whose rows keep the scale that they have with it
+    token    its row is left out of A and M
+    feature  a dimension of the model; its column is left out of A
+    theory   a column left out of M, whose rows keep their previous scale
     """
 
     token: LargestDrop
@@ -77,9 +78,9 @@ class Dominating(NamedTuple):
 
 
 def common_mean_share(A: Matrix, M: Matrix, centering: str = "feature") -> MeanShare:
-    """How much of a score is the direction that all tokens share.
+    """How much of a score is due to the direction that all tokens share.
 
-    Args, raises: as `covariance_similarity`. NaN where the score is 0 or undefined.
+    Args, raises: as `covariance_similarity`. NaN if the score is 0 or undefined.
 
     Cost: n d m multiply-adds.
     """
@@ -89,13 +90,14 @@ def common_mean_share(A: Matrix, M: Matrix, centering: str = "feature") -> MeanS
 
 
 def dominating(A: Matrix, M: Matrix, centering: str = "feature") -> Dominating:
-    """Which single token, dimension or column a score rests on most, and how much.
+    """The single token, dimension or column on which a score depends most, and how much.
 
-    All are scored by the identities of the module's docstring. The scores without the one that is
-    found so, and without the one that holds most of a side, of which what is left may be rounding
-    there, are computed anew from what is left.
+    All candidates are scored by the identities of the module's docstring. Then two scores are
+    computed again directly from the remaining entries: the score without the best candidate, and
+    that without the item which holds most of the norm of A or M, since there the identities may
+    give only rounding errors.
 
-    Args: as `covariance_similarity`, and at least 3 tokens and 2 columns on each side.
+    Args: as `covariance_similarity`, with at least 3 tokens, and 2 columns in A and M.
 
     Raises:
       InputError, InputTypeError: as `covariance_similarity`, or fewer tokens or columns.
@@ -173,7 +175,7 @@ def _largest_drop(whole, score_without: Callable, candidates) -> LargestDrop:
 
 
 def _candidate_features(side: Centred, shared, centering: str) -> Int32[Array, " candidates"]:
-    """Features without which a score may be least; shared [k, other] is rows^T other."""
+    """Features without which a score may be smallest; shared [k, other] is rows^T other."""
     inner = matmul(side.rows.T, side.rows)  # features by features, in the basis of rows
     own, mixed = jnp.sum(inner**2, axis=1), jnp.sum(shared**2, axis=1)
     squares = jnp.diagonal(inner)
@@ -190,12 +192,12 @@ def _candidate_features(side: Centred, shared, centering: str) -> Int32[Array, "
 
 
 def _candidates(numerator, left) -> Int32[Array, " candidates"]:
-    """Where numerator / sqrt(prod(left)) is least, and where so little is left that it is rounding.
+    """Where numerator / sqrt(prod(left)) is smallest, and where `left` may be rounding only.
 
     Args:
-      numerator: of the score without each.
-      left: squared norms of what each leaves of the sides that it is taken from. No two of them
-        can hold nearly all of one side.
+      numerator: numerator of the score without each item.
+      left: squared norms of the matrices without each item. No two items can hold nearly all of
+        the norm of a matrix.
     """
     scores = numerator
     for squares in left:

@@ -1,14 +1,14 @@
 """Where a model's files are, and the hashes of its weights.
 
-| name | revision | what |
+| name | revision | model |
 |---|---|---|
 | `PATH` | none | a folder with `config.json` and weights |
-| `PATH` | `"step16"` | the same in `PATH/step16`, one folder a revision |
+| `PATH` | `"step16"` | the same in `PATH/step16`, one folder for each revision |
 | `PATH.gguf` | none | a GGUF file |
 | `owner/name` | a branch or commit (default: `main`) | a model of the Hugging Face hub |
 
-Hashes of files need neither torch nor transformers, and tell whether a file is that of another
-day. Whether two checkpoints hold the same weights, `shared_weights` says.
+Hashes of files need neither torch nor transformers, and show whether a file has changed.
+`shared_weights` shows whether two checkpoints hold the same weights.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from assocjax.llm.libraries import reason, require
 
 _HUB_SECONDS = 10
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# What AutoModel prefers, in its order: one file, or shards that an index beside them lists.
+# In the order that AutoModel prefers: one file, or shards that are listed in an index file.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
@@ -35,17 +35,17 @@ _Found = TypeVar("_Found")
 
 
 class HubError(InputError):
-    """The hub cannot be reached, or has no such model: no other revision will do better."""
+    """The hub cannot be reached, or has no such model; other revisions would fail too."""
 
 
 class ModelFiles(NamedTuple):
     """A model on this machine.
 
     Attributes:
-        name: What it is called in results: its name on the hub, or of its folder or file.
-        revision: As asked for.
-        folder: Where its files are.
-        weights: Names of the weight files there.
+        name: Its name in results: its name on the hub, or that of its folder or file.
+        revision: The requested revision.
+        folder: The folder of its files.
+        weights: Names of the weight files in the folder.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ModelFiles(NamedTuple):
 
 
 def find_model(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFiles:
-    """Finds a model's files, downloaded if they are on the hub and not in its cache.
+    """Finds a model's files, and downloads them if they are on the hub and not in its cache.
 
     Raises:
         InputError: If there is no such model or revision, it has no weights or only some of their
@@ -81,9 +81,9 @@ def find_model(name_or_path: str | os.PathLike[str], revision: str | None = None
 def weight_hashes(
     name_or_path: str | os.PathLike[str], revision: str | None = None
 ) -> dict[str, str]:
-    """SHA-256 of each weight file of a model, which is not loaded.
+    """SHA-256 of each weight file of a model, without loading the model.
 
-    On the hub its own records are read, and only files that it keeps no hash of are downloaded.
+    For the hub, its own records are used, and only files without a recorded hash are downloaded.
 
     Args:
         name_or_path: A model, see the table above.
@@ -95,8 +95,8 @@ def weight_hashes(
     Raises:
         InputError: As `find_model`.
 
-    Cost: of local files one reading, some 500 MB/s; of the hub one request, and one more for the
-    index of sharded weights.
+    Cost: for local files, reading them once, about 500 MB/s; for the hub one request, and one more
+    for the index of sharded weights.
     """
     return {name: part.sha256 for name, part in weight_parts(name_or_path, revision).items()}
 
@@ -111,7 +111,7 @@ class Part(NamedTuple):
 def weight_parts(
     name_or_path: str | os.PathLike[str], revision: str | None = None
 ) -> dict[str, Part]:
-    """Name of each weight file -> its hash and size, as of `weight_hashes`."""
+    """Name of each weight file -> its hash and size, as in `weight_hashes`."""
     if is_local(name_or_path, revision):
         files = find_model(name_or_path, revision)
         hashes = hash_files(files)
@@ -136,7 +136,7 @@ def is_local(name_or_path: str | os.PathLike[str], revision: str | None = None) 
 
 
 def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[str | None]) -> None:
-    """That all revisions are there and have weights, of which none is read or downloaded.
+    """Checks that all revisions exist and have weights, without reading or downloading them.
 
     Raises:
         InputError: As `find_model`, in one line for all revisions.
@@ -153,7 +153,7 @@ def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[st
 
 
 def check_list(revisions: Any) -> None:
-    """That these are revisions, and not the name of one."""
+    """Checks that `revisions` is a list of names, and not a single name."""
     if isinstance(revisions, str | bytes) or not isinstance(revisions, Sequence):
         raise InputTypeError(
             f"revisions must be a list of names; got {type(revisions).__name__} {revisions!r}"
@@ -163,11 +163,11 @@ def check_list(revisions: Any) -> None:
 def of_every_revision(
     find: Callable[[str | None], _Found], revisions: Sequence[str | None]
 ) -> list[_Found]:
-    """What is found of each revision.
+    """The result of `find` for each revision.
 
     Raises:
-        InputError: What finding it raises; of several revisions one line names all.
-        InputTypeError: If `revisions` is no list.
+        InputError: If `find` raises it; one error names all revisions that failed.
+        InputTypeError: If `revisions` is not a list.
     """
     check_list(revisions)
     found, failed = [], {}
@@ -184,7 +184,7 @@ def of_every_revision(
             raise first
         raise InputError(
             f"revisions: {len(failed)} of {len(revisions)} cannot be used: "
-            f"{', '.join(map(str, failed))}; of the first: {first}"
+            f"{', '.join(map(str, failed))}; the first error: {first}"
         )
     return found
 
@@ -257,7 +257,7 @@ def _by_number(name: str) -> list[str | int]:
 def _choose_weights(
     names: Collection[str], where: str, path_of: Callable[[str], Path]
 ) -> tuple[str, ...]:
-    """The weight files among a model's files, of which the index may have to be read."""
+    """The weight files among a model's files; may read the index of sharded weights."""
     for single in _WEIGHTS:
         index = f"{single}.index.json"
         if index not in names:
@@ -304,7 +304,7 @@ def _fetch(hub: Any, name: str, revision: str | None, file: str) -> Path:
 def _hub_weights(
     hub: Any, name: str, revision: str | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Name of each file -> the hub's record of it, if it is large; and which are the weights."""
+    """Name of each file -> the hub's record if the file is large; and names of weight files."""
     info = hub.HfApi().model_info(
         name, revision=revision, files_metadata=True, timeout=_HUB_SECONDS
     )
@@ -314,7 +314,7 @@ def _hub_weights(
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The model's snapshot in the cache of the hub; without the hub, what is there already."""
+    """The model's snapshot in the cache of the hub; if the hub cannot be reached, a cached one."""
 
     def download(hub: Any) -> str:
         _, weights = _hub_weights(hub, name, revision)
@@ -333,7 +333,7 @@ def _ask(
     question: Callable[[Any], Any],
     fallback: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """An answer of the hub; of the fallback, where it cannot be reached."""
+    """The hub's answer to `question`; that of `fallback` if the hub cannot be reached."""
     hub = require("huggingface_hub")
     errors, utils = hub.errors, hub.utils
 
@@ -352,7 +352,7 @@ def _ask(
         text = f"no folder {name!r}, and no such name can be on the hub"
     except errors.RepositoryNotFoundError:
         text = f"no folder {name!r}, and no such model on the hub, or it is private"
-    # Network and hub errors have no common base.
+    # Network and hub errors have no common base class.
     except Exception as error:
         text = f"no folder {name!r}, and the Hugging Face hub cannot be reached ({reason(error)})"
         if fallback is not None:

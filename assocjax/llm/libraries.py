@@ -1,4 +1,4 @@
-"""The libraries of the extra `llm`: asked for when they are needed, and kept quiet."""
+"""The libraries of the extra `llm`: imported when needed, with their output suppressed."""
 
 import contextlib
 import importlib
@@ -10,10 +10,10 @@ from assocjax.errors import InputError
 
 
 def require(name: str) -> Any:
-    """Imports a library, when it is used and not before.
+    """Imports a library when it is first used.
 
     Raises:
-        InputError: If it is not installed; says how to install it.
+        InputError: If it is not installed; the error says how to install it.
     """
     try:
         return importlib.import_module(name)
@@ -25,10 +25,11 @@ def require(name: str) -> Any:
 
 @contextlib.contextmanager
 def quiet(*, stderr: bool = False) -> Iterator[None]:
-    """Keeps the progress bars and log lines of transformers to itself, as long as it lasts.
+    """Suppresses progress bars and log lines of transformers within the context.
 
     Args:
-        stderr: All that is written to `sys.stderr` too: some progress bars know no other way.
+        stderr: Also suppress everything that is written to `sys.stderr`: some progress bars cannot
+            be switched off otherwise.
     """
     logging = require("transformers").utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -44,10 +45,10 @@ def quiet(*, stderr: bool = False) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says, and the next where it announces that; or its kind."""
+    """The first line of an error's text, with the next if it ends in a colon; or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    if "weights_only" in lines[0]:  # torch would advise to run what the file holds
+    if "weights_only" in lines[0]:  # torch would recommend to execute code from the file
         return "torch did not save it, or it holds more than tensors"
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

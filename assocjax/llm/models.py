@@ -1,4 +1,4 @@
-"""Loading language models, in float32, or saying in one line why not."""
+"""Loading language models in float32, with a one-line error if that is impossible."""
 
 import copy
 import dataclasses
@@ -18,23 +18,23 @@ from assocjax.llm.libraries import quiet, reason, require
 from assocjax.llm.tensors import read_tensors
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# A layer has more bytes, a quantised weight more of a byte.
+# Bounds for plausibility checks: a layer has more bytes, and a byte holds fewer weights.
 _LAYER_BYTES, _WEIGHTS_A_BYTE = 100, 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A causal language model and where it came from.
+    """A causal language model and its origin.
 
     Attributes:
-        name: Its name on the hub, or of its folder or file.
-        revision: Its revision, as asked for.
+        name: Its name on the hub, or that of its folder or file.
+        revision: The requested revision.
         family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm.architectures`.
-        num_layers: Layers.
-        num_heads: Query heads of a layer.
-        width: Size of the residual stream, d.
-        vocab_size: Rows of the embedding; of Pythia's the last are padding, which no token has.
-        tokenizer: Its tokeniser, of transformers; None if none is beside the weights.
+        num_layers: Number of layers.
+        num_heads: Number of query heads of a layer.
+        width: Dimension of the residual stream, d.
+        vocab_size: Rows of the embedding; the last ones of Pythia's are padding without a token.
+        tokenizer: Its transformers tokeniser; None if there is none with the weights.
         file_hashes: Name of each weight file -> SHA-256.
         module: The model of transformers, in float32, without dropout or gradients.
     """
@@ -51,8 +51,8 @@ class LanguageModel:
     module: Any
 
     def tokenize(self, text: str) -> np.ndarray:
-        """The text as token ids, int32 [T], without special tokens: none begins or ends it, and
-        what looks like one in the text ("<|endoftext|>") is text.
+        """The text as token ids, int32 [T], without special tokens: none is added, and the name of
+        one in the text ("<|endoftext|>") is tokenised like other text.
 
         Raises:
             InputError: If the model has no tokeniser.
@@ -72,21 +72,21 @@ def load_model(
     """Loads a language model: GPT-NeoX (Pythia), Llama (SmolLM2, tinyllamas) or GPT-2.
 
     Args:
-        name_or_path: A folder with weights in safetensors or PyTorch's format, a folder of one such
-            folder a revision, a `.gguf` file, or `owner/name` on the Hugging Face hub.
-        revision: The folder within a folder, or the branch or commit on the hub (Pythia: `step16`).
-        device: Where torch is to compute; by default on a CUDA device, if there is one.
+        name_or_path: A folder with weights in safetensors or PyTorch's format, a folder with such a
+            subfolder for each revision, a `.gguf` file, or `owner/name` on the Hugging Face hub.
+        revision: The subfolder, or the branch or commit on the hub (Pythia: `step16`).
+        device: The device of torch; by default a CUDA device, if there is one.
 
     Returns:
         The model. Weights that are stored in another precision, or quantised, become float32.
 
     Raises:
-        InputError: If there is no such model or revision, the hub cannot be reached, its
-            architecture is another, its weights are corrupt, cut short, too few or too many for
-            its configuration, its tokeniser has tokens that it has no embedding of, or the extra
-            `llm` is not installed. One line says which.
+        InputError: If there is no such model or revision, the hub cannot be reached, the
+            architecture is not supported, weights are corrupt, truncated, missing or superfluous
+            for the configuration, the tokeniser has tokens without an embedding, or the extra `llm`
+            is not installed. The error is one line.
 
-    Cost: reading the weights twice, once for their hashes; four bytes a weight in memory.
+    Cost: reading the weights twice, once for their hashes; four bytes of memory for each weight.
     """
     for library in ("torch", "transformers"):
         require(library)
@@ -129,7 +129,7 @@ def _where(device: str | None) -> Any:
 
 
 def _source(files: ModelFiles) -> dict[str, Any]:
-    """Arguments of every `from_pretrained`, which is never to ask the hub again."""
+    """Arguments of every `from_pretrained`, which must not contact the hub again."""
     gguf = {"gguf_file": files.weights[0]} if files.is_gguf else {}
     path = str(files.folder)
     return {"pretrained_model_name_or_path": path, "local_files_only": True, **gguf}
@@ -137,7 +137,7 @@ def _source(files: ModelFiles) -> dict[str, Any]:
 
 def _config(files: ModelFiles) -> Any:
     if files.is_gguf:
-        for library in ("gguf", "accelerate"):  # of which transformers makes use
+        for library in ("gguf", "accelerate"):  # used by transformers
             require(library)
         path = files.folder / files.weights[0]
         with path.open("rb") as file:
@@ -185,7 +185,7 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # of many kinds
-        for _ in read_tensors(files):  # which names the file that cannot be read
+        for _ in read_tensors(files):  # raises an error that names the unreadable file
             pass
         if isinstance(error, InputError):
             raise
@@ -193,7 +193,7 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
             f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} cannot be "
             f"loaded, or are cut short ({reason(error)})"
         ) from None
-    # transformers makes up at random what is missing or of another shape, and drops what is left.
+    # transformers fills missing or mismatched weights at random, and ignores superfluous ones.
     wrong = {
         "lack": sorted(report["missing_keys"]),
         "have another shape in": sorted(name for name, *_ in report["mismatched_keys"]),
@@ -212,7 +212,7 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
 
 
 def _check_size(files: ModelFiles, config: Any) -> None:
-    """That the files can hold such a model, before memory is taken for what they lack."""
+    """Checks that the files can hold such a model, before memory for it is allocated."""
     size = sum((files.folder / name).stat().st_size for name in files.weights)
     number = 0
     if config.num_hidden_layers <= size / _LAYER_BYTES:
@@ -229,9 +229,9 @@ def _check_size(files: ModelFiles, config: Any) -> None:
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """A model's tokeniser, of transformers; None if none is beside its weights.
+    """A model's transformers tokeniser; None if there is none with its weights.
 
-    The dropout of BPE, which divides a text at random, is off.
+    The dropout of BPE, which tokenises at random, is switched off.
 
     Raises:
         InputError: If it cannot be read.

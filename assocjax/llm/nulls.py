@@ -1,12 +1,12 @@
-"""What a similarity is worth: its distribution when tokens are given each other's theory.
+"""The null distribution of a similarity: tokens are given the theory's rows of other tokens.
 
-A shuffle p relabels the rows of M. Columns need no relabelling: inner products between tokens do
-not depend on the order of features. Both centrings and both norms stay as they are, and of
-K = M M^T and G = A A^T, all centred, only
+A shuffle p permutes the rows of M. Columns need no permutation, since inner products between tokens
+do not depend on the order of features. Centring and norms are unchanged. With K = M M^T and
+G = A A^T, both centred, only
 
     ||A^T M_p||^2 = sum_ij G_ij K_p(i)p(j)
 
-changes: a gather and an inner product a shuffle, where A^T M_p would be a product of matrices.
+changes: a gather and an inner product for each shuffle, instead of the matrix product A^T M_p.
 """
 
 from functools import partial
@@ -32,11 +32,11 @@ from assocjax.llm.similarity import (
 )
 from assocjax.precision import matmul
 
-_BLOCK_ENTRIES = 1 << 22  # of K, of all shuffles, that are relabelled at once
+_BLOCK_ENTRIES = 1 << 22  # entries of K gathered at once, for all shuffles
 
 
 class Null(NamedTuple):
-    """A similarity beside its permutation null.
+    """A similarity and its permutation null.
 
     similarity  of the true pairing
     mean, sd    over shuffles; sd with n - 1 in its denominator
@@ -63,22 +63,22 @@ def permutation_null(
     """Compares a similarity with those of shuffled tokens.
 
     Args:
-      A, M, centering: as of `covariance_similarity`.
+      A, M, centering: as in `covariance_similarity`.
       num_shuffles: at least 2; the smallest possible p is 1 / (1 + num_shuffles). Static.
-      seed: of the shuffles; the same seed gives the same shuffles for any A and M of n tokens.
-      bins: a number for each token; tokens are shuffled within their bin only, so that what
-        depends on the bin alone (see `frequency_bins`) is in the null as well.
+      seed: seed of the shuffles; the same seed gives the same shuffles for any A and M of n tokens.
+      bins: the bin of each token; tokens are shuffled only within their bin, so that effects which
+        depend on the bin alone (see `frequency_bins`) are part of the null.
 
     Returns:
-      `Null`, scalars. A shuffle within rounding (32 eps) of the similarity reaches it.
+      `Null`, scalars. A shuffle within rounding (32 eps) of the similarity counts as reaching it.
 
     Raises:
-      InputError, InputTypeError: as `covariance_similarity`; num_shuffles below 2; bins that are
-        not one integer a token, or leave every token alone in its bin.
+      InputError, InputTypeError: as `covariance_similarity`; num_shuffles is below 2; bins are not
+        one integer for each token, or every token is alone in its bin.
 
-    Cost: n^2 (d + m + num_shuffles) multiply-adds and n^2 num_shuffles gathers. Memory n^2 +
-      num_shuffles n words and some 2^22. Under `vmap` over layers, in_axes=(0, None), relabelled
-      matrices are shared by all of them, and a layer and shuffle costs n^2 multiply-adds.
+    Cost: n^2 (d + m + num_shuffles) multiply-adds and n^2 num_shuffles gathers. Memory: n^2 +
+      num_shuffles n numbers and about 2^22 more. Under `vmap` over layers, in_axes=(0, None), the
+      layers share the permuted matrices, and a layer and shuffle costs n^2 multiply-adds.
     Source: this package; Good, Permutation Tests (2000), for p.
     """
     A, M = check_matrices(A, M)
@@ -95,14 +95,14 @@ def frequency_bins(counts: ArrayLike, num_bins: int) -> Int32[np.ndarray, " n"]:
     """Divides tokens by the rank of their count into bins of equal size, up to one.
 
     Args:
-      counts: how often each token occurs [n]; of equal counts the first ranks lower.
+      counts: number of occurrences of each token [n]; among equal counts the first ranks lower.
       num_bins: from 1 to n / 2.
 
     Returns:
       int32 [n], 0 for the rarest.
 
     Raises:
-      InputError: counts that are not a vector, or fewer than two tokens a bin.
+      InputError: counts are not a vector, or a bin has fewer than two tokens.
     """
     num_bins = check_integer("num_bins", num_bins, minimum=1)
     counts = np.asarray(as_array("counts", counts))
@@ -147,7 +147,7 @@ def _permutation_null(A, M, seed, bins, num_shuffles: int, centering: str) -> Nu
 
 
 def _shuffles(seed, bins: Int32[Array, " n"], num_shuffles: int) -> Int32[Array, "S+1 n"]:
-    """The identity, and permutations of the tokens that keep every bin."""
+    """The identity, and random permutations of the tokens within their bins."""
     n = bins.size
     tokens = jnp.arange(n, dtype=jnp.int32)
     places = jnp.argsort(bins, stable=True)

@@ -1,7 +1,8 @@
-"""Pretraining a small Pythia, with a folder for every checkpoint, where none can be downloaded.
+"""Pretraining of a small Pythia, with a folder for every checkpoint.
 
-The checkpoints `step0`, `step1`, `step2`, `step4`, ... of Pythia are revisions on the hub; here
-they are folders, which `load_model(out, "step16")` and transformers read.
+It is for machines where no model can be downloaded. Pythia's checkpoints `step0`, `step1`, `step2`,
+`step4`, ... are revisions on the hub; here they are folders, which `load_model(out, "step16")` and
+transformers can read.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from assocjax.llm.recipe import (
 from assocjax.storage import Folder, claim, deferred_interrupts, results
 
 END_OF_TEXT = "<|endoftext|>"
-"""Token 0, after every document; where a text itself has these characters they are text."""
+"""Token 0, after every document; in a text, these characters are tokenised like other text."""
 
 RECORD = "pretraining.json"
 _STATE = "state.pt"
@@ -45,33 +46,35 @@ def pretrain_tiny(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a small GPT-NeoX on a corpus, or goes on where it was stopped.
+    """Trains a small GPT-NeoX on a corpus, or resumes an interrupted training.
 
     Args:
-        documents: A corpus, as `assocjax.corpora.read_documents` reads it.
-        out: A folder, for `step0`, `step1`, ... (weights as safetensors, configuration,
-            tokenizer), `pretraining.json` and, until the end, the state to go on from.
+        documents: A corpus, from `assocjax.corpora.read_documents`.
+        out: A folder for `step0`, `step1`, ... (weights as safetensors, configuration,
+            tokenizer), `pretraining.json` and, until the end, the state from which to resume.
         config: See `PretrainConfig`.
-        overwrite: Replace another model in the folder, or begin this one anew.
-        progress: Called with (steps done, steps in all).
+        overwrite: Replace another model in the folder, or train this one again.
+        progress: Called with (steps done, steps in total).
 
     Returns:
-        What `pretraining.json` holds: configuration, corpus with its hash, versions, device, the
-        hashes of each revision's weights, and the loss of every step, in nats, of its batch before
-        its update.
+        The contents of `pretraining.json`: configuration, corpus with its hash, versions, device,
+        the hashes of each revision's weights, and for every step the loss of its batch before the
+        update, in nats.
 
     Raises:
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
-            is of another configuration (names what differs), holds what assocjax did not write,
-            is being written by another process or cannot be written, the loss is no longer finite,
-            or the extra `llm` is not installed.
-        KeyboardInterrupt: Ctrl-C, after the step under way is saved; its text says how many are.
+            has another configuration (the error names the difference), holds files that assocjax
+            did not write, is being written by another process or cannot be written, the loss is no
+            longer finite, or the extra `llm` is not installed.
+        KeyboardInterrupt: After Ctrl-C, when the current step is saved; its text gives the number
+            of saved steps.
 
-    On a CPU the same arguments and versions give the same bits, stopped and resumed or not, with
-    the same number of threads. The order of sequences is a function of seed and step, and there is
-    no dropout: weights and AdamW's moments are all the state there is.
+    On a CPU the same arguments, versions and number of threads give the same bits, interrupted or
+    not. The order of sequences is a function of seed and step, and there is no dropout, so that the
+    state consists of the weights and AdamW's moments only.
 
-    Cost: 6 (12 L d^2 + V d) operations a token. Each revision takes 4 bytes a weight on disk.
+    Cost: 6 (12 L d^2 + V d) operations for each token. A revision takes 4 bytes for each weight on
+    disk.
     """
     require("torch")
     require("transformers")
@@ -95,7 +98,7 @@ def _train(
     configuration: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """All of training, or what is left of it."""
+    """Trains from the last saved state to the end."""
     torch = require("torch")
     tokenizer, sequences = _tokenize(documents, config)
     vocab_size = tokenizer.get_vocab_size()
@@ -121,7 +124,7 @@ def _train(
     kept = revisions(config.steps)
 
     def save() -> None:
-        """State last: whenever the process is killed, it is of a step whose revision is whole."""
+        """Saves the state last, so that the revision of its step is complete even after a kill."""
         with _disk_errors(folder):
             if done in kept:
                 _save_revision(folder, done, model, tokenizer)
@@ -147,8 +150,8 @@ def _train(
                 save()
             if interrupts.count:
                 raise KeyboardInterrupt(
-                    f"stopped; {done} of {config.steps} steps are saved in {folder.path}: the same "
-                    "again goes on"
+                    f"stopped; {done} of {config.steps} steps are saved in {folder.path}: run the "
+                    "same again to resume"
                 )
     if progress is not None:
         progress(done, config.steps)
@@ -164,7 +167,7 @@ def _train(
 def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
     """The tokeniser, and sequences [N, T+1], int64, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
-    tokenizer.encode_special_tokens = True  # what a text says is text; only we end documents
+    tokenizer.encode_special_tokens = True  # names of special tokens in a text are ordinary text
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)])
     encodings = tokenizer.encode_batch_fast(documents.documents, add_special_tokens=False)
     stream = np.concatenate([part for e in encodings for part in (np.array(e.ids, int), end)])
@@ -180,7 +183,7 @@ def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.nda
 
 
 def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
-    """The sequences of a batch: every epoch has an order of its own, cut into whole batches."""
+    """The sequences of a batch: every epoch has its own order, divided into full batches."""
     epoch, at = divmod(step, number // config.batch_size)
     order = np.random.default_rng([config.seed, epoch]).permutation(number)
     return order[at * config.batch_size : (at + 1) * config.batch_size]
@@ -192,7 +195,7 @@ def _restore(folder: Folder, model: Any, optimizer: Any) -> tuple[int, list[floa
         return 0, []
     path = folder.path / folder.work_name(_STATE)
     try:
-        # On the CPU, which every machine has: the state may be of one with a GPU.
+        # On the CPU, since the state may come from a machine with a GPU.
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -200,12 +203,12 @@ def _restore(folder: Folder, model: Any, optimizer: Any) -> tuple[int, list[floa
     except Exception as error:  # of many kinds
         raise InputError(
             f"out: {path} cannot be read here ({reason(error)}), though another machine or version "
-            "of torch may be able to; choose another folder to begin anew"
+            "of torch may be able to; choose another folder to start again"
         ) from None
 
 
 def _save_revision(folder: Folder, step: int, model: Any, tokenizer: Any) -> None:
-    """Whole or not at all."""
+    """Saves a revision atomically."""
     wrapped = require("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
     )
@@ -216,12 +219,12 @@ def _save_revision(folder: Folder, step: int, model: Any, tokenizer: Any) -> Non
 
 @contextlib.contextmanager
 def _disk_errors(folder: Folder) -> Iterator[None]:
-    """Says of what cannot be written that what was saved before is intact."""
+    """Adds to errors of writing that everything saved before is intact."""
     try:
         with folder.writing():
             yield
     except (InputError, require("safetensors").SafetensorError) as error:
         raise InputError(
-            f"{reason(error)}; what was saved before is intact: make room, and run the same again "
-            "to go on"
+            f"{reason(error)}; everything saved before is intact: free some space, and run the "
+            "same again to resume"
         ) from None

@@ -1,8 +1,7 @@
-"""What a language model makes of tokens: its residual stream, and its attention as a matrix of
-token pairs.
+"""A language model's vectors of tokens: its residual stream, and attention between token pairs.
 
-These are the matrices that the theory's are compared with (Im, Oh, Fang, Li, arXiv 2601.19208,
-section 5.3): E before a layer, after its attention, after the layer, and E W_Q W_K^T E^T.
+The theory's matrices are compared with these (Im, Oh, Fang, Li, arXiv 2601.19208, section 5.3):
+E before a layer, after its attention, after the layer, and E W_Q W_K^T E^T.
 """
 
 import contextlib
@@ -25,10 +24,11 @@ class Streams(NamedTuple):
     """The residual stream of n tokens around L' layers, each float32 [L', n, d].
 
     Attributes:
-        before: h, which the layer reads.
-        after_attention: h + attention(norm(h)), without the MLP. So too for the parallel residual
-            of GPT-NeoX, where no module sees this sum: there the MLP reads h, as attention does.
-        after_layer: What the layer hands on; of the last layer, before the final norm.
+        before: h, the input of the layer.
+        after_attention: h + attention(norm(h)), without the MLP. It is the same for the parallel
+            residual of GPT-NeoX, where no module receives this sum, since both MLP and attention
+            read h.
+        after_layer: The output of the layer; for the last layer, before the final norm.
     """
 
     before: np.ndarray
@@ -44,15 +44,15 @@ def single_token_streams(
     batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> Streams:
-    """The residual stream of every token fed alone: a sequence of it, at position 0, with no BOS.
+    """The residual stream of every token fed alone: one token at position 0, without BOS.
 
-    It then attends to itself only, so that queries, keys and positions have no effect.
+    The token then attends to itself only, so that queries, keys and positions have no effect.
 
     Args:
         model: A language model.
         token_ids: Integers [n].
-        layers: Layers to return, in that order, counted from 1; by default all L. Of a wide model
-            and many tokens not all fit in memory: take them in groups.
+        layers: Layers to return, in that order, counted from 1; by default all L. For a wide model
+            and many tokens, not all layers fit in memory: request them in groups.
         batch_size: Tokens fed at once.
         progress: Called with (tokens done, n).
 
@@ -62,7 +62,7 @@ def single_token_streams(
     Raises:
         InputError, InputTypeError: If an argument has another shape, type or range.
 
-    Cost: n tokens through the model, whatever `layers`; memory 12 L' n d bytes for the result.
+    Cost: n tokens through the model, for any `layers`; memory 12 L' n d bytes for the result.
     """
     ids = check_token_ids(token_ids, model.vocab_size, distinct=False)
     chosen = _check_layers(layers, model.num_layers)
@@ -98,9 +98,9 @@ def occurrence_streams(
     Args:
         model: A language model.
         tokens: Integers [N, T]: sequences, each fed from position 0.
-        mask: bool [N, T]: positions that count. All are fed, and attend to all before them: padding
-            belongs at the end, where it changes nothing.
-        token_ids: Integers [n], none twice.
+        mask: bool [N, T]: positions that count. All positions are fed, and attend to all earlier
+            ones, so padding must be at the end, where it has no effect.
+        token_ids: Integers [n], all different.
         layers: As in `single_token_streams`.
         batch_size: Sequences fed at once.
         progress: Called with (sequences done, N).
@@ -110,11 +110,11 @@ def occurrence_streams(
         of occurrences, int64 [n].
 
     Raises:
-        InputError, InputTypeError: If an argument has another shape, type or range; if T is more
-            than the model has positions.
+        InputError, InputTypeError: If an argument has another shape, type or range; if T exceeds
+            the number of positions of the model.
 
-    Cost: N T tokens through the model, whatever `layers`; memory, on the model's device, 24 L' n d
-    bytes for the sums and what `batch_size` sequences need.
+    Cost: N T tokens through the model, for any `layers`; memory on the model's device: 24 L' n d
+    bytes for the sums, and the activations of `batch_size` sequences.
     """
     torch = require("torch")
     tokens = check_token_ids(tokens, model.vocab_size, name="tokens", dims=2, distinct=False)
@@ -167,26 +167,26 @@ def query_key_factors(
     norm: bool = False,
     distance: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores between tokens, of a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
+    """Scores between tokens in a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
 
-    Two different things, by `distance`:
+    The result depends on `distance`:
 
-    * None: E W_Q W_K^T E^T, what the paper compares with its query-key matrix. It is no score of
-      the model where queries and keys have biases, or are turned by their positions (rotary).
-    * A distance: what the model attends by, before the softmax and without the scale
-      1 / sqrt(d_head), where token i, as a query, stands so many positions after token j, as a
-      key: (R (e_i W_Q + b_Q)) · (e_j W_K + b_K). R turns by the distance; without rotary positions
-      (GPT-2) it is the identity. Not even b_K can be left out: where R is not the identity, its
-      term with a query depends on the distance, so that keys at different distances differ by it.
+    * None: E W_Q W_K^T E^T, which the paper compares with its query-key matrix. It differs from the
+      model's scores if queries and keys have biases or a rotary embedding.
+    * An integer: the model's attention scores, before the softmax and without the scale
+      1 / sqrt(d_head), for token i as a query `distance` positions after token j as a key:
+      (R (e_i W_Q + b_Q)) · (e_j W_K + b_K). R is the rotation by the distance, or the identity
+      without rotary embedding (GPT-2). Not even b_K can be left out: if R is not the identity, the
+      term of b_K with a query depends on the distance, and so differs between keys.
 
     Args:
         model: A language model.
         layer: Layer, counted from 1.
         embeddings: E [n, d], such as `Streams.before` of that layer.
-        head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. Where heads
-            share keys (grouped queries), each query head is counted with its group's keys.
-        norm: Apply the layer's norm before attention to E first, gain and bias included, as the
-            layer does: for scores of the model. The paper does not.
+        head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. If heads
+            share keys (grouped queries), each query head is used with its group's keys.
+        norm: First apply to E the layer's norm before attention, including gain and bias, as the
+            layer does. Needed for the model's scores; the paper does not apply it.
         distance: Positions from key to query, below the model's number of positions; see above.
 
     Returns:
@@ -195,7 +195,7 @@ def query_key_factors(
     Raises:
         InputError, InputTypeError: If an argument has another shape, type or range.
 
-    Cost: 2 n d d_head multiplications a head.
+    Cost: 2 n d d_head multiplications for each head.
     """
     torch = require("torch")
     layer = check_integer("layer", layer, minimum=1, maximum=model.num_layers)
@@ -218,12 +218,12 @@ def query_key_factors(
         if norm:
             x = submodule(block, family.attention_norm)(x)
         W_Q, W_K = (W[heads] for W in family.query_key(submodule(block, family.attention)))
-        one = x.new_full((len(x), 1), distance is not None)  # what biases are multiplied by
+        one = x.new_full((len(x), 1), distance is not None)  # the factor of the biases
         x = torch.cat([x, one], dim=1)
         queries, keys = x @ W_Q, x @ W_K
         if distance is not None:
             queries, keys = rotate(model.module, family, queries, keys, distance)
-        # The mean over heads is one product of the heads side by side.
+        # The mean over heads is one product of the concatenated heads.
         queries = queries.transpose(0, 1).flatten(1) / len(queries)
         keys = keys.transpose(0, 1).flatten(1)
     return queries.cpu().numpy(), keys.cpu().numpy()
@@ -233,7 +233,7 @@ def query_key_factors(
 def _watching(
     model: LanguageModel, layers: Sequence[int], use: Callable[[int, tuple], None]
 ) -> Iterator[None]:
-    """Calls `use` with (place in `layers`, the three streams [B, T, d]) as a layer returns."""
+    """Calls `use` with (index in `layers`, the three streams [B, T, d]) when a layer returns."""
     blocks, path = _layers(model), FAMILIES[model.family].attention
     with contextlib.ExitStack() as hooks:
         for place, layer in enumerate(layers):
@@ -264,7 +264,7 @@ def _first(output: Any) -> Any:
 
 
 def _forward(model: LanguageModel, tokens: np.ndarray) -> None:
-    """Sequences [B, T] through the layers, without the output head, which nothing here reads."""
+    """Runs sequences [B, T] through the layers, without the output head, which is not needed."""
     torch = require("torch")
     with torch.inference_mode():
         ids = torch.tensor(tokens, dtype=torch.int64, device=_device(model))

@@ -1,10 +1,11 @@
-"""Pythia's recipe, at a small size.
+"""Pythia's training recipe, at a small size.
 
-A GPT-NeoX (rotary, parallel MLP, layer norm), trained as Pythia was (Biderman et al., 2023, arXiv
-2304.01373, and its configuration files): AdamW with betas .9 and .95 and weight decay .1 of
-matrices only, gradients clipped at norm 1, a linear warmup over 1 % of the steps and a cosine down
-to 10 %. Matrices start Gaussian, of sd sqrt(2 / 5d) and, where they write to the residual stream,
-2 / (L sqrt(d)). Checkpoints after 0, 1, 2, 4, 8, ... updates.
+A GPT-NeoX (rotary, parallel MLP, layer norm), trained like Pythia (Biderman et al., 2023, arXiv
+2304.01373, and its configuration files): AdamW with betas .9 and .95, weight decay .1 of matrices
+only, gradients clipped at norm 1, linear warmup over 1 % of the steps and cosine decay to 10 % of
+the learning rate. Initialization is Gaussian with standard deviation sqrt(2 / 5d), and
+2 / (L sqrt(d)) for matrices that write to the residual stream. Checkpoints are saved after 0, 1, 2,
+4, 8, ... updates.
 """
 
 import dataclasses
@@ -20,19 +21,19 @@ _WARMUP, _LAST_RATE = 0.01, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """All that decides the weights, with the corpus.
+    """The configuration, which determines the weights together with the corpus.
 
     Attributes:
-        vocab_size: Tokens of the BPE vocabulary, trained on the corpus: at most, where its text
-            runs out of pairs to merge. Bytes that it lacks have no token.
+        vocab_size: Size of the BPE vocabulary, which is trained on the corpus; it is smaller if no
+            pair is left to merge. Bytes that do not occur in the corpus have no token.
         seq_len: T.
-        batch_size: Sequences of a step.
-        steps: Updates.
+        batch_size: Sequences in a minibatch.
+        steps: Number of updates.
         num_layers: L.
-        width: d; the MLP has 4 d.
-        num_heads: Heads, of width / num_heads.
-        learning_rate: The largest, after the warmup.
-        seed: Seed of the start and of the order of sequences.
+        width: d; the MLP has width 4 d.
+        num_heads: Number of heads, each of width d / num_heads.
+        learning_rate: Largest learning rate, after the warmup.
+        seed: Seed of the initialization and of the order of sequences.
     """
 
     vocab_size: int = 2048
@@ -52,7 +53,7 @@ class PretrainConfig:
                 value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
                 object.__setattr__(self, field.name, value)
 
-        from assocjax.checks import check_number  # imports JAX, for which help does not wait
+        from assocjax.checks import check_number  # here, so that --help does not import JAX
 
         rate = check_number("learning_rate", self.learning_rate, minimum=0)
         object.__setattr__(self, "learning_rate", rate)
@@ -64,12 +65,12 @@ class PretrainConfig:
 
 
 def revisions(steps: int) -> list[int]:
-    """Updates after which a checkpoint is kept: 0, powers of two, and the last."""
+    """Steps at which a checkpoint is saved: 0, powers of two, and the last step."""
     return sorted({0, steps, *(2**k for k in range(steps.bit_length()) if 2**k <= steps)})
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """What the largest learning rate is multiplied by in update `step`, counted from 1."""
+    """The factor of the largest learning rate in update `step`, counted from 1."""
     warmup = max(1, round(_WARMUP * steps))
     if step < warmup:
         return step / warmup
@@ -78,9 +79,9 @@ def rate_factor(step: int, steps: int) -> float:
 
 
 def initial_model(config: PretrainConfig, vocab_size: int) -> Any:
-    """A GPTNeoXForCausalLM at its start, a function of `config.seed`."""
+    """A GPTNeoXForCausalLM at initialization, a function of `config.seed`."""
     torch, transformers = require("torch"), require("transformers")
-    # With 8 dimensions or more a head, its rotated quarter has at least one pair.
+    # A head has at least 8 dimensions, so that the quarter that is rotated has at least one pair.
     neox = transformers.GPTNeoXConfig(
         vocab_size=vocab_size,
         hidden_size=config.width,
@@ -92,7 +93,7 @@ def initial_model(config: PretrainConfig, vocab_size: int) -> Any:
         eos_token_id=0,
         use_cache=False,
     )
-    with torch.random.fork_rng():  # what the constructor draws is drawn again
+    with torch.random.fork_rng():  # weights drawn by the constructor are replaced below
         model = transformers.GPTNeoXForCausalLM(neox)
     generator = torch.Generator().manual_seed(config.seed)
     small = math.sqrt(2 / (5 * config.width))

@@ -1,8 +1,8 @@
-"""Checkpoints of a model beside the theory of a text: `compare_model`, one revision after another.
+"""Compares checkpoints of a model with the theory of a text, one revision after another.
 
-Weight files are hashed before anything else. Then the text is counted once; one revision at a time
-is loaded, probed and let go; and its result is a file of its own, so that nothing is lost when work
-stops. Revisions with the same tensors are named: a curve over them compares a model with itself.
+First, weight files are hashed. Then the text is counted once. Then one revision at a time is
+loaded, probed, compared and freed; its result is a separate file, so that nothing is lost if the
+work stops. Revisions that share tensors are listed: a curve over them compares a model with itself.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
 from assocjax.storage import claim, results
 
 ONLY = "main"
-"""What a model without revisions is called."""
+"""The name of the revision of a model without revisions."""
 
 _STEP = re.compile(r"(?<![A-Za-z0-9])step(\d+)(?![A-Za-z0-9]|\.\d)")
 
@@ -62,35 +62,35 @@ def compare_revisions(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
-    """Compares checkpoints of a model with the theory of a text, each score beside its nulls.
+    """Compares checkpoints of a model with the theory of a text, each score with its nulls.
 
     Args:
-        name_or_path, revisions: As of `load_model`; `[None]` for a model without revisions.
+        name_or_path, revisions: As in `load_model`; `[None]` for a model without revisions.
         source: The text, in the model's tokens (`tokens_of_model`).
-        out: A folder, for `revision-NAME.nc` of each. What is there already is used if all that
-            decides it is the same: configuration, corpus, weights and this package's version.
-        num_tokens, min_count: As of `theory_of_tokens`.
+        out: A folder for a file `revision-NAME.nc` for each revision. An existing file is reused if
+            configuration, corpus, weights and package version are the same.
+        num_tokens, min_count: As in `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
-        centerings, num_shuffles, num_bins, seed: As of `compare_model`.
-        overwrite: Replace another comparison in the folder, or begin this one anew.
-        progress: Called with (what is done, steps done, steps in all).
+        centerings, num_shuffles, num_bins, seed: As in `compare_model`.
+        overwrite: Replace another comparison in the folder, or compute this one again.
+        progress: Called with (current work, steps done, steps in total).
 
     Returns:
-        The Dataset of `compare_model`, with the dimension `revision` first, and `step` beside it
-        where each name has one, of its own: stepN or, as in `stage1-step1-tokens1B`, stepN between
-        other parts. `token_count` over `token` are the tokens and how often each occurs. Attributes
-        besides provenance, all JSON: `weights`, the hash of every file of each revision;
-        `shared_weights`, those that have tensors in common (`SharedWeights`).
+        The Dataset of `compare_model`, with the leading dimension `revision`. It has a coordinate
+        `step` if each name contains a different step: stepN or, as in `stage1-step1-tokens1B`,
+        stepN between other parts. `token_count` over `token` is the number of occurrences of each
+        token. Attributes besides provenance, as JSON: `weights`, the hash of every file of each
+        revision; `shared_weights`, the revisions that share tensors (`SharedWeights`).
 
     Raises:
-        InputError: If revisions are missing or have no weights (before any work; names all of
-            them), one is repeated, too few tokens occur, the text is in other tokens than a
-            revision, `out` holds another comparison (names what differs) or what assocjax did not
-            write; and as `load_model`.
-        InputTypeError: If `revisions` is no list, or an argument has another type.
+        InputError: If revisions are missing or have no weights (checked first; the error names all
+            of them), one is repeated, too few tokens occur, the text is in other tokens than those
+            of a revision, `out` holds another comparison (the error names the difference) or files
+            that assocjax did not write; and as `load_model`.
+        InputTypeError: If `revisions` is not a list, or an argument has another type.
 
-    Cost: one `theory_of_tokens`, and a probe and a `compare_model` a revision, whose weights are
-    read four times: to load them, and for hashes of files and of tensors. Memory holds one
+    Cost: one `theory_of_tokens`; for each revision a probe and a `compare_model`, and its weights
+    are read four times: to load them, and for hashes of files and of tensors. Memory: one
     checkpoint, its streams and the theory's matrices.
     """
     for library in ("torch", "transformers"):
@@ -128,7 +128,7 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
     }
-    # Two models may have one name, but not one place.
+    # Two models may have the same name, but not the same path.
     place = os.fspath(Path(name_or_path).expanduser().absolute()) if _is_path(name_or_path) else ""
     libraries = {name: _versions()[name] for name in ("torch", "transformers")}
     of_all = results.identity(source, settings | {"place": place}) | libraries
@@ -191,7 +191,7 @@ def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
 
 
 def _configuration(name_or_path: str | os.PathLike[str], revision: str | None) -> dict[str, str]:
-    """The hash of a local model's configuration, which decides what its weights do."""
+    """The hash of a local model's configuration, on which the effect of its weights depends."""
     if not _is_path(name_or_path):
         return {}
     path = find_model(name_or_path, revision).folder / "config.json"
@@ -216,7 +216,7 @@ def _probe(
     probe: str,
     tell: Progress,
 ) -> tuple[Streams, list[tuple[np.ndarray, np.ndarray]]]:
-    """What of a checkpoint is compared; the checkpoint is let go."""
+    """Streams and attention of a checkpoint, which is loaded and then freed."""
     tell("loading", 0, 1)
     model = load_model(name_or_path, revision)
     if model.tokenizer is not None:
@@ -241,7 +241,7 @@ def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray,
 
 
 def _with_tensors(dataset: xr.Dataset, tensors: Mapping[str, Part]) -> xr.Dataset:
-    """What `_shared` reads, kept with a revision's result: it may be asked for without weights."""
+    """Stores the hashes of tensors with a result, so that `_shared` does not need the weights."""
     if not tensors:
         return dataset
     hashes, sizes = zip(*tensors.values(), strict=True)

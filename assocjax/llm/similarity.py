@@ -1,24 +1,23 @@
-"""How alike a model's vectors of tokens and a theory's rows of tokens are: covariance similarity.
+"""Covariance similarity of a model's vectors of tokens and a theory's rows of the same tokens.
 
-Token i has a row in A [n,d], what a model makes of it (features are dimensions), and a row in
-M [n,m], what the theory says of it (features are tokens). Both are compared by which tokens they
-put side by side, that is by their matrices of inner products between tokens [n,n]:
+Token i has a row in A [n,d], its vector in a model (features are dimensions), and a row in M [n,m],
+its row in a matrix of the theory (features are tokens). The two are compared by their matrices of
+inner products between tokens [n,n]:
 
     similarity(A, M) = <A A^T, M M^T> / (||A A^T|| ||M M^T||)
                      = ||A^T M||^2 / (||A^T A|| ||M^T M||)            Frobenius norms, in [0, 1]
 
-It depends neither on a rotation of the features nor on a factor. Rows of M are scaled and both
-sides centred first, in this order:
+The similarity is invariant under rotations of the features and under scalar factors. First:
 
-1. Rows of M, not of A, are scaled to unit norm; a row of zeros stays. The norm is that of the row
-   as it is, before any centring.
-2. `centering` of both sides:
-   "feature"  minus the mean of each row over its features (the paper's form)
-   "token"    minus the mean of each column over tokens (linear CKA, Kornblith et al. 2019)
-   "both"     minus both, in either order: they commute
+1. Rows of M, not of A, are scaled to unit norm; rows of zeros are unchanged. The norm is that of
+   the row before centring.
+2. A and M are centred, according to `centering`:
+   "feature"  subtracts the mean of each row over its features (the paper's form)
+   "token"    subtracts the mean of each column over tokens (linear CKA, Kornblith et al. 2019)
+   "both"     subtracts both, in either order: they commute
 
-A direction that all tokens share survives "feature", and can be the whole score; it does not
-survive the others. So no score means much without its null (`assocjax.llm.nulls`).
+A direction that all tokens share survives "feature", and can account for the whole score; it does
+not survive the others. So a score is to be interpreted only with its null (`assocjax.llm.nulls`).
 """
 
 from functools import partial
@@ -36,13 +35,13 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 
 CENTERINGS = ("feature", "token", "both")
-"""What can be subtracted before comparing."""
+"""Names of the means that can be subtracted before the comparison."""
 
 
 class FactoredMatrix(NamedTuple):
-    """left @ right.T, a matrix [n,m] that is never formed where its rank r is below m.
+    """left @ right.T, a matrix [n,m] that is never formed if its rank r is below m.
 
-    Rows belong to tokens, columns to features; so left is [n,r] and right [m,r].
+    Rows belong to tokens, columns to features; left is [n,r] and right [m,r].
     """
 
     left: Float[Array, "n r"]
@@ -55,8 +54,8 @@ Matrix = Any  # Float[ArrayLike, "n m"] or FactoredMatrix: jaxtyping has no unio
 class Centred(NamedTuple):
     """A centred matrix, rows @ features.T, features orthonormal, and ||rows|| = 1.
 
-    Inner products between tokens are those of `rows` [n,k] alone. `features` [m,k] is None for the
-    identity. `rows` is zero where nothing is left of a matrix but rounding.
+    Inner products between tokens are those of `rows` [n,k]. `features` [m,k] is None for the
+    identity. `rows` is zero if centring leaves only rounding errors.
     """
 
     rows: Float[Array, "n k"]
@@ -72,15 +71,15 @@ def covariance_similarity(A: Matrix, M: Matrix, centering: str = "feature") -> F
       centering: "feature", "token" or "both", static.
 
     Returns:
-      A scalar in [0, 1], in the wider dtype of the two. NaN where a side is zero after centring.
+      A scalar in [0, 1], in the wider dtype of the two. NaN if A or M is zero after centring.
 
     Raises:
-      InputError: different numbers of tokens, fewer than 2, or an unknown centering.
-      InputTypeError: entries that are not float32 or float64.
+      InputError: A and M have different numbers of tokens, or fewer than 2; unknown centering.
+      InputTypeError: entries are not float32 or float64.
 
     Cost: n d m + n d min(n,d) + n m min(n,m) multiply-adds, the last once for all layers under
-      `vmap(..., in_axes=(0, None))`. A factored [n,m] of rank r < m counts as [n,r], and a QR of
-      right, m r^2. Works under `jit`, `vmap` and `grad` (of a factored matrix where `right`,
+      `vmap(..., in_axes=(0, None))`. A factored [n,m] of rank r < m costs as much as [n,r], plus a
+      QR of right, m r^2. Works under `jit`, `vmap` and `grad` (for a factored matrix if `right`,
       centred, has full rank).
     Source: paper, section 5.3, for "feature"; Kornblith et al. 2019 for "token".
     """
@@ -90,7 +89,7 @@ def covariance_similarity(A: Matrix, M: Matrix, centering: str = "feature") -> F
 
 
 def check_matrices(A: Matrix, M: Matrix) -> tuple[Matrix, Matrix]:
-    """Both as JAX arrays, or factors, of one dtype.
+    """Both as JAX arrays, or factors, of the same dtype.
 
     Raises:
       InputError, InputTypeError: as `covariance_similarity`.
@@ -110,10 +109,10 @@ def num_tokens(matrix: Matrix) -> int:
 
 
 def scale_rows(M: Matrix) -> Matrix:
-    """Rows scaled to unit norm; those of zeros stay. A factored matrix stays factored."""
+    """Rows scaled to unit norm, except rows of zeros. A factored matrix stays factored."""
     if not isinstance(M, FactoredMatrix):
         return M * _inverse_norms(M)
-    # The triangular factor stands for `right` in every inner product between rows.
+    # Inner products between rows are the same with the triangular factor of `right`.
     left, right = M.left * _inverse_largest(M.left), M.right * _inverse_largest(M.right)
     coordinates = matmul(left, jnp.linalg.qr(right, mode="r").T)
     return FactoredMatrix(left * _inverse_norms(coordinates), right)
@@ -138,7 +137,7 @@ def centre(matrix: Matrix, centering: str) -> Centred:
     if centering != "feature":
         rows = rows - jnp.mean(rows, axis=0, keepdims=True)
     squares = jnp.sum(rows**2)
-    # What is left of equal numbers minus their mean is rounding, and similar to other rounding.
+    # Equal numbers minus their mean leave rounding errors, which would be similar to other ones.
     rounding = lax.stop_gradient((8 * jnp.finfo(rows.dtype).eps) ** 2 * before)
     defined = squares > rounding
     rows = jnp.where(defined, rows, 0) * lax.rsqrt(jnp.where(defined, squares, 1))
@@ -152,14 +151,14 @@ def inner_product_norm(rows: Float[Array, "n k"]) -> Float[Array, ""]:
 
 
 def score(A: Centred, M: Centred) -> Float[Array, ""]:
-    """Similarity of what is centred and scaled already."""
-    # The derivative of a norm at 0 is undefined: sums of squares are smooth there.
+    """Similarity of matrices that are already centred and scaled."""
+    # Sums of squares instead of norms, whose derivative at 0 is undefined.
     shared = jnp.sum(matmul(A.rows.T, M.rows) ** 2)
     return ratio(shared, inner_product_norm(A.rows) * inner_product_norm(M.rows))
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """NaN where the denominator is zero, without NaN in derivatives elsewhere."""
+    """The ratio; NaN where the denominator is zero, without NaN in derivatives elsewhere."""
     defined = denominator > 0
     return jnp.where(defined, numerator / jnp.where(defined, denominator, 1), jnp.nan)
 
@@ -192,7 +191,7 @@ def _check_matrix(name: str, matrix: Matrix) -> Matrix:
 
 
 def _inverse_largest(array: Array) -> Array:
-    """A factor that no score depends on, so that squares of small entries do not vanish."""
+    """A factor without effect on scores, so that squares of small entries do not underflow."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(array)))
     return 1 / jnp.where(largest > 0, largest, 1)
 

@@ -1,8 +1,8 @@
 """Which checkpoints hold the same weights, tensor by tensor.
 
-Names of checkpoints do not tell. Of hosted Pythia checkpoints several are another step's whole
-(EleutherAI/pythia, issues 83, 195, 198 and 205), one shard of three is another step's (206), and
-equal tensors lie in files that differ. Ask before you believe a curve over steps.
+The names of checkpoints are not reliable. Several hosted Pythia checkpoints are copies of another
+step (EleutherAI/pythia, issues 83, 195, 198 and 205), one has one of three shards from another step
+(206), and equal tensors occur in different files. Check this before you trust a curve over steps.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ _CHUNK = 1 << 22
 
 
 class SharedWeights(NamedTuple):
-    """What some revisions have in common.
+    """Weights that some revisions have in common.
 
     Attributes:
-        revisions: Two or more, in the order asked for.
-        unit: What is counted: "tensors"; "files", of models on the hub.
-        shared: How many all of these revisions have, under the same name.
-        of: How many there are, in the revision that has most.
+        revisions: Two or more revisions, in the given order.
+        unit: The unit of `shared` and `of`: "tensors", or "files" for models on the hub.
+        shared: Number of tensors or files that all of these revisions have.
+        of: Number of tensors or files in the revision that has most.
         size: Parameters of the shared tensors, or bytes of the shared files.
-        of_size: Parameters or bytes in all, in the revision that has most.
+        of_size: Total number of parameters or bytes in the revision that has most.
     """
 
     revisions: tuple[str, ...]
@@ -48,7 +48,7 @@ class SharedWeights(NamedTuple):
 
     @property
     def identical(self) -> bool:
-        """Whether the revisions have all in common."""
+        """Whether the revisions have all weights in common."""
         return self.shared == self.of
 
     def __str__(self) -> str:
@@ -63,29 +63,29 @@ class SharedWeights(NamedTuple):
 def shared_weights(
     name_or_path: str | os.PathLike[str], revisions: Sequence[str]
 ) -> list[SharedWeights]:
-    """Revisions that have weights in common, all or some.
+    """Revisions that have all or some of their weights in common.
 
-    Of folders, tensors are compared: by name, type, shape and values (0 equals -0), whatever files
-    they lie in. Tables that old checkpoints hold, and that are the same for all, do not count. Of
-    the hub, whole files are compared by its own hashes, and nothing is downloaded: two files that
-    differ may hold equal tensors. `compare_revisions`, which loads every revision, compares tensors
-    of the hub too.
+    In folders, tensors are compared by name, type, shape and values (0 equals -0), in whichever
+    files they are stored. Tables that old checkpoints contain, and that are the same for all, are
+    ignored. On the hub, whole files are compared by the hub's hashes, and nothing is downloaded:
+    two different files may contain equal tensors. `compare_revisions`, which loads every revision,
+    compares tensors for models of the hub too.
 
     Args:
         name_or_path: A model, see `assocjax.llm.files`.
-        revisions: Those to compare.
+        revisions: The revisions to compare.
 
     Returns:
-        Each set of revisions that have a tensor in common which no other revision has, or that have
-        all in common; those that share most first. None if no two have any.
+        Each set of revisions that share a tensor which no other revision has, or that share all
+        tensors; sets that share most come first. Empty if no two revisions share any.
 
     Raises:
-        InputError: As `find_model`, in one line for all revisions; if weights are corrupt or cut
-            short, or the extra `llm` is not installed.
+        InputError: As `find_model`, in one line for all revisions; if weights are corrupt or
+            truncated, or the extra `llm` is not installed.
         InputTypeError: If an argument has another type.
 
-    Cost: of folders one reading of all weights, some 500 MB/s, with a few MB of memory (of
-    PyTorch's old format, from before version 1.6, a whole file); of the hub a request a revision.
+    Cost: for folders, reading all weights once, about 500 MB/s, with a few MB of memory (for
+    PyTorch's format before version 1.6, a whole file); for the hub, one request for each revision.
     """
     check_list(revisions)
     revisions = list(dict.fromkeys(revisions))
@@ -102,7 +102,7 @@ def shared_weights(
 
 
 def group_shared(parts: Mapping[str, Mapping[str, Part]], unit: str) -> list[SharedWeights]:
-    """As `shared_weights`, of revision -> name -> part."""
+    """Like `shared_weights`, from a mapping revision -> name -> part."""
     holders: dict[Any, list[str]] = {}
     for revision, of in parts.items():
         for part in (*of.items(), frozenset(of.items())):  # each, and all of them
@@ -124,7 +124,7 @@ def group_shared(parts: Mapping[str, Mapping[str, Part]], unit: str) -> list[Sha
 def tensor_hashes(files: ModelFiles) -> dict[str, Part]:
     """Name of each tensor -> SHA-256 of type, shape and values, and its number of entries.
 
-    Of a GGUF file, which has no revisions, none.
+    Empty for a GGUF file, which has no revisions.
     """
     return {
         name: Part(_hash(tensor), tensor.numel())
@@ -134,16 +134,16 @@ def tensor_hashes(files: ModelFiles) -> dict[str, Part]:
 
 
 def read_tensors(files: ModelFiles) -> Iterator[tuple[str, Any]]:
-    """Names and tensors, one at a time; of a GGUF file none.
+    """Names and tensors, one at a time; none for a GGUF file.
 
     Raises:
-        InputError: If a file is corrupt or cut short; names it.
+        InputError: If a file is corrupt or truncated; the error names it.
     """
     for name in () if files.is_gguf else files.weights:
         path = files.folder / name
         try:
             yield from (_safetensors if name.endswith(".safetensors") else _pytorch)(path)
-        except Exception as error:  # of many kinds
+        except Exception as error:  # the libraries raise many types
             raise InputError(
                 f"model: the weights {str(path)!r} are corrupt or cut short ({reason(error)})"
             ) from None
@@ -164,7 +164,7 @@ def _pytorch(path: os.PathLike[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _hash(tensor: Any) -> str:
-    """By pieces, so that memory is bounded."""
+    """In chunks, so that memory is bounded."""
     torch = require("torch")
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
     signed = tensor.is_floating_point() and tensor.itemsize > 1

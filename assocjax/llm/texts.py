@@ -1,4 +1,4 @@
-"""A text as a model reads it, and what the theory says of its most frequent tokens."""
+"""A text in a model's tokens, and the theory's matrices for its most frequent tokens."""
 
 import dataclasses
 import os
@@ -26,8 +26,8 @@ class TokenTheory(NamedTuple):
     """The theory of the n most frequent tokens of a text.
 
     Attributes:
-        ids: Their ids, the most frequent first, of equal counts the smallest id.
-        counts: How often each occurs as an input.
+        ids: Their ids, the most frequent first; equal counts are in the order of ids.
+        counts: Number of occurrences of each as an input.
         matrices: Residual ("uniform", "unigram") -> name of `MATRICES` -> matrix [n,n].
     """
 
@@ -46,21 +46,22 @@ def tokens_of_model(
     at_most: int = NUM_SEQUENCES,
     **reading: Any,
 ) -> TokenData | TokenFile:
-    """Reads a corpus in the tokens of a model, which is not loaded.
+    """Reads a corpus in the tokens of a model, without loading the model.
 
     Args:
-        name_or_path, revision: As of `load_model`. Ids are those of its tokeniser, without special
-            tokens, whose names in a text are text.
-        corpus: As of `load_tokens`; or a token file, which has to be in the same tokens.
-        seq_len: T. Longer documents are cut into windows, and what is shorter is padded and masked,
-            so that every bigram of the text counts once.
-        num_sequences: The first so many; by default the first `at_most`, or all of a shorter text.
+        name_or_path, revision: As in `load_model`. Ids are those of its tokeniser. Its special
+            tokens are not used: their names in a text are tokenised like other text.
+        corpus: As in `load_tokens`; or a token file, which has to be in the same tokens.
+        seq_len: T. Longer documents are divided into windows, and shorter ones are padded and
+            masked, so that every bigram of the text counts once.
+        num_sequences: Keep only the first `num_sequences`; by default the first `at_most`, or all
+            if the text has fewer.
         at_most: See `num_sequences`.
-        reading: How documents are read, as of `load_tokens`.
+        reading: Options for reading documents, as in `load_tokens`.
 
     Raises:
-        InputError: If the model has no tokeniser, a token file is of another vocabulary, or the
-            corpus gives fewer sequences than asked for; and as `load_tokens`, `find_model`.
+        InputError: If the model has no tokeniser, a token file has another vocabulary, or the
+            corpus gives fewer sequences than requested; and as `load_tokens`, `find_model`.
         InputTypeError: As `load_tokens`.
     """
     at_most = check_integer("at_most", at_most, minimum=1)
@@ -104,18 +105,20 @@ def theory_of_tokens(
     min_count: int = MIN_COUNT,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenTheory:
-    """Counts a text, and composes the theory's matrices of its most frequent tokens.
+    """Counts a text, and composes the theory's matrices for its most frequent tokens.
 
     Args:
         source: The text.
-        num_tokens: n, at least 2; by default 2,000, or as many as occur `min_count` times.
-        min_count: How often a token must occur.
-        progress: Called with (sequences read, sequences to read): each is read three times.
+        num_tokens: n, at least 2; by default 2,000, or all that occur `min_count` times if fewer.
+        min_count: Smallest number of occurrences of a token.
+        progress: Called with (sequences read, sequences to read); each sequence is read three
+            times.
 
     Raises:
-        InputError: If fewer tokens occur so often; and as `basis_matrices`.
+        InputError: If fewer than `num_tokens` tokens occur `min_count` times; and as
+            `basis_matrices`.
 
-    Cost: as `basis_matrices`, with one pass more over the text.
+    Cost: as `basis_matrices`, with one more pass over the text.
     """
     min_count = check_integer("min_count", min_count, minimum=1)
     if num_tokens is not None:
@@ -147,10 +150,10 @@ def theory_of_tokens(
 
 
 def check_vocabulary(data: TokenData | TokenFile, tokenizer: Any, model: str) -> None:
-    """That ids of a text mean what they mean to a model's tokeniser.
+    """Checks that a text and a model's tokeniser have the same ids for the same tokens.
 
     Raises:
-        InputError: If not; names the model as `model`.
+        InputError: If not; the error calls the model `model`.
     """
     own = sorted((i, token) for token, i in tokenizer.get_vocab().items())
     size = 1 + max((i for i, _ in own), default=-1)

@@ -1,4 +1,4 @@
-"""What the theory says of some tokens of a large vocabulary: its matrices, restricted to them.
+"""The theory's matrices, restricted to some tokens of a large vocabulary.
 
 With S + u v^T and P + p a^T the matrices B and Phi of `statistics.sparse` [V,V], and s the tokens,
 
@@ -8,9 +8,9 @@ With S + u v^T and P + p a^T the matrices B and Phi of `statistics.sparse` [V,V]
     value              (B[s,:] Phi[:,s])^T      rows are keys, columns the input before the target
     query_key          Q[s,s]                   rows are queries
 
-are [n,n], the blocks of the full matrices [V,V]: sums inside products run over all V tokens, and Q
-was added up over all keys and targets. Only rows and columns of other tokens are dropped. Nothing
-dense is larger than [n,n] or [V,64].
+are [n,n], blocks of the full matrices [V,V]: sums inside products run over all V tokens, and Q is
+summed over all keys and targets. Only rows and columns of other tokens are left out. No dense array
+is larger than [n,n] or [V,64].
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from assocjax.statistics.counting import Counts
 from assocjax.statistics.sparse import SparsePlusRankOne, SparseStatistics, sparse_statistics
 
 MATRICES = ("bigram", "context", "interchangeability", "value", "query_key")
-"""Names of the theory matrices, in the order of their powers of the step size."""
+"""Names of the theory matrices, in the order of their powers of the learning rate."""
 
-_BLOCK_COLUMNS = 64  # of a product at once; more no longer stay in cache
+_BLOCK_COLUMNS = 64  # columns of a product computed at once, so that they stay in cache
 
 
 class TokenRows(NamedTuple):
-    """The parts of B and Phi that matrices of the tokens s are made of; all but `ids` float64.
+    """The parts of B and Phi needed for matrices of the tokens s; all float64 except `ids`.
 
     B = S + u v^T and Phi = P + p a^T: `rows` is S[s,:] [n,V], `columns` S[:,s] [V,n] and `context`
     P[:,s] [V,n]; u, v, p, a are vectors [V].
@@ -57,22 +57,22 @@ def basis_matrices(
     counts: Counts | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float[np.ndarray, "n n"]]:
-    """The theory's matrices of some tokens of a corpus.
+    """The theory's matrices for some tokens of a corpus.
 
     Args:
       source: the corpus, `TokenData` or `TokenFile`.
       token_ids: distinct ids; row and column i of each matrix belong to `token_ids[i]`.
-      residual: "uniform", as in the paper, or "unigram", r = y - p(y), in all of them.
-      counts, progress: as of `assocjax.statistics.sparse.sparse_statistics`.
+      residual: "uniform", as in the paper, or "unigram", r = y - p(y), for all matrices.
+      counts, progress: as in `assocjax.statistics.sparse.sparse_statistics`.
 
     Returns:
       Each of `MATRICES`, float64 [n,n].
 
     Raises:
-      InputError: ids outside [0, V), repeated or none; and as `sparse_statistics`.
-      InputTypeError: ids that are no integers.
+      InputError: ids are outside [0, V), repeated or empty; and as `sparse_statistics`.
+      InputTypeError: ids are not integers.
 
-    Cost: `sparse_statistics`, and as `subset_matrices`.
+    Cost: that of `sparse_statistics` and `subset_matrices`.
     Source: paper, section 4; the unigram residual is this package's.
     """
     check_is("source", source, Sequences)
@@ -84,20 +84,20 @@ def basis_matrices(
 def subset_matrices(
     statistics: SparseStatistics, token_ids: Int[ArrayLike, " n"]
 ) -> dict[str, Float[np.ndarray, "n n"]]:
-    """As `basis_matrices`, of statistics that are known, as from `assocjax.statistics.shards`.
+    """Like `basis_matrices`, from existing statistics, such as those of `statistics.shards`.
 
     Args:
-      statistics: of either residual, not `frequency_corrected`.
+      statistics: statistics with either residual, not `frequency_corrected`.
 
     Raises:
-      InputError, InputTypeError: as `basis_matrices`; frequency-corrected statistics.
+      InputError, InputTypeError: as `basis_matrices`; the statistics are frequency-corrected.
 
-    Cost: time n nnz(B[s,:]) and the products of the entries of B[:,s] in one row; memory the
-      entries of Phi[:,s] and five [n,n].
+    Cost: time n nnz(B[s,:]), and a product for each pair of entries of B[:,s] in the same row;
+      memory for the entries of Phi[:,s] and five [n,n].
     """
     check_is("statistics", statistics, SparseStatistics)
     B, Phi = statistics.bigram, statistics.context
-    # The marginal of inputs is B's left vector, unless its root has been divided out.
+    # B's left vector is minus the input frequency, unless it was corrected for frequency.
     if not np.array_equal(B.left, -statistics.input_frequency):  # type: ignore[attr-defined]
         raise InputError("statistics must be plain ones, not frequency_corrected")
     ids = check_token_ids(token_ids, B.shape[0])
@@ -114,7 +114,7 @@ def check_token_ids(
     dims: int = 1,
     distinct: bool = True,
 ) -> Int[np.ndarray, "..."]:
-    """Ids in [0, V), as an array of one or two dimensions, not empty.
+    """Ids in [0, V), as a non-empty array of one or two dimensions.
 
     Raises:
       InputError, InputTypeError: as `basis_matrices`.
@@ -136,7 +136,7 @@ def check_token_ids(
 
 
 def compose(part: TokenRows) -> dict[str, Float[np.ndarray, "n n"]]:
-    """All of `MATRICES` but `query_key`, which needs a second pass over the corpus."""
+    """All of `MATRICES` except `query_key`, which needs a second pass over the corpus."""
     ids, S, C, P, u, v, p, a = part
     joint, attention = S[:, ids].toarray(), P[ids].toarray()
     C_u = C.T @ u  # C is S[:,s]

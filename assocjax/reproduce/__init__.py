@@ -1,14 +1,14 @@
-"""The paper's tables and figures, each beside its numbers, its controls and what differs.
+"""Reproduction of the paper's tables and figures, with its numbers, settings and controls.
 
-`paper`           what the paper reports: constants, in one place
+`paper`           the numbers of the paper, as constants
 `scales`          sizes: the paper's, small and tiny
 `following`       one run, compared at each epoch with all theories and controls
-`work`            tokens, runs and files that artefacts share, and when a file is reused
-`records`         what an artefact hands over: a table, settings, figures
+`work`            tokens, runs and files that artefacts share, and reuse of files
+`records`         the result of an artefact: a table, settings, figures
 `drawing`         cosines and loss against epoch
 `tables_1_and_2`, `table_3`, `figure_4`, `lists` (Figures 3 and 5), `figures_6_to_8`
-`report`          one HTML file, whose prose is in `report.html`
-`artefacts`       `reproduce`: all of them, resumed where they were stopped
+`report`          one HTML file, whose text is in `report.html`
+`artefacts`       `reproduce`: all artefacts, resumed after an interruption
 """
 
 import lazy_loader

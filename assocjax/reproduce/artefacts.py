@@ -1,4 +1,4 @@
-"""The artefacts by name: computed, or found again, one file each, and joined into one report."""
+"""The artefacts by name: each is computed or reused, with its own files; and one report of all."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from assocjax.storage import claim, results
 
 
 class _Artefact(NamedTuple):
-    """How it is computed, and the settings of a scale that decide it: the first has its text."""
+    """Its function, and the settings of a scale that it depends on; the first has its text."""
 
     compute: Callable[[Scale, Work], Result]
     settings: tuple[str, ...]
@@ -56,25 +56,25 @@ def reproduce(
 
     Args:
       artefacts: names of `ARTEFACTS`, or "all".
-      scale: a name of `SCALES`, or settings of your own (`dataclasses.replace`).
-      corpora: as of `load_tokens`. At small scales they are read besides the fables, at the paper's
-        in the place of TinyStories.
-      out: a folder. Of each corpus a folder of it has an artefact's NetCDF, JSON and figures, and
-        in `runs` training runs; `report.html` is of these artefacts. What is there already is used
-        if configuration, corpus and versions are the same.
-      overwrite: compute anew, and replace, what is there of another configuration.
-      progress: called with (what is done, units done, units in all).
+      scale: a name of `SCALES`, or your own settings (`dataclasses.replace`).
+      corpora: as in `load_tokens`. At small scales they are read in addition to the fables, at the
+        paper's scale instead of TinyStories.
+      out: a folder. It has a subfolder for each corpus, with NetCDF, JSON and figures of each
+        artefact, and training runs in `runs`; and `report.html` of these artefacts. Existing files
+        are reused if configuration, corpus and versions are the same.
+      overwrite: replace existing results of another configuration.
+      progress: called with (current work, units done, units in total).
       announce: called with a line for each artefact.
 
     Returns:
-      The records that the JSON files hold, by artefact and corpus: the paper's setting and ours,
-      `rows` with its numbers beside ours and the controls, and how many `rows` agree.
+      The records in the JSON files, by artefact and corpus: the paper's setting and ours, `rows`
+      with its numbers, ours and the controls, and how many `rows` agree.
 
     Raises:
-      InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` is
-        of another configuration (names what differs).
+      InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` has
+        another configuration (the error names the difference).
 
-    Cost: at small scale some ten minutes on two cores for two corpora. At the paper's, for one
+    Cost: at small scale about ten minutes on two cores for two corpora. At the paper's, for one
     accelerator, 6,720 steps of 2,048 sequences at V = 3,000, T = 200, L = 3, and 320 at V = 10,000.
     """
     if not artefacts:
@@ -98,7 +98,7 @@ def reproduce(
         ]
         if len({work.name for work in works}) < len(works):
             raise InputError("corpora must have different names; rename a file")
-        for work in works:  # what cannot be read fails before the work
+        for work in works:  # a corpus that cannot be read raises before any computation
             for name in names:
                 _tokens(name, scale, work)
         records = []
@@ -112,7 +112,7 @@ def reproduce(
 
 
 def _tokens(name: str, scale: Scale, work: Work) -> TokenData | None:
-    """The text that decides an artefact; None where a model brings its own tokens."""
+    """The text of an artefact; None if the text is in a model's own tokens."""
     text = getattr(scale, ARTEFACTS[name].settings[0]).text
     return work.tokens(text) if text.tokenizer else None
 
@@ -133,7 +133,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         "skipped": None,
     }
     missing = _missing_libraries() if name == "figures6-8" else None
-    if missing is not None:  # not kept: the next time they may be there
+    if missing is not None:  # not saved, since they may be installed next time
         return record | {"verdict": f"left out: {missing}", "skipped": missing}
     of = results.identity(data, config | {"read": work.corpus} if data is None else config)
     folder = work.claimed.path / work.name
@@ -156,7 +156,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
         record = results.finite(record)
         dataset = result.dataset.assign_attrs(record=json.dumps(record))
         results.keep(work.claimed, f"{work.name}/{name}.nc", dataset, of)
-        for file, draw in drawn.items():  # after the numbers, which no figure may lose
+        for file, draw in drawn.items():  # after the numbers, so that a failing figure loses none
             save(draw(), f"{work.name}/{file}", into=work.claimed)
     results.save_json_to(work.claimed, f"{work.name}/{name}.json", record)
     return record

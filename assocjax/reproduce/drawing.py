@@ -1,4 +1,4 @@
-"""Cosines with the theories and loss against epoch: of Tables 1 and 2, and Figure 4."""
+"""Cosines with the theories and loss against epoch, for Tables 1 and 2, and Figure 4."""
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -21,13 +21,13 @@ _GREYS = {"matched": "0.45", "shuffled": "0.75"}
 def plot_epochs(
     dataset: xr.Dataset, title: str, *, marks: dict[int, float] | None = None
 ) -> Figure:
-    """A panel for each class of weights, and one for the loss; shades are ranges over layers and
-    seeds, as lines are means.
+    """A panel for each kind of weight, and one for the loss. Lines are means, shades ranges over
+    layers and seeds.
 
     Args:
-      dataset: of `follow`, over `seed` or not.
-      title: above all.
-      marks: epoch -> least cosine that the paper reports of every weight.
+      dataset: from `follow`, with or without `seed`.
+      title: title of the figure.
+      marks: epoch -> smallest cosine of any weight that the paper reports.
     """
     figure, ((*axes,),) = panels(1, 5, size=(2.64, 2.2), share_x=False, share_y=False)
     for ax, weight in zip(axes, WEIGHTS, strict=False):
@@ -48,7 +48,7 @@ def plot_epochs(
         ax.set_xlabel("epoch")
     handles, labels = axes[3].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    for label, theory in ((_NAMES[name], name) for name in _LINES):  # of no panel's colour
+    for label, theory in ((_NAMES[name], name) for name in _LINES):  # in black
         if label in unique:
             unique[label] = Line2D([], [], color="black", lw=1.4, ls=_LINES[theory])
     figure.legend(

@@ -1,4 +1,4 @@
-"""Figure 4: cosines with the theory and loss over a long training with the larger step."""
+"""Figure 4: cosines with the theory and loss over a long training with the larger learning rate."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from assocjax.reproduce.work import Work
 
 
 def figure_4(scale: Scale, work: Work) -> Result:
-    """Cosines at the paper's training times: epochs of equal s eta are set beside each other."""
+    """Cosines at the paper's training times: epochs of equal s eta are compared."""
     run = scale.large_step
     data, dataset = work.tokens(run.text), work.runs("large_step", run)
     epochs = {reported: max(1, round(reported / 100 * run.epochs)) for reported in paper.COSINE_AT}
@@ -55,7 +55,7 @@ def figure_4(scale: Scale, work: Work) -> Result:
 
 
 def _held(dataset: xr.Dataset) -> int:
-    """The epoch up to which every layer of every class that the paper compares is above .9."""
+    """The epoch up to which the cosine of every weight that the paper compares is above .9."""
     cosine = dataset["cosine"].sel(theory="corpus").drop_sel(weight="position")
     by_weight = cosine.min([dim for dim in cosine.dims if dim not in ("epoch", "weight")])
     above = (by_weight.min("weight", skipna=False) > 0.9).values[1:]

@@ -1,9 +1,9 @@
-"""Figures 6 to 8: checkpoints of a language model beside the theory, each score beside its nulls.
+"""Figures 6 to 8: checkpoints of a language model compared with the theory, and nulls.
 
-The paper's score sees one direction that all tokens share (`assocjax.llm`): it has its control
-beside it, the same with shuffled tokens, and the form centred over tokens, which can fail. Heads
-(Figure 7) and another text (Figure 8) are of the same checkpoints. Only the first text decides what
-a small model is trained on.
+The paper's score is dominated by one direction that all tokens share (`assocjax.llm`). So it is
+reported with a control, the same score with shuffled tokens, and in the form centred over tokens,
+which can fail. Heads (Figure 7) and another text (Figure 8) use the same checkpoints. If a small
+model is trained, it is trained on the first text.
 """
 
 import json
@@ -26,7 +26,7 @@ _THEORY = "value"
 
 
 def figures_6_to_8(scale: Scale, work: Work) -> Result:
-    """Compares all checkpoints with the statistics of one text, or two."""
+    """Compares all checkpoints with the statistics of one or two texts."""
     settings = scale.language_model
     with ExitStack() as stack:
         folder = work.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))

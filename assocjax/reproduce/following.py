@@ -1,8 +1,8 @@
-"""One run from zero, compared at the end of each epoch with every theory that an artefact asks of.
+"""One run from zero initialization, compared at the end of each epoch with several theories.
 
-Beside the theories of `run_comparison` these are the paper's own, of the first batch, and two
-controls: the theory with its tokens shuffled, and shuffled among tokens of similar frequency. Only
-the direction of a leading term enters a cosine, so that one matrix serves all steps.
+In addition to the theories of `run_comparison` these are the paper's own, of the first batch, and
+two controls: the theory with its tokens shuffled, and shuffled among tokens of similar frequency.
+Only the direction of a leading term enters a cosine, so that one matrix is enough for all steps.
 """
 
 import dataclasses
@@ -33,9 +33,10 @@ from assocjax.training.train import batch_indices
 
 CONTROLS = ("shuffled", "matched")
 THEORIES = ("corpus", "first batch", *CONTROLS, "effective")
-"""What a run is compared with; NaN where it is not, as `first batch` with full batches."""
+"""Theories that a run is compared with; NaN where one does not apply, such as `first batch` with
+full batches."""
 
-_SAVES = 10  # checkpoints of a run
+_SAVES = 10  # number of checkpoints of a run
 
 
 def follow(
@@ -50,23 +51,24 @@ def follow(
 
     Args:
       data: the corpus.
-      run: what to train, and how.
-      seed: of the order of batches.
+      run: settings of the training.
+      seed: seed of the order of batches.
       checkpoints: where the run is saved, or None.
-      progress: called with (steps done, steps in all).
+      progress: called with (steps done, steps in total).
 
     Returns:
       Over `epoch` from 0: `loss` of the whole corpus in nats; `cosine` by `theory` of `THEORIES`,
-      `weight` and `layer`, as of `sweep` (NaN at epoch 0, where weights are zero); with minibatches
-      `sampling_error` and `truncation_error` by weight and layer. The weights at the end under
-      their own names.
+      `weight` and `layer`, as in `sweep` (NaN at epoch 0, where weights are zero); with minibatches
+      `sampling_error` and `truncation_error` by weight and layer. The final weights under their own
+      names.
 
     Raises:
-      InputError: the batch is larger than the corpus, training diverges, or the checkpoint is of
-        another run.
+      InputError: the batch is larger than the corpus, training diverges, or the checkpoint belongs
+        to another run.
 
-    Cost: the steps of `run_comparison`, and a loss of the corpus an epoch; for each epoch of the
-    effective theory `effective_weights`. Memory: as `run_comparison`, and four copies of one layer.
+    Cost: the steps of `run_comparison`, and one loss of the corpus for each epoch; one
+    `effective_weights` for each epoch with the effective theory. Memory: as `run_comparison`, and
+    four copies of one layer.
     """
     N, size = data.num_sequences, run.batch_size
     if size is not None and size > N:
@@ -113,7 +115,7 @@ def follow(
 
 @jax.jit
 def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str, Params], step):
-    """What is recorded of an epoch."""
+    """The measures recorded at the end of an epoch."""
     run = params["run"]
     compared = [by_layer(compare_params(run, theories[name])) for name in THEORIES]
     record = {"cosine": jnp.stack([each.cosine for each in compared])}
@@ -125,7 +127,7 @@ def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str
 
 
 def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> dict[str, Params]:
-    """One layer of leading terms each, of any size; zeros, which have no cosine, where unknown."""
+    """One layer of leading terms for each theory, at any scale; zeros where one does not apply."""
     whole = theory_weights(corpus.statistics)
     nothing = jax.tree.map(jnp.zeros_like, whole)
     counts = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
@@ -146,7 +148,7 @@ def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> d
 def _effective(
     moments: EffectiveStatistics, data: TokenData, run: Run, steps: int
 ) -> dict[str, Params]:
-    """The effective theory under its name, or nothing where its weights diverge."""
+    """The effective theory under its name, or an empty dict if its weights diverge."""
     try:
         theory = effective_weights(
             moments,
@@ -154,7 +156,7 @@ def _effective(
             num_layers=run.num_layers,
             learning_rate=run.learning_rate,
             steps=steps,
-            tolerance=1e-2,  # of a cosine the square
+            tolerance=1e-2,  # an error of a cosine is of the order of its square
         )
     except InputError:
         return {}
@@ -182,5 +184,5 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
 
 
 def weights(dataset: xr.Dataset) -> Params:
-    """The weights at the end of a run."""
+    """The final weights of a run."""
     return Params(**{name: jnp.asarray(dataset[name].values) for name in WEIGHTS})

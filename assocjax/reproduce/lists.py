@@ -1,7 +1,8 @@
-"""Figures 3 and 5: the tokens that the basis functions tie to a word, beside the paper's.
+"""Figures 3 and 5: the tokens that the basis functions associate with a word, and the paper's.
 
-A list that shares some tokens with the paper's shows little by itself. So it has two controls: the
-lists of all other words, and the lists of the same word in the same text with its tokens shuffled.
+That a list shares some tokens with the paper's is weak evidence by itself. So there are two
+controls: the lists of all other words, and the list of the same word in the same text with its
+tokens shuffled.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ _VARIABLES = {
 
 
 def figure_5(scale: Scale, work: Work) -> Result:
-    """Lists of the paper's words under B, Sigma and Phi, as they are and frequency-corrected."""
+    """Lists of the paper's words under B, Sigma and Phi, raw and frequency-corrected."""
     settings = scale.lists
     data = work.tokens(settings.text)
     shuffles = [shuffled_text(data, seed) for seed in range(settings.shuffles)]
@@ -71,7 +72,7 @@ def figure_5(scale: Scale, work: Work) -> Result:
 
 
 def figure_3(scale: Scale, work: Work) -> Result:
-    """The context of the paper's word as a graph; the control is what other words' lists have."""
+    """The context of the paper's word as a graph; the control is the lists of other words."""
     settings = scale.lists
     data = work.tokens(settings.text)
     word = paper.GRAPH_WORD
@@ -100,12 +101,12 @@ def _row(
     ours: Sequence[str] | None = None,
     others: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """A word's list beside the paper's tokens.
+    """A word's list and the paper's tokens, as a row of a table.
 
     Args:
-      reported, known: those tokens, and which of them are in the vocabulary.
-      ours: the list; None where the word is not in the vocabulary.
-      others: how many of the known tokens the lists of all other words have.
+      reported, known: the paper's tokens, and those of them that are in the vocabulary.
+      ours: the list; None if the word is not in the vocabulary.
+      others: number of the known tokens in the list of each other word.
     """
     found = None if ours is None else _common(ours, known)
     return {
@@ -125,7 +126,7 @@ def _common(ours: Sequence[str], known: Sequence[str]) -> int:
 
 
 def _context_lists(data: TokenData, top: int) -> xr.Dataset:
-    """Phi as lists of all tokens, as `track` has them."""
+    """Lists of all tokens under Phi, in the form of `track`."""
     statistics = corpus_statistics(data)
     frequencies = Frequencies.of(statistics)
     k = min(top, data.vocab_size - 1)
@@ -147,7 +148,7 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
 
 
 def shuffled_text(data: TokenData, seed: int) -> TokenData:
-    """The same tokens in the places of one another: frequencies stay, associations do not."""
+    """The text with its tokens permuted: frequencies are the same, associations are lost."""
     real = np.concatenate([data.mask[:, :1], data.mask], axis=1)
     tokens = data.tokens.copy()
     tokens[real] = np.random.default_rng(seed).permutation(tokens[real])
@@ -160,7 +161,7 @@ def _statistics(data: TokenData) -> dict[str, Statistics]:
 
 
 def _hits(matrix, vocabulary: Sequence[str], word: str, known: Sequence[str], top: int):
-    """How many of some tokens the lists of all other words have."""
+    """The number of the known tokens in the list of each other word."""
     scores = np.array(matrix, float)
     np.fill_diagonal(scores, -np.inf)
     top = min(top, len(vocabulary) - 1)

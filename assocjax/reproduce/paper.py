@@ -1,8 +1,9 @@
-"""What the paper reports: every number and list that results are set beside, in one place.
+"""The numbers and lists of the paper, with which results are compared.
 
-Source of all: Im, Oh, Fang, Li, "How Do Transformers Learn to Associate Tokens: Gradient Leading
+Source: Im, Oh, Fang, Li, "How Do Transformers Learn to Associate Tokens: Gradient Leading
 Terms Bring Mechanistic Interpretability", ICLR 2026, arXiv 2601.19208v2. Names of weights are this
-package's: the paper's attention is `query_key`. Its position vectors P are compared nowhere.
+package's: the paper's attention is `query_key`. The paper reports no comparison of its position
+vectors P.
 """
 
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ _LARGE_STEP = _RUN | {"step size": 0.05, "s eta": 160.0}
 
 
 class Artefact(NamedTuple):
-    """A table or figure, and how it was made, in the terms of `records.run_setting`."""
+    """A table or figure and its setting, with the names of `records.run_setting`."""
 
     title: str
     setting: dict[str, Any]
@@ -74,7 +75,7 @@ MINIMUM_COSINES = {
     "table2": {"query_key": 0.999914, "value": 0.998800, "output": 0.997891},
 }
 CRITERION = 0.998
-"""Cosines above it at a small step size reproduce Tables 1 and 2 (ours; the paper has none)."""
+"""Tables 1 and 2 count as reproduced if cosines exceed this (our criterion; the paper has none)."""
 
 TRAINED_LOSS = 5.349
 EDITED_LOSS = {
@@ -88,7 +89,7 @@ EDITED_LOSS = {
 }
 
 COSINE_AT = {30: 0.9, 100: 0.7}
-"""Epoch -> least cosine of any class of weights, of 100 epochs (Figure 4)."""
+"""Epoch, of 100 -> lower bound on the cosines of all weights (Figure 4)."""
 
 LISTS = {
     ("bigram", "the"): ("park", "little", "bird", "ball"),
@@ -100,4 +101,4 @@ LISTS = {
 }
 """(matrix, word) -> its tokens in Figure 5."""
 GRAPH_WORD, GRAPH = "fish", ("pond", "contains")
-"""Figure 3: the word, and of its tokens those that we can name."""
+"""Figure 3: the word, and those of its tokens that can be identified."""

@@ -1,4 +1,4 @@
-"""What an artefact hands over, and the settings of texts and runs in the terms of `paper`."""
+"""The result of an artefact, and settings of texts and runs with the names of `paper`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from assocjax.reproduce.scales import Run
 
 
 class Result(NamedTuple):
-    """One artefact of one corpus.
+    """The result of one artefact on one corpus.
 
     Attributes:
         dataset: all numbers.
-        rows: the table: dicts of one set of columns. Columns of the paper and of controls begin
-            with these words; `reproduced` is a bool, or None where there is nothing to compare.
-        setting: ours, under the names of `paper.ARTEFACTS`.
-        figures: name -> what draws the figure, once the numbers are saved.
+        rows: the table, as dicts with the same keys. Columns of the paper and of controls begin
+            with "paper" and "control"; `reproduced` is a bool, or None without a number to compare.
+        setting: our setting, with the names of `paper.ARTEFACTS`.
+        figures: name -> a function that draws the figure, called after the numbers are saved.
     """
 
     dataset: xr.Dataset
@@ -36,7 +36,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_setting(data: TokenData) -> dict[str, Any]:
-    """The text, by the options of `load_tokens`."""
+    """The setting of a text, with the options of `load_tokens`."""
     return {
         "corpus": data.name,
         "documents": data.num_documents,
@@ -52,7 +52,7 @@ def text_setting(data: TokenData) -> dict[str, Any]:
 
 
 def run_setting(data: TokenData, run: Run) -> dict[str, Any]:
-    """Text and training."""
+    """The setting of a text and of training."""
     steps = 1 if run.batch_size is None else data.num_sequences // run.batch_size
     return text_setting(data) | {
         "layers L": run.num_layers,

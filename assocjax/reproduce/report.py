@@ -1,4 +1,4 @@
-"""The report: one HTML file with all artefacts, their numbers beside the paper's, and figures."""
+"""The report: one HTML file with all artefacts, their numbers and the paper's, and figures."""
 
 import base64
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ def write_report(records: Sequence[dict[str, Any]], folder: Folder) -> None:
     """Writes `report.html`, which needs no other file, and `report.json`.
 
     Args:
-      records: as `reproduce` returns them.
-      folder: claimed, where they and the figures of their corpora are.
+      records: the return value of `reproduce`.
+      folder: the claimed folder, which contains the figures.
     """
 
     def image(record: dict[str, Any], name: str) -> str:
@@ -41,7 +41,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def cell(value: Any) -> str:
-    """A value as text: numbers with as many digits as say something, a dash for none."""
+    """A value as text: numbers with a suitable number of digits, a dash for a missing value."""
     if value is None or value != value:
         return "\N{EN DASH}"
     if isinstance(value, bool):
@@ -49,7 +49,7 @@ def cell(value: Any) -> str:
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        # Cosines near 1 are told apart by what they lack.
+        # Cosines near 1 need more digits to be distinguished.
         digits = 6 if 0.99 < abs(value) < 1 else 4
         return f"{value:.{digits}f}".rstrip("0").rstrip(".").replace("-", _MINUS)
     return f"{value:.1e}".replace("e-0", "e-").replace("-", _MINUS)

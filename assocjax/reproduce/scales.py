@@ -1,7 +1,7 @@
 """Sizes at which the artefacts are reproduced: the paper's, and smaller ones.
 
-`paper` is the paper's protocol to the letter where we know it; `small` keeps its training times
-s eta and takes minutes on two cores; `tiny` takes seconds and says nothing: it is for tests.
+`paper` is exactly the paper's protocol as far as it is known; `small` has the same training times
+s eta and takes minutes on two cores; `tiny` takes seconds and is only for tests of the code.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from assocjax.llm.recipe import PretrainConfig
 @dataclasses.dataclass(frozen=True)
 class Text:
     """How a corpus becomes tokens: arguments of `load_tokens`. Unless `exactly`, `num_sequences`
-    and `vocab_size` are at most so large."""
+    and `vocab_size` are upper bounds."""
 
     vocab_size: int
     seq_len: int
@@ -28,11 +28,11 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Training from zero by plain descent, compared with the theories at the end of each epoch.
+    """Gradient descent from zero, compared with the theories at the end of each epoch.
 
-    batch_size: sequences of a step; None is the full batch, with which an epoch is one step.
-    seeds: of the order of batches; one run each.
-    effective_epochs: epochs at which the effective theory is followed too.
+    batch_size: sequences in a minibatch; None is the full batch, with which an epoch is one step.
+    seeds: seeds of the order of batches; one run for each.
+    effective_epochs: epochs at which the run is compared with the effective theory too.
     """
 
     text: Text
@@ -46,7 +46,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Lists of the `top` tokens; `shuffles` texts with shuffled tokens for a control."""
+    """Lists of the `top` tokens, and `shuffles` texts with shuffled tokens as a control."""
 
     text: Text
     top: int = 10
@@ -55,14 +55,15 @@ class Lists:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A model and the texts' tokens that it is compared on.
+    """A model, and the texts and tokens for its comparison.
 
-    model: of the hub, or a folder; None trains a small Pythia on the corpus, by `pretraining`.
-    revisions: its checkpoints; with None those that pretraining leaves.
-    corpus: statistics of a text other than that of the other artefacts; None is that one.
-    other_corpus: statistics of another text, for Figure 8; None leaves it out.
-    num_tokens: the most frequent tokens, of at least `min_count` occurrences; None is all of them,
-      up to 2,000.
+    model: a model of the hub, or a folder; None trains a small Pythia on the corpus, with the
+      configuration `pretraining`.
+    revisions: its checkpoints; None means those of the pretraining.
+    corpus: the text of the statistics; None means that of the other artefacts.
+    other_corpus: another text, for Figure 8; None leaves it out.
+    num_tokens: number of most frequent tokens, each with at least `min_count` occurrences; None
+      means all of them, up to 2,000.
     heads_at: layers whose heads are drawn (Figure 7), counted from 1.
     """
 
@@ -80,18 +81,18 @@ class LanguageModel:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Settings of all artefacts; `corpora` are read where none is given, or besides."""
+    """Settings of all artefacts; `corpora` are read by default, or in addition to those given."""
 
     corpora: tuple[str, ...]
     small_step: Run
     full_batch: Run
     smaller_step: Run
-    """`full_batch` over a tenth of the training time."""
+    """Like `full_batch`, for a tenth of the training time."""
     subwords: Run
     subwords_full_batch: Run
     large_step: Run
     draws: int
-    """Random directions of each control of Table 3."""
+    """Number of random directions of each control of Table 3."""
     lists: Lists
     language_model: LanguageModel
 
@@ -99,7 +100,7 @@ class Scale:
 def _small() -> Scale:
     words = Text(256, 32, 1024)
     subwords = dataclasses.replace(words, tokenizer="bpe")
-    # s eta of 16, 1.6 and 160, as in the paper, in as many steps each: one compiled program.
+    # s eta of 16, 1.6 and 160, as in the paper, with equal numbers of steps: one compilation.
     run = Run(words, 0.1, 20, 128, seeds=(0, 1))
     return Scale(
         corpora=("fables",),
@@ -128,7 +129,7 @@ def _small() -> Scale:
 def _paper() -> Scale:
     words = Text(
         3000, 200, 65_536, oov="drop", long="cut", num_documents=2_200_000, exactly=True
-    )  # of all documents, as few have no word that is left out
+    )  # all documents, since few consist only of words of the vocabulary
     subwords = dataclasses.replace(words, vocab_size=10_000, tokenizer="bpe")
     run = Run(words, 0.005, 100, 2048)
     return Scale(

@@ -1,4 +1,4 @@
-"""Table 3: the loss after a weight loses its projection on its leading term, beside controls."""
+"""Table 3: the loss after the projection of a weight on its leading term is removed; controls."""
 
 from functools import partial
 
@@ -13,11 +13,11 @@ from assocjax.reproduce.work import Work
 from assocjax.statistics.dense import corpus_statistics
 
 _ORDER = ("query_key", "value", "output")
-"""Classes of weights by how much the loss rises without their theory, in the paper."""
+"""Kinds of weights in the order of the paper's rise of the loss without their theory."""
 
 
 def table_3(scale: Scale, work: Work) -> Result:
-    """The run of Figure 4 at its end, edited as in the paper by the theory of the corpus."""
+    """The final weights of the run of Figure 4, edited as in the paper, with corpus statistics."""
     run = scale.large_step
     data = work.tokens(run.text)
     params = weights(work.run("large_step", run, run.seeds[0]))
@@ -63,6 +63,6 @@ def table_3(scale: Scale, work: Work) -> Result:
 
 
 def as_in_paper(one: dict, other: dict) -> bool:
-    """Whether two units of different classes harm the loss in the paper's order."""
+    """Whether the loss rises in the paper's order for two units of different kinds."""
     first, second = (_ORDER.index(found["unit"].split()[0]) for found in (one, other))
     return first == second or (first < second) == (one["theory"] < other["theory"])

@@ -1,9 +1,9 @@
 """Tables 1 and 2: how well the closed forms hold at a small step size, for words and for subwords.
 
-The paper gives the minimum over epochs of each class's cosine with the theory of its first batch.
-Beside it: the theory of the whole corpus; full batches, which leave no sampling error; the split of
-the disagreement into sampling and truncation; and two controls, the theory with its tokens
-shuffled.
+The paper gives the minimum over epochs of each kind of weight's cosine with the theory of its first
+batch. We add: the theory of the whole corpus; training on full batches, without sampling error; the
+division of the disagreement into sampling and truncation error; and two controls, the theory with
+its tokens shuffled.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from assocjax.reproduce.work import Work
 
 
 def table_1(scale: Scale, work: Work) -> Result:
-    """Table 1, of words; and with full batches, over the same training time and a tenth of it."""
+    """Table 1, words; also with full batches, for the same training time and a tenth of it."""
     others = {"full_batch": scale.full_batch, "smaller_step": scale.smaller_step}
     return _minimum_cosines("table1", work, "small_step", scale.small_step, others)
 
 
 def table_2(scale: Scale, work: Work) -> Result:
-    """Table 2, of subwords; and with full batches."""
+    """Table 2, subwords; also with full batches."""
     others = {"subwords_full_batch": scale.subwords_full_batch}
     return _minimum_cosines("table2", work, "subwords", scale.subwords, others)
 
@@ -68,7 +68,7 @@ def _row(dataset: xr.Dataset, weight: str, theory: str, reported: float | None) 
         "reproduced": None if reported is None else ours > paper.CRITERION,
         "best run": float(by_run.max()),
     }
-    for control in ("matched", "shuffled"):  # what comes nearest to the theory's
+    for control in ("matched", "shuffled"):  # the largest, closest to the theory
         row[f"control: {control}"] = float(cosines.sel(theory=control).min("epoch").max())
     for error in ("sampling", "truncation"):
         of_error = dataset.get(f"{error}_error")  # None with full batches

@@ -1,4 +1,4 @@
-"""What artefacts of one corpus share, in memory and on disk: tokens, runs, and files to reuse."""
+"""Shared by the artefacts of a corpus, in memory and on disk: tokens, runs, and reused files."""
 
 import dataclasses
 import re
@@ -18,14 +18,14 @@ Progress = Callable[[str, int, int], None]
 
 
 class Work:
-    """Tokens and runs of a corpus, each made once.
+    """Tokens and runs of a corpus, each computed once.
 
     Args:
-      corpus: as of `load_tokens`.
-      folder: claimed, where runs are kept and found again; None keeps them in memory only.
-      name: of the corpus's own folder within.
-      overwrite: replace what is there of another configuration.
-      progress: called with (what is done, units done, units in all).
+      corpus: as in `load_tokens`.
+      folder: a claimed folder in which runs are saved and reused; None keeps them in memory only.
+      name: name of the corpus's subfolder.
+      overwrite: replace existing results of another configuration.
+      progress: called with (current work, units done, units in total).
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Work:
 
     @property
     def folder(self) -> Path | None:
-        """Where what belongs to the corpus is kept."""
+        """The folder of the corpus."""
         return None if self.claimed is None else self.claimed.path / self.name
 
     def tokens(self, text: Text) -> TokenData:
-        """The corpus as a text's settings say."""
+        """The tokens of the corpus with the settings of a text."""
         if text not in self._tokens:
             options = dataclasses.asdict(text)
             size, exactly = options.pop("num_sequences"), options.pop("exactly")
@@ -59,7 +59,7 @@ class Work:
         return self._tokens[text]
 
     def run(self, name: str, run: Run, seed: int) -> xr.Dataset:
-        """The Dataset of `follow`, from the folder if it is there."""
+        """The Dataset of `follow`, read from the folder if it exists there."""
         if (run, seed) not in self._runs:
             data = self.tokens(run.text)
             kept = f"{self.name}/runs/{name}-seed{seed}"
@@ -96,7 +96,7 @@ class Work:
 
 
 def first_sequences(data: TokenData, count: int) -> TokenData:
-    """The first so many sequences, or all of fewer."""
+    """The first `count` sequences, or all if there are fewer."""
     if count >= data.num_sequences:
         return data
     tokens, mask = data.tokens[:count], data.mask[:count]
