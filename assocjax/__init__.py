@@ -28,8 +28,9 @@ statistics, trains the transformer, and compares the two. The data flows one way
 
 The rooms, in reading order: `storage`, `corpora`, `models`, `statistics`, `training`, `theories`,
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
-A room is a subpackage; its docstring is a tour of its modules. A module imports only from its own
-room, from earlier rooms, and from the small `errors`, `arguments`, `checks` and `precision`.
+A room is a subpackage; its docstring is a tour of its modules, of which those that begin with `_`
+are for the room itself. A module imports only from its own room, from earlier rooms, and from the
+small `errors`, `arguments`, `checks` and `precision`.
 """
 
 import lazy_loader

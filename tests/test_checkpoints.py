@@ -19,7 +19,7 @@ import xarray as xr
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax.experiments import grids, sweeps
+from assocjax.experiments import _grids, sweeps
 from assocjax.storage import MARKER, checkpoints, results
 
 N, T, V, L = 8, 5, 6, 2
@@ -208,7 +208,7 @@ def test_ctrl_c_waits_for_a_checkpoint_and_a_second_one_does_not(data, tmp_path)
         return progress
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(grids.Stopped, match="interrupted; 1 of 4 parts are saved"):
+    with pytest.raises(_grids.Stopped, match="interrupted; 1 of 4 parts are saved"):
         aj.sweep(data, **arguments, progress=at_step(1, 1))
     with pytest.raises(KeyboardInterrupt) as stopped:
         aj.sweep(data, **arguments, progress=at_step(3, 2))

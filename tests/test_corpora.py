@@ -28,7 +28,7 @@ from assocjax.corpora import (
     write_tokens,
 )
 from assocjax.corpora import sources as sources_module
-from assocjax.corpora.layout import gather, lay_out
+from assocjax.corpora._layout import gather, lay_out
 from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics import shards
 from assocjax.storage import results

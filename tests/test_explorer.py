@@ -14,7 +14,7 @@ import xarray as xr
 import assocjax as aj
 from assocjax import cli
 from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS, SIDES
-from assocjax.explorer.packing import pack
+from assocjax.explorer._packing import pack
 from assocjax.storage import results
 
 V, K, S, L = 3000, 10, 4, 3

@@ -60,8 +60,24 @@ def test_rooms_have_a_tour():
     for room in package.iterdir():
         if (room / "__init__.py").is_file():
             tour = ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))) or ""
-            for module in room.glob("[a-z]*.py"):
+            for module in room.glob("*.py"):
+                if module.stem.startswith("__" if room.name != "cli" else "_"):
+                    continue
                 assert f"`{module.stem}`" in tour, f"{module} is not in the tour of {room.name}"
+
+
+def test_private_modules_are_imported_by_their_own_room_only():
+    package = Path(aj.__file__).parent
+    found = 0
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                if names[0] == "assocjax" and any(name.startswith("_") for name in names[2:]):
+                    assert names[1] == room, f"{path} imports {'.'.join(names)}"
+                    found += 1
+    assert found > 10
 
 
 def test_messages_are_one_line_whatever_they_quote():

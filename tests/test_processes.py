@@ -11,7 +11,7 @@ import pytest
 from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax.experiments import grids, plans
+from assocjax.experiments import _grids, _plans
 
 SWEEP = """
 import sys
@@ -115,18 +115,18 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
     """An estimate must not be short, nor so long that it wastes the machine."""
     N, T, V, L = 16, 16, 400, 2
     config = aj.RunConfig(steps=3, num_layers=L, theories=theories, microbatch_size=4)
-    sizes = plans.Sizes(N, V, T, 4)
+    sizes = _plans.Sizes(N, V, T, 4)
     corpus = aj.Corpus.of(token_data(random_tokens(0, N, T, V), V), depth=config.depth)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(corpus))
-    assert plans.corpus_bytes(config, sizes) == held
-    plan = plans.Plan((1, 1), (1, runs), one_by_one)
-    mesh = grids._mesh(plan)
-    grid = grids.Grid(np.array([0.1]), np.array([[0, 0.1], [1, 0.1]]))
-    of_chunk = grids._chunk_arguments(grid, slice(0, 1), slice(0, runs), corpus, mesh)
-    carry = jax.eval_shape(lambda *a: grids._start_chunk(config, mesh, *a), corpus, *of_chunk)
+    assert _plans.corpus_bytes(config, sizes) == held
+    plan = _plans.Plan((1, 1), (1, runs), one_by_one)
+    mesh = _grids._mesh(plan)
+    grid = _grids.Grid(np.array([0.1]), np.array([[0, 0.1], [1, 0.1]]))
+    of_chunk = _grids._chunk_arguments(grid, slice(0, 1), slice(0, runs), corpus, mesh)
+    carry = jax.eval_shape(lambda *a: _grids._start_chunk(config, mesh, *a), corpus, *of_chunk)
     static = config, mesh, one_by_one, 4, False
     arguments = corpus, *of_chunk[:2], carry, np.asarray(0, np.int32)
-    lowered = grids._advance_chunk.lower(*static, *arguments)
+    lowered = _grids._advance_chunk.lower(*static, *arguments)
     found = lowered.compile().memory_analysis()
     of_compiler = (
         found.argument_size_in_bytes
@@ -134,16 +134,16 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
     )
-    assert 1 <= plans.planned_bytes(config, sizes, plan) / of_compiler < 3
+    assert 1 <= _plans.planned_bytes(config, sizes, plan) / of_compiler < 3
 
 
 def test_what_cannot_fit_is_refused_with_what_it_needs():
-    sizes = plans.Sizes(8, 1000, 16, 4)
+    sizes = _plans.Sizes(8, 1000, 16, 4)
     config = aj.RunConfig(steps=1, num_layers=4, theories=("effective",))
-    need = plans.least_bytes(config, sizes)
-    assert plans.make_plan(config, sizes, (1, 1), need) == plans.Plan((1, 1), (1, 1), True)
+    need = _plans.least_bytes(config, sizes)
+    assert _plans.make_plan(config, sizes, (1, 1), need) == _plans.Plan((1, 1), (1, 1), True)
     with pytest.raises(aj.InputError) as refused:
-        plans.make_plan(config, sizes, (1, 1), need - 1)
+        _plans.make_plan(config, sizes, (1, 1), need - 1)
     message = str(refused.value)
     assert "memory_limit must hold one run" in message
     assert "vocab_size 1000 and 4 layers" in message
@@ -151,11 +151,11 @@ def test_what_cannot_fit_is_refused_with_what_it_needs():
 
 
 def test_the_machine_limits_too(monkeypatch):
-    monkeypatch.setattr(plans, "machine_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(_plans, "machine_bytes", lambda: 1 << 20)
     config = aj.RunConfig(steps=1, num_layers=1, theories=("leading",))
-    sizes = plans.Sizes(8, 100, 16, 4)
+    sizes = _plans.Sizes(8, 100, 16, 4)
     with pytest.raises(aj.InputError, match=r"memory of this machine .*; got 0\.000977 GiB"):
-        plans.make_plan(config, sizes, (1, 1), 4 << 30)
+        _plans.make_plan(config, sizes, (1, 1), 4 << 30)
 
 
 def test_a_job_or_a_container_limits_too(tmp_path):
@@ -170,5 +170,5 @@ def test_a_job_or_a_container_limits_too(tmp_path):
         (tmp_path / path).write_text(f"{limit}\n")
     groups = tmp_path / "groups"
     groups.write_text("4:cpu,memory:/box\n3:cpuset:/\n0::/job/step/task\n")
-    assert sorted(plans.group_limits(groups, tmp_path)) == [5000, 7000, 9000]
-    assert plans.group_limits(tmp_path / "elsewhere", tmp_path) == []
+    assert sorted(_plans.group_limits(groups, tmp_path)) == [5000, 7000, 9000]
+    assert _plans.group_limits(tmp_path / "elsewhere", tmp_path) == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import assocjax as aj
-from assocjax.experiments import grids, plans, runs, sweeps
+from assocjax.experiments import _grids, _plans, runs, sweeps
 from assocjax.models.params import WEIGHTS
 
 N, T, V, L = 8, 5, 6, 2
@@ -28,7 +28,7 @@ def one_run(**config):
     """Memory for no more than one run at a time."""
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
     config = aj.RunConfig(num_layers=L, **{"theories": ("leading",)} | config)
-    return plans.least_bytes(config, plans.Sizes(N, V, T, itemsize))
+    return _plans.least_bytes(config, _plans.Sizes(N, V, T, itemsize))
 
 
 def theory_gradient(theory, params, tokens, mask):
@@ -210,7 +210,7 @@ def test_one_compilation_for_any_grid(data, monkeypatch):
     """Rates, seeds and scales are traced: other values of them reuse the program."""
     jax.clear_caches()
     traced = chex.assert_max_traces(runs.advance_run, n=1)
-    monkeypatch.setattr(grids, "advance_run", traced)
+    monkeypatch.setattr(_grids, "advance_run", traced)
     for rates, seeds, scales in (
         ((0.1, 0.2), (0, 1), (0.0, 0.1)),
         ((0.3, 0.7), (5, 9), (0.0, 0.2)),
@@ -265,7 +265,7 @@ def test_starts_that_cannot_differ_are_computed_once():
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 8), st.integers(1, 100))
 def test_a_plan_covers_the_grid_within_memory(rates, starts, devices, largest):
     shape = rates, starts
-    division, chunk, _ = plans.divide(shape, devices, largest)
+    division, chunk, _ = _plans.divide(shape, devices, largest)
     assert np.prod(division) <= min(devices, largest)
     assert np.prod(chunk) <= largest
     for size, count, parts in zip(chunk, shape, division, strict=True):

@@ -3,9 +3,9 @@
 In reading order:
 
 * `fables`: the built-in default corpus, with planted associations as ground truth.
-* `sources`: `read_documents`, from a name, a path or a hub dataset to documents (`hub` streams).
+* `sources`: `read_documents`, from a name, a path or a hub dataset to documents (`_hub` streams).
 * `tokenizers`: `words`, the paper's tokeniser, and BPE; from documents to one stream of ids.
-* `layout`: from the stream to a vocabulary and to sequences, cut, windowed or padded.
+* `_layout`: from the stream to a vocabulary and to sequences, cut, windowed or padded.
 * `tokens`: `load_tokens`, all of the above in one call, and its result, `TokenData`.
 * `token_files`: the same on disk, for corpora larger than memory: `write_tokens`, `open_tokens`.
 """

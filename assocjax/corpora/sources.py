@@ -141,9 +141,9 @@ def stream_documents(
         elif label == "python-docs":
             rows = _python_docs()
         elif label.startswith("hf:"):
-            from assocjax.corpora import hub
+            from assocjax.corpora import _hub
 
-            name, rows = hub.stream_dataset(label.removeprefix("hf:"))
+            name, rows = _hub.stream_dataset(label.removeprefix("hf:"))
             num_documents = num_documents or HUB_DOCUMENTS
         else:
             name, rows = printable(Path(label).name), _read_file(label, separator, text_field)

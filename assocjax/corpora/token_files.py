@@ -44,7 +44,7 @@ from assocjax.arguments import (
     check_path,
     printable,
 )
-from assocjax.corpora.layout import count_in_documents, gather, lay_out, select_vocabulary
+from assocjax.corpora._layout import count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
 from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE, encoder
 from assocjax.corpora.tokens import (

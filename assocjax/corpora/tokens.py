@@ -36,7 +36,7 @@ from assocjax.arguments import (
     printable,
 )
 from assocjax.corpora import fables
-from assocjax.corpora.layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
+from assocjax.corpora._layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,

@@ -4,8 +4,8 @@ In reading order:
 
 * `runs`: one run compared with its theories; differentiable.
 * `record`: one run step by step, recorded at chosen steps and resumable.
-* `plans`: how a grid of runs is divided among devices, and the memory it needs.
-* `grids`: a grid of runs, computed in chunks and segments over devices and processes.
+* `_plans`: how a grid of runs is divided among devices, and the memory it needs.
+* `_grids`: a grid of runs, computed in chunks and segments over devices and processes.
 * `sweeps`: `sweep`, a grid over learning rates, seeds and initialization scales, as a Dataset.
 * `tables`: a Dataset as a pandas table.
 * `horizons`: how long a theory holds, and a power law for it.

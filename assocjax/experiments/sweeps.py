@@ -17,8 +17,8 @@ from assocjax.arguments import LARGEST_BYTES, MEMORY_LIMIT, THEORIES, check_inte
 from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
 from assocjax.corpora.tokens import as_token_data
 from assocjax.errors import InputError, reading
-from assocjax.experiments.grids import Grid, run_grid
-from assocjax.experiments.plans import (
+from assocjax.experiments._grids import Grid, run_grid
+from assocjax.experiments._plans import (
     GIB,
     Plan,
     Sizes,

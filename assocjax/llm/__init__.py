@@ -5,7 +5,7 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 
 * `libraries`: imports the libraries of the extra when they are needed.
 * `files`: the location of a model's files, and their hashes.
-* `architectures`: the differences between GPT-NeoX, Llama and GPT-2.
+* `_architectures`: the differences between GPT-NeoX, Llama and GPT-2.
 * `tensors`: which checkpoints hold the same weights.
 * `models`: `load_model`.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.

@@ -12,7 +12,7 @@ import numpy as np
 from assocjax.arguments import check_string
 from assocjax.corpora.tokenizers import without_dropout
 from assocjax.errors import InputError
-from assocjax.llm.architectures import COMPUTED, FAMILIES
+from assocjax.llm._architectures import COMPUTED, FAMILIES
 from assocjax.llm.files import ModelFiles, find_model, hash_files
 from assocjax.llm.libraries import quiet, reason, require
 from assocjax.llm.tensors import read_tensors
@@ -29,7 +29,7 @@ class LanguageModel:
     Attributes:
         name: Its name on the hub, or that of its folder or file.
         revision: The requested revision.
-        family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm.architectures`.
+        family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm._architectures`.
         num_layers: Number of layers.
         num_heads: Number of query heads of a layer.
         width: Dimension of the residual stream, d.

@@ -12,7 +12,7 @@ import numpy as np
 
 from assocjax.arguments import check_integer, check_integers
 from assocjax.errors import InputError
-from assocjax.llm.architectures import FAMILIES, rotate, submodule
+from assocjax.llm._architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
 from assocjax.llm.theory import check_token_ids

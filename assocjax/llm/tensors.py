@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from assocjax.errors import InputError
-from assocjax.llm.architectures import COMPUTED
+from assocjax.llm._architectures import COMPUTED
 from assocjax.llm.files import (
     ModelFiles,
     Part,

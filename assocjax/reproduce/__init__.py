@@ -5,7 +5,7 @@
 `following`       one run, compared at each epoch with all theories and controls
 `work`            tokens, runs and files that artefacts share, and reuse of files
 `records`         the result of an artefact: a table, settings, figures
-`drawing`         cosines and loss against epoch
+`_drawing`         cosines and loss against epoch
 `tables_1_and_2`, `table_3`, `figure_4`, `lists` (Figures 3 and 5), `figures_6_to_8`
 `report`          one HTML file, whose text is in `report.html`
 `artefacts`       `reproduce`: all artefacts, resumed after an interruption

@@ -14,7 +14,7 @@ import xarray as xr
 
 from assocjax.models.params import WEIGHTS
 from assocjax.reproduce import paper
-from assocjax.reproduce.drawing import plot_epochs
+from assocjax.reproduce._drawing import plot_epochs
 from assocjax.reproduce.records import Result, run_setting
 from assocjax.reproduce.scales import Run, Scale
 from assocjax.reproduce.work import Work

@@ -6,7 +6,7 @@ In reading order:
 * `scatter`: the same sums in JAX, for use under a transformation or on a GPU.
 * `dense`: `corpus_statistics`, the basis functions and their compositions, as [V, V] matrices.
 * `datasets`: the same as a Dataset, to be saved.
-* `sparse_loops`: the loops in exact integers, for vocabularies too large for [V, V] matrices.
+* `_sparse_loops`: the loops in exact integers, for vocabularies too large for [V, V] matrices.
 * `counting`: exact integer sums over a corpus of any size, block by block.
 * `sparse`: `sparse_statistics`, the same statistics as operators, sparse plus rank one.
 * `moments`: `effective_statistics`, the statistics that the effective theory needs.

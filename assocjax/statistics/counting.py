@@ -15,7 +15,7 @@ gives the same bits.
 
 The corpus is read in blocks of sequences, each once per pass. Blocks are summed by the compiled
 loops of `assocjax.statistics.loops` on [V,V] matrices or, for large vocabularies, by those of
-`assocjax.statistics.sparse_loops`.
+`assocjax.statistics._sparse_loops`.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ from scipy.sparse import csr_array
 
 from assocjax.checks import Sequences
 from assocjax.errors import InputError
-from assocjax.statistics import loops, sparse_loops
+from assocjax.statistics import _sparse_loops, loops
 from assocjax.statistics.loops import Block, lay_out
 
 _BLOCK_PAIRS = 1 << 27  # (query, key) pairs in a block; with larger ones sums are stored less often
@@ -186,7 +186,7 @@ def add(sums: Iterable[Sums]) -> Sums:
 
 
 def _loops(source: Sequences) -> Any:
-    return loops if source.vocab_size <= _DENSE_VOCAB_SIZE else sparse_loops
+    return loops if source.vocab_size <= _DENSE_VOCAB_SIZE else _sparse_loops
 
 
 def _held(source: Sequences, matrix: csr_array) -> Any:

@@ -3,11 +3,11 @@
 In reading order:
 
 * `files`: `whole_file` writes a file atomically, and never replaces a file that is not ours.
-* `identity`: all that determines a result, and the first difference between two of them.
-* `locks`: only one process at a time writes in a folder or a file.
-* `folders`: `claim` reserves a folder for the results of one process. Its marker file names the
+* `_identity`: all that determines a result, and the first difference between two of them.
+* `_locks`: only one process at a time writes in a folder or a file.
+* `_folders`: `claim` reserves a folder for the results of one process. Its marker file names the
   computation and the files that assocjax wrote; only these are ever replaced or removed.
-* `interrupts`: the first Ctrl-C stops after the next save, the second one at once.
+* `_interrupts`: the first Ctrl-C stops after the next save, the second one at once.
 * `results`: Datasets and JSON with their provenance: configuration, versions, corpus.
 * `checkpoints`: arrays of unfinished work, written atomically by one or several processes.
 
@@ -17,11 +17,11 @@ Throughout this package, "ours" and "we" mean assocjax, and "atomically" means c
 all.
 """
 
+from assocjax.storage._folders import MARKER, Folder, check_claimable, claim
+from assocjax.storage._identity import difference, flatten
+from assocjax.storage._interrupts import Interrupts, deferred_interrupts
+from assocjax.storage._locks import hold, locked
 from assocjax.storage.files import SIGNATURE, is_ours, make_folder, whole_file
-from assocjax.storage.folders import MARKER, Folder, check_claimable, claim
-from assocjax.storage.identity import difference, flatten
-from assocjax.storage.interrupts import Interrupts, deferred_interrupts
-from assocjax.storage.locks import hold, locked
 
 __all__ = [
     "MARKER",

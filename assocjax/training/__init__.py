@@ -3,7 +3,7 @@
 In reading order:
 
 * `microbatches`: sums over sequences, accumulated over microbatches.
-* `tables`: the exact gradient, with every product of weights computed once per step.
+* `_tables`: the exact gradient, with every product of weights computed once per step.
 * `plan`: the choice of the cheaper form of the exact gradient, and its memory.
 * `exact`: `exact_gradient` and `exact_loss_and_gradient`, in the form that the plan chooses.
 * `parallel`: the same, with the sequences of a batch divided among devices.

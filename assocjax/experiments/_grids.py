@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from assocjax.experiments.plans import Plan
+from assocjax.experiments._plans import Plan
 from assocjax.experiments.runs import Carry, Corpus, RunConfig, advance_run, finish_run, start_run
 from assocjax.storage import Interrupts, deferred_interrupts
 from assocjax.storage.checkpoints import Checkpoints

@@ -23,6 +23,8 @@ from typing import Any
 
 from assocjax.arguments import check_flag
 from assocjax.errors import InputError
+from assocjax.storage._identity import difference, flatten
+from assocjax.storage._locks import LOCK, hold_lock
 from assocjax.storage.files import (
     MARKER,
     SIGNATURE,
@@ -33,8 +35,6 @@ from assocjax.storage.files import (
     why_not,
     writable_path,
 )
-from assocjax.storage.identity import difference, flatten
-from assocjax.storage.locks import LOCK, hold_lock
 
 _UNFINISHED = "unfinished"
 

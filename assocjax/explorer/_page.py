@@ -15,7 +15,7 @@ from assocjax.arguments import check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
-from assocjax.explorer.packing import pack
+from assocjax.explorer._packing import pack
 from assocjax.storage import SIGNATURE, results, whole_file
 
 _EXAMPLE = "bird"
