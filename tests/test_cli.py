@@ -485,7 +485,7 @@ BAD = {
     "output of associations": ("associations bird --out {dir}/short.txt", ["is a file"]),
     "unknown token": ("associations bird brid", ["'brid'", "close to it", "'bird'"]),
     "unlike any token": ("associations xyzzy", ["'xyzzy'", "vocabulary of fables"]),
-    "no token": ("associations", ["--tokens"]),
+    "no token": ("associations", ["TOKENS is missing"]),
     "shard that is no part": ("statistics --shard 1-4", ["--shard", "I/N", "'1-4'"]),
     "second pass without a shard": ("statistics --counts {dir}/short.txt", ["--shard", "None"]),
     "shard after the last": ("statistics --shard 5/4", ["--shard", "I from 1 to N", "'5/4'"]),
@@ -498,7 +498,7 @@ BAD = {
         f"associations bird --statistics {'a' * 300}",
         ["--statistics", "has no results"],
     ),
-    "nothing to merge": ("merge", ["--files"]),
+    "nothing to merge": ("merge", ["FILES is missing"]),
     "statistics that are not there": (
         "associations bird --statistics {dir}/none",
         ["--statistics", "none", "statistics.nc", "counts.nc"],
@@ -515,7 +515,7 @@ BAD = {
     "record after the end": ("track --steps 3 --record-at 4", ["record_at", "3", "got 4"]),
     "no lists": ("track --top 0", ["--top", ">= 1", '"0"']),
     "nothing to explore": ("explore {dir}/none.nc", ["cannot read results", "none.nc"]),
-    "no results named": ("explore", ["--results"]),
+    "no results named": ("explore", ["RESULTS is missing"]),
     "no command": ("", ["COMMAND"]),
     "unknown command": ("train", ['"train"', "track"]),
     "unknown option": ("sweep --lr 1", ["--lr"]),
@@ -712,7 +712,7 @@ def test_horizon_prints_a_table_and_writes_rows_laws_and_a_figure(tmp_path, caps
         assert ("exponents" in law) != ("none" in law)
     assert content["config"]["threshold"] == 0.001
     assert len(content["corpus_sha256"]) == 64
-    for word in ("query_key", "output*eta", "leading", "effective", "Laws", "horizons.png"):
+    for word in ("query_key", "output*eta", "leading", "effective", "Power laws", "horizons.png"):
         assert word in out
     assert out.count("fables: ") == 2  # each size is read once
     for kind in ("png", "pdf"):

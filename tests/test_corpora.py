@@ -723,7 +723,7 @@ def test_a_tokenizer_of_a_name_that_is_not_utf8(odd_file):
 def test_an_output_folder_whose_name_is_not_utf8_is_refused_before_any_work(odd_file, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["statistics", "--corpus", odd_file, "--out", os.fsdecode(b"out\xe9")])
-    assert "its name is not UTF-8" in capsys.readouterr().err
+    assert "its name must be UTF-8" in capsys.readouterr().err
     assert os.listdir() == [odd_file]
 
 
