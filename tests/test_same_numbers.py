@@ -13,7 +13,7 @@ import assocjax as aj
 from assocjax import llm
 
 SAVED = json.loads((Path(__file__).parent / "golden" / "float32.json").read_text("utf-8"))["values"]
-SWEEPS = {"full": {}, "batches": {"batch_size": 5}, "adam": {"optimizer": "adam"}}
+SWEEPS = {"batches": {"batch_size": 5}, "adam": {"optimizer": "adam"}}
 
 
 @pytest.fixture(scope="module")
