@@ -32,7 +32,7 @@ from assocjax.models.attention_only import count_valid, default_microbatch_size
 from assocjax.models.params import Params, check_batch, check_params
 from assocjax.precision import matmul
 from assocjax.statistics.moments import EffectiveStatistics
-from assocjax.training.microbatches import sum_microbatches
+from assocjax.models.microbatches import sum_microbatches
 
 AROUND = ("token", "zero")
 

@@ -35,7 +35,7 @@ from assocjax.models.attention_only import attention, count_valid, sum_nll
 from assocjax.models.params import Params
 from assocjax.precision import dot, matmul
 from assocjax.statistics.scatter import centred_counts
-from assocjax.training.microbatches import fold_microbatches
+from assocjax.models.microbatches import fold_microbatches
 
 
 class _Tables(NamedTuple):

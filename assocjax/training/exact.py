@@ -13,7 +13,7 @@ from assocjax.corpora.tokens import TokenData, most_distinct
 from assocjax.models.attention_only import count_valid, sequence_loss
 from assocjax.models.params import Params, check_batch
 from assocjax.training._tables import tables_loss_and_gradient
-from assocjax.training.microbatches import sum_microbatches
+from assocjax.models.microbatches import sum_microbatches
 from assocjax.training.plan import MEMORY_LIMIT, plan_exact_step
 
 

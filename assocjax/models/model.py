@@ -1,0 +1,155 @@
+"""The protocol of a model: what training, theories and comparisons ask of it.
+
+A model is a subclass of `Model` with a name and three methods. All else in the package that trains
+or compares (`train`, runs, sweeps, horizons, influence) uses only these, so that any model can be
+trained and compared with any theory of it.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32, PRNGKeyArray
+
+from assocjax.models.microbatches import sum_microbatches
+
+Weights = dict[str, Float[Array, "layers ..."]]
+
+
+class Sizes(NamedTuple):
+    """Sizes of a model: V, T and L."""
+
+    vocab_size: int
+    seq_len: int
+    num_layers: int
+
+
+class Model(abc.ABC):
+    """A language model: a function of weights and tokens, with the names of its weights.
+
+    Weights, which the package calls params, are any tree of float32 or float64 arrays. A model is
+    static where programs are compiled, so it must be hashable and not change.
+
+    Attributes:
+      name: names the model on the command line and in results.
+      init_scale: the scale of the start by default.
+    """
+
+    name: str
+    init_scale: float = 1.0
+
+    @abc.abstractmethod
+    def init(
+        self, key: PRNGKeyArray, sizes: Sizes, scale: Any, dtype: DTypeLike | None = None
+    ) -> Any:
+        """The weights at the start.
+
+        Args:
+          key: a random key.
+          sizes: V, T and L.
+          scale: a number that scales the start, as the model defines; may be traced.
+          dtype: float32 or float64; None is JAX's default.
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self, params: Any, tokens: Int32[Array, "N T+1"], mask: Bool[Array, "N T"]
+    ) -> Float[Array, ""]:
+        """Mean negative log-likelihood, in nats, of the targets `tokens[:, 1:]` where `mask` is
+        True. It is differentiated, so it may use any operation of JAX."""
+
+    @abc.abstractmethod
+    def weights(self, params: Any) -> Weights:
+        """The weights by name, in the order in which the model applies them, each with a leading
+        axis of its layers: L, or 1 for a weight without layers. Also called with gradients."""
+
+    def loss_and_gradient(
+        self,
+        params: Any,
+        tokens: Int32[Array, "N T+1"],
+        mask: Bool[Array, "N T"],
+        *,
+        microbatch_size: int | None = None,
+        max_distinct: int | None = None,
+    ) -> tuple[Float[Array, ""], Any]:
+        """`loss` and its gradient; override it where there is a faster way.
+
+        Args:
+          microbatch_size: sequences differentiated at once, which bounds memory; None is all.
+          max_distinct: an upper limit of the number of distinct tokens in a sequence, if known.
+        """
+        valid = jnp.maximum(jnp.sum(mask), 1)
+
+        def share(tokens, mask):
+            def mean(params):
+                loss = self.loss(params, tokens, mask)
+                # A microbatch that is all padding has no loss, not even one that is NaN.
+                of_all = jnp.sum(mask).astype(loss.dtype) / valid.astype(loss.dtype)
+                return jnp.where(of_all > 0, of_all * loss, 0)
+
+            return jax.value_and_grad(mean)(params)
+
+        if microbatch_size is None or microbatch_size >= len(tokens):
+            return jax.value_and_grad(self.loss)(params, tokens, mask)
+        return sum_microbatches(share, tokens, mask, microbatch_size)
+
+    def step_bytes(
+        self,
+        sizes: Sizes,
+        *,
+        num_sequences: int,
+        microbatch_size: int | None,
+        max_distinct: int | None,
+        itemsize: int,
+    ) -> int:
+        """Estimated memory of `loss_and_gradient`: all arrays that its program computes.
+
+        XLA keeps fewer of them at a time, so this is an upper limit, usually by a factor of a few.
+        """
+        size = num_sequences if microbatch_size is None else min(num_sequences, microbatch_size)
+        params = self.shapes(sizes, itemsize)
+        tokens = jax.ShapeDtypeStruct((size, sizes.seq_len + 1), jnp.int32)
+        mask = jax.ShapeDtypeStruct((size, sizes.seq_len), bool)
+        program = jax.make_jaxpr(jax.value_and_grad(self.loss))(params, tokens, mask)
+        return _bytes(program.jaxpr)
+
+    def shapes(self, sizes: Sizes, itemsize: int = 4) -> Any:
+        """The shapes and dtypes of the weights, a tree of `jax.ShapeDtypeStruct`."""
+        dtype = jnp.float64 if itemsize == 8 else jnp.float32
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), sizes, 0.0, dtype))
+
+    def in_tokens(self, params: Any) -> Any:
+        """The weights as matrices between tokens, `Params`, which readings of associations use.
+
+        Raises:
+          InputError: the model has no such reading.
+        """
+        raise NotImplementedError
+
+
+def tree_bytes(tree: Any) -> int:
+    """Memory of a tree of arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(jaxpr: Any) -> int:
+    """The memory of all arrays that a program computes; a loop's body counts once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [
+            getattr(value, "jaxpr", value)
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+            )
+            if hasattr(getattr(value, "jaxpr", value), "eqns")
+        ]
+        if inner:
+            total += sum(map(_bytes, inner))
+        total += sum(
+            var.aval.size * var.aval.dtype.itemsize
+            for var in equation.outvars
+            if hasattr(var.aval, "dtype") and hasattr(var.aval.dtype, "itemsize")
+        )
+    return total
