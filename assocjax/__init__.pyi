@@ -107,6 +107,9 @@ from .theories.quadrature import EffectiveWeights as EffectiveWeights
 from .theories.quadrature import effective_weights as effective_weights
 from .theories.registry import get_theory as get_theory
 from .theories.registry import register_theory as register_theory
+from .theories.taylor import taylor_flow as taylor_flow
+from .theories.taylor import taylor_series as taylor_series
+from .theories.taylor import taylor_weights as taylor_weights
 from .theories.theory import Batch as Batch
 from .theories.theory import Theory as Theory
 from .theories.theory import Training as Training

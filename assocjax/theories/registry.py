@@ -17,6 +17,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
     {
         "leading": "assocjax.theories.leading",
         "effective": "assocjax.theories.effective",
+        "taylor": "assocjax.theories.taylor",
     },
 )
 
