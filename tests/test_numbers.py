@@ -193,7 +193,7 @@ def of_study(n):
 
 def of_law(n):
     rows = [{"learning_rate": n.f(x), "output": n.f(2 / x)} for x in (0.25, 0.5, 1.0, 2.0)]
-    return aj.fit_power_law(rows)
+    return aj.fit_power_law(rows, of="output")
 
 
 def of_track(n):
