@@ -39,8 +39,10 @@ def to_dataframe(dataset: xr.Dataset) -> "pd.DataFrame":
         raise InputError("dataset must have variables; got none")
     # One more axis, since xarray cannot make a table of scalars.
     table = dataset.expand_dims("_").to_dataframe().reset_index().drop(columns="_")
-    if {"weight", "layer"} <= set(table):
-        table = table.loc[weights_and_layers(table)].drop(columns="has_layers")
+    if "has_layers" in table:
+        if "layer" in table:
+            table = table.loc[weights_and_layers(table)]
+        table = table.drop(columns="has_layers")
     return table.reset_index(drop=True)
 
 
