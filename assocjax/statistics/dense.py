@@ -164,14 +164,14 @@ def _compose(B, Phi, inputs, targets, keys, num_positions) -> Statistics:
 
 def _correlate(tokens, matrix, mask):
     if loops.on_host(tokens, mask, matrix):
-        by_target = np.asarray(matrix, np.float64).T
-        by_target = np.ascontiguousarray(by_target - by_target.mean(axis=0))
+        centred = np.asarray(matrix, np.float64)
+        centred = centred - centred.mean(axis=1, keepdims=True)
         block = loops.lay_out(tokens, mask)
         M: Any = block.x.size
         factor = 1 / np.maximum(np.arange(mask.shape[1] + 1), 1) ** 2
-        query_key, position = loops.sum_correlations(
-            block, by_target, factor, np.zeros_like(by_target)
-        )
+        query_key: Any = np.zeros_like(centred)
+        position: Any = loops.sum_correlations(block, centred, factor, query_key)
+        query_key = query_key.T
     else:
         by_target = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).T
         M = jnp.sum(mask).astype(matrix.dtype)
