@@ -83,7 +83,8 @@ def add_contexts(start, order, x, first, weights, sums, low):
                 _fetch(weights, order[i - 2 * _AHEAD], 1)
             if i >= _AHEAD:
                 t = order[i - _AHEAD]
-                _fetch(x, first[t], t + 1 - first[t])
+                if first[t] != first[order[i - _AHEAD + 1]]:
+                    _fetch(x, first[t], t + 1 - first[t])
             t = order[i]
             if first[t] != begin:
                 begin, weight = first[t], weights.dtype.type(0)
@@ -104,8 +105,9 @@ def add_keys(start, order, x, first, totals, matrix, low):
             if i + 2 * _AHEAD < order.size:
                 _fetch(first, order[i + 2 * _AHEAD], 1)
             if i + _AHEAD < order.size:
-                t = order[i + _AHEAD]
-                _fetch(x, first[t], t + 1 - first[t])
+                t, before = order[i + _AHEAD], order[i + _AHEAD - 1]
+                new = before if first[before] == first[t] else first[t]
+                _fetch(x, new, t + 1 - new)
                 _fetch(totals, t, 1)
             t = order[i]
             if first[t] != begin:
@@ -130,11 +132,12 @@ def add_correlations(start, order, block, totals, factor, matrix, sums, lags, lo
                 _fetch(stop, order[i + 2 * _AHEAD], 1)
             if i + _AHEAD < order.size:
                 k = order[i + _AHEAD]
-                _fetch(x, k, stop[k] - k)
-                _fetch(y, k, stop[k] - k)
-                _fetch(totals, k, stop[k] - k)
-                _fetch(place, k, 1)
-                _fetch(place, stop[k] - 1, 1)
+                if stop[k] != stop[order[i + _AHEAD - 1]]:
+                    _fetch(x, k, stop[k] - k)
+                    _fetch(y, k, stop[k] - k)
+                    _fetch(totals, k, stop[k] - k)
+                    _fetch(place, k, 1)
+                    _fetch(place, stop[k] - 1, 1)
             k = order[i]
             if stop[k] != end:
                 # D of all queries of the sequence from its first key with this token.

@@ -209,7 +209,7 @@ def _add_up(
     size = max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
     for first in range(sequences.start, sequences.stop, size):
         stop = min(first + size, sequences.stop)
-        sums = add_block(sums, lay_out(*source.read(first, stop)))
+        sums = add_block(sums, lay_out(*source.read(first, stop), source.vocab_size))
         if after_block is not None:
             after_block(stop, partial(finish, sums))
     return sums

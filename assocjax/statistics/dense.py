@@ -87,7 +87,7 @@ def corpus_statistics(
     tokens, mask, V = check_corpus(data, vocab_size, mask)
     dtype = jnp.result_type(float)
     if loops.on_host(tokens, mask):
-        block = loops.lay_out(tokens, mask)
+        block = loops.lay_out(tokens, mask, V)
         counts: Any = loops.count_bigrams(block, V)
         inputs, targets = counts.sum(axis=1), counts.sum(axis=0)
         centred = counts - inputs[:, None] / V
@@ -166,7 +166,7 @@ def _correlate(tokens, matrix, mask):
     if loops.on_host(tokens, mask, matrix):
         centred = np.asarray(matrix, np.float64)
         centred = centred - centred.mean(axis=1, keepdims=True)
-        block = loops.lay_out(tokens, mask)
+        block = loops.lay_out(tokens, mask, len(centred))
         M: Any = block.x.size
         factor = 1 / np.maximum(np.arange(mask.shape[1] + 1), 1) ** 2
         query_key: Any = np.zeros_like(centred)

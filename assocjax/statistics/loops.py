@@ -57,13 +57,17 @@ def on_host(*arrays: Any) -> bool:
     )
 
 
-def lay_out(tokens: Int[ArrayLike, "N T+1"], mask: Bool[ArrayLike, "N T"]) -> Block:
-    tokens, mask = np.asarray(tokens), np.asarray(mask)
-    x, y = (a[mask].astype(np.uint32) for a in (tokens[:, :-1], tokens[:, 1:]))
+def lay_out(
+    tokens: Int[ArrayLike, "N T+1"], mask: Bool[ArrayLike, "N T"], vocab_size: int
+) -> Block:
+    kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32  # half of the memory to be read
+    tokens, mask = np.asarray(tokens).astype(kind), np.asarray(mask)
+    places = np.broadcast_to(np.arange(mask.shape[1], dtype=np.uint32), mask.shape)
+    x, y, place = (a[mask] for a in (tokens[:, :-1], tokens[:, 1:], places))
     sizes = mask.sum(axis=1)
     stop = np.cumsum(sizes)
     first, stop = (np.repeat(a, sizes) for a in (stop - sizes, stop))
-    return Block(x, y, np.nonzero(mask)[1].astype(np.uint32), first, stop)
+    return Block(x, y, place, first, stop)
 
 
 def num_threads() -> int:
@@ -112,7 +116,7 @@ def sum_correlations(
     totals = np.empty(block.x.size, matrix.dtype)
     start, order = _compiled.sort(block.y, len(sums))
     by_target = partial(_compiled.add_keys, start, order, block.x, block.first, totals)
-    run(lambda a, b: by_target(np.ascontiguousarray(matrix[:, a:b].T), a), _ranges(start))
+    run(lambda a, b: by_target(_columns(matrix, a, b), a), _ranges(start))
     start, order = _compiled.sort(block.x, len(sums))
     by_key = partial(_compiled.add_correlations, start, order, block, totals, factor)
     ranges = _ranges(start)
@@ -132,6 +136,11 @@ def add_tables(
     """Adds table[t,k] to sums[rows[t], columns[k]], for every sequence and all k <= t."""
     start, order = _compiled.sort(rows.ravel(), len(sums))
     run(partial(_compiled.add_tables, start, order, columns, table, sums), _ranges(start))
+
+
+def _columns(matrix: Num[np.ndarray, "V V"], low: int, high: int) -> Num[np.ndarray, "n V"]:
+    """Columns of a matrix as rows, of which those in the same cache lines are copied together."""
+    return np.concatenate([matrix[:, a : min(a + 8, high)].T for a in range(low, high, 8)])
 
 
 def _ranges(start: Int[np.ndarray, " V+1"]) -> list[tuple[int, int]]:
