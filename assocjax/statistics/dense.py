@@ -79,7 +79,7 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 40 bytes per position. Loops are
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 50 bytes per position. Loops are
     divided among threads. The very first call compiles them, which takes seconds; the first call of
     a later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.

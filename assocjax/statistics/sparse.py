@@ -138,8 +138,8 @@ def sparse_statistics(
       InputError: no valid position, more than 2^40 positions, an unknown residual, a residual
         together with `frequency_corrected`, which has its own, or counts of another vocabulary.
 
-    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory about 60 bytes per entry
-    of Phi (ordered pairs of tokens that occur in the same sequence), and 1 GiB.
+    Cost: time N T^2 for the two passes and at most 2 V nnz(B) between them; memory about 60 bytes
+    per entry of Phi (ordered pairs of tokens that occur in the same sequence), and half a GiB.
     """
     check_is("source", source, Sequences)
     frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
