@@ -151,8 +151,7 @@ def correlate(
     factor = 2.0 ** (kept - digits) / np.maximum(np.arange(T + 1), 1) ** 2
 
     form = _loops(source)
-    by_key = integers.T.tocsr()
-    matrix = form.hold(by_key) if form is loops else (by_key, integers)
+    matrix = form.hold(integers.T) if form is loops else (integers.T.tocsr(), integers)
 
     def add_block(sums: Correlations, block: Block) -> Correlations:
         """Adds to sums whose rows are keys."""
@@ -166,7 +165,7 @@ def correlate(
         start = Correlations(_zeros(source), np.zeros(T, np.int64))
     start = start._replace(query_key=form.hold(start.query_key.T.tocsr()))
     sums = _add_up(source, sequences, add_block, start, finish, after_block)
-    del matrix, by_key, integers, values  # large, and no longer needed
+    del matrix, integers, values  # large, and no longer needed
     return finish(sums)
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int, Num, UInt
 from numba import config
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
 from assocjax.checks import is_hidden
 from assocjax.statistics import _compiled
@@ -150,9 +150,9 @@ def _ranges(start: Int[np.ndarray, " V+1"]) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
-def hold(matrix: csr_array) -> Int[np.ndarray, "V V"]:
+def hold(matrix: csr_array | csc_array) -> Int[np.ndarray, "V V"]:
     """A matrix in the form that the loops add to."""
-    return matrix.toarray()
+    return matrix.toarray(order="C")
 
 
 def to_csr(sums: Int[np.ndarray, "V V"]) -> csr_array:

@@ -44,7 +44,7 @@ from assocjax.statistics.loops import run
 RESIDUALS = ("uniform", "unigram")
 """The distribution on which the residual of a target is centred."""
 
-_BLOCK_COLUMNS = 16  # of G computed together; of more, rows with no entry are a smaller share
+_BLOCK_COLUMNS = 32  # of G computed together; of more, rows with no entry are a smaller share
 
 
 class SparsePlusRankOne(LinearOperator):
