@@ -1,0 +1,351 @@
+"""Statistics twins: a network trained on statistics of a text, which never reads the text.
+
+A twin is the same network with the same start and the same recipe as a real run. Its rows stand for
+occurrences of tokens, not for positions of a text. The loss of a pair (x, y) is the negative
+log-likelihood of y after the row of x, and the twins differ in what else their rows know:
+
+    order 0   x and y are drawn independently of each other; otherwise as order 2 (a control)
+    order 1   pairs have the frequencies of bigrams; a row attends only to itself
+    order 2   attention is fixed: row x of the matrix E[A_0 X | x], the mean of uniform attention
+              over all occurrences of x, of the values of all V rows
+    order 3   for a drawn pair (x, y), t tokens are drawn from E[A_0 X | x, y], where t has the
+              frequencies of positions; attention is uniform over them and x
+    order 4   the row attends to the keys of these tokens at the positions 0..t-1, and to itself at
+              t, by the model's own softmax and positions
+
+In orders 3 and 4 the states of the drawn tokens are those of the rows of order 2. Half of the
+weight of x in its own context is left out of the draws, since x itself stands at position t.
+
+A mean loss (orders 0 to 2) weighs all pairs by their frequencies. Otherwise pairs are drawn, as
+many as a batch has positions, which gives gradients the noise of a batch: AdamW's steps depend on
+it. No step reads the text: its cost does not depend on the text's length.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from scipy.sparse import csr_array, vstack
+
+from assocjax.arguments import check_integer, check_is
+from assocjax.checks import check_number
+from assocjax.errors import InputError
+from assocjax.models.decoder import Decoder, attend, rotate
+from assocjax.models.params import Params
+from assocjax.precision import matmul
+from assocjax.statistics.contexts import ContextStatistics, mean_contexts, normalized
+from assocjax.statistics.drawing import AliasTables, alias_tables, draw
+
+ORDERS = (0, 1, 2, 3, 4)
+MEAN_ORDERS = (0, 1, 2)
+"""Orders that have a mean loss."""
+
+_BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency
+
+
+@struct.dataclass
+class TwinStatistics:
+    """What the losses of twins are computed from; P pairs (x, y), all distinct.
+
+    Attributes:
+      inputs, targets: x and y of every pair, [P].
+      frequency: share of the positions of every pair, [P].
+      row: the token whose row stands for input x, [V]: x, unless rows are shuffled.
+      context: E[A_0 X | x], [V,V]; a token that is never an input attends to itself.
+      positions: share of positions t, [T].
+      pairs, times: tables of one row, to draw pairs and positions.
+      contexts: tables of P + V rows, to draw tokens of the context of a pair, or of a token.
+      backoff: probability of drawing from the row of the token instead of the pair's, [P].
+    """
+
+    inputs: Int32[Array, " P"]
+    targets: Int32[Array, " P"]
+    frequency: Float[Array, " P"]
+    row: Int32[Array, " V"]
+    context: Float[Array, "V V"]
+    positions: Float[Array, " T"]
+    pairs: AliasTables
+    times: AliasTables
+    contexts: AliasTables
+    backoff: Float[Array, " P"]
+
+
+class _Draws(NamedTuple):
+    """n drawn rows: input, target, position and tokens of the context."""
+
+    x: Int32[Array, " n"]
+    y: Int32[Array, " n"]
+    t: Int32[Array, " n"]
+    context: Int32[Array, "n T-1"]
+
+
+def prepare_twin(
+    statistics: ContextStatistics, *, backoff: float = 0.0, shuffle_seed: int | None = None
+) -> TwinStatistics:
+    """Brings statistics of a text into the form that `twin_loss` needs.
+
+    Args:
+      statistics: from `context_statistics`.
+      backoff: k; tokens of the context of a pair with n positions are drawn from the mixture
+
+            n / (n + k) E[A_0 X | x, y]  +  k / (n + k) E[A_0 X | x]
+
+        and from E[A_0 X | x] alone where the row of the pair is empty.
+      shuffle_seed: a control that can fail: each token gets the followers of another one of similar
+        frequency. Tokens are sorted by frequency, and permuted at random among 16 neighbours, so
+        that none keeps its own. None shuffles nothing.
+
+    Returns:
+      `TwinStatistics`, whose floating arrays have JAX's default dtype.
+
+    Raises:
+      InputError, InputTypeError: `statistics` is not `ContextStatistics` or has no positions, or
+        `backoff` or `shuffle_seed` is out of range.
+
+    Cost: time proportional to the entries of `statistics.pair` and to V^2; memory 4 V^2 bytes and
+      12 bytes for each entry, or 8 V^2 in float64.
+    """
+    check_is("statistics", statistics, ContextStatistics)
+    backoff = check_number("backoff", backoff, minimum=0.0)
+    bigram = statistics.bigram
+    V, n = bigram.indptr.size - 1, bigram.data
+    if not n.size:
+        raise InputError("statistics must have at least one position; got none")
+    inputs = np.repeat(np.arange(V), np.diff(bigram.indptr))
+    context = mean_contexts(statistics).toarray()
+    unseen = np.flatnonzero(statistics.token.sum(axis=1) == 0)
+    context[unseen, unseen] = 1
+
+    pair, token = normalized(statistics.pair), normalized(statistics.token)
+    of_pair = _without_half_of_itself(pair, inputs)
+    of_token = _without_half_of_itself(token, np.arange(V))
+    # Mixing before half of x is left out, as the definition says, mixes the rest by its mass.
+    share = np.where(np.diff(pair.indptr) > 0, n / (n + backoff), 0)
+    mass, rest = share * of_pair.sum(axis=1), (1 - share) * of_token.sum(axis=1)[inputs]
+
+    dtype = jnp.result_type(float)
+    return TwinStatistics(
+        inputs=jnp.asarray(inputs, jnp.int32),
+        targets=jnp.asarray(bigram.indices, jnp.int32),
+        frequency=jnp.asarray(n / n.sum(), dtype),
+        row=jnp.asarray(_rows(bigram.sum(axis=1), shuffle_seed), jnp.int32),
+        context=jnp.asarray(context, dtype),
+        positions=jnp.asarray(statistics.positions / statistics.positions.sum(), dtype),
+        pairs=alias_tables(csr_array(n[None])),
+        times=alias_tables(csr_array(statistics.positions[None])),
+        contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
+        backoff=jnp.asarray(rest / (mass + rest), dtype),
+    )
+
+
+def twin_loss(
+    decoder: Decoder,
+    params: Any,
+    statistics: TwinStatistics,
+    key: PRNGKeyArray | None = None,
+    *,
+    order: int,
+    rows: int | None = None,
+) -> Float[Array, ""]:
+    """The loss of a decoder's twin, in nats; differentiate it with respect to `params`.
+
+    Args:
+      decoder: the network.
+      params: its weights.
+      statistics: from `prepare_twin`.
+      key: from which pairs and contexts are drawn; for drawn pairs only.
+      order: 0 to 4, see the module's docstring; static.
+      rows: number of drawn pairs, as many as a batch has positions; static. None is the mean over
+        all pairs, of orders 0 to 2.
+
+    Raises:
+      InputError, InputTypeError: `order` or `rows` is out of range; there is no mean loss of this
+        order; or one of `key` and `rows` is given without the other.
+
+    Cost: the layers of V rows, and V^2 d multiply-adds in each for fixed attention. Logits of V
+      rows for a mean loss, of n rows otherwise; orders 3 and 4 also need the layers of n rows, and
+      n T d gathers in each. Independent of the text's length.
+    """
+    order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
+    if (key is None) != (rows is None):
+        raise InputError("key and rows must be given together, or neither")
+    if rows is None:
+        _check_mean(order)
+
+        def mean(module):
+            return _mean_nll(
+                module.unembed(_mean_rows(module, statistics, order)), statistics, order
+            )
+
+        return decoder.apply({"params": params}, method=mean)
+    rows = check_integer("rows", rows, minimum=1)
+    draws = _draw(statistics, key, order, rows)
+
+    def drawn(module):
+        if order <= 2:
+            h = _mean_rows(module, statistics, order)[draws.x]
+        else:
+            h = _drawn_rows(module, statistics, draws, order)
+        logits = module.unembed(h)
+        target = jnp.take_along_axis(logits, draws.y[:, None], axis=-1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
+
+    return decoder.apply({"params": params}, method=drawn)
+
+
+def attention_only_twin_loss(
+    params: Params, statistics: TwinStatistics, *, order: int
+) -> Float[Array, ""]:
+    """The mean loss of the twin of the paper's attention-only model, of order 0, 1 or 2.
+
+        h_0 = 1;  h_l = h_{l-1} + E h_{l-1} V_l;  logits = h_L W_O        E[x] = E[A_0 X | x]
+
+    The attention matrices get no gradient. From a zero start, s steps of descent with step size eta
+    give at lowest order W_O = s eta B and V_l = C(s,2) eta^2 Phi_2^T B^T, where Phi_2 = B^T E is
+    what Phi would be if the context of a token did not depend on what follows. The leading terms
+    have Phi itself, which is of third order.
+
+    Args:
+      params: weights; only `value` and `output` are used.
+      statistics: from `prepare_twin`.
+      order: see the module's docstring.
+
+    Raises:
+      InputError, InputTypeError: `order` is out of range, or has no mean loss.
+
+    Cost: (2 L + 1) V^3 multiply-adds.
+    """
+    check_is("params", params, Params)
+    order = check_integer("order", order, minimum=0)
+    _check_mean(order)
+    h = jnp.eye(params.output.shape[0], dtype=params.output.dtype)
+    for value in params.value:
+        read = matmul(h, value)
+        h += read if order == 1 else matmul(statistics.context, read)
+    return _mean_nll(matmul(h, params.output), statistics, order)
+
+
+def _check_mean(order: int) -> None:
+    if order not in MEAN_ORDERS:
+        raise InputError(f"order must be one of {MEAN_ORDERS} for a mean loss; got {order}")
+
+
+def _without_half_of_itself(contexts: csr_array, tokens: np.ndarray) -> csr_array:
+    """Contexts [R,V] of tokens [R] without half of the token's own weight."""
+    own = contexts.indices == np.repeat(tokens, np.diff(contexts.indptr))
+    data = np.where(own, contexts.data / 2, contexts.data)
+    return csr_array((data, contexts.indices, contexts.indptr), shape=contexts.shape)
+
+
+def _rows(counts: np.ndarray, seed: int | None) -> np.ndarray:
+    """The token whose row stands for each token."""
+    row = np.arange(counts.size)
+    if seed is None:
+        return row
+    rng = np.random.default_rng(check_integer("shuffle_seed", seed, minimum=0))
+    ranked = np.argsort(-counts, kind="stable")
+    for bin in np.split(ranked, range(_BIN, ranked.size, _BIN)):
+        cycle = rng.permutation(bin)
+        row[cycle] = np.roll(cycle, 1)
+    return row
+
+
+def _draw(statistics: TwinStatistics, key: PRNGKeyArray, order: int, rows: int) -> _Draws:
+    keys = jax.random.split(key, 4)
+    one = jnp.zeros(rows, jnp.int32)
+    pair = draw(statistics.pairs, keys[0], one)
+    x, y = statistics.inputs[pair], statistics.targets[pair]
+    if order == 0:
+        x = statistics.inputs[draw(statistics.pairs, keys[1], one)]
+    t, context = one, jnp.zeros((rows, 0), jnp.int32)
+    if order >= 3:
+        t = draw(statistics.times, keys[1], one)
+        shape = (rows, statistics.positions.size - 1)
+        uniform = jax.random.uniform(keys[2], shape, statistics.backoff.dtype)
+        from_token = uniform < statistics.backoff[pair][:, None]
+        of_token = statistics.inputs.size + x
+        of_row = jnp.where(from_token, of_token[:, None], pair[:, None])
+        context = draw(statistics.contexts, keys[3], of_row)
+    return _Draws(statistics.row[x], y, t, context)
+
+
+def _mean_nll(
+    logits: Float[Array, "V V"], statistics: TwinStatistics, order: int
+) -> Float[Array, ""]:
+    """The negative log-likelihoods of all pairs, weighed by their frequencies."""
+    log_sums = jax.nn.logsumexp(logits, axis=-1)
+    p, y = statistics.frequency.astype(logits.dtype), statistics.targets
+    x = statistics.row[statistics.inputs]
+    if order == 0:
+        f, g = (jnp.zeros_like(log_sums).at[of].add(p) for of in (x, y))
+        return jnp.sum(f * (log_sums - matmul(logits, g)))
+    return jnp.sum(p * (log_sums[x] - logits[x, y]))
+
+
+def _start(
+    decoder: Decoder, statistics: TwinStatistics
+) -> tuple[Float[Array, "V d"], Float[Array, "T d"]]:
+    """h_0 of every token at a mean position, and of each position less its mean."""
+    V, T = decoder.config.vocab_size, statistics.positions.size
+    h = decoder.embed(jnp.arange(V), jnp.zeros(V, jnp.int32))
+    if not decoder.config.learned_positions:
+        return h, jnp.zeros((T, h.shape[1]), h.dtype)
+    shift = decoder.embed(jnp.zeros(T, jnp.int32), jnp.arange(T)) - h[:1]
+    mean = matmul(statistics.positions[None], shift)
+    return h + mean, shift - mean
+
+
+def _fixed_attention(
+    decoder: Decoder, statistics: TwinStatistics, v: Float[Array, "V G r"], order: int
+) -> Float[Array, "V H r"]:
+    mixed = v if order == 1 else matmul(statistics.context, v.reshape(len(v), -1)).reshape(v.shape)
+    return _to_heads(decoder, mixed)
+
+
+def _to_heads(decoder: Decoder, v: Float[Array, "n G r"]) -> Float[Array, "n H r"]:
+    config = decoder.config
+    return jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
+
+
+def _mean_rows(decoder: Decoder, statistics: TwinStatistics, order: int) -> Float[Array, "V d"]:
+    """The last states of the rows of orders 0 to 2."""
+    h, _ = _start(decoder, statistics)
+    for block in decoder.blocks:
+        v = block.heads(h)[2]
+        h = block.finish(h, _fixed_attention(decoder, statistics, v, order))
+    return h
+
+
+def _drawn_rows(
+    decoder: Decoder, statistics: TwinStatistics, draws: _Draws, order: int
+) -> Float[Array, "n d"]:
+    """The last states of drawn rows; h are the states of the rows of order 2."""
+    config, (x, _, t, context) = decoder.config, draws
+    h, shift = _start(decoder, statistics)
+    row = h[x] + shift[t]
+    places = jnp.arange(context.shape[1])
+    # The row itself is one key more, behind those of its context.
+    valid = jnp.pad(places[None] < t[:, None], ((0, 0), (0, 1)), constant_values=True)
+    for block in decoder.blocks:
+        _, k, v = block.heads(h)
+        if order == 3:
+            keys = jnp.concatenate([context, x[:, None]], axis=1)
+            share = valid.astype(v.dtype) / (t + 1).astype(v.dtype)[:, None]
+            mixed = _to_heads(decoder, jnp.sum(share[..., None, None] * v[keys], axis=1))
+        else:
+            if config.learned_positions:
+                _, k_read, v_read = block.heads(h[context] + shift[None, : places.size])
+            else:
+                k_read, v_read = k[context], v[context]
+            q_own, k_own, v_own = block.heads(row)
+            k_read = rotate(config, k_read, places)
+            q_own, k_own = (rotate(config, each, t) for each in (q_own, k_own))
+            k_read = jnp.concatenate([k_read, k_own[:, None]], axis=1)
+            v_read = jnp.concatenate([v_read, v_own[:, None]], axis=1)
+            mixed = attend(config, q_own, k_read, v_read, valid)
+        row = block.finish(row, mixed)
+        h = block.finish(h, _fixed_attention(decoder, statistics, v, 2))
+    return row
