@@ -8,8 +8,9 @@ log-likelihood of y after the row of x, and the twins differ in what else their 
     order 1   pairs have the frequencies of bigrams; a row attends only to itself
     order 2   attention is fixed: row x of the matrix E[A_0 X | x], the mean of uniform attention
               over all occurrences of x, of the values of all V rows
-    order 3   for a drawn pair (x, y), t tokens are drawn from E[A_0 X | x, y], where t has the
-              frequencies of positions; attention is uniform over them and x
+    order 3   for a drawn pair (x, y), t tokens are drawn from E[A_0 X | x, y], where the rows of a
+              step have positions t with the frequencies of the text; attention is uniform over
+              them and x
     order 4   the row attends to the keys of these tokens at the positions 0..t-1, and to itself at
               t, by the model's own softmax and positions
 
@@ -21,13 +22,14 @@ many as a batch has positions, which gives gradients the noise of a batch: AdamW
 it. No step reads the text: its cost does not depend on the text's length.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
 from scipy.sparse import csr_array, vstack
 
 from assocjax.arguments import check_integer, check_is
@@ -43,6 +45,7 @@ ORDERS = (0, 1, 2, 3, 4)
 MEAN_ORDERS = (0, 1, 2)
 """Orders that have a mean loss."""
 
+_GROUPS = 4  # of rows with contexts of similar lengths
 _BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency
 
 
@@ -55,10 +58,10 @@ class TwinStatistics:
       frequency: share of the positions of every pair, [P].
       row: the token whose row stands for input x, [V]: x, unless rows are shuffled.
       context: E[A_0 X | x], [V,V]; a token that is never an input attends to itself.
-      positions: share of positions t, [T].
-      pairs, times: tables of one row, to draw pairs and positions.
+      pairs: a table of one row, to draw pairs.
       contexts: tables of P + V rows, to draw tokens of the context of a pair, or of a token.
       backoff: probability of drawing from the row of the token instead of the pair's, [P].
+      positions: number of occurrences of each position t in the text, T integers, static.
     """
 
     inputs: Int32[Array, " P"]
@@ -66,19 +69,18 @@ class TwinStatistics:
     frequency: Float[Array, " P"]
     row: Int32[Array, " V"]
     context: Float[Array, "V V"]
-    positions: Float[Array, " T"]
     pairs: AliasTables
-    times: AliasTables
     contexts: AliasTables
     backoff: Float[Array, " P"]
+    positions: tuple[int, ...] = struct.field(pytree_node=False)
 
 
 class _Draws(NamedTuple):
-    """n drawn rows: input, target, position and tokens of the context."""
+    """n drawn rows: input, target, position (static, ascending) and tokens of the context."""
 
     x: Int32[Array, " n"]
     y: Int32[Array, " n"]
-    t: Int32[Array, " n"]
+    t: Int[np.ndarray, " n"]
     context: Int32[Array, "n T-1"]
 
 
@@ -133,11 +135,10 @@ def prepare_twin(
         frequency=jnp.asarray(n / n.sum(), dtype),
         row=jnp.asarray(_rows(bigram.sum(axis=1), shuffle_seed), jnp.int32),
         context=jnp.asarray(context, dtype),
-        positions=jnp.asarray(statistics.positions / statistics.positions.sum(), dtype),
         pairs=alias_tables(csr_array(n[None])),
-        times=alias_tables(csr_array(statistics.positions[None])),
         contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
         backoff=jnp.asarray(rest / (mass + rest), dtype),
+        positions=tuple(statistics.positions.tolist()),
     )
 
 
@@ -260,10 +261,12 @@ def _draw(statistics: TwinStatistics, key: PRNGKeyArray, order: int, rows: int) 
     x, y = statistics.inputs[pair], statistics.targets[pair]
     if order == 0:
         x = statistics.inputs[draw(statistics.pairs, keys[1], one)]
-    t, context = one, jnp.zeros((rows, 0), jnp.int32)
+    # Positions divide the rows as they divide the text, which a batch does too.
+    shares = np.cumsum(statistics.positions) / np.sum(statistics.positions)
+    t = np.searchsorted(shares, (np.arange(rows) + 0.5) / rows)
+    context = jnp.zeros((rows, 0), jnp.int32)
     if order >= 3:
-        t = draw(statistics.times, keys[1], one)
-        shape = (rows, statistics.positions.size - 1)
+        shape = (rows, int(t[-1]))
         uniform = jax.random.uniform(keys[2], shape, statistics.backoff.dtype)
         from_token = uniform < statistics.backoff[pair][:, None]
         of_token = statistics.inputs.size + x
@@ -289,12 +292,13 @@ def _start(
     decoder: Decoder, statistics: TwinStatistics
 ) -> tuple[Float[Array, "V d"], Float[Array, "T d"]]:
     """h_0 of every token at a mean position, and of each position less its mean."""
-    V, T = decoder.config.vocab_size, statistics.positions.size
+    V, T = decoder.config.vocab_size, len(statistics.positions)
     h = decoder.embed(jnp.arange(V), jnp.zeros(V, jnp.int32))
     if not decoder.config.learned_positions:
         return h, jnp.zeros((T, h.shape[1]), h.dtype)
     shift = decoder.embed(jnp.zeros(T, jnp.int32), jnp.arange(T)) - h[:1]
-    mean = matmul(statistics.positions[None], shift)
+    counts = jnp.asarray(statistics.positions, h.dtype)
+    mean = matmul(counts[None] / jnp.sum(counts), shift)
     return h + mean, shift - mean
 
 
@@ -326,26 +330,38 @@ def _drawn_rows(
     config, (x, _, t, context) = decoder.config, draws
     h, shift = _start(decoder, statistics)
     row = h[x] + shift[t]
-    places = jnp.arange(context.shape[1])
-    # The row itself is one key more, behind those of its context.
-    valid = jnp.pad(places[None] < t[:, None], ((0, 0), (0, 1)), constant_values=True)
+
+    def read(block, k, v, first, stop):
+        """What the rows from `first` to `stop` read from the tokens of their contexts."""
+        own, at = x[first:stop], t[first:stop]
+        length = int(at[-1])
+        ids, places = context[first:stop, :length], np.arange(length)
+        # The row itself is one key more, behind those of its context.
+        valid = np.pad(places < at[:, None], ((0, 0), (0, 1)), constant_values=True)
+        if order == 3:
+            values = _take(v, jnp.concatenate([ids, own[:, None]], axis=1))
+            share = jnp.asarray(valid / (at + 1)[:, None], v.dtype)
+            return _to_heads(decoder, jnp.sum(share[..., None, None] * values, axis=1))
+        if config.learned_positions:
+            _, k_read, v_read = block.heads(_take(h, ids) + shift[None, :length])
+        else:
+            k_read, v_read = jnp.split(_take(jnp.concatenate([k, v], axis=-1), ids), 2, axis=-1)
+        q_own, k_own, v_own = block.heads(row[first:stop])
+        q_own, k_own = (rotate(config, each, jnp.asarray(at)) for each in (q_own, k_own))
+        keys = jnp.concatenate([rotate(config, k_read, jnp.asarray(places)), k_own[:, None]], 1)
+        values = jnp.concatenate([v_read, v_own[:, None]], axis=1)
+        return attend(config, q_own, keys, values, jnp.asarray(valid))
+
+    # Positions ascend, so that the first groups of rows have short contexts.
+    edges = np.linspace(0, len(t), min(_GROUPS, len(t)) + 1).astype(int).tolist()
     for block in decoder.blocks:
         _, k, v = block.heads(h)
-        if order == 3:
-            keys = jnp.concatenate([context, x[:, None]], axis=1)
-            share = valid.astype(v.dtype) / (t + 1).astype(v.dtype)[:, None]
-            mixed = _to_heads(decoder, jnp.sum(share[..., None, None] * v[keys], axis=1))
-        else:
-            if config.learned_positions:
-                _, k_read, v_read = block.heads(h[context] + shift[None, : places.size])
-            else:
-                k_read, v_read = k[context], v[context]
-            q_own, k_own, v_own = block.heads(row)
-            k_read = rotate(config, k_read, places)
-            q_own, k_own = (rotate(config, each, t) for each in (q_own, k_own))
-            k_read = jnp.concatenate([k_read, k_own[:, None]], axis=1)
-            v_read = jnp.concatenate([v_read, v_own[:, None]], axis=1)
-            mixed = attend(config, q_own, k_read, v_read, valid)
-        row = block.finish(row, mixed)
+        mixed = [read(block, k, v, *group) for group in itertools.pairwise(edges)]
+        row = block.finish(row, jnp.concatenate(mixed))
         h = block.finish(h, _fixed_attention(decoder, statistics, v, 2))
     return row
+
+
+def _take(values: Float[Array, "V ..."], ids: Int32[Array, "n t"]) -> Float[Array, "n t ..."]:
+    """values[ids], as a gather of rows of a matrix: XLA's transpose of any other is slow."""
+    return values.reshape(len(values), -1)[ids.ravel()].reshape(*ids.shape, *values.shape[1:])
