@@ -1,0 +1,250 @@
+"""Statistics twins beside real runs: how much of what real runs share a twin has, weight by weight.
+
+Several real runs have one start and different orders of batches. The mean of their changes since
+the start is what they have in common. A held-out run is compared with the mean of the others, which
+is the ceiling, and so is each twin (`assocjax.theories.twins`):
+
+    cosine           <a, m> / (|a| |m|)    a: change of the twin or run, m: mean of the other runs
+    partial cosine   the same after the change of the twin of order 0, which knows frequencies
+                     only, has been projected out of a and of m
+    norm ratio       |a| / |change of the held-out run|
+
+All are trained side by side; only their current states are in memory.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
+from assocjax.checks import CorpusLike, check_corpus
+from assocjax.errors import InputError
+from assocjax.models.decoder import DecoderModel
+from assocjax.models.model import Sizes
+from assocjax.statistics.contexts import ContextStatistics, context_statistics
+from assocjax.theories.twins import MEAN_ORDERS, ORDERS, prepare_twin, twin_loss
+from assocjax.training.train import batch_indices
+
+RUN = "run"
+"""Name of the held-out real run among the twins of `compare_twins`."""
+
+BASELINE = "order 0"
+"""Name of the twin whose change is projected out of both in `partial_cosine`."""
+
+
+class Twin(NamedTuple):
+    """A twin: its order, whether pairs are drawn or the loss is the mean over all of them, and
+    whether its rows are shuffled, which is a control."""
+
+    order: int
+    drawn: bool = True
+    shuffled: bool = False
+
+    @property
+    def name(self) -> str:
+        counts = "" if self.drawn else ", mean counts"
+        return f"order {self.order}{counts}{', rows shuffled' if self.shuffled else ''}"
+
+
+TWINS = (Twin(0), Twin(1), Twin(2, drawn=False), Twin(2), Twin(3), Twin(4), Twin(2, shuffled=True))
+
+
+def compare_twins(
+    model: DecoderModel,
+    data: CorpusLike,
+    *,
+    optimizer: optax.GradientTransformation,
+    steps: Iterable[int],
+    batch_size: int,
+    vocab_size: int | None = None,
+    mask: ArrayLike | None = None,
+    statistics: ContextStatistics | None = None,
+    num_runs: int = 5,
+    twins: Iterable[Twin] = TWINS,
+    backoff: float = 0.0,
+    seed: int = 0,
+    init_scale: float = 1.0,
+    progress: Callable[[str, int], None] | None = None,
+) -> xr.Dataset:
+    """Trains real runs and twins from one start by one recipe, and compares their changes.
+
+    Args:
+      model: a decoder; V and T of its configuration are replaced by those of the data.
+      data, vocab_size, mask: the text of the real runs, as in `corpus_statistics`.
+      optimizer: the recipe, an optax transformation whose schedule counts its own updates.
+      steps: numbers of updates after which changes are compared.
+      batch_size: sequences in a batch; a twin draws `batch_size` T pairs.
+      statistics: of the text of the twins; those of `data` if left out.
+      num_runs: real runs, at least 2; each is held out once.
+      twins: which ones; without `Twin(0)` there is no partial cosine.
+      backoff: as in `prepare_twin`.
+      seed: determines the start, the orders of batches, and what twins draw.
+      init_scale: as in `Model.init`.
+      progress: called with a name and the number of updates after each part of the training.
+
+    Returns:
+      A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
+      held_out, weight, layer, step). `twin` has "run", the held-out run, before the twins. Layer 0
+      is all layers together; weights without layers are NaN at the others.
+
+    Raises:
+      InputError, InputTypeError: an argument cannot be used.
+
+    Cost: `num_runs` trainings and those of the twins; memory of all their weights and optimizer
+      states, and of all runs' activations of a batch, since runs are one program.
+    """
+    check_is("model", model, DecoderModel)
+    check_is("optimizer", optimizer, optax.GradientTransformation)
+    num_runs = check_integer("num_runs", num_runs, minimum=2)
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
+    seed = check_integer("seed", seed, minimum=0)
+    recorded = sorted(set(check_integers("steps", list(steps), minimum=1)))
+    every = list(dict.fromkeys(check_sequence("twins", list(twins), "Twin")))
+    for twin in every:
+        check_is("each of twins", twin, Twin)
+        known = ORDERS if twin.drawn else MEAN_ORDERS
+        if twin.order not in known:
+            raise InputError(f"order of {twin.name!r} must be one of {known}")
+    tokens, mask, V = check_corpus(data, vocab_size, mask)
+    if batch_size > len(tokens):
+        raise InputError(f"batch_size must be at most {len(tokens)} sequences; got {batch_size}")
+    if statistics is None:
+        statistics = context_statistics(tokens, V, mask)
+    sizes = Sizes(V, mask.shape[1], model.config.num_layers)
+    prepared = {False: prepare_twin(statistics, backoff=backoff)}
+    if any(twin.shuffled for twin in every):
+        prepared[True] = prepare_twin(statistics, backoff=backoff, shuffle_seed=seed)
+
+    key_start, key_runs, key_twins = jax.random.split(jax.random.key(seed), 3)
+    start = model.init(key_start, sizes, init_scale)
+    decoder = model.decoder(start)
+
+    def real(params, step, key, tokens, mask):
+        chosen = batch_indices(key, step, len(tokens), batch_size)
+        return model.loss_and_gradient(params, tokens[chosen], mask[chosen])[1]
+
+    def of_twin(twin, params, step, key, statistics):
+        rows = batch_size * sizes.seq_len if twin.drawn else None
+        key = jax.random.fold_in(key, step) if twin.drawn else None
+        loss = partial(twin_loss, decoder, order=twin.order, rows=rows)
+        return jax.grad(lambda params: loss(params, statistics, key))(params)
+
+    run_keys = jax.random.split(key_runs, num_runs)
+    begin = start, optimizer.init(start)
+    states = jax.tree.map(lambda a: jnp.stack([a] * num_runs), begin)
+    advance_runs = jax.jit(
+        jax.vmap(_advance(real, optimizer), in_axes=(0, None, None, 0, None, None))
+    )
+    advances = [jax.jit(_advance(partial(of_twin, twin), optimizer)) for twin in every]
+    twin_states = [begin] * len(every)
+    changes = jax.jit(partial(_products, model, num_runs))
+    names = [RUN, *(twin.name for twin in every)]
+    weights = list(model.weights(start))
+    found, done = [], 0
+    for last in recorded:
+        states = jax.block_until_ready(advance_runs(states, done, last, run_keys, tokens, mask))
+        if progress is not None:
+            progress(f"{num_runs} runs", last)
+        for i, (twin, advance) in enumerate(zip(every, advances, strict=True)):
+            key = jax.random.fold_in(key_twins, i)
+            state = advance(twin_states[i], done, last, key, prepared[twin.shuffled])
+            twin_states[i] = jax.block_until_ready(state)
+            if progress is not None:
+                progress(twin.name, last)
+        products = changes(start, states[0], [params for params, _ in twin_states])
+        found.append(_measures([products[name] for name in weights], num_runs, names))
+        done = last
+    dims = ("twin", "held_out", "weight", "layer", "step")
+    coords = {
+        "twin": names,
+        "held_out": range(num_runs),
+        "weight": weights,
+        "layer": range(sizes.num_layers + 1),
+        "step": recorded,
+    }
+    measures = {
+        name: (dims, np.stack([each[name] for each in found], axis=-1)) for name in found[0]
+    }
+    return xr.Dataset(measures, coords, {"model": model.name, "seed": seed})
+
+
+def _advance(gradient: Callable[..., Any], optimizer: optax.GradientTransformation) -> Callable:
+    """A function (state, first, last, *arguments) -> state after `last` updates, from `first`."""
+
+    def advance(state, first, last, *arguments):
+        def step(step, state):
+            params, optimizer_state = state
+            updates, optimizer_state = optimizer.update(
+                gradient(params, step, *arguments), optimizer_state, params
+            )
+            return optax.apply_updates(params, updates), optimizer_state
+
+        return lax.fori_loop(first, last, step, state)
+
+    return advance
+
+
+def _products(model, num_runs, start, runs, twins) -> dict[str, Float[Array, "layers K K"]]:
+    """Inner products of the changes of all runs and twins, in every layer of every weight."""
+    states = [jax.tree.map(lambda a, i=i: a[i], runs) for i in range(num_runs)] + list(twins)
+    origin = model.weights(start)
+    moved = [model.weights(state) for state in states]
+
+    def gram(name):
+        layers = len(origin[name])
+        change = jnp.stack([(each[name] - origin[name]).reshape(layers, -1) for each in moved], 1)
+        return jnp.einsum("lkn,ljn->lkj", change, change, precision=lax.Precision.HIGHEST)
+
+    return {name: gram(name) for name in origin}
+
+
+def _measures(
+    products: list[Float[Array, "layers K K"]], num_runs: int, names: list[str]
+) -> dict[str, np.ndarray]:
+    """Arrays [twin, held out, weight, layer], from inner products of changes."""
+    L = max(map(len, products))
+    grams = np.full((len(products), L + 1, *products[0].shape[1:]), np.nan)
+    for of_weight, each in zip(grams, products, strict=True):
+        each = np.asarray(each, np.float64)
+        of_weight[0] = each.sum(axis=0)
+        if len(each) == L:
+            of_weight[1:] = each
+    # Every change compared is a combination of the changes of runs and twins.
+    K = grams.shape[-1]
+    run, one = np.eye(K)[:num_runs], np.eye(K)
+    mean = np.where(np.arange(K) < num_runs, 1 - run, 0) / (num_runs - 1)
+    other = np.broadcast_to(one[num_runs:, None], (K - num_runs, num_runs, K))
+    twin = np.concatenate([run[None], other])
+
+    def product(a, b):
+        return np.einsum("...k,wlkj,...j->...wl", a, grams, b)
+
+    def cosine(a, b):
+        return product(a, b) / np.sqrt(product(a, a) * product(b, b))
+
+    def cosine_without(a, b, c):
+        ab, ac, bc, cc = product(a, b), product(a, c), product(b, c), product(c, c)
+        aa, bb = product(a, a) - ac**2 / cc, product(b, b) - bc**2 / cc
+        return (ab - ac * bc / cc) / np.sqrt(aa * bb)
+
+    mean = np.broadcast_to(mean[None], twin.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "cosine": cosine(twin, mean),
+            "norm_ratio": np.sqrt(product(twin, twin) / product(run, run)[None]),
+        }
+        partial = np.full_like(found["cosine"], np.nan)
+        if BASELINE in names:
+            at = names.index(BASELINE)
+            baseline = np.broadcast_to(one[num_runs + at - 1], twin.shape)
+            partial = cosine_without(twin, mean, baseline)
+            partial[at] = np.nan  # nothing is left of it
+    return found | {"partial_cosine": partial}
