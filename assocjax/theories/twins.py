@@ -342,7 +342,7 @@ def _drawn_rows(
             values = _take(v, jnp.concatenate([ids, own[:, None]], axis=1))
             share = jnp.asarray(valid / (at + 1)[:, None], v.dtype)
             return _to_heads(decoder, jnp.sum(share[..., None, None] * values, axis=1))
-        if config.learned_positions:
+        if config.learned_positions and length:
             _, k_read, v_read = block.heads(_take(h, ids) + shift[None, :length])
         else:
             k_read, v_read = jnp.split(_take(jnp.concatenate([k, v], axis=-1), ids), 2, axis=-1)

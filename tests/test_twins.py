@@ -1,0 +1,269 @@
+"""Statistics twins against loops over rows, positions and pairs, and against the leading terms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_mask, random_tokens, token_data
+
+import assocjax as aj
+from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
+from assocjax.models.model import Sizes
+from assocjax.theories import twins
+
+V, T, L = 11, 6, 2
+CONFIGS = {
+    "neox": neox(V, T, L, 16, 2),
+    "llama": llama(V, T, L, 16, 4, 2),
+    "gpt2": gpt2(V, T, L, 16, 2),
+}
+
+
+def corpus(masked=True):
+    tokens = random_tokens(0, 30, T, V - 1)
+    return token_data(tokens, V, random_mask(1, 30, T) if masked else None)
+
+
+def weights(config, seed=0):
+    model = DecoderModel("decoder", config)
+    params = model.init(jax.random.key(seed), Sizes(V, T, L), 3.0)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    noise = [
+        0.1 * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
+
+
+def nll(logits, y):
+    return float(jax.nn.logsumexp(logits) - logits[y])
+
+
+def mean_states(module, context, positions):
+    """The states of all rows before each layer and after the last, with attention `context`."""
+    tokens = jnp.arange(V)
+    share = positions / positions.sum()
+    h = sum(
+        share[t] * module.embed(tokens, jnp.full(V, t, jnp.int32)) for t in range(len(positions))
+    )
+    states = [h]
+    for block in module.blocks:
+        v = jnp.repeat(
+            block.heads(h)[2], module.config.num_heads // module.config.kv_heads, axis=-2
+        )
+        h = block.finish(h, jnp.einsum("xy,yhr->xhr", context, v))
+        states.append(h)
+    return states
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_mean_losses(name, x64):
+    """Against a sum over pairs; attention of a row is taken from `conditional_mean`."""
+    data, config = corpus(), CONFIGS[name]
+    statistics = aj.context_statistics(data)
+    prepared = twins.prepare_twin(statistics)
+    moments = aj.effective_statistics(data, depth=1)
+    context = np.array(moments.conditional_mean[0])
+    context[-1, -1] = 1  # never an input
+    P = np.zeros((V, V))
+    np.add.at(P, (data.tokens[:, :-1][data.mask], data.tokens[:, 1:][data.mask]), 1)
+    P /= P.sum()
+    params, decoder = weights(config), Decoder(config)
+    independent = np.outer(P.sum(axis=1), P.sum(axis=0))
+    for order, E, share in ((0, context, independent), (1, np.eye(V), P), (2, context, P)):
+        logits = decoder.apply(
+            {"params": params},
+            method=lambda m, E=E: m.unembed(mean_states(m, E, statistics.positions)[-1]),
+        )
+        expected = sum(share[x, y] * nll(logits[x], y) for x in range(V) for y in range(V))
+        found = twins.twin_loss(decoder, params, prepared, order=order)
+        assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+def drawn_loss(decoder, params, statistics, draws, order):
+    """The loss of drawn rows, one row at a time; of order 4 by the model's own causal attention."""
+    config = decoder.config
+    context = aj.mean_contexts(statistics).toarray()
+    context[-1, -1] = 1
+
+    def loss(module):
+        states = mean_states(module, context, statistics.positions)
+        total = 0
+        for i, t in enumerate(draws.t.tolist()):
+            x, y, places = draws.x[i], draws.y[i], jnp.arange(t + 1)
+            ids = jnp.append(draws.context[i, :t], x)
+            at_place = module.embed(ids, places) - module.embed(ids, jnp.zeros(t + 1, jnp.int32))
+            shares = statistics.positions / statistics.positions.sum()
+            zero, every = jnp.zeros(T, jnp.int32), jnp.arange(T)
+            mean_place = shares @ (module.embed(zero, every) - module.embed(zero, zero))
+            row = states[0][x] + at_place[-1] - mean_place
+            for block, h in zip(module.blocks, states[:-1], strict=True):
+                if order == 3:
+                    v = block.heads(h[ids])[2].mean(axis=0)
+                    v = jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
+                else:
+                    of_keys = (h[ids] + at_place - mean_place[None]).at[-1].set(row)
+                    q, k, v = block.heads(of_keys)
+                    q, k = (rotate(config, each, places) for each in (q, k))
+                    v = causal(config, q, k, v)[-1]
+                row = block.finish(row, v)
+            total += nll(module.unembed(row), y)
+        return total / len(draws.t)
+
+    return decoder.apply({"params": params}, method=loss)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_drawn_losses(name, order, x64):
+    config = CONFIGS[name]
+    statistics = aj.context_statistics(corpus())
+    prepared = twins.prepare_twin(statistics, backoff=1.0)
+    params, decoder, key = weights(config), Decoder(config), jax.random.key(1)
+    found = twins.twin_loss(decoder, params, prepared, key, order=order, rows=9)
+    draws = twins._draw(prepared, key, order, 9)
+    if order == 2:
+        context = prepared.context
+        logits = decoder.apply(
+            {"params": params},
+            method=lambda m: m.unembed(mean_states(m, context, statistics.positions)[-1]),
+        )
+        expected = np.mean([nll(logits[x], y) for x, y in zip(draws.x, draws.y, strict=True)])
+    else:
+        assert draws.context.shape == (9, draws.t[-1])
+        assert 0 in draws.t
+        expected = drawn_loss(decoder, params, statistics, draws, order)
+    assert float(found) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_drawn_losses_have_the_mean_loss_as_mean(x64):
+    """Within 5 standard errors, which are small beside what another order would give."""
+    prepared = twins.prepare_twin(aj.context_statistics(corpus()))
+    params, decoder = weights(CONFIGS["neox"]), Decoder(CONFIGS["neox"])
+    loss = jax.jit(
+        lambda key, order: twins.twin_loss(
+            decoder, params, prepared, key, order=order, rows=20_000
+        ),
+        static_argnums=1,
+    )
+    mean = [float(twins.twin_loss(decoder, params, prepared, order=order)) for order in range(3)]
+    for order in range(3):
+        drawn = jnp.stack([loss(jax.random.key(i), order) for i in range(40)])
+        error = float(jnp.std(drawn)) / 40**0.5
+        assert abs(float(jnp.mean(drawn)) - mean[order]) < 5 * error
+        assert all(abs(mean[order] - mean[o]) > 10 * error for o in range(3) if o != order)
+
+
+def test_distributions_of_draws(x64):
+    """Inputs, targets and context tokens, against the definition, with a back-off of k = 3."""
+    data, k = corpus(), 3.0
+    full = aj.context_statistics(data)
+    statistics = aj.context_statistics(data, max_entries=150)
+    assert 0 < np.sum(np.diff(statistics.pair.indptr) > 0) < full.bigram.nnz
+    prepared = twins.prepare_twin(statistics, backoff=k)
+    rows = 200_000
+    draws = twins._draw(prepared, jax.random.key(0), 4, rows)
+    shares = np.bincount(draws.t, minlength=T) / rows
+    np.testing.assert_allclose(shares, statistics.positions / statistics.positions.sum(), atol=1e-5)
+    x, y, context = (np.asarray(a) for a in (draws.x, draws.y, draws.context))
+    counts = full.bigram.toarray()
+    frequency = np.bincount(x * V + y, minlength=V * V) / rows
+    error = np.sqrt(counts.ravel() / counts.sum() / rows)
+    assert np.all(np.abs(frequency - counts.ravel() / counts.sum()) <= 5 * error)
+    of_token = aj.mean_contexts(full).toarray()
+    pairs = statistics.pair.toarray()
+    some = np.argsort(-full.bigram.data)[[0, 3, 10, -1]]
+    for i in some:
+        a, b = np.asarray(prepared.inputs)[i], np.asarray(prepared.targets)[i]
+        n = counts[a, b]
+        expected = of_token[a].copy()
+        if pairs[i].sum():
+            expected = (n * pairs[i] / pairs[i].sum() + k * of_token[a]) / (n + k)
+        expected[a] /= 2
+        expected /= expected.sum()
+        drawn = context[(x == a) & (y == b)].ravel()
+        found = np.bincount(drawn, minlength=V) / drawn.size
+        error = np.sqrt(expected / drawn.size)
+        assert np.all(np.abs(found - expected) <= 5 * error)
+    assert not pairs[some[-1]].any()
+
+
+def test_rows_shuffled():
+    tokens = random_tokens(3, 50, T, 40)
+    statistics = aj.context_statistics(tokens, 40)
+    row = np.asarray(twins.prepare_twin(statistics, shuffle_seed=0).row)
+    assert sorted(row) == list(range(40))
+    assert not np.any(row == np.arange(40))
+    rank = np.argsort(np.argsort(-statistics.bigram.sum(axis=1), kind="stable"))
+    np.testing.assert_array_equal(rank[row] // 16, rank // 16)
+    plain = np.asarray(twins.prepare_twin(statistics).row)
+    np.testing.assert_array_equal(plain, np.arange(40))
+
+
+def descend(loss, start, eta, steps):
+    params = start
+    for _ in range(steps):
+        gradient = jax.grad(loss)(params)
+        params = jax.tree.map(lambda w, g: w - eta * g, params, gradient)
+    return params
+
+
+def test_attention_only_twin_gives_leading_terms(x64):
+    """W_O and V_l at lowest order: errors relative to the leading terms fall as eta does."""
+    data = corpus()
+    prepared = twins.prepare_twin(aj.context_statistics(data))
+    stats = aj.corpus_statistics(data)
+    start = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=L)
+    context, steps = np.asarray(prepared.context), 5
+    Phi = np.asarray(stats.bigram).T @ context
+    errors = []
+    for eta in (1e-3, 5e-4, 2.5e-4):
+        found = descend(
+            lambda p: twins.attention_only_twin_loss(p, prepared, order=2), start, eta, steps
+        )
+        leading = aj.leading_weights(stats, num_layers=L, learning_rate=eta, steps=steps)
+        value = steps * (steps - 1) / 2 * eta**2 * Phi.T @ np.asarray(stats.bigram).T
+        errors.append(
+            [
+                np.linalg.norm(found.output - leading.output) / np.linalg.norm(leading.output),
+                np.linalg.norm(found.value - value[None]) / np.linalg.norm(value) / L**0.5,
+            ]
+        )
+        np.testing.assert_array_equal(found.query_key, 0)
+    errors = np.array(errors)
+    np.testing.assert_allclose(errors[:-1] / errors[1:], 2, rtol=0.05)
+    assert errors.max() < 5e-3
+    one = descend(lambda p: twins.attention_only_twin_loss(p, prepared, order=2), start, 1.0, 1)
+    np.testing.assert_allclose(one.output, stats.bigram, atol=1e-14)
+
+
+def test_its_context_is_the_leading_one_for_a_markov_chain(x64):
+    """All paths of a chain, so that targets are independent of contexts given the input: then Phi_2
+    is Phi, and the twin has the leading terms of W_O and V_l. In other texts it is not."""
+    followers, paths = np.array([[1, 2], [1, 0], [0, 3], [3, 1]]), [[0], [2]]
+    for _ in range(4):
+        paths = [[*path, y] for path in paths for y in followers[path[-1]]]
+    for data, same in ((token_data(np.array(paths, np.int32), 4), True), (corpus(), False)):
+        stats = aj.corpus_statistics(data)
+        prepared = twins.prepare_twin(aj.context_statistics(data))
+        Phi = np.asarray(stats.bigram).T @ np.asarray(prepared.context)
+        assert np.allclose(Phi, stats.context, rtol=0, atol=1e-12) == same
+        assert np.abs(Phi).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"order": 5}, "order must be at most 4"),
+        ({"order": 3}, "for a mean loss"),
+        ({"order": 2, "rows": 4}, "given together"),
+        ({"order": 2, "rows": 0, "key": 1}, "rows must be at least 1"),
+    ],
+)
+def test_errors(arguments, message):
+    prepared = twins.prepare_twin(aj.context_statistics(corpus()))
+    if "key" in arguments:
+        arguments = arguments | {"key": jax.random.key(0)}
+    config = CONFIGS["neox"]
+    with pytest.raises(aj.InputError, match=message):
+        twins.twin_loss(Decoder(config), weights(config), prepared, **arguments)
