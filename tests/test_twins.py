@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
+from assocjax.experiments import twins as experiment
 from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
 from assocjax.models.model import Sizes
 from assocjax.theories import twins
@@ -267,3 +269,97 @@ def test_errors(arguments, message):
     config = CONFIGS["neox"]
     with pytest.raises(aj.InputError, match=message):
         twins.twin_loss(Decoder(config), weights(config), prepared, **arguments)
+
+
+def recipe():
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1))
+
+
+def test_comparison(x64, promote):
+    """Against runs trained one by one, and cosines of their changes."""
+    data, config, batch_size = corpus(), CONFIGS["neox"], 4
+    model, R = DecoderModel("neox", config), 3
+    chosen = [experiment.Twin(0), experiment.Twin(2, drawn=False), experiment.Twin(4)]
+    found = experiment.compare_twins(
+        model,
+        data,
+        optimizer=recipe(),
+        steps=[2, 3],
+        batch_size=batch_size,
+        num_runs=R,
+        twins=chosen,
+        seed=5,
+    )
+    assert found.twin.values.tolist() == ["run", "order 0", "order 2, mean counts", "order 4"]
+    key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
+    start = model.init(key_start, Sizes(V, T, L), 1.0)
+    prepared, decoder = twins.prepare_twin(aj.context_statistics(data)), Decoder(config)
+
+    def train(loss, steps):
+        params, state = start, recipe().init(start)
+        for step in range(steps):
+            gradient = jax.grad(loss)(params, step)
+            updates, state = recipe().update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return {n: np.asarray(w) for n, w in model.weights(params).items()}
+
+    def real(key):
+        def loss(params, step):
+            rows = aj.batch_indices(key, step, len(data.tokens), batch_size)
+            return model.loss(params, data.tokens[rows], data.mask[rows])
+
+        return loss
+
+    def of_twin(i, twin):
+        key = jax.random.fold_in(key_twins, i)
+        return lambda params, step: twins.twin_loss(
+            decoder,
+            params,
+            prepared,
+            jax.random.fold_in(key, step) if twin.drawn else None,
+            order=twin.order,
+            rows=batch_size * T if twin.drawn else None,
+        )
+
+    first = {n: np.asarray(w) for n, w in model.weights(start).items()}
+    for step in (2, 3):
+        runs = [train(real(key), step) for key in jax.random.split(key_runs, R)]
+        trained = [train(of_twin(i, twin), step) for i, twin in enumerate(chosen)]
+        for name, at in first.items():
+            changes = [each[name] - at for each in runs + trained]
+            for layer in (0, 1):
+                parts = [c.ravel() if layer == 0 else c[0].ravel() for c in changes]
+                if layer and len(at) != L:
+                    assert found.cosine.sel(weight=name, layer=layer).isnull().all()
+                    continue
+                for h in range(R):
+                    mean = sum(parts[r] for r in range(R) if r != h) / (R - 1)
+                    for k, a in enumerate([parts[h], *parts[R:]]):
+                        cell = found.isel(twin=k).sel(
+                            held_out=h, weight=name, layer=layer, step=step
+                        )
+                        cosine = a @ mean / np.linalg.norm(a) / np.linalg.norm(mean)
+                        assert float(cell.cosine) == pytest.approx(cosine, abs=1e-8)
+                        ratio = np.linalg.norm(a) / np.linalg.norm(parts[h])
+                        assert float(cell.norm_ratio) == pytest.approx(ratio, rel=1e-8)
+                        unit = parts[R] / np.linalg.norm(parts[R])
+                        a, m = a - a @ unit * unit, mean - mean @ unit * unit
+                        if np.linalg.norm(a) < 1e-6 * np.linalg.norm(parts[R]):
+                            assert np.isnan(float(cell.partial_cosine))
+                            continue
+                        partial = a @ m / np.linalg.norm(a) / np.linalg.norm(m)
+                        assert float(cell.partial_cosine) == pytest.approx(partial, abs=1e-6)
+    assert np.isfinite(found.cosine.sel(layer=0)).all()
+
+
+def test_errors_of_the_comparison():
+    model = DecoderModel("neox", CONFIGS["neox"])
+    some = {"optimizer": recipe(), "steps": [1], "batch_size": 4}
+    for arguments, message in (
+        ({"twins": [experiment.Twin(4, drawn=False)]}, "order of 'order 4, mean counts'"),
+        ({"batch_size": 31}, "at most 30 sequences"),
+        ({"num_runs": 1}, "num_runs must be at least 2"),
+        ({"steps": []}, "steps must not be empty"),
+    ):
+        with pytest.raises(aj.InputError, match=message):
+            experiment.compare_twins(model, corpus(), **some | arguments)

@@ -39,6 +39,8 @@ RUN = "run"
 BASELINE = "order 0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
 
+_LEFT = 1e-5  # of a squared norm after a projection: what is less is rounding, in float32
+
 
 class Twin(NamedTuple):
     """A twin: its order, whether pairs are drawn or the loss is the mean over all of them, and
@@ -231,9 +233,13 @@ def _measures(
         return product(a, b) / np.sqrt(product(a, a) * product(b, b))
 
     def cosine_without(a, b, c):
-        ab, ac, bc, cc = product(a, b), product(a, c), product(b, c), product(c, c)
-        aa, bb = product(a, a) - ac**2 / cc, product(b, b) - bc**2 / cc
-        return (ab - ac * bc / cc) / np.sqrt(aa * bb)
+        ac, bc, cc = product(a, c), product(b, c), product(c, c)
+        aa, bb = rest(product(a, a), ac**2 / cc), rest(product(b, b), bc**2 / cc)
+        return (product(a, b) - ac * bc / cc) / np.sqrt(aa * bb)
+
+    def rest(squares, projected):
+        """NaN if nothing is left but rounding, as of weights that only weight decay moves."""
+        return np.where(squares - projected > _LEFT * squares, squares - projected, np.nan)
 
     mean = np.broadcast_to(mean[None], twin.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -241,10 +247,8 @@ def _measures(
             "cosine": cosine(twin, mean),
             "norm_ratio": np.sqrt(product(twin, twin) / product(run, run)[None]),
         }
-        partial = np.full_like(found["cosine"], np.nan)
+        found["partial_cosine"] = np.full_like(found["cosine"], np.nan)
         if BASELINE in names:
-            at = names.index(BASELINE)
-            baseline = np.broadcast_to(one[num_runs + at - 1], twin.shape)
-            partial = cosine_without(twin, mean, baseline)
-            partial[at] = np.nan  # nothing is left of it
-    return found | {"partial_cosine": partial}
+            baseline = np.broadcast_to(one[num_runs + names.index(BASELINE) - 1], twin.shape)
+            found["partial_cosine"] = cosine_without(twin, mean, baseline)
+    return found
