@@ -38,6 +38,8 @@ from .experiments.sweeps import summary as summary
 from .experiments.sweeps import sweep as sweep
 from .experiments.tables import to_dataframe as to_dataframe
 from .experiments.tracking import track as track
+from .experiments.twins import all_twins as all_twins
+from .experiments.twins import compare_twins as compare_twins
 from .explorer import write_explorer as write_explorer
 from .figures import LABELS as LABELS
 from .figures import plot_ablation as plot_ablation
@@ -121,6 +123,11 @@ from .theories.taylor import taylor_weights as taylor_weights
 from .theories.theory import Batch as Batch
 from .theories.theory import Theory as Theory
 from .theories.theory import Training as Training
+from .theories.twins import StatisticsTwin as StatisticsTwin
+from .theories.twins import TwinStatistics as TwinStatistics
+from .theories.twins import attention_only_twin_loss as attention_only_twin_loss
+from .theories.twins import prepare_twin as prepare_twin
+from .theories.twins import twin_loss as twin_loss
 from .training.flow import Flow as Flow
 from .training.flow import gradient_flow as gradient_flow
 from .training.optimizers import is_linear as is_linear

@@ -13,6 +13,7 @@ The recipe is Pythia's (`assocjax.llm.recipe`): AdamW, clipping at norm 1, warmu
 `--schedule` steps, cosine decay. With `--optimizer sgd` it is plain descent, clipped likewise.
 """
 
+import dataclasses
 import time
 
 import jax
@@ -23,7 +24,7 @@ from harness import finish, parser
 
 import assocjax as aj
 from assocjax.corpora import read_documents, train_bpe
-from assocjax.experiments.twins import TWINS, compare_twins
+from assocjax.experiments.twins import all_twins, compare_twins
 from assocjax.models.decoder import DecoderModel, gpt2, llama, neox
 
 FAMILIES = {"neox": neox, "gpt2": gpt2, "llama": llama}
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     options.add_argument("--runs", type=int, default=5)
     options.add_argument("--backoff", type=float, default=0.0, help="k of n / (n + k)")
-    options.add_argument("--twins", nargs="*", help="such as 'order 4'; all by default")
+    options.add_argument("--twins", nargs="*", help="such as twin-4; all by default")
     options.add_argument("--seed", type=int, default=0)
     options = options.parse_args(arguments)
     if options.small:
@@ -106,7 +107,11 @@ def main(arguments: list[str] | None = None) -> dict:
         last["now"], before = time.perf_counter(), last.get("now", begin)
         print(f"  {name}, to step {step}: {last['now'] - before:.1f} s", flush=True)
 
-    twins = [twin for twin in TWINS if options.twins is None or twin.name in options.twins]
+    twins = [
+        dataclasses.replace(twin, backoff=options.backoff)
+        for twin in all_twins(options.batch_size * options.seq_len)
+        if options.twins is None or twin.name in options.twins
+    ]
     dataset = compare_twins(
         DecoderModel(options.family, config),
         tokens,
@@ -117,7 +122,6 @@ def main(arguments: list[str] | None = None) -> dict:
         batch_size=options.batch_size,
         num_runs=options.runs,
         twins=twins,
-        backoff=options.backoff,
         seed=options.seed,
         progress=progress,
     )

@@ -279,7 +279,11 @@ def test_comparison(x64, promote):
     """Against runs trained one by one, and cosines of their changes."""
     data, config, batch_size = corpus(), CONFIGS["neox"], 4
     model, R = DecoderModel("neox", config), 3
-    chosen = [experiment.Twin(0), experiment.Twin(2, drawn=False), experiment.Twin(4)]
+    chosen = [
+        twins.StatisticsTwin(0, rows=batch_size * T),
+        twins.StatisticsTwin(2, rows=None),
+        twins.StatisticsTwin(4, rows=batch_size * T),
+    ]
     found = experiment.compare_twins(
         model,
         data,
@@ -290,7 +294,7 @@ def test_comparison(x64, promote):
         twins=chosen,
         seed=5,
     )
-    assert found.twin.values.tolist() == ["run", "order 0", "order 2, mean counts", "order 4"]
+    assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
     start = model.init(key_start, Sizes(V, T, L), 1.0)
     prepared, decoder = twins.prepare_twin(aj.context_statistics(data)), Decoder(config)
@@ -316,9 +320,9 @@ def test_comparison(x64, promote):
             decoder,
             params,
             prepared,
-            jax.random.fold_in(key, step) if twin.drawn else None,
+            jax.random.fold_in(key, step) if twin.rows else None,
             order=twin.order,
-            rows=batch_size * T if twin.drawn else None,
+            rows=twin.rows,
         )
 
     first = {n: np.asarray(w) for n, w in model.weights(start).items()}
@@ -356,10 +360,55 @@ def test_errors_of_the_comparison():
     model = DecoderModel("neox", CONFIGS["neox"])
     some = {"optimizer": recipe(), "steps": [1], "batch_size": 4}
     for arguments, message in (
-        ({"twins": [experiment.Twin(4, drawn=False)]}, "order of 'order 4, mean counts'"),
+        ({"twins": [twins.StatisticsTwin(1)] * 2}, "different names"),
         ({"batch_size": 31}, "at most 30 sequences"),
         ({"num_runs": 1}, "num_runs must be at least 2"),
         ({"steps": []}, "steps must not be empty"),
     ):
         with pytest.raises(aj.InputError, match=message):
             experiment.compare_twins(model, corpus(), **some | arguments)
+
+
+def test_names_are_those_of_the_registry():
+    names = [f"twin-{order}" for order in range(5)] + [f"twin-{order}-mean" for order in range(3)]
+    assert [aj.get_theory(name).name for name in names] == names
+    assert twins.StatisticsTwin(2, shuffle_seed=0).name == "twin-2-shuffled"
+    for arguments in ((5,), (3, None), (2, 0)):
+        with pytest.raises(aj.InputError):
+            twins.StatisticsTwin(*arguments)
+
+
+def test_a_sweep_compares_the_twin(x64, promote):
+    """Of the paper's model, for a Markov chain, whose Phi the twin has: as the leading terms."""
+    followers, paths = np.array([[1, 2], [1, 0], [0, 3], [3, 1]]), [[0], [2]]
+    for _ in range(4):
+        paths = [[*path, y] for path in paths for y in followers[path[-1]]]
+    data = token_data(np.array(paths, np.int32), 4)
+    settings = {"learning_rates": [1e-3], "steps": 4, "num_layers": 2}
+    found = aj.sweep(data, theories=["twin-2-mean", "leading"], **settings)
+    value = found.relative_error.sel(weight="value", quantity="weights", step=4)
+    assert float(value.sel(theory="twin-2-mean").max()) < 5e-3
+    assert float(value.sel(theory="leading").max()) < 5e-3
+    output = found.relative_error.sel(weight="output", quantity="weights", step=4).isel(layer=-1)
+    # The twin has more than the lowest order: without attention's changes, W_O is exact.
+    assert output.sel(theory="twin-2-mean").item() < output.sel(theory="leading").item() / 100
+    with pytest.raises(aj.InputError, match="of models of class DecoderModel"):
+        aj.sweep(data, theories=["twin-2"], **settings)
+
+
+def test_a_sweep_of_a_decoder(promote):
+    """Twins of a decoder start where the run does; with minibatches too."""
+    data, config = corpus(masked=False), CONFIGS["neox"]
+    found = aj.sweep(
+        data,
+        model=DecoderModel("small neox", config),
+        theories=["twin-2-mean", twins.StatisticsTwin(4, rows=24)],
+        learning_rates=[1e-3, 1e-2],
+        steps=2,
+        num_layers=L,
+        optimizer="adamw",
+        batch_size=4,
+    )
+    cosine = found.cosine.sel(quantity="weights", weight="unembedding").isel(layer=-1)
+    np.testing.assert_allclose(cosine.sel(step=0), 1, atol=1e-6)
+    assert np.all(cosine.sel(step=2) > 0.9)

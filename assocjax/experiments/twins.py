@@ -14,7 +14,7 @@ All are trained side by side; only their current states are in memory.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,33 +30,24 @@ from assocjax.errors import InputError
 from assocjax.models.decoder import DecoderModel
 from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics
-from assocjax.theories.twins import MEAN_ORDERS, ORDERS, prepare_twin, twin_loss
+from assocjax.theories.theory import Batch
+from assocjax.theories.twins import ORDERS, ROWS, StatisticsTwin
 from assocjax.training.train import batch_indices
 
 RUN = "run"
 """Name of the held-out real run among the twins of `compare_twins`."""
 
-BASELINE = "order 0"
+BASELINE = "twin-0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
 
 _LEFT = 1e-5  # of a squared norm after a projection: what is less is rounding, in float32
 
 
-class Twin(NamedTuple):
-    """A twin: its order, whether pairs are drawn or the loss is the mean over all of them, and
-    whether its rows are shuffled, which is a control."""
-
-    order: int
-    drawn: bool = True
-    shuffled: bool = False
-
-    @property
-    def name(self) -> str:
-        counts = "" if self.drawn else ", mean counts"
-        return f"order {self.order}{counts}{', rows shuffled' if self.shuffled else ''}"
-
-
-TWINS = (Twin(0), Twin(1), Twin(2, drawn=False), Twin(2), Twin(3), Twin(4), Twin(2, shuffled=True))
+def all_twins(rows: int = ROWS) -> tuple[StatisticsTwin, ...]:
+    """Twins of all orders with drawn pairs, that of order 2 with its mean loss, and the control
+    whose rows are shuffled."""
+    drawn = [StatisticsTwin(order, rows) for order in ORDERS]
+    return *drawn, StatisticsTwin(2, None), StatisticsTwin(2, rows, shuffle_seed=0)
 
 
 def compare_twins(
@@ -70,8 +61,7 @@ def compare_twins(
     mask: ArrayLike | None = None,
     statistics: ContextStatistics | None = None,
     num_runs: int = 5,
-    twins: Iterable[Twin] = TWINS,
-    backoff: float = 0.0,
+    twins: Iterable[StatisticsTwin] | None = None,
     seed: int = 0,
     init_scale: float = 1.0,
     progress: Callable[[str, int], None] | None = None,
@@ -83,11 +73,11 @@ def compare_twins(
       data, vocab_size, mask: the text of the real runs, as in `corpus_statistics`.
       optimizer: the recipe, an optax transformation whose schedule counts its own updates.
       steps: numbers of updates after which changes are compared.
-      batch_size: sequences in a batch; a twin draws `batch_size` T pairs.
+      batch_size: sequences in a batch.
       statistics: of the text of the twins; those of `data` if left out.
       num_runs: real runs, at least 2; each is held out once.
-      twins: which ones; without `Twin(0)` there is no partial cosine.
-      backoff: as in `prepare_twin`.
+      twins: which ones; by default `all_twins` with as many drawn pairs as a batch has positions.
+        Without "twin-0" there is no partial cosine.
       seed: determines the start, the orders of batches, and what twins draw.
       init_scale: as in `Model.init`.
       progress: called with a name and the number of updates after each part of the training.
@@ -109,42 +99,42 @@ def compare_twins(
     batch_size = check_integer("batch_size", batch_size, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
     recorded = sorted(set(check_integers("steps", list(steps), minimum=1)))
-    every = list(dict.fromkeys(check_sequence("twins", list(twins), "Twin")))
-    for twin in every:
-        check_is("each of twins", twin, Twin)
-        known = ORDERS if twin.drawn else MEAN_ORDERS
-        if twin.order not in known:
-            raise InputError(f"order of {twin.name!r} must be one of {known}")
     tokens, mask, V = check_corpus(data, vocab_size, mask)
     if batch_size > len(tokens):
         raise InputError(f"batch_size must be at most {len(tokens)} sequences; got {batch_size}")
     if statistics is None:
         statistics = context_statistics(tokens, V, mask)
     sizes = Sizes(V, mask.shape[1], model.config.num_layers)
-    prepared = {False: prepare_twin(statistics, backoff=backoff)}
-    if any(twin.shuffled for twin in every):
-        prepared[True] = prepare_twin(statistics, backoff=backoff, shuffle_seed=seed)
+    if twins is None:
+        twins = all_twins(batch_size * sizes.seq_len)
+    every = check_sequence("twins", list(twins), "StatisticsTwin")
+    for twin in every:
+        check_is("each of twins", twin, StatisticsTwin)
+    if len({twin.name for twin in every}) < len(every):
+        raise InputError("twins must have different names; some have the same")
+    whole = Batch(tokens, mask, V)
+    prepared = {}
+    for twin in every:
+        options = twin.shuffle_seed, twin.backoff
+        if options not in prepared:
+            prepared[options] = twin.prepare_from(statistics)
 
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(seed), 3)
     start = model.init(key_start, sizes, init_scale)
-    decoder = model.decoder(start)
 
-    def real(params, step, key, tokens, mask):
-        chosen = batch_indices(key, step, len(tokens), batch_size)
-        return model.loss_and_gradient(params, tokens[chosen], mask[chosen])[1]
+    def real(params, step, key, batch):
+        chosen = batch_indices(key, step, len(batch.tokens), batch_size)
+        found = model.loss_and_gradient(params, batch.tokens[chosen], batch.mask[chosen])
+        return found[1]
 
-    def of_twin(twin, params, step, key, statistics):
-        rows = batch_size * sizes.seq_len if twin.drawn else None
-        key = jax.random.fold_in(key, step) if twin.drawn else None
-        loss = partial(twin_loss, decoder, order=twin.order, rows=rows)
-        return jax.grad(lambda params: loss(params, statistics, key))(params)
+    def of_twin(twin, params, step, key, prepared, batch):
+        batch = batch.replace(key=jax.random.fold_in(key, step))
+        return twin.gradient(model, params, prepared, batch)
 
     run_keys = jax.random.split(key_runs, num_runs)
     begin = start, optimizer.init(start)
     states = jax.tree.map(lambda a: jnp.stack([a] * num_runs), begin)
-    advance_runs = jax.jit(
-        jax.vmap(_advance(real, optimizer), in_axes=(0, None, None, 0, None, None))
-    )
+    advance_runs = jax.jit(jax.vmap(_advance(real, optimizer), (0, None, None, 0, None)))
     advances = [jax.jit(_advance(partial(of_twin, twin), optimizer)) for twin in every]
     twin_states = [begin] * len(every)
     changes = jax.jit(partial(_products, model, num_runs))
@@ -152,12 +142,13 @@ def compare_twins(
     weights = list(model.weights(start))
     found, done = [], 0
     for last in recorded:
-        states = jax.block_until_ready(advance_runs(states, done, last, run_keys, tokens, mask))
+        states = jax.block_until_ready(advance_runs(states, done, last, run_keys, whole))
         if progress is not None:
             progress(f"{num_runs} runs", last)
         for i, (twin, advance) in enumerate(zip(every, advances, strict=True)):
             key = jax.random.fold_in(key_twins, i)
-            state = advance(twin_states[i], done, last, key, prepared[twin.shuffled])
+            of_text = prepared[twin.shuffle_seed, twin.backoff]
+            state = advance(twin_states[i], done, last, key, of_text, whole)
             twin_states[i] = jax.block_until_ready(state)
             if progress is not None:
                 progress(twin.name, last)

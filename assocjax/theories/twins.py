@@ -22,7 +22,9 @@ many as a batch has positions, which gives gradients the noise of a batch: AdamW
 it. No step reads the text: its cost does not depend on the text's length.
 """
 
+import dataclasses
 import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,15 +37,27 @@ from scipy.sparse import csr_array, vstack
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import check_number
 from assocjax.errors import InputError
-from assocjax.models.decoder import Decoder, attend, rotate
+from assocjax.models.decoder import Decoder, DecoderModel, attend, rotate
+from assocjax.models.paper import AttentionOnly
 from assocjax.models.params import Params
 from assocjax.precision import matmul
-from assocjax.statistics.contexts import ContextStatistics, mean_contexts, normalized
+from assocjax.statistics.contexts import (
+    MAX_ENTRIES,
+    ContextStatistics,
+    context_statistics,
+    mean_contexts,
+    normalized,
+)
 from assocjax.statistics.drawing import AliasTables, alias_tables, draw
+from assocjax.theories.registry import register_theory
+from assocjax.theories.theory import Theory
 
 ORDERS = (0, 1, 2, 3, 4)
 MEAN_ORDERS = (0, 1, 2)
 """Orders that have a mean loss."""
+
+ROWS = 2048
+"""Drawn pairs of a step by default: 32 sequences of 64 positions."""
 
 _GROUPS = 4  # of rows with contexts of similar lengths
 _BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency
@@ -173,20 +187,18 @@ def twin_loss(
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
     if (key is None) != (rows is None):
         raise InputError("key and rows must be given together, or neither")
-    if rows is None:
+    draws = None
+    if key is None or rows is None:
         _check_mean(order)
+    else:
+        draws = _draw(statistics, key, order, check_integer("rows", rows, minimum=1))
 
-        def mean(module):
+    def loss(module):
+        if draws is None:
             return _mean_nll(
                 module.unembed(_mean_rows(module, statistics, order)), statistics, order
             )
-
-        return decoder.apply({"params": params}, method=mean)
-    rows = check_integer("rows", rows, minimum=1)
-    draws = _draw(statistics, key, order, rows)
-
-    def drawn(module):
-        if order <= 2:
+        if order in MEAN_ORDERS:
             h = _mean_rows(module, statistics, order)[draws.x]
         else:
             h = _drawn_rows(module, statistics, draws, order)
@@ -194,7 +206,8 @@ def twin_loss(
         target = jnp.take_along_axis(logits, draws.y[:, None], axis=-1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
 
-    return decoder.apply({"params": params}, method=drawn)
+    found: Any = decoder.apply({"params": params}, method=loss)
+    return found
 
 
 def attention_only_twin_loss(
@@ -365,3 +378,74 @@ def _drawn_rows(
 def _take(values: Float[Array, "V ..."], ids: Int32[Array, "n t"]) -> Float[Array, "n t ..."]:
     """values[ids], as a gather of rows of a matrix: XLA's transpose of any other is slow."""
     return values.reshape(len(values), -1)[ids.ravel()].reshape(*ids.shape, *values.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsTwin(Theory):
+    """A statistics twin as a theory: it starts where the run does and is trained as the run is.
+
+    Its name is "twin-ORDER", with "-mean" for a mean loss and "-shuffled" for shuffled rows.
+
+    Attributes:
+      order: see the module's docstring. The paper's model has mean losses only.
+      rows: drawn pairs of a step, as many as a batch has positions; None is the mean loss.
+      shuffle_seed, backoff: as in `prepare_twin`.
+
+    Raises:
+      InputError, InputTypeError: `order` or `rows` is out of range, or there is no mean loss of
+        this order.
+    """
+
+    order: int
+    rows: int | None = ROWS
+    shuffle_seed: int | None = None
+    backoff: float = 0.0
+
+    from_start = True
+    of_batches = False
+
+    def __post_init__(self):
+        check_integer("order", self.order, minimum=0, maximum=max(ORDERS))
+        if self.rows is None:
+            _check_mean(self.order)
+        else:
+            check_integer("rows", self.rows, minimum=1)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        mean = "-mean" if self.rows is None else ""
+        return f"twin-{self.order}{mean}{'' if self.shuffle_seed is None else '-shuffled'}"
+
+    def check(self, model, optimizer):
+        known = (DecoderModel,) if self.rows else (DecoderModel, AttentionOnly)
+        if not isinstance(model, known):
+            names = " or ".join(each.__name__ for each in known)
+            raise InputError(f"theory {self.name!r} is of models of class {names}; got {model!r}")
+
+    def prepare(self, model, sizes, batch):
+        return self.prepare_from(context_statistics(batch.tokens, batch.vocab_size, batch.mask))
+
+    def prepare_from(self, statistics: ContextStatistics) -> TwinStatistics:
+        """As `prepare`, from statistics of a text."""
+        return prepare_twin(statistics, backoff=self.backoff, shuffle_seed=self.shuffle_seed)
+
+    def gradient(self, model, params, prepared, batch):
+        if isinstance(model, AttentionOnly):
+            loss = partial(attention_only_twin_loss, order=self.order)
+            return jax.grad(loss)(params, prepared)
+        decoder = model.decoder(params)  # type: ignore[attr-defined]
+        loss = partial(twin_loss, decoder, order=self.order, rows=self.rows)
+        key = None if self.rows is None else batch.key
+        return jax.grad(lambda params: loss(params, prepared, key))(params)
+
+    def prepared_bytes(self, model, sizes, num_sequences):
+        itemsize = jnp.dtype(jnp.result_type(float)).itemsize
+        entries = min(num_sequences * sizes.seq_len * (sizes.seq_len + 1) // 2, MAX_ENTRIES)
+        kept = sizes.vocab_size**2 * itemsize + 12 * entries
+        return kept, 2 * kept + 24 * entries
+
+
+for _order in ORDERS:
+    register_theory(StatisticsTwin(_order))
+    if _order in MEAN_ORDERS:
+        register_theory(StatisticsTwin(_order, rows=None))
