@@ -86,6 +86,11 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--learning-rate", type=float, default=1e-3)
     options.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     options.add_argument("--runs", type=int, default=5)
+    options.add_argument(
+        "--halves",
+        action="store_true",
+        help="runs on one half, twins (and another run) of the other",
+    )
     options.add_argument("--backoff", type=float, default=0.0, help="k of n / (n + k)")
     options.add_argument("--twins", nargs="*", help="such as twin-4; all by default")
     options.add_argument("--seed", type=int, default=0)
@@ -98,7 +103,8 @@ def main(arguments: list[str] | None = None) -> dict:
     L, d, H = options.layers, options.width, options.heads
     config = FAMILIES[options.family](V, options.seq_len, L, d, H)
     print(f"N={len(tokens)} T={options.seq_len} V={V} L={L} d={d} B={options.batch_size}")
-    statistics = aj.context_statistics(tokens, V)
+    halves = np.array_split(tokens, 2) if options.halves else (tokens, None)
+    statistics = aj.context_statistics(halves[options.halves], V)
     print(f"statistics: {time.perf_counter() - begin:.1f} s, {statistics.bigram.nnz} pairs with")
     print(f"{statistics.pair.nnz} entries of contexts")
     last = {}
@@ -114,7 +120,8 @@ def main(arguments: list[str] | None = None) -> dict:
     ]
     dataset = compare_twins(
         DecoderModel(options.family, config),
-        tokens,
+        halves[0],
+        other=halves[1],
         vocab_size=V,
         statistics=statistics,
         optimizer=recipe(options.optimizer, options.learning_rate, options.schedule),

@@ -356,6 +356,27 @@ def test_comparison(x64, promote):
     assert np.isfinite(found.cosine.sel(layer=0)).all()
 
 
+def test_another_text(promote):
+    """The run on it is compared, and twins have its statistics, which are given or computed."""
+    data, model = corpus(masked=False), DecoderModel("neox", CONFIGS["neox"])
+    halves = [token_data(half, V) for half in np.array_split(data.tokens, 2)]
+    some = {"optimizer": recipe(), "steps": [2], "batch_size": 4, "num_runs": 2}
+    chosen = [twins.StatisticsTwin(2, rows=None)]
+    same = {"twins": chosen, **some}
+    across = experiment.compare_twins(model, halves[0], other=halves[1], **same)
+    assert across.twin.values.tolist() == ["run", "other run", "twin-2-mean"]
+    given = experiment.compare_twins(
+        model, halves[0], statistics=aj.context_statistics(halves[1]), **same
+    )
+    within = experiment.compare_twins(model, halves[0], **same)
+    twin = [each.cosine.sel(twin="twin-2-mean", layer=0) for each in (across, given, within)]
+    np.testing.assert_allclose(twin[0], twin[1], rtol=1e-5)
+    assert abs(twin[0] - twin[2]).max() > 1e-3
+    # A run on other text has less in common with the others than a run on the same text.
+    unembedding = across.cosine.sel(weight="unembedding", layer=0, step=2).mean("held_out")
+    assert unembedding.sel(twin="other run") < unembedding.sel(twin="run")
+
+
 def test_errors_of_the_comparison():
     model = DecoderModel("neox", CONFIGS["neox"])
     some = {"optimizer": recipe(), "steps": [1], "batch_size": 4}
@@ -364,6 +385,7 @@ def test_errors_of_the_comparison():
         ({"batch_size": 31}, "at most 30 sequences"),
         ({"num_runs": 1}, "num_runs must be at least 2"),
         ({"steps": []}, "steps must not be empty"),
+        ({"other": corpus().tokens[:, 1:]}, "other must have at least 4 sequences of 6 positions"),
     ):
         with pytest.raises(aj.InputError, match=message):
             experiment.compare_twins(model, corpus(), **some | arguments)

@@ -37,6 +37,9 @@ from assocjax.training.train import batch_indices
 RUN = "run"
 """Name of the held-out real run among the twins of `compare_twins`."""
 
+OTHER = "other run"
+"""Name of the real run on another text."""
+
 BASELINE = "twin-0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
 
@@ -59,6 +62,7 @@ def compare_twins(
     batch_size: int,
     vocab_size: int | None = None,
     mask: ArrayLike | None = None,
+    other: CorpusLike | None = None,
     statistics: ContextStatistics | None = None,
     num_runs: int = 5,
     twins: Iterable[StatisticsTwin] | None = None,
@@ -74,7 +78,10 @@ def compare_twins(
       optimizer: the recipe, an optax transformation whose schedule counts its own updates.
       steps: numbers of updates after which changes are compared.
       batch_size: sequences in a batch.
-      statistics: of the text of the twins; those of `data` if left out.
+      other: another text with the same vocabulary and T, such as the other half of a text. The
+        twins have its statistics, and a real run on it, "other run", is their ceiling: what they
+        have beyond this is memory of single occurrences.
+      statistics: of the text of the twins; those of `other` or `data` if left out.
       num_runs: real runs, at least 2; each is held out once.
       twins: which ones; by default `all_twins` with as many drawn pairs as a batch has positions.
         Without "twin-0" there is no partial cosine.
@@ -84,8 +91,9 @@ def compare_twins(
 
     Returns:
       A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
-      held_out, weight, layer, step). `twin` has "run", the held-out run, before the twins. Layer 0
-      is all layers together; weights without layers are NaN at the others.
+      held_out, weight, layer, step). `twin` has "run", the held-out run, and "other run", if there
+      is one, before the twins. Layer 0 is all layers together; weights without layers are NaN at
+      the others.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
@@ -102,8 +110,17 @@ def compare_twins(
     tokens, mask, V = check_corpus(data, vocab_size, mask)
     if batch_size > len(tokens):
         raise InputError(f"batch_size must be at most {len(tokens)} sequences; got {batch_size}")
+    whole = Batch(tokens, mask, V)
+    of_twins = whole
+    if other is not None:
+        of_twins = Batch(*check_corpus(other, V, None))
+        if of_twins.mask.shape[1] != mask.shape[1] or len(of_twins.mask) < batch_size:
+            raise InputError(
+                f"other must have at least {batch_size} sequences of {mask.shape[1]} positions; "
+                f"got shape {of_twins.mask.shape}"
+            )
     if statistics is None:
-        statistics = context_statistics(tokens, V, mask)
+        statistics = context_statistics(of_twins.tokens, V, of_twins.mask)
     sizes = Sizes(V, mask.shape[1], model.config.num_layers)
     if twins is None:
         twins = all_twins(batch_size * sizes.seq_len)
@@ -112,7 +129,6 @@ def compare_twins(
         check_is("each of twins", twin, StatisticsTwin)
     if len({twin.name for twin in every}) < len(every):
         raise InputError("twins must have different names; some have the same")
-    whole = Batch(tokens, mask, V)
     prepared = {}
     for twin in every:
         options = twin.shuffle_seed, twin.backoff
@@ -133,27 +149,32 @@ def compare_twins(
 
     run_keys = jax.random.split(key_runs, num_runs)
     begin = start, optimizer.init(start)
-    states = jax.tree.map(lambda a: jnp.stack([a] * num_runs), begin)
+    runs = jax.tree.map(lambda a: jnp.stack([a] * num_runs), begin)
     advance_runs = jax.jit(jax.vmap(_advance(real, optimizer), (0, None, None, 0, None)))
-    advances = [jax.jit(_advance(partial(of_twin, twin), optimizer)) for twin in every]
-    twin_states = [begin] * len(every)
-    changes = jax.jit(partial(_products, model, num_runs))
-    names = [RUN, *(twin.name for twin in every)]
-    weights = list(model.weights(start))
+    # What is compared with the runs: a function that trains it, and all but its state and steps.
+    compared = {}
+    if other is not None:
+        compared[OTHER] = real, (jax.random.fold_in(key_runs, num_runs), of_twins)
+    for i, twin in enumerate(every):
+        statistics_of_it = prepared[twin.shuffle_seed, twin.backoff]
+        key = jax.random.fold_in(key_twins, i)
+        compared[twin.name] = partial(of_twin, twin), (key, statistics_of_it, of_twins)
+    advances = {name: jax.jit(_advance(f, optimizer)) for name, (f, _) in compared.items()}
+    states = dict.fromkeys(compared, begin)
+    products = jax.jit(partial(_products, model, num_runs))
+    names, weights = [RUN, *compared], list(model.weights(start))
     found, done = [], 0
     for last in recorded:
-        states = jax.block_until_ready(advance_runs(states, done, last, run_keys, whole))
+        runs = jax.block_until_ready(advance_runs(runs, done, last, run_keys, whole))
         if progress is not None:
             progress(f"{num_runs} runs", last)
-        for i, (twin, advance) in enumerate(zip(every, advances, strict=True)):
-            key = jax.random.fold_in(key_twins, i)
-            of_text = prepared[twin.shuffle_seed, twin.backoff]
-            state = advance(twin_states[i], done, last, key, of_text, whole)
-            twin_states[i] = jax.block_until_ready(state)
+        for name, (_, arguments) in compared.items():
+            state = advances[name](states[name], done, last, *arguments)
+            states[name] = jax.block_until_ready(state)
             if progress is not None:
-                progress(twin.name, last)
-        products = changes(start, states[0], [params for params, _ in twin_states])
-        found.append(_measures([products[name] for name in weights], num_runs, names))
+                progress(name, last)
+        each = products(start, runs[0], [params for params, _ in states.values()])
+        found.append(_measures([each[name] for name in weights], num_runs, names))
         done = last
     dims = ("twin", "held_out", "weight", "layer", "step")
     coords = {
