@@ -1,6 +1,8 @@
 from .bootstrap import Interval as Interval
 from .bootstrap import bootstrap_similarity as bootstrap_similarity
 from .compare import compare_model as compare_model
+from .decoders import load_decoder as load_decoder
+from .decoders import save_decoder as save_decoder
 from .dominance import Dominating as Dominating
 from .dominance import LargestDrop as LargestDrop
 from .dominance import MeanShare as MeanShare
