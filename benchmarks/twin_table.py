@@ -16,7 +16,6 @@ The recipe is Pythia's (`assocjax.llm.recipe`): AdamW, clipping at norm 1, warmu
 import dataclasses
 import time
 
-import jax
 import numpy as np
 import optax
 import xarray as xr
@@ -25,6 +24,7 @@ from harness import finish, parser
 import assocjax as aj
 from assocjax.corpora import read_documents, train_bpe
 from assocjax.experiments.twins import all_twins, compare_twins
+from assocjax.llm.recipe import make_optimizer
 from assocjax.models.decoder import DecoderModel, gpt2, llama, neox
 
 FAMILIES = {"neox": neox, "gpt2": gpt2, "llama": llama}
@@ -43,20 +43,9 @@ def sequences(path: str | None, vocab_size: int, T: int) -> tuple[np.ndarray, in
 
 
 def recipe(optimizer: str, learning_rate: float, schedule: int) -> optax.GradientTransformation:
-    clip = optax.clip_by_global_norm(1.0)
-    if optimizer == "sgd":
-        return optax.chain(clip, optax.sgd(learning_rate))
-    warmup = max(1, round(0.01 * schedule))
-    last = 0.1 * learning_rate
-    rates = optax.warmup_cosine_decay_schedule(0, learning_rate, warmup, schedule, last)
-    adamw = optax.adamw(
-        lambda count: rates(count + 1),  # the first update is number 1
-        b1=0.9,
-        b2=0.95,
-        weight_decay=0.1,
-        mask=lambda params: jax.tree.map(lambda weight: weight.ndim > 1, params),
-    )
-    return optax.chain(clip, adamw)
+    if optimizer == "adamw":
+        return make_optimizer(learning_rate, schedule)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(learning_rate))
 
 
 def table(dataset: xr.Dataset, measure: str, step: int) -> str:

@@ -30,7 +30,8 @@ from assocjax.models.model import Model, Sizes, Weights
 from assocjax.precision import matmul
 
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # JAX's own is of erfc, which takes XLA twice as long.
+    "gelu": lambda x: x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
 }
@@ -345,7 +346,7 @@ def _mix(config, q, k, v, valid):
     q, k, v = (jnp.moveaxis(x, -3, -2) for x in (q, k, v))
     if (shared := config.num_heads // config.kv_heads) > 1:
         k, v = (jnp.repeat(x, shared, axis=-3) for x in (k, v))
-    scores = matmul(q, jnp.swapaxes(k, -1, -2)) / math.sqrt(config.head_size)
+    scores = matmul(q / math.sqrt(config.head_size), jnp.swapaxes(k, -1, -2))
     scores = jnp.where(valid, scores, -jnp.inf)
     return jnp.moveaxis(matmul(jax.nn.softmax(scores, axis=-1), v), -2, -3)
 
@@ -365,8 +366,10 @@ def _wide(x: Array, like: Array, extra: int = 0) -> Array:
 
 def _apply(linear: tuple[Array, Array | None], x: Array) -> Array:
     matrix, bias = linear
-    y = matmul(x, matrix)
-    return y if bias is None else y + _wide(bias, y)
+    # Of two axes, since XLA's derivative of a product of more copies a transposed factor on CPUs.
+    y = matmul(x.reshape(-1, x.shape[-1]), matrix)
+    y = y if bias is None else y + _wide(bias, y)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 @dataclasses.dataclass(frozen=True)
