@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import random_mask, random_tokens, token_data
+from conftest import assert_trees_close, random_mask, random_tokens, token_data
 
 import assocjax as aj
 from assocjax.experiments import twins as experiment
@@ -188,6 +188,53 @@ def test_distributions_of_draws(x64):
         error = np.sqrt(expected / drawn.size)
         assert np.all(np.abs(found - expected) <= 5 * error)
     assert not pairs[some[-1]].any()
+
+
+def test_sparse_context(x64, monkeypatch):
+    """The K largest of each row, the rest by one distribution; its error; and its product."""
+    monkeypatch.setattr(twins, "_ENTRIES", 3 * V)  # several blocks
+    statistics = aj.context_statistics(corpus())
+    exact = np.asarray(twins.prepare_twin(statistics).context)
+    f = statistics.bigram.toarray().sum(axis=1) / statistics.bigram.sum()
+    v = np.random.default_rng(0).normal(size=(V, 4))
+    for K in (1, 3, V):
+        sparse = twins.prepare_twin(statistics, entries=K).context
+        left = exact.copy()
+        expected = np.zeros((V, V))
+        for x in range(V):
+            for j in np.argsort(-exact[x], kind="stable")[:K]:
+                expected[x, j], left[x, j] = exact[x, j], 0
+        tail = f @ left
+        if tail.sum():
+            expected += np.outer(left.sum(axis=1), tail / tail.sum())
+        np.testing.assert_allclose(expected.sum(axis=1), 1)
+        found = twins._attend_on_average(sparse, jnp.asarray(v))
+        np.testing.assert_allclose(found, expected @ v, atol=1e-12)
+        error = f @ np.abs(expected - exact).sum(axis=1) / 2
+        assert float(sparse.error) == pytest.approx(error, abs=1e-12)
+        assert (error < 1e-12) == (K == V)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_large_vocabularies_have_the_same_gradient(order, x64):
+    """With all entries in sparse form, and each layer computed twice."""
+    statistics = aj.context_statistics(corpus())
+    params, decoder = weights(CONFIGS["llama"]), Decoder(CONFIGS["llama"])
+
+    def gradient(rematerialize, **options):
+        prepared = twins.prepare_twin(statistics, **options)
+        loss = lambda params: twins.twin_loss(  # noqa: E731
+            decoder,
+            params,
+            prepared,
+            jax.random.key(0),
+            order=order,
+            rows=9,
+            rematerialize=rematerialize,
+        )
+        return jax.grad(loss)(params)
+
+    assert_trees_close(gradient(True, entries=V), gradient(False), rtol=1e-9)
 
 
 def test_rows_shuffled():

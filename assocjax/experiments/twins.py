@@ -131,7 +131,7 @@ def compare_twins(
         raise InputError("twins must have different names; some have the same")
     prepared = {}
     for twin in every:
-        options = twin.shuffle_seed, twin.backoff
+        options = twin.shuffle_seed, twin.backoff, twin.entries
         if options not in prepared:
             prepared[options] = twin.prepare_from(statistics)
 
@@ -156,7 +156,7 @@ def compare_twins(
     if other is not None:
         compared[OTHER] = real, (jax.random.fold_in(key_runs, num_runs), of_twins)
     for i, twin in enumerate(every):
-        statistics_of_it = prepared[twin.shuffle_seed, twin.backoff]
+        statistics_of_it = prepared[twin.shuffle_seed, twin.backoff, twin.entries]
         key = jax.random.fold_in(key_twins, i)
         compared[twin.name] = partial(of_twin, twin), (key, statistics_of_it, of_twins)
     advances = {name: jax.jit(_advance(f, optimizer)) for name, (f, _) in compared.items()}

@@ -27,6 +27,7 @@ import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,8 +60,25 @@ MEAN_ORDERS = (0, 1, 2)
 ROWS = 2048
 """Drawn pairs of a step by default: 32 sequences of 64 positions."""
 
+_ENTRIES = 1 << 24  # values that one block of a product with a sparse context reads
 _GROUPS = 4  # of rows with contexts of similar lengths
 _BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency
+
+
+@struct.dataclass
+class SparseContext:
+    """E[A_0 X | x] with only the K largest entries of each row; the rest of all rows is alike.
+
+    Row x is the weights at `columns`, and `rest[x]` times the distribution `tail`, which is the
+    mean of what is left out. `error` is the mean over positions of the total variation distance,
+    half of the sum of absolute differences, between this row and the exact one.
+    """
+
+    columns: Int32[Array, "V K"]
+    weights: Float[Array, "V K"]
+    rest: Float[Array, " V"]
+    tail: Float[Array, " V"]
+    error: Float[Array, ""]
 
 
 @struct.dataclass
@@ -71,7 +89,7 @@ class TwinStatistics:
       inputs, targets: x and y of every pair, [P].
       frequency: share of the positions of every pair, [P].
       row: the token whose row stands for input x, [V]: x, unless rows are shuffled.
-      context: E[A_0 X | x], [V,V]; a token that is never an input attends to itself.
+      context: E[A_0 X | x], [V,V] or sparse; a token that is never an input attends to itself.
       pairs: a table of one row, to draw pairs.
       contexts: tables of P + V rows, to draw tokens of the context of a pair, or of a token.
       backoff: probability of drawing from the row of the token instead of the pair's, [P].
@@ -82,7 +100,7 @@ class TwinStatistics:
     targets: Int32[Array, " P"]
     frequency: Float[Array, " P"]
     row: Int32[Array, " V"]
-    context: Float[Array, "V V"]
+    context: Float[Array, "V V"] | SparseContext
     pairs: AliasTables
     contexts: AliasTables
     backoff: Float[Array, " P"]
@@ -99,7 +117,11 @@ class _Draws(NamedTuple):
 
 
 def prepare_twin(
-    statistics: ContextStatistics, *, backoff: float = 0.0, shuffle_seed: int | None = None
+    statistics: ContextStatistics,
+    *,
+    backoff: float = 0.0,
+    shuffle_seed: int | None = None,
+    entries: int | None = None,
 ) -> TwinStatistics:
     """Brings statistics of a text into the form that `twin_loss` needs.
 
@@ -113,16 +135,17 @@ def prepare_twin(
       shuffle_seed: a control that can fail: each token gets the followers of another one of similar
         frequency. Tokens are sorted by frequency, and permuted at random among 16 neighbours, so
         that none keeps its own. None shuffles nothing.
+      entries: K, to make `context` a `SparseContext`, for a large vocabulary. None is dense.
 
     Returns:
       `TwinStatistics`, whose floating arrays have JAX's default dtype.
 
     Raises:
       InputError, InputTypeError: `statistics` is not `ContextStatistics` or has no positions, or
-        `backoff` or `shuffle_seed` is out of range.
+        `backoff`, `shuffle_seed` or `entries` is out of range.
 
-    Cost: time proportional to the entries of `statistics.pair` and to V^2; memory 4 V^2 bytes and
-      12 bytes for each entry, or 8 V^2 in float64.
+    Cost: time proportional to the entries of `statistics.pair` and to V^2. Memory of the result: 12
+      bytes for each entry, and V^2 numbers, or 2 K V if sparse.
     """
     check_is("statistics", statistics, ContextStatistics)
     backoff = check_number("backoff", backoff, minimum=0.0)
@@ -131,9 +154,10 @@ def prepare_twin(
     if not n.size:
         raise InputError("statistics must have at least one position; got none")
     inputs = np.repeat(np.arange(V), np.diff(bigram.indptr))
-    context = mean_contexts(statistics).toarray()
-    unseen = np.flatnonzero(statistics.token.sum(axis=1) == 0)
-    context[unseen, unseen] = 1
+    inputs_of = bigram.sum(axis=1)
+    unseen = (inputs_of == 0).astype(float)
+    itself = csr_array((unseen, np.arange(V), np.arange(V + 1)), shape=(V, V))
+    mean = csr_array(mean_contexts(statistics) + itself)
 
     pair, token = normalized(statistics.pair), normalized(statistics.token)
     of_pair = _without_half_of_itself(pair, inputs)
@@ -147,8 +171,12 @@ def prepare_twin(
         inputs=jnp.asarray(inputs, jnp.int32),
         targets=jnp.asarray(bigram.indices, jnp.int32),
         frequency=jnp.asarray(n / n.sum(), dtype),
-        row=jnp.asarray(_rows(bigram.sum(axis=1), shuffle_seed), jnp.int32),
-        context=jnp.asarray(context, dtype),
+        row=jnp.asarray(_rows(inputs_of, shuffle_seed), jnp.int32),
+        context=(
+            jnp.asarray(mean.toarray(), dtype)
+            if entries is None
+            else _sparse(mean, inputs_of / n.sum(), check_integer("entries", entries, minimum=1))
+        ),
         pairs=alias_tables(csr_array(n[None])),
         contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
         backoff=jnp.asarray(rest / (mass + rest), dtype),
@@ -164,6 +192,7 @@ def twin_loss(
     *,
     order: int,
     rows: int | None = None,
+    rematerialize: bool = False,
 ) -> Float[Array, ""]:
     """The loss of a decoder's twin, in nats; differentiate it with respect to `params`.
 
@@ -175,6 +204,8 @@ def twin_loss(
       order: 0 to 4, see the module's docstring; static.
       rows: number of drawn pairs, as many as a batch has positions; static. None is the mean over
         all pairs, of orders 0 to 2.
+      rematerialize: whether the gradient computes each layer a second time instead of keeping its
+        activations: a third more time, for memory of one layer; static.
 
     Raises:
       InputError, InputTypeError: `order` or `rows` is out of range; there is no mean loss of this
@@ -196,12 +227,14 @@ def twin_loss(
     def loss(module):
         if draws is None:
             return _mean_nll(
-                module.unembed(_mean_rows(module, statistics, order)), statistics, order
+                module.unembed(_mean_rows(module, statistics, order, rematerialize)),
+                statistics,
+                order,
             )
         if order in MEAN_ORDERS:
-            h = _mean_rows(module, statistics, order)[draws.x]
+            h = _mean_rows(module, statistics, order, rematerialize)[draws.x]
         else:
-            h = _drawn_rows(module, statistics, draws, order)
+            h = _drawn_rows(module, statistics, draws, order, rematerialize)
         logits = module.unembed(h)
         target = jnp.take_along_axis(logits, draws.y[:, None], axis=-1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
@@ -238,7 +271,7 @@ def attention_only_twin_loss(
     h = jnp.eye(params.output.shape[0], dtype=params.output.dtype)
     for value in params.value:
         read = matmul(h, value)
-        h += read if order == 1 else matmul(statistics.context, read)
+        h += read if order == 1 else _attend_on_average(statistics.context, read)
     return _mean_nll(matmul(h, params.output), statistics, order)
 
 
@@ -315,11 +348,53 @@ def _start(
     return h + mean, shift - mean
 
 
+def _sparse(context: csr_array, frequency: np.ndarray, entries: int) -> SparseContext:
+    """The `entries` largest of each row of `context`."""
+    V, dtype = context.indptr.size - 1, jnp.result_type(float)
+    row = np.repeat(np.arange(V), np.diff(context.indptr))
+    order = np.lexsort((-context.data, row))
+    rank = np.arange(row.size) - context.indptr[row]  # in each row, of what `order` sorts
+    top = order[rank < entries]
+    columns, weights = np.zeros((V, entries), np.int32), np.zeros((V, entries))
+    place = row[top], rank[rank < entries]
+    columns[place], weights[place] = context.indices[top], context.data[top]
+    left_out = context.copy()
+    left_out.data[top] = 0
+    rest = left_out.sum(axis=1)
+    tail: Any = frequency @ left_out
+    tail = tail / tail.sum() if tail.any() else np.full(V, 1 / V)
+    error, size = 0.0, max(1, _ENTRIES // V)
+    for first in range(0, V, size):
+        rows = slice(first, first + size)
+        difference = left_out[rows].toarray() - rest[rows, None] * tail
+        error += frequency[rows] @ np.abs(difference).sum(axis=1) / 2
+    arrays = (jnp.asarray(each, dtype) for each in (weights, rest, tail, error))
+    return SparseContext(jnp.asarray(columns), *arrays)
+
+
+def _attend_on_average(
+    context: Float[Array, "V V"] | SparseContext, v: Float[Array, "V d"]
+) -> Float[Array, "V d"]:
+    """The product of E[A_0 X | x] with values."""
+    if not isinstance(context, SparseContext):
+        return matmul(context, v)
+
+    @jax.checkpoint
+    def of_row(row):
+        columns, weights = row
+        return matmul(weights[None], v[columns])[0]
+
+    size = max(1, _ENTRIES // (context.columns.shape[1] * v.shape[1]))
+    top = jax.lax.map(of_row, (context.columns, context.weights), batch_size=size)
+    return top + context.rest[:, None] * matmul(context.tail[None], v)
+
+
 def _fixed_attention(
     decoder: Decoder, statistics: TwinStatistics, v: Float[Array, "V G r"], order: int
 ) -> Float[Array, "V H r"]:
-    mixed = v if order == 1 else matmul(statistics.context, v.reshape(len(v), -1)).reshape(v.shape)
-    return _to_heads(decoder, mixed)
+    if order != 1:
+        v = _attend_on_average(statistics.context, v.reshape(len(v), -1)).reshape(v.shape)
+    return _to_heads(decoder, v)
 
 
 def _to_heads(decoder: Decoder, v: Float[Array, "n G r"]) -> Float[Array, "n H r"]:
@@ -327,24 +402,33 @@ def _to_heads(decoder: Decoder, v: Float[Array, "n G r"]) -> Float[Array, "n H r
     return jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
 
 
-def _mean_rows(decoder: Decoder, statistics: TwinStatistics, order: int) -> Float[Array, "V d"]:
+def _mean_rows(
+    decoder: Decoder, statistics: TwinStatistics, order: int, rematerialize: bool
+) -> Float[Array, "V d"]:
     """The last states of the rows of orders 0 to 2."""
+
+    def layer(block, h):
+        return block.finish(h, _fixed_attention(decoder, statistics, block.heads(h)[2], order))
+
     h, _ = _start(decoder, statistics)
     for block in decoder.blocks:
-        v = block.heads(h)[2]
-        h = block.finish(h, _fixed_attention(decoder, statistics, v, order))
+        h = (nn.remat(layer) if rematerialize else layer)(block, h)
     return h
 
 
 def _drawn_rows(
-    decoder: Decoder, statistics: TwinStatistics, draws: _Draws, order: int
+    decoder: Decoder,
+    statistics: TwinStatistics,
+    draws: _Draws,
+    order: int,
+    rematerialize: bool,
 ) -> Float[Array, "n d"]:
     """The last states of drawn rows; h are the states of the rows of order 2."""
     config, (x, _, t, context) = decoder.config, draws
     h, shift = _start(decoder, statistics)
     row = h[x] + shift[t]
 
-    def read(block, k, v, first, stop):
+    def read(block, h, row, k, v, first, stop):
         """What the rows from `first` to `stop` read from the tokens of their contexts."""
         own, at = x[first:stop], t[first:stop]
         length = int(at[-1])
@@ -367,11 +451,15 @@ def _drawn_rows(
 
     # Positions ascend, so that the first groups of rows have short contexts.
     edges = np.linspace(0, len(t), min(_GROUPS, len(t)) + 1).astype(int).tolist()
-    for block in decoder.blocks:
+
+    def layer(block, h, row):
         _, k, v = block.heads(h)
-        mixed = [read(block, k, v, *group) for group in itertools.pairwise(edges)]
+        mixed = [read(block, h, row, k, v, *group) for group in itertools.pairwise(edges)]
         row = block.finish(row, jnp.concatenate(mixed))
-        h = block.finish(h, _fixed_attention(decoder, statistics, v, 2))
+        return block.finish(h, _fixed_attention(decoder, statistics, v, 2)), row
+
+    for block in decoder.blocks:
+        h, row = (nn.remat(layer) if rematerialize else layer)(block, h, row)
     return row
 
 
@@ -389,7 +477,8 @@ class StatisticsTwin(Theory):
     Attributes:
       order: see the module's docstring. The paper's model has mean losses only.
       rows: drawn pairs of a step, as many as a batch has positions; None is the mean loss.
-      shuffle_seed, backoff: as in `prepare_twin`.
+      shuffle_seed, backoff, entries: as in `prepare_twin`.
+      rematerialize: as in `twin_loss`.
 
     Raises:
       InputError, InputTypeError: `order` or `rows` is out of range, or there is no mean loss of
@@ -400,6 +489,8 @@ class StatisticsTwin(Theory):
     rows: int | None = ROWS
     shuffle_seed: int | None = None
     backoff: float = 0.0
+    entries: int | None = None
+    rematerialize: bool = False
 
     from_start = True
     of_batches = False
@@ -427,21 +518,23 @@ class StatisticsTwin(Theory):
 
     def prepare_from(self, statistics: ContextStatistics) -> TwinStatistics:
         """As `prepare`, from statistics of a text."""
-        return prepare_twin(statistics, backoff=self.backoff, shuffle_seed=self.shuffle_seed)
+        options = {"backoff": self.backoff, "shuffle_seed": self.shuffle_seed}
+        return prepare_twin(statistics, entries=self.entries, **options)
 
     def gradient(self, model, params, prepared, batch):
         if isinstance(model, AttentionOnly):
             loss = partial(attention_only_twin_loss, order=self.order)
             return jax.grad(loss)(params, prepared)
         decoder = model.decoder(params)  # type: ignore[attr-defined]
-        loss = partial(twin_loss, decoder, order=self.order, rows=self.rows)
+        options = {"order": self.order, "rows": self.rows, "rematerialize": self.rematerialize}
+        loss = partial(twin_loss, decoder, **options)
         key = None if self.rows is None else batch.key
         return jax.grad(lambda params: loss(params, prepared, key))(params)
 
     def prepared_bytes(self, model, sizes, num_sequences):
         itemsize = jnp.dtype(jnp.result_type(float)).itemsize
         entries = min(num_sequences * sizes.seq_len * (sizes.seq_len + 1) // 2, MAX_ENTRIES)
-        kept = sizes.vocab_size**2 * itemsize + 12 * entries
+        kept = sizes.vocab_size * (self.entries or sizes.vocab_size) * itemsize + 12 * entries
         return kept, 2 * kept + 24 * entries
 
 
