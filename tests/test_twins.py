@@ -82,40 +82,50 @@ def test_mean_losses(name, x64):
         assert float(found) == pytest.approx(expected, rel=1e-10)
 
 
-def drawn_loss(decoder, params, statistics, draws, order):
-    """The loss of drawn rows, one row at a time; of order 4 by the model's own causal attention."""
+def drawn_loss(decoder, params, statistics, draws, tokens, order):
+    """The loss of drawn rows, one at a time; of order 4 and 5 by the model's causal attention."""
     config = decoder.config
     context = aj.mean_contexts(statistics).toarray()
     context[-1, -1] = 1
 
     def loss(module):
+        zero, every = jnp.zeros(T, jnp.int32), jnp.arange(T)
+        place = module.embed(zero, every) - module.embed(zero, zero)
+        place -= (statistics.positions / statistics.positions.sum() @ place)[None]
+
+        def advance(block, h, row, x, t, ids):
+            """The row after a layer, in which tokens have the states h."""
+            ids = jnp.append(ids[:t], x)
+            if order == 3:
+                v = block.heads(h[ids])[2].mean(axis=0)
+                v = jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
+            else:
+                q, k, v = block.heads((h[ids] + place[: t + 1]).at[-1].set(row))
+                q, k = (rotate(config, each, jnp.arange(t + 1)) for each in (q, k))
+                v = causal(config, q, k, v)[-1]
+            return block.finish(row, v)
+
         states = mean_states(module, context, statistics.positions)
+        if order == 5:
+            h, states = states[0], [states[0]]
+            for block in module.blocks:
+                after = dict(enumerate(h))
+                for x, t, ids in zip(tokens.x.tolist(), tokens.t, tokens.context, strict=True):
+                    after[x] = advance(block, h, h[x] + place[t], x, t, ids) - place[t]
+                h = jnp.stack([after[x] for x in range(V)])
+                states.append(h)
         total = 0
-        for i, t in enumerate(draws.t.tolist()):
-            x, y, places = draws.x[i], draws.y[i], jnp.arange(t + 1)
-            ids = jnp.append(draws.context[i, :t], x)
-            at_place = module.embed(ids, places) - module.embed(ids, jnp.zeros(t + 1, jnp.int32))
-            shares = statistics.positions / statistics.positions.sum()
-            zero, every = jnp.zeros(T, jnp.int32), jnp.arange(T)
-            mean_place = shares @ (module.embed(zero, every) - module.embed(zero, zero))
-            row = states[0][x] + at_place[-1] - mean_place
+        for x, y, t, ids in zip(*draws, strict=True):
+            row = states[0][x] + place[t]
             for block, h in zip(module.blocks, states[:-1], strict=True):
-                if order == 3:
-                    v = block.heads(h[ids])[2].mean(axis=0)
-                    v = jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
-                else:
-                    of_keys = (h[ids] + at_place - mean_place[None]).at[-1].set(row)
-                    q, k, v = block.heads(of_keys)
-                    q, k = (rotate(config, each, places) for each in (q, k))
-                    v = causal(config, q, k, v)[-1]
-                row = block.finish(row, v)
+                row = advance(block, h, row, x, t, ids)
             total += nll(module.unembed(row), y)
         return total / len(draws.t)
 
     return decoder.apply({"params": params}, method=loss)
 
 
-@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("order", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_drawn_losses(name, order, x64):
     config = CONFIGS[name]
@@ -134,7 +144,9 @@ def test_drawn_losses(name, order, x64):
     else:
         assert draws.context.shape == (9, draws.t[-1])
         assert 0 in draws.t
-        expected = drawn_loss(decoder, params, statistics, draws, order)
+        tokens = twins._draw_tokens(prepared, jax.random.fold_in(key, 9))
+        assert sorted(tokens.x.tolist()) == list(range(V))
+        expected = drawn_loss(decoder, params, statistics, draws, tokens, order)
     assert float(found) == pytest.approx(float(expected), rel=1e-10)
 
 
@@ -215,7 +227,7 @@ def test_sparse_context(x64, monkeypatch):
         assert (error < 1e-12) == (K == V)
 
 
-@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("order", [2, 4, 5])
 def test_large_vocabularies_have_the_same_gradient(order, x64):
     """With all entries in sparse form, and each layer computed twice."""
     statistics = aj.context_statistics(corpus())
@@ -303,7 +315,7 @@ def test_its_context_is_the_leading_one_for_a_markov_chain(x64):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"order": 5}, "order must be at most 4"),
+        ({"order": 6}, "order must be at most 5"),
         ({"order": 3}, "for a mean loss"),
         ({"order": 2, "rows": 4}, "given together"),
         ({"order": 2, "rows": 0, "key": 1}, "rows must be at least 1"),
@@ -439,10 +451,10 @@ def test_errors_of_the_comparison():
 
 
 def test_names_are_those_of_the_registry():
-    names = [f"twin-{order}" for order in range(5)] + [f"twin-{order}-mean" for order in range(3)]
+    names = [f"twin-{order}" for order in range(6)] + [f"twin-{order}-mean" for order in range(3)]
     assert [aj.get_theory(name).name for name in names] == names
     assert twins.StatisticsTwin(2, shuffle_seed=0).name == "twin-2-shuffled"
-    for arguments in ((5,), (3, None), (2, 0)):
+    for arguments in ((6,), (3, None), (2, 0)):
         with pytest.raises(aj.InputError):
             twins.StatisticsTwin(*arguments)
 

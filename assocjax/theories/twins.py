@@ -14,6 +14,9 @@ log-likelihood of y after the row of x, and the twins differ in what else their 
     order 4   the row attends to the keys of these tokens at the positions 0..t-1, and to itself at
               t, by the model's own softmax and positions
 
+    order 5   as order 4, but the states of the drawn tokens are those of V other rows, one for each
+              token, which attend to drawn tokens themselves
+
 In orders 3 and 4 the states of the drawn tokens are those of the rows of order 2. Half of the
 weight of x in its own context is left out of the draws, since x itself stands at position t.
 
@@ -53,7 +56,7 @@ from assocjax.statistics.drawing import AliasTables, alias_tables, draw
 from assocjax.theories.registry import register_theory
 from assocjax.theories.theory import Theory
 
-ORDERS = (0, 1, 2, 3, 4)
+ORDERS = (0, 1, 2, 3, 4, 5)
 MEAN_ORDERS = (0, 1, 2)
 """Orders that have a mean loss."""
 
@@ -201,7 +204,7 @@ def twin_loss(
       params: its weights.
       statistics: from `prepare_twin`.
       key: from which pairs and contexts are drawn; for drawn pairs only.
-      order: 0 to 4, see the module's docstring; static.
+      order: 0 to 5, see the module's docstring; static.
       rows: number of drawn pairs, as many as a batch has positions; static. None is the mean over
         all pairs, of orders 0 to 2.
       rematerialize: whether the gradient computes each layer a second time instead of keeping its
@@ -212,17 +215,19 @@ def twin_loss(
         order; or one of `key` and `rows` is given without the other.
 
     Cost: the layers of V rows, and V^2 d multiply-adds in each for fixed attention. Logits of V
-      rows for a mean loss, of n rows otherwise; orders 3 and 4 also need the layers of n rows, and
-      n T d gathers in each. Independent of the text's length.
+      rows for a mean loss, of n rows otherwise; orders 3 to 5 also need the layers of n rows, and
+      n T d gathers in each, order 5 (n + V) T d. Independent of the text's length.
     """
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
     if (key is None) != (rows is None):
         raise InputError("key and rows must be given together, or neither")
-    draws = None
+    draws, tokens = None, None
     if key is None or rows is None:
         _check_mean(order)
     else:
         draws = _draw(statistics, key, order, check_integer("rows", rows, minimum=1))
+        if order == 5:
+            tokens = _draw_tokens(statistics, jax.random.fold_in(key, rows))
 
     def loss(module):
         if draws is None:
@@ -234,7 +239,7 @@ def twin_loss(
         if order in MEAN_ORDERS:
             h = _mean_rows(module, statistics, order, rematerialize)[draws.x]
         else:
-            h = _drawn_rows(module, statistics, draws, order, rematerialize)
+            h = _drawn_rows(module, statistics, draws, tokens, order, rematerialize)
         logits = module.unembed(h)
         target = jnp.take_along_axis(logits, draws.y[:, None], axis=-1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
@@ -301,15 +306,14 @@ def _rows(counts: np.ndarray, seed: int | None) -> np.ndarray:
 
 
 def _draw(statistics: TwinStatistics, key: PRNGKeyArray, order: int, rows: int) -> _Draws:
+    """Rows of pairs."""
     keys = jax.random.split(key, 4)
     one = jnp.zeros(rows, jnp.int32)
     pair = draw(statistics.pairs, keys[0], one)
     x, y = statistics.inputs[pair], statistics.targets[pair]
     if order == 0:
         x = statistics.inputs[draw(statistics.pairs, keys[1], one)]
-    # Positions divide the rows as they divide the text, which a batch does too.
-    shares = np.cumsum(statistics.positions) / np.sum(statistics.positions)
-    t = np.searchsorted(shares, (np.arange(rows) + 0.5) / rows)
+    t = _positions(statistics, rows)
     context = jnp.zeros((rows, 0), jnp.int32)
     if order >= 3:
         shape = (rows, int(t[-1]))
@@ -319,6 +323,23 @@ def _draw(statistics: TwinStatistics, key: PRNGKeyArray, order: int, rows: int) 
         of_row = jnp.where(from_token, of_token[:, None], pair[:, None])
         context = draw(statistics.contexts, keys[3], of_row)
     return _Draws(statistics.row[x], y, t, context)
+
+
+def _draw_tokens(statistics: TwinStatistics, key: PRNGKeyArray) -> _Draws:
+    """Rows of all tokens in random order, without targets. A token that is never an input has an
+    empty row of contexts, and is in no context."""
+    of_order, of_context = jax.random.split(key)
+    V = statistics.row.size
+    x = jax.random.permutation(of_order, V)
+    t = _positions(statistics, V)
+    of_row = jnp.broadcast_to((statistics.inputs.size + x)[:, None], (V, int(t[-1])))
+    return _Draws(x, x, t, draw(statistics.contexts, of_context, of_row))
+
+
+def _positions(statistics: TwinStatistics, rows: int) -> Int[np.ndarray, " n"]:
+    """Positions of rows: they divide the rows as they divide the text, which a batch does too."""
+    shares = np.cumsum(statistics.positions) / np.sum(statistics.positions)
+    return np.searchsorted(shares, (np.arange(rows) + 0.5) / rows)
 
 
 def _mean_nll(
@@ -353,20 +374,22 @@ def _sparse(context: csr_array, frequency: np.ndarray, entries: int) -> SparseCo
     V, dtype = context.indptr.size - 1, jnp.result_type(float)
     row = np.repeat(np.arange(V), np.diff(context.indptr))
     order = np.lexsort((-context.data, row))
-    rank = np.arange(row.size) - context.indptr[row]  # in each row, of what `order` sorts
+    rank = (
+        np.arange(row.size) - np.asarray(context.indptr)[row]
+    )  # in each row, of what `order` sorts
     top = order[rank < entries]
     columns, weights = np.zeros((V, entries), np.int32), np.zeros((V, entries))
     place = row[top], rank[rank < entries]
     columns[place], weights[place] = context.indices[top], context.data[top]
     left_out = context.copy()
     left_out.data[top] = 0
-    rest = left_out.sum(axis=1)
-    tail: Any = frequency @ left_out
+    rest = np.asarray(left_out.sum(axis=1))
+    tail = np.asarray(frequency @ left_out)
     tail = tail / tail.sum() if tail.any() else np.full(V, 1 / V)
     error, size = 0.0, max(1, _ENTRIES // V)
     for first in range(0, V, size):
         rows = slice(first, first + size)
-        difference = left_out[rows].toarray() - rest[rows, None] * tail
+        difference = np.asarray(left_out[rows].toarray()) - rest[rows, None] * tail
         error += frequency[rows] @ np.abs(difference).sum(axis=1) / 2
     arrays = (jnp.asarray(each, dtype) for each in (weights, rest, tail, error))
     return SparseContext(jnp.asarray(columns), *arrays)
@@ -420,19 +443,23 @@ def _drawn_rows(
     decoder: Decoder,
     statistics: TwinStatistics,
     draws: _Draws,
+    tokens: _Draws | None,
     order: int,
     rematerialize: bool,
 ) -> Float[Array, "n d"]:
-    """The last states of drawn rows; h are the states of the rows of order 2."""
-    config, (x, _, t, context) = decoder.config, draws
-    h, shift = _start(decoder, statistics)
-    row = h[x] + shift[t]
+    """The last states of drawn rows.
 
-    def read(block, h, row, k, v, first, stop):
+    h are the states that they read, of the rows of order 2 or, in order 5, of the rows `tokens`.
+    """
+    config = decoder.config
+    h, shift = _start(decoder, statistics)
+    row = h[draws.x] + shift[draws.t]
+
+    def read(block, h, k, v, row, draws, first, stop):
         """What the rows from `first` to `stop` read from the tokens of their contexts."""
-        own, at = x[first:stop], t[first:stop]
+        own, at = draws.x[first:stop], draws.t[first:stop]
         length = int(at[-1])
-        ids, places = context[first:stop, :length], np.arange(length)
+        ids, places = draws.context[first:stop, :length], np.arange(length)
         # The row itself is one key more, behind those of its context.
         valid = np.pad(places < at[:, None], ((0, 0), (0, 1)), constant_values=True)
         if order == 3:
@@ -449,14 +476,21 @@ def _drawn_rows(
         values = jnp.concatenate([v_read, v_own[:, None]], axis=1)
         return attend(config, q_own, keys, values, jnp.asarray(valid))
 
-    # Positions ascend, so that the first groups of rows have short contexts.
-    edges = np.linspace(0, len(t), min(_GROUPS, len(t)) + 1).astype(int).tolist()
+    def advance(block, h, k, v, row, draws):
+        # Positions ascend, so that the first groups of rows have short contexts.
+        n = len(draws.t)
+        edges = np.linspace(0, n, min(_GROUPS, n) + 1).astype(int).tolist()
+        mixed = [read(block, h, k, v, row, draws, *group) for group in itertools.pairwise(edges)]
+        return block.finish(row, jnp.concatenate(mixed))
 
     def layer(block, h, row):
         _, k, v = block.heads(h)
-        mixed = [read(block, h, row, k, v, *group) for group in itertools.pairwise(edges)]
-        row = block.finish(row, jnp.concatenate(mixed))
-        return block.finish(h, _fixed_attention(decoder, statistics, v, 2)), row
+        row = advance(block, h, k, v, row, draws)
+        if tokens is None:
+            return block.finish(h, _fixed_attention(decoder, statistics, v, 2)), row
+        at = shift[tokens.t]
+        of_tokens = advance(block, h, k, v, h[tokens.x] + at, tokens)
+        return jnp.zeros_like(h).at[tokens.x].set(of_tokens - at), row
 
     for block in decoder.blocks:
         h, row = (nn.remat(layer) if rematerialize else layer)(block, h, row)
