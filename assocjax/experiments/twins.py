@@ -246,6 +246,7 @@ def _measures(
 
     def cosine_without(a, b, c):
         ac, bc, cc = product(a, c), product(b, c), product(c, c)
+        cc = np.where(cc > 0, cc, np.inf)  # nothing is projected out where c did not move
         aa, bb = rest(product(a, a), ac**2 / cc), rest(product(b, b), bc**2 / cc)
         return (product(a, b) - ac * bc / cc) / np.sqrt(aa * bb)
 

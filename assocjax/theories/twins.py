@@ -373,7 +373,7 @@ def _sparse(context: csr_array, frequency: np.ndarray, entries: int) -> SparseCo
     """The `entries` largest of each row of `context`."""
     V, dtype = context.indptr.size - 1, jnp.result_type(float)
     row = np.repeat(np.arange(V), np.diff(context.indptr))
-    order = np.lexsort((-context.data, row))
+    order = np.lexsort((np.negative(context.data), row))
     rank = (
         np.arange(row.size) - np.asarray(context.indptr)[row]
     )  # in each row, of what `order` sorts
