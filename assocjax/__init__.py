@@ -26,7 +26,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     reproduce.reproduce(["all"], out="reproduced/")             -> paper's results  reproduce/
     write_explorer(associations, "explorer.html")               -> an HTML page     explorer/
 
-The rooms, in reading order: `storage`, `corpora`, `models`, `statistics`, `training`, `theories`,
+The rooms, in reading order: `storage`, `corpora`, `statistics`, `models`, `training`, `theories`,
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
 A room is a subpackage; its docstring is a tour of its modules, of which those that begin with `_`
 are for the room itself. A module imports only from its own room, from earlier rooms, and from the

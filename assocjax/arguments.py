@@ -4,12 +4,15 @@ Whatever a function and a command share is stated here once. This module does no
 that `assocjax --help` is fast.
 """
 
+import importlib
 import operator
 import os
-from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 from assocjax.errors import InputError, InputTypeError
+
+T = TypeVar("T")
 
 VOCAB_SIZE = 256
 SEPARATOR = "<|endoftext|>"
@@ -40,8 +43,9 @@ TOP = 10
 EDITS = ("remove", "keep", "replace", "swap")
 DRAWS = 16
 
-THEORIES = ("leading", "effective")
-GRADIENTS = ("exact", *THEORIES)
+EXACT = "exact"
+"""The gradient of the model itself; others are named after theories."""
+
 MEMORY_LIMIT = 4 << 30
 
 THRESHOLD = 0.1
@@ -237,3 +241,55 @@ def printable(text: str | os.PathLike[str]) -> str:
     Bytes of a file name that are not UTF-8 are escaped, such as `\\udcff`.
     """
     return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Registry(Generic[T]):
+    """Objects of one class by name: those of the package, and those that users register.
+
+    Args:
+        kind: What the objects are, such as "model".
+        base: Their class, as "module:class"; it has an attribute `name`.
+        built_in: The names of those of the package, and the module that registers each, which is
+            imported when it is asked for.
+    """
+
+    def __init__(self, kind: str, base: str, built_in: Mapping[str, str]):
+        self._kind, self._base, self._built_in = kind, base, built_in
+        self._known: dict[str, T] = {}
+
+    def register(self, value: T) -> T:
+        """Makes `value` known by its name, and returns it.
+
+        Raises:
+            InputTypeError: If it is of another class, or its name is not a string.
+            InputError: If something else has this name.
+        """
+        self._check(value)
+        name = check_string(f"{self._kind}.name", getattr(value, "name", None))
+        owner = self._built_in.get(name, type(value).__module__)
+        if owner != type(value).__module__ or self._known.setdefault(name, value) != value:
+            raise InputError(f"{self._kind} must have a name of its own; {name!r} is taken")
+        return value
+
+    def get(self, value: str | T) -> T:
+        """What is registered under a name; an object of the class as it is.
+
+        Raises:
+            InputError: If nothing has this name.
+            InputTypeError: If `value` is neither a name nor such an object.
+        """
+        if not isinstance(value, str):
+            self._check(value)
+            return value
+        check_choice(self._kind, value, self.names())
+        if value not in self._known:
+            importlib.import_module(self._built_in[value])
+        return self._known[value]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self._built_in, *self._known)))
+
+    def _check(self, value: Any) -> None:
+        module, _, name = self._base.partition(":")
+        if not isinstance(value, getattr(importlib.import_module(module), name)):
+            raise InputTypeError(f"{self._kind} must be a name or of class {name}; got {value!r}")

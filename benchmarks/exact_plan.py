@@ -15,7 +15,7 @@ from exact_vs_dense import start
 from harness import difference, finish, in_turn, parser, random_tokens, ratio
 
 import assocjax as aj
-from assocjax.training.plan import FORMS
+from assocjax.models.plan import FORMS
 
 SIZES = (  # V, T, L, N
     (60, 16, 3, 500),

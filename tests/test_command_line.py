@@ -63,13 +63,17 @@ def test_defaults_are_those_of_the_library(command):
     assert len(compared) >= (0 if command == "merge" else 2), compared
 
 
+NAMES = {"--optimizer", "--model", "--theory", "--theories", "--gradient", "--plugins"}
+"""Options whose values are checked when the command runs, since users can add to them."""
+
+
 def bad_values(option: Argument) -> list[list[str]]:
     hint = str(option.hint)
     if re.search(r"\b(int|float)\b", hint):
         bad = ["-1", "x", "nan", "inf"]
         bad += ["1.5"] * ("int" in hint and option.name != "--memory-limit")  # of GiB
     else:
-        bad = ["nosuch"] * bool(option.get_choices() or option.name == "--optimizer")
+        bad = ["nosuch"] * bool(option.get_choices() or option.name in NAMES)
     repeated = ["1", "1"] if "tuple[" in hint and bad and option.name != "--record-at" else []
     return [[value] for value in bad] + [repeated] * bool(repeated)
 
@@ -83,11 +87,15 @@ POSITIONAL = {
     "reproduce": ["figure3"],
 }
 TOGETHER = {
-    "sweep": [["--batch-size", "129"], ["--process-id", "0"]],
+    "sweep": [
+        ["--model", "factored", "--theories", "leading"],
+        ["--batch-size", "129"],
+        ["--process-id", "0"],
+    ],
     "horizon": [["--learning-rates", "1e-30"]],
     "statistics": [["--shard", "5/4"], ["--shard", "x"], ["--shard", "0/1"]],
     "track": [["--record-at", "65"], ["--record-at", "4", "--steps", "3"], ["--batch-size", "999"]],
-    "ablate": [["--theory", "effective", "--optimizer", "adam"], ["--batch-size", "999"]],
+    "ablate": [["--model", "factored"], ["--batch-size", "999"]],
     "compare": [["--revisions", "step0,step0"]],
     "pretrain-tiny": [["--width", "20"]],
     "associations": [["--statistics", "none"]],

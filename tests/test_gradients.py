@@ -8,7 +8,7 @@ from conftest import assert_trees_close, equations, random_mask, random_params, 
 
 import assocjax as aj
 from assocjax.models.params import WEIGHTS
-from assocjax.training.plan import FORMS
+from assocjax.models.plan import FORMS
 
 N, T, V, L = 5, 6, 7, 3
 

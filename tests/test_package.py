@@ -27,7 +27,7 @@ def test_importing_the_package_does_not_import_jax():
 
 ROOMS = (
     "errors", "arguments", "checks", "precision",
-    "storage", "corpora", "models", "statistics", "training", "theories", "analysis",
+    "storage", "corpora", "statistics", "models", "training", "theories", "analysis",
     "experiments", "llm", "figures", "reproduce", "explorer",
     "cli",
 )  # fmt: skip

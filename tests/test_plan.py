@@ -5,8 +5,8 @@ import pytest
 from conftest import assert_trees_close, equations, random_mask, random_params, random_tokens
 
 import assocjax as aj
-from assocjax.training._tables import num_products, num_tables
-from assocjax.training.plan import FORMS
+from assocjax.models._tables import num_products, num_tables
+from assocjax.models.plan import FORMS
 
 PAPER = {"vocab_size": 3000, "seq_len": 200, "num_layers": 3, "num_sequences": 2048}
 

@@ -44,8 +44,8 @@ from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params, normalise
 from assocjax.models.attention_only import default_microbatch_size, logits, position_nll
-from assocjax.models.params import WEIGHTS, Params, check_batch
 from assocjax.models.microbatches import sum_microbatches
+from assocjax.models.params import WEIGHTS, Params, check_batch
 
 DIRECTIONS = ("random", "shuffled", "matched")
 CONTROLS = tuple(

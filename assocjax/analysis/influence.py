@@ -11,10 +11,11 @@ from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.analysis.attribution import check_documents
 from assocjax.arguments import LARGEST_STEPS, check_choice, check_integer, check_integers
-from assocjax.checks import CorpusLike, is_traced
+from assocjax.checks import CorpusLike, check_precision, is_traced
 from assocjax.errors import InputError, InputTypeError
-from assocjax.models.attention_only import count_valid, default_microbatch_size, sequence_loss
-from assocjax.models.params import WEIGHTS, Params, check_batch
+from assocjax.models.attention_only import activation_budget, count_valid
+from assocjax.models.model import Model, activation_bytes
+from assocjax.models.registry import MODEL, get_model
 from assocjax.training.optimizers import EPS_ROOT
 from assocjax.training.train import train
 
@@ -27,10 +28,11 @@ class Influence(NamedTuple):
 
 
 def training_influence(
-    params: Params,
+    params: Any,
     data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
+    model: str | Model = MODEL,
     optimizer: optax.GradientTransformation,
     steps: int,
     weight: str,
@@ -50,14 +52,15 @@ def training_influence(
     the arrays.
 
     Args:
-      params: initial weights.
+      params: initial weights of the model.
       data, mask: the corpus, as in `exact_gradient`.
+      model: the model, a `Model` or its name.
       optimizer: any optax transformation that can be differentiated, also where the gradient has
         been zero: adam and similar ones need an `eps_root`.
       steps: number of updates.
-      weight: a name of `Params`.
-      index: index of the entry in the array of that weight, from 0: (layer, row, column), for
-        `position` (layer, lag), for `output` (row, column).
+      weight: a name of `Model.weights`.
+      index: index of the entry in that weight, from 0, with the layer first: (layer, row, column).
+        A weight with a single layer may be given without it.
       documents: integer array [N], the document of each sequence; by default each sequence is its
         own document.
 
@@ -72,28 +75,35 @@ def training_influence(
     Cost: 4 to 6 times that of training. Memory: the weights after every step, and the activations
     of one microbatch, differentiated twice.
     """
-    check_choice("weight", weight, WEIGHTS)
+    net = get_model(model)
+    check_precision(params)
+    check_choice("weight", weight, net.weights(params))
     steps = check_integer("steps", steps, minimum=0, maximum=LARGEST_STEPS)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
-    tokens, mask = check_batch(params, data, mask)
+    tokens, mask = net.check_batch(params, data, mask)
     documents, D = check_documents(documents, len(tokens))
-    shape = getattr(params, weight).shape
+    shape = net.weights(params)[weight].shape
     index = tuple(check_integers("index", index, minimum=0))
+    if shape[0] == 1 and len(index) == len(shape) - 1:
+        index = (0, *index)
     if len(index) != len(shape) or not all(map(operator.lt, index, shape)):
         raise InputError(f"index must be of an entry of {weight}, of shape {shape}; got {index}")
-    dtype = params.output.dtype
-    size = min(len(tokens), default_microbatch_size(params, mask.shape[1]))
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    one = activation_bytes(net, jax.eval_shape(lambda: params), (1, mask.shape[1]))
+    size = min(len(tokens), max(1, activation_budget() // one))
     share = 1 / count_valid(mask, dtype)
 
     def trained_entry(weights: Float[Array, " D"]):
         # With jax.checkpoint only the weights of each step are stored, and within a step the
         # activations of one microbatch only.
         @jax.checkpoint
-        def loss_and_gradient(params: Params, step: Any):
+        def loss_and_gradient(params: Any, step: Any):
             @jax.checkpoint
             def nll(params, sequence):
-                return sequence_loss(params, *sequence)
+                tokens, mask = sequence
+                mean = net.loss(params, tokens[None], mask[None])
+                return jnp.where(mask.any(), jnp.sum(mask) * mean, 0)
 
             def loss(params):
                 losses = lax.map(lambda s: nll(params, s), (tokens, mask), batch_size=size)
@@ -102,7 +112,7 @@ def training_influence(
             return jax.value_and_grad(loss)(params)
 
         end, _ = train(params, loss_and_gradient, optimizer, steps)
-        return getattr(end, weight)[index]
+        return net.weights(end)[weight][index]
 
     found = Influence(*jax.value_and_grad(trained_entry)(jnp.ones(D, dtype)))
     if not any(map(is_traced, found)):

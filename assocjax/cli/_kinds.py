@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from assocjax import arguments
 from assocjax.arguments import LARGEST_COUNT, LARGEST_DEPTH, LARGEST_STEPS
+from assocjax.theories.registry import THEORIES
 
 
 def shown(default: Any) -> str:
@@ -64,4 +64,6 @@ Duration = Annotated[float, _real("TAU", gt=0)]
 Deviation = Annotated[float, _real("SD", gte=0)]
 Threshold = Annotated[float, _real("ERROR", gte=0)]
 Precision = Literal["float32", "float64"]
-Theories = Annotated[tuple[str, ...], several("NAME", arguments.THEORIES)]
+Theories = Annotated[
+    tuple[str, ...] | None, several("NAME"), unless_given(f"of {shown(THEORIES)}, those that apply")
+]

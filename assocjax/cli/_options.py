@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from cyclopts import Group, Parameter
 
-from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, shown
+from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, several, shown
+from assocjax.cli._plugins import load_plugins
 from assocjax.errors import InputError
+from assocjax.models.registry import MODEL
 
 T = TypeVar("T")
 
@@ -66,7 +68,17 @@ class Results:
 
 
 @options("Training")
-class Training:
+class Seams:
+    """The model, and the user's own models and theories."""
+
+    model: Annotated[str, Parameter(metavar="NAME")] = MODEL
+    """the model that is trained; a wrong name lists those there are"""
+    plugins: Annotated[tuple[Path, ...], several("FILE.py")] = ()
+    """Python files that are run first: they register theories and models of yours"""
+
+
+@options("Training")
+class Training(Seams):
     num_layers: Layers = 3
     """number of layers"""
     steps: Steps = 40
@@ -89,10 +101,22 @@ class Run(Training):
     """seed of the initial weights, of the order of batches and of random directions"""
 
 
-def check_training(training: Training, num_sequences: int | None) -> None:
+def check_seams(seams: Seams, *theories: str, optimizer: str = "sgd") -> None:
+    """Runs the plugins, and checks the names of the model and of theories of it."""
+    from assocjax.models.registry import get_model
+    from assocjax.theories.registry import get_theory
+
+    load_plugins(seams.plugins)
+    model = get_model(seams.model)
+    for theory in theories:
+        get_theory(theory).check(model, optimizer)
+
+
+def check_training(training: Training, num_sequences: int | None, *theories: str) -> None:
     """Checks options of training before the corpus is read, so that errors come early."""
     from assocjax.training.optimizers import check_optimizer
 
+    check_seams(training, *theories, optimizer=training.optimizer)
     check_optimizer(training.optimizer)
     if num_sequences is not None and (training.batch_size or 0) > num_sequences:
         raise InputError(

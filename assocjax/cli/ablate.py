@@ -20,6 +20,7 @@ from assocjax.cli._terminal import (
     status,
 )
 from assocjax.errors import InputError
+from assocjax.theories.registry import THEORIES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,7 +38,7 @@ class Ablate(Results, Corpus, Run):
 
     num_sequences: int | None = 128
     out: Path = Path("assocjax-ablation")
-    theory: Annotated[str, Parameter(choices=arguments.THEORIES)] = "leading"
+    theory: Annotated[str, Parameter(metavar="NAME")] = THEORIES[0]
     """theory whose terms are removed"""
     edits: Annotated[tuple[str, ...], several("NAME", arguments.EDITS)] = ("remove",)
     """remove: subtract the projection on the theory; keep: keep only the projection; replace: use
@@ -49,17 +50,24 @@ class Ablate(Results, Corpus, Run):
     def run(self) -> None:
         from assocjax import figures
         from assocjax.analysis import ablation
+        from assocjax.models.paper import check_paper_model
+        from assocjax.models.registry import get_model
         from assocjax.storage import check_claimable, claim, results
 
         check_claimable(self.out, "ablate")
-        if self.theory == "effective" and self.optimizer != "sgd":
-            raise InputError(
-                f"--theory effective: only for --optimizer sgd; got {self.optimizer!r}"
-            )
         configure_jax(self.precision)
-        check_training(self, self.num_sequences)
+        check_training(self, self.num_sequences, self.theory)
+        check_paper_model("ablate", get_model(self.model))
         data = self.load()
-        names = ("learning_rate", "steps", "num_layers", "init_scale", "theory", "optimizer")
+        names = (
+            "model",
+            "learning_rate",
+            "steps",
+            "num_layers",
+            "init_scale",
+            "theory",
+            "optimizer",
+        )
         names += ("batch_size", "edits", "draws", "seed", "precision")
         config = chosen(self, *names)
         decides = results.identity(data, config)
@@ -98,26 +106,25 @@ class Ablate(Results, Corpus, Run):
 
 def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
     """Trains and calls `ablation.ablate`; `part` keeps the weights and the finished units."""
+    import jax
     import jax.numpy as jnp
     import numpy as np
     import xarray as xr
 
     from assocjax.analysis import ablation
-    from assocjax.models.params import WEIGHTS, Params
+    from assocjax.models.model import Sizes
+    from assocjax.models.registry import get_model
 
     def trained() -> xr.Dataset:
-        weights = _trained(options, data)
-        arrays = {name: np.asarray(getattr(weights, name)) for name in WEIGHTS}
-        return xr.Dataset(
-            {
-                name: ([f"{name}_{axis}" for axis in range(array.ndim)], array)
-                for name, array in arrays.items()
-            }
-        )
+        leaves = jax.tree.leaves(_trained(options, data))
+        axes = [[f"array {i} axis {j}" for j in range(leaf.ndim)] for i, leaf in enumerate(leaves)]
+        arrays = zip(axes, map(np.asarray, leaves), strict=True)
+        return xr.Dataset({f"array {i}": array for i, array in enumerate(arrays)})
 
-    theory = _theory(options, data)
-    weights = part("trained", trained)
-    params = Params(**{name: jnp.asarray(weights[name].values) for name in WEIGHTS})
+    kept = part("trained", trained)
+    leaves = [jnp.asarray(kept[f"array {i}"].values) for i in range(len(kept))]
+    structure = jax.tree.structure((get_model(options.model).shapes(Sizes(2, 1, 1)),) * 2)
+    params, theory = jax.tree.unflatten(structure, leaves)
     edit = partial(
         ablation.ablate,
         params,
@@ -149,47 +156,26 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
     return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
 
 
-def _theory(options: Ablate, data: "TokenData") -> "Params":
-    """The theory's terms; ablation does not depend on the size of the leading ones."""
-    from assocjax.statistics.dense import corpus_statistics
-    from assocjax.statistics.moments import effective_statistics
-    from assocjax.theories.closed_forms import Coefficients, weights_from_coefficients
-    from assocjax.theories.quadrature import effective_weights
-
-    if options.theory == "leading":
-        with status("counting"):
-            statistics = corpus_statistics(data)
-        return weights_from_coefficients(statistics, 1, Coefficients(*[1.0] * 3))  # type: ignore[arg-type]
-    if options.optimizer != "sgd":
-        raise InputError(f"--theory effective: only for --optimizer sgd; got {options.optimizer!r}")
-    with status("following the effective theory"):
-        moments = effective_statistics(data, depth=options.num_layers)
-        return effective_weights(
-            moments,
-            data,
-            num_layers=options.num_layers,
-            learning_rate=options.learning_rate,
-            steps=options.steps,
-        ).params
-
-
-def _trained(options: Ablate, data: "TokenData") -> "Params":
-    """The weights of the run after its last update."""
+def _trained(options: Ablate, data: "TokenData") -> tuple["Params", "Params"]:
+    """The weights after the last update, of the run and of the theory."""
     from assocjax.experiments.record import record_run
     from assocjax.experiments.runs import Corpus, RunConfig, check_run
 
     run = RunConfig(
         steps=options.steps,
         num_layers=options.num_layers,
-        theories=(),
+        theories=(options.theory,),  # type: ignore[arg-type]
+        model=options.model,  # type: ignore[arg-type]
         optimizer=options.optimizer,
         batch_size=options.batch_size,
     )
     check_run(run, data)
+    with status("counting"):
+        corpus = Corpus.of(data, run)
     with progress_bar() as progress:
         found = record_run(
             run,
-            Corpus.of(data),
+            corpus,
             options.learning_rate,
             options.seed,
             options.init_scale,
@@ -200,4 +186,4 @@ def _trained(options: Ablate, data: "TokenData") -> "Params":
             f"--learning-rate {options.learning_rate:g}: training diverges at step "
             f"{found.diverged_step}; give a smaller learning rate"
         )
-    return found.params["run"]
+    return found.params["run"], found.params[options.theory]

@@ -17,7 +17,7 @@ from assocjax.cli._kinds import (
     VocabSize,
     several,
 )
-from assocjax.cli._options import Results, arguments_of, chosen, options
+from assocjax.cli._options import Results, Seams, arguments_of, check_seams, chosen, options
 from assocjax.cli._terminal import progress_bar, show_complete, show_table, show_written, status
 from assocjax.errors import InputError
 
@@ -29,7 +29,7 @@ _HORIZONS = "horizons.json"
 
 
 @options("Settings", "The first value of each list is the base; others are tried one at a time.")
-class Horizon(Results, Sequences):
+class Horizon(Results, Sequences, Seams):
     """Measure at which step each theory ends, and how that depends on the setting."""
 
     num_sequences: int = 128
@@ -43,8 +43,8 @@ class Horizon(Results, Sequences):
     """numbers of positions of a sequence"""
     num_layers: Annotated[tuple[Layers, ...], several("L")] = (2, 1, 3)
     """numbers of layers"""
-    theories: Theories = arguments.THEORIES
-    """theories that every run is compared with"""
+    theories: Theories = None
+    """theories that every run is compared with; a wrong name lists those there are"""
     duration: Duration = 24.0
     """training time, learning rate times steps, at which runs end"""
     threshold: Threshold = arguments.THRESHOLD
@@ -57,6 +57,7 @@ class Horizon(Results, Sequences):
 
         check_claimable(self.out, "horizon")
         configure_jax(self.precision)
+        check_seams(self, *(self.theories or ()))
         study = arguments_of(self, horizons.study_settings)
         horizons.study_settings(**study)
         V, T = self.vocab_sizes[0], self.seq_lens[0]
@@ -69,7 +70,7 @@ class Horizon(Results, Sequences):
         # All are loaded first, so that a size that the corpus does not allow fails early.
         sizes = [(size, T) for size in self.vocab_sizes] + [(V, size) for size in self.seq_lens]
         data = {size: load(*size) for size in dict.fromkeys(sizes)}
-        config = study | chosen(self, "threshold", "theories", "precision")
+        config = study | chosen(self, "threshold", "model", "theories", "precision")
         corpora = {"corpora": [of.describe() for of in data.values()]}
         decides = results.identity(data[V, T], config | corpora)
         with claim(
@@ -123,12 +124,12 @@ def _study(
 def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A power law for each theory and weight, or the reason why there is none."""
     from assocjax.experiments import horizons
-    from assocjax.models.params import WEIGHTS
 
+    weights = [name.removesuffix("*eta") for name in rows[0] if name.endswith("*eta")]
     laws = []
     for theory in dict.fromkeys(row["theory"] for row in rows):
         of_theory = [row for row in rows if row["theory"] == theory]
-        for weight in WEIGHTS:
+        for weight in weights:
             law = {"theory": theory, "weight": weight}
             try:
                 law |= horizons.fit_power_law(of_theory, of=f"{weight}*eta")._asdict()
@@ -139,7 +140,8 @@ def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _horizon_row(row: dict[str, Any]) -> dict[str, Any]:
-    return _short({name: row[name] for name in row if "*" not in name or name == "output*eta"})
+    times = [name for name in row if "*" in name]
+    return _short({name: row[name] for name in row if "*" not in name or name == times[-1]})
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

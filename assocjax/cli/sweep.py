@@ -12,13 +12,25 @@ from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
-from assocjax.cli._kinds import Count, Deviation, Process, Rate, Seed, Theories, several
+from assocjax.cli._kinds import (
+    Count,
+    Deviation,
+    Process,
+    Rate,
+    Seed,
+    Theories,
+    several,
+    unless_given,
+)
 from assocjax.cli._options import Results, Training, arguments_of, check_training, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData
+
+
+_MOST_WEIGHTS = 6  # columns of a table; of more, the smallest cosine is shown
 
 
 def _gibibytes(kind: Any, tokens: Any) -> int:
@@ -55,12 +67,14 @@ class Sweep(_Processes, Results, Corpus, Training):
     """learning rates"""
     seeds: Annotated[tuple[Seed, ...], several("SEED")] = (0,)
     """seeds of the initial weights and of the order of batches"""
-    init_scales: Annotated[tuple[Deviation, ...], several("SD")] = (0.0,)
+    init_scales: Annotated[
+        tuple[Deviation, ...] | None, several("SD"), unless_given("that of the model, 0")
+    ] = None
     """standard deviations of the initial weights; 0 is zero initialization"""
-    theories: Theories = arguments.THEORIES
-    """theories that every run is compared with"""
-    gradient: Annotated[str, Parameter(choices=arguments.GRADIENTS)] = "exact"
-    """gradient that trains the weights"""
+    theories: Theories = None
+    """theories that every run is compared with; a wrong name lists those there are"""
+    gradient: Annotated[str, Parameter(metavar="NAME")] = arguments.EXACT
+    """gradient that trains the weights: exact, or that of a theory"""
     microbatch_size: Count | None = None
     """sequences differentiated at once (default: as many as fit in 8 MiB, on a GPU in 1 GiB)"""
     matmul_precision: Literal["highest", "tensorfloat32", "bfloat16"] = "highest"
@@ -88,7 +102,8 @@ class Sweep(_Processes, Results, Corpus, Training):
         check_claimable(self.out, "sweep")
         configure_jax(self.precision, self.matmul_precision)
         first_process = _join(self)
-        check_training(self, self.num_sequences)
+        trains = () if self.gradient == arguments.EXACT else (self.gradient,)
+        check_training(self, self.num_sequences, *(self.theories or ()), *trains)
         data = self.load()
         if self.matmul_precision != "highest":
             _show_matmul_error(data, self)
@@ -113,10 +128,11 @@ class Sweep(_Processes, Results, Corpus, Training):
         show(
             f"After {self.steps} steps with learning rate eta: loss in nats (log V = "
             f"{math.log(data.vocab_size):.4f} at zero weights); cosine of each weight with a "
-            "theory, smallest over layers and seeds; relative error of the output matrix"
+            "theory, smallest over layers and seeds; relative error of the last weight"
         )
         for scale in dataset["init_scale"].values.tolist():
-            of_scale = [_short(row) for row in rows if row["init_scale"] == scale]
+            weights = dataset["weight"].values.tolist()
+            of_scale = [_short(row, weights) for row in rows if row["init_scale"] == scale]
             for row in of_scale:
                 del row["init_scale"]
             show_table(f"initialization sd {scale:g}", of_scale)
@@ -125,9 +141,12 @@ class Sweep(_Processes, Results, Corpus, Training):
         show_written(self.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
 
 
-def _short(row: dict[str, Any]) -> dict[str, Any]:
+def _short(row: dict[str, Any], weights: list[str]) -> dict[str, Any]:
     """A row with short column names, so that the table fits a terminal."""
-    short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
+    short = {"learning_rate": "eta"}
+    if len(weights) > _MOST_WEIGHTS and weights[0] in row:
+        row = {"cosine": min(row[name] for name in weights)} | row
+        row = {name: value for name, value in row.items() if name not in weights}
     return {short.get(name, name): value for name, value in row.items()}
 
 
@@ -136,8 +155,8 @@ def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
     import jax
 
     from assocjax.models.agreement import compare_params
+    from assocjax.models.exact import exact_gradient
     from assocjax.models.params import init_params
-    from assocjax.training.exact import exact_gradient
 
     params = init_params(
         jax.random.key(0),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
@@ -167,7 +168,7 @@ def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, me
         np.minimum(np.arange(of.start, of.stop), n - 1)
         for of, n in ((rows, len(grid.rates)), (columns, len(grid.starts)))
     )
-    dtype = corpus.statistics.bigram.dtype
+    dtype = jnp.result_type(float)
     return (
         _put(grid.rates[r].astype(dtype), mesh, "rate"),
         _put(grid.starts[s, 0].astype(np.int32), mesh, "start"),
@@ -176,9 +177,9 @@ def _chunk_arguments(grid: Grid, rows: slice, columns: slice, corpus: Corpus, me
 
 
 def _by_trajectory(config: RunConfig, carry: Carry, shared: Any, own: Any) -> Carry:
-    """A tree like a carry: `shared` for trajectories that all starts share, `own` for others."""
-    found = {name: shared if name in config.theories else own for name in carry.params}
-    return Carry(found, found)
+    """A tree like a carry: `shared` for what all starts share, `own` for the rest."""
+    common = {theory.name for theory in config.theories if not theory.from_start}
+    return Carry(*({name: shared if name in common else own for name in of} for of in carry))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 
 from assocjax.errors import InputError
-from assocjax.experiments.runs import RunConfig
+from assocjax.experiments.runs import RunConfig, of_batches
+from assocjax.models.model import Sizes, tree_bytes
 from assocjax.training.optimizers import state_bytes
-from assocjax.training.plan import plan_exact_step
 
 GIB = 1 << 30
 
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     one_by_one: bool = False
 
 
-class Sizes(NamedTuple):
+class CorpusSizes(NamedTuple):
     """Sizes of a corpus: N, V, T, bytes of a floating-point number, and `count_distinct`."""
 
     num_sequences: int
@@ -40,7 +40,9 @@ class Sizes(NamedTuple):
     max_distinct: int | None = None
 
 
-def make_plan(config: RunConfig, sizes: Sizes, shape: tuple[int, int], memory_limit: int) -> Plan:
+def make_plan(
+    config: RunConfig, sizes: CorpusSizes, shape: tuple[int, int], memory_limit: int
+) -> Plan:
     """Divides a grid of [rates, starts] among all devices, within memory.
 
     Args:
@@ -114,7 +116,7 @@ def divide_again(chunk: tuple[int, int], devices: int, *, exactly: bool = False)
     return max(fitting, key=math.prod)  # type: ignore[return-value]
 
 
-def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
+def planned_bytes(config: RunConfig, sizes: CorpusSizes, plan: Plan) -> int:
     """Estimated memory of all devices while a chunk is computed."""
     devices, runs = math.prod(plan.devices), math.prod(plan.chunk)
     steps = devices if plan.one_by_one else runs
@@ -125,38 +127,44 @@ def planned_bytes(config: RunConfig, sizes: Sizes, plan: Plan) -> int:
     )
 
 
-def weights_bytes(config: RunConfig, sizes: Sizes) -> int:
+def weights_bytes(config: RunConfig, sizes: CorpusSizes) -> int:
     """Estimated memory of the weights of one run, of its theories, and of their copies."""
-    V, itemsize, L = sizes.vocab_size, sizes.itemsize, config.num_layers
-    weights = itemsize * ((2 * L + 1) * V * V + L * sizes.seq_len)
+    params = config.model.shapes(_model_sizes(config, sizes), sizes.itemsize)
     # Copies of the weights that XLA keeps beside the step, according to its own memory analysis:
-    # the carry and its successor, the optimizer state, and up to six for every theory.
-    moments = state_bytes(config.optimizer, (L, V, sizes.seq_len), itemsize)
-    followed = len(config.theories) * (1 if config.batch_size is None else 2)
-    return (3 + 6 * followed) * weights + moments
+    # the carry and its successor, the optimizer state, and those of each theory.
+    copies = 3 + sum(
+        theory.weight_copies * (2 if of_batches(config, theory) else 1)
+        for theory in config.theories
+    )
+    return copies * tree_bytes(params) + state_bytes(config.optimizer, params)
 
 
-def step_bytes(config: RunConfig, sizes: Sizes) -> int:
+def step_bytes(config: RunConfig, sizes: CorpusSizes) -> int:
     """Estimated memory of one exact step."""
-    return plan_exact_step(
-        vocab_size=sizes.vocab_size,
-        seq_len=sizes.seq_len,
-        num_layers=config.num_layers,
+    return config.model.step_bytes(
+        _model_sizes(config, sizes),
         num_sequences=config.batch_size or sizes.num_sequences,
         microbatch_size=config.microbatch_size,
         max_distinct=sizes.max_distinct,
         itemsize=sizes.itemsize,
-    ).memory
+    )
 
 
-def corpus_bytes(config: RunConfig, sizes: Sizes) -> int:
+def corpus_bytes(config: RunConfig, sizes: CorpusSizes) -> int:
     """Memory of a `Corpus`; every device has a copy."""
-    N, V, T, itemsize, _ = sizes
-    L = config.depth
-    matrices = 6 if L is None else 6 + (L + 1) + L + L * L
-    vectors = 3 * V + T + (0 if L is None else V)
-    counts = 1 if L is None else 2
-    return itemsize * (matrices * V * V + vectors) + 4 * (N * (T + 1) + counts) + N * T
+    N, T = sizes.num_sequences, sizes.seq_len
+    return sum(kept for kept, _ in _prepared_bytes(config, sizes)) + 4 * N * (T + 1) + N * T
+
+
+def _prepared_bytes(config: RunConfig, sizes: CorpusSizes) -> list[tuple[int, int]]:
+    return [
+        theory.prepared_bytes(config.model, _model_sizes(config, sizes), sizes.num_sequences)
+        for theory in config.prepared.values()
+    ]
+
+
+def _model_sizes(config: RunConfig, sizes: CorpusSizes) -> Sizes:
+    return config.sizes(sizes.vocab_size, sizes.seq_len)
 
 
 def machine_bytes() -> int | None:
@@ -196,15 +204,13 @@ def group_limits(
     return limits
 
 
-def least_bytes(config: RunConfig, sizes: Sizes) -> int:
-    """The least memory needed: that of one run, or of computing its statistics."""
-    V, itemsize = sizes.vocab_size, sizes.itemsize
-    # As in the docstring of `effective_statistics`.
-    counting = 0 if config.depth is None else 7 * (config.depth + 1) ** 2 * V * V * itemsize
+def least_bytes(config: RunConfig, sizes: CorpusSizes) -> int:
+    """The least memory needed: that of one run, or of preparing its theories."""
+    counting = max((most for _, most in _prepared_bytes(config, sizes)), default=0)
     return max(counting, planned_bytes(config, sizes, Plan((1, 1), (1, 1))))
 
 
-def _too_large(config: RunConfig, sizes: Sizes, limit: int, memory_limit: int) -> str:
+def _too_large(config: RunConfig, sizes: CorpusSizes, limit: int, memory_limit: int) -> str:
     what = "memory_limit" if memory_limit == limit else "memory of this machine"
     needed = f"{least_bytes(config, sizes) / GIB:.3g} GiB"
     larger = f"give a memory_limit above {needed}, or " if memory_limit == limit else ""

@@ -16,7 +16,6 @@ from assocjax.arguments import (
     LARGEST_COUNT,
     LARGEST_DEPTH,
     LARGEST_STEPS,
-    THEORIES,
     THRESHOLD,
     check_integers,
     check_is,
@@ -27,8 +26,10 @@ from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.sweeps import sweep
 from assocjax.experiments.tables import weights_and_layers
-from assocjax.models.params import WEIGHTS
+from assocjax.models.model import Model
+from assocjax.models.registry import MODEL
 from assocjax.storage.results import Part, compute_anew
+from assocjax.theories.theory import Theory
 
 SETTINGS = ("learning_rate", "vocab_size", "seq_len", "num_layers")
 
@@ -58,8 +59,9 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
     Returns:
       A Dataset with `horizon` and `onset`, float steps over `learning_rate`, `seed`, `init_scale`,
       `theory`, `weight` and `layer`. NaN means not within the sweep: for a horizon, that the theory
-      still held at the last step (or no error was defined). `output` is stored at the last layer,
-      as in `dataset`. Attributes: those of `dataset`, `threshold`, and `steps`, the last step.
+      still held at the last step (or no error was defined). Weights without layers are stored at
+      the last layer, as in `dataset`. Attributes: those of `dataset`, `threshold`, and `steps`, the
+      last step.
 
     Raises:
       InputError, InputTypeError: `threshold` is negative or not a number; `dataset` has no errors.
@@ -99,7 +101,8 @@ def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
     """Horizons as a table: one row for each theory, initialization scale and learning rate.
 
     A weight's horizon is the minimum over layers and seeds of the horizons within the sweep; None
-    if there is none. `output*eta` is the output's horizon times the learning rate: training time.
+    if there is none. For the last weight, the one that gives the logits, also in training time:
+    `output*eta` is the horizon of `output` times the learning rate.
 
     Args:
       horizons: from `validity_horizon`.
@@ -109,14 +112,14 @@ def horizon_table(horizons: xr.Dataset) -> list[dict[str, Any]]:
     """
     dims = "theory init_scale learning_rate weight"
     check_dataset(horizons, "validity_horizon", ["horizon"], dims)
-    rows = []
+    rows, weights = [], horizons["weight"].values.tolist()
     for theory, scale, rate in itertools.product(
         *(horizons[name].values.tolist() for name in ("theory", "init_scale", "learning_rate"))
     ):
         row = {"theory": theory, "init_scale": scale, "learning_rate": rate}
         cell = horizons["horizon"].sel(row)
-        row |= {name: _number(cell.sel(weight=name).min()) for name in WEIGHTS}
-        rows.append(row | {"output*eta": _times(row["output"], rate)})
+        row |= {name: _number(cell.sel(weight=name).min()) for name in weights}
+        rows.append(row | {f"{weights[-1]}*eta": _times(row[weights[-1]], rate)})
     return rows
 
 
@@ -218,7 +221,8 @@ def horizon_study(
     num_layers: Sequence[int],
     learning_rates: Sequence[float],
     duration: float,
-    theories: Sequence[str] = THEORIES,
+    model: str | Model = MODEL,
+    theories: Sequence[str | Theory] | None = None,
     threshold: float = THRESHOLD,
     progress: Callable[[int, int], None] | None = None,
     part: Part = compute_anew,
@@ -226,15 +230,16 @@ def horizon_study(
     """Measures how horizons depend on the setting, varying one quantity at a time.
 
     The first entries of the four lists are the base. Every setting that differs from it in at most
-    one of vocabulary size, sequence length, layers and learning rate is trained from a zero start
-    by plain gradient descent on the full batch for ceil(duration / eta) steps.
+    one of vocabulary size, sequence length, layers and learning rate is trained from the model's
+    default start (zero for the paper's) by plain gradient descent on the full batch for
+    ceil(duration / eta) steps.
 
     Args:
       load: called as `load(vocab_size=..., seq_len=...)`, once for each pair, such as a `partial`
         of `load_tokens`. Keep the number of tokens constant, otherwise it varies too.
       vocab_sizes, seq_lens, num_layers, learning_rates: lists of distinct values, the base first.
       duration: training time s * eta up to which horizons are searched.
-      theories: as in `sweep`.
+      model, theories: as in `sweep`.
       threshold: as in `validity_horizon`.
       progress: called with (steps done, total steps) as the work advances.
       part: called for each setting with a name and a function that computes its horizons, a
@@ -277,13 +282,15 @@ def horizon_study(
                 learning_rates=[rate],
                 steps=count - 1,
                 num_layers=L,
+                model=model,
                 theories=theories,
                 progress=_offset(progress, before, total),
             )
             return validity_horizon(dataset, threshold)
 
-        for row in horizon_table(part(f"V{V}-T{T}-L{L}-eta{rate}", measure)):
-            steps = {name: row[name] for name in WEIGHTS}
+        horizons = part(f"V{V}-T{T}-L{L}-eta{rate}", measure)
+        for row in horizon_table(horizons):
+            steps = {name: row[name] for name in horizons["weight"].values.tolist()}
             times = {f"{name}*eta": _times(value, rate) for name, value in steps.items()}
             rows.append({**setting, "theory": row["theory"], **steps, **times})
         before += count

@@ -2,30 +2,36 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from assocjax.experiments.runs import Carry, Corpus, RunConfig, advance_run, start_run
-from assocjax.models.params import Params
+from assocjax.experiments.runs import (
+    Carry,
+    Corpus,
+    RunConfig,
+    advance_run,
+    start_run,
+    weights_at,
+)
 from assocjax.storage import deferred_interrupts
 from assocjax.storage.checkpoints import Checkpoints
 
-Read = Callable[[int, dict[str, Params]], dict[str, np.ndarray]]
+Read = Callable[[int, dict[str, Any]], dict[str, np.ndarray]]
 
 
 class Recorded(NamedTuple):
     """The result of `record_run`.
 
-    params: the weights after the last update, of every trajectory in `runs.Carry`.
+    params: the weights after the last update, as `runs.weights_at`.
     loss: of the run at each step before it diverged or ended, in nats.
     records: the arrays that `read` returned, stacked: [recorded steps, ...].
     diverged_step: the first step at which loss, weights or gradient are not finite, or None.
     """
 
-    params: dict[str, Params]
+    params: dict[str, Any]
     loss: np.ndarray
     records: dict[str, np.ndarray]
     diverged_step: int | None
@@ -49,8 +55,8 @@ def record_run(
     Args:
       config, corpus, learning_rate, seed, init_scale: as in `run_comparison`.
       record_at: increasing steps at which `read` is called, before the update.
-      read: called with the step and the weights by trajectory, `Carry.params`; returns arrays,
-        which have the same shapes at every step.
+      read: called with the step and the weights, `runs.weights_at`; returns arrays, which have the
+        same shapes at every step.
       checkpoints: where the state and all records are saved, or None. With checkpoints, the first
         Ctrl-C stops after the current step, which is saved; a second one stops at once.
       save_every: number of recorded steps between checkpoints.
@@ -65,7 +71,7 @@ def record_run(
 
     Cost: steps + 1 gradients, and the cost of `read`.
     """
-    dtype = corpus.statistics.bigram.dtype
+    dtype = jnp.result_type(float)
     arguments = jnp.asarray(learning_rate, dtype), jnp.asarray(seed, jnp.int32)
     carry = start_run(config, corpus, *arguments, jnp.asarray(init_scale, dtype))
     found: dict[str, np.ndarray] = {}
@@ -87,7 +93,9 @@ def record_run(
     try:
         with deferred_interrupts(checkpoints is not None) as interrupts:
             for step in range(done, config.steps + 1):
-                record = read(step, carry.params) if read and step in record_at else None
+                record = None
+                if read is not None and step in record_at:
+                    record = read(step, weights_at(config, corpus, arguments[0], carry, step))
                 carry, observed = _advance(config, corpus, *arguments, carry, jnp.int32(step))
                 if not observed["finite"][0]:  # waits for the step
                     diverged_step = step
@@ -111,7 +119,8 @@ def record_run(
             f"interrupted; {saved} of {config.steps + 1} steps are saved: run the same again to "
             "resume"
         ) from None
-    return Recorded(carry.params, np.array(loss), _stack(records), diverged_step)
+    end = weights_at(config, corpus, arguments[0], carry, config.steps)
+    return Recorded(end, np.array(loss), _stack(records), diverged_step)
 
 
 _LOSS = "loss of steps"

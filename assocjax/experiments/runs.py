@@ -20,35 +20,26 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32, PRNGKeyArray
 
 from assocjax.arguments import (
-    GRADIENTS,
+    EXACT,
     LARGEST_DEPTH,
     LARGEST_STEPS,
-    THEORIES,
-    check_choice,
     check_integer,
     check_is,
 )
 from assocjax.checks import CorpusLike, check_corpus, check_number, check_step, is_traced
 from assocjax.corpora.tokens import TokenData
 from assocjax.errors import InputError, InputTypeError
-from assocjax.models.agreement import by_layer, compare_params
-from assocjax.models.attention_only import loss
-from assocjax.models.params import Params, init_params
-from assocjax.statistics.dense import Statistics, corpus_statistics
-from assocjax.statistics.moments import EffectiveStatistics, effective_statistics
-from assocjax.theories.closed_forms import (
-    follow_coefficients,
-    gradient_from_coefficients,
-    weights_from_coefficients,
-)
-from assocjax.theories.effective import effective_gradient
-from assocjax.theories.leading import leading_gradient
-from assocjax.training.exact import count_distinct, exact_loss_and_gradient
+from assocjax.models.agreement import by_layer, compare_weights
+from assocjax.models.exact import count_distinct
+from assocjax.models.model import Model, Sizes, Weights
+from assocjax.models.registry import MODEL, get_model
+from assocjax.theories.registry import get_theory
+from assocjax.theories.theory import Batch, Theory, Training
 from assocjax.training.optimizers import (
     Optimizer,
     check_optimizer,
-    is_linear,
     make_optimizer,
+    optimizer_name,
     warn_of_derivatives,
 )
 from assocjax.training.train import Snapshot, batch_indices, train_segment
@@ -57,65 +48,28 @@ QUANTITIES = ("weights", "gradients")
 """The quantities of a run and a theory that are compared, in the order of the result arrays."""
 
 
-@struct.dataclass
-class Corpus:
-    """A corpus for training: the tokens [N, T+1], their mask [N, T] and their statistics.
-
-    `effective` is needed by the effective theory only and may be None. `max_distinct` is the
-    argument of `exact_gradient`; it is static, so a program is compiled for each value.
-    """
-
-    tokens: Int32[Array, "N T+1"]
-    mask: Bool[Array, "N T"]
-    statistics: Statistics
-    effective: EffectiveStatistics | None = None
-    max_distinct: int | None = struct.field(pytree_node=False, default=None)
-
-    @classmethod
-    def of(
-        cls,
-        data: CorpusLike,
-        *,
-        depth: int | None = None,
-        vocab_size: int | None = None,
-        mask: ArrayLike | None = None,
-    ) -> "Corpus":
-        """A corpus with its statistics, and with `effective_statistics` if `depth` is given.
-
-        Args:
-          data, vocab_size, mask: as in `corpus_statistics`.
-        """
-        tokens, mask, vocab_size = check_corpus(data, vocab_size, mask)
-        corpus = cls._of(tokens, mask, vocab_size, depth)
-        return corpus.replace(max_distinct=count_distinct(data))  # type: ignore[attr-defined]
-
-    @classmethod
-    def _of(cls, tokens, mask, vocab_size: int, depth: int | None) -> "Corpus":
-        statistics = corpus_statistics(tokens, vocab_size, mask)
-        if depth is None:
-            return cls(tokens, mask, statistics)
-        effective = effective_statistics(tokens, depth=depth, vocab_size=vocab_size, mask=mask)
-        return cls(tokens, mask, statistics, effective)
-
-
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything about a run that is static, that is, fixed at compilation; the rest is traced.
 
     steps: number of updates.
     num_layers: L.
-    theories: names of the theories that the run is compared with, "leading", "effective" or both;
-      () trains without a comparison.
-    gradient: the gradient that trains the weights, "exact" or the name of a theory.
+    theories: the theories that the run is compared with, by name or as `Theory`; () trains without
+      a comparison.
+    model: the model, by name or as a `Model`.
+    gradient: the gradient that trains the weights, "exact" or a theory.
     optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
     batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
     microbatch_size: sequences differentiated at once; None chooses by memory.
+
+    Names are replaced by what is registered under them.
     """
 
     steps: int
     num_layers: int
-    theories: tuple[str, ...]
-    gradient: str = "exact"
+    theories: tuple[Theory, ...]
+    model: Model = MODEL  # type: ignore[assignment]
+    gradient: str | Theory = EXACT
     optimizer: Optimizer = "sgd"
     batch_size: int | None = None
     microbatch_size: int | None = None
@@ -129,33 +83,101 @@ class RunConfig:
         plain("num_layers", layers)
         if not isinstance(self.theories, tuple):
             raise InputTypeError(f"theories must be a tuple of names; got {self.theories!r}")
-        for theory in self.theories:
-            check_choice("every entry of theories", theory, THEORIES)
-        if len(set(self.theories)) != len(self.theories):
-            raise InputError(f"theories must be distinct names; got {self.theories}")
-        check_choice("gradient", self.gradient, GRADIENTS)
+        plain("theories", tuple(map(get_theory, self.theories)))
+        if len(set(self.names)) != len(self.names):
+            raise InputError(f"theories must be distinct names; got {self.names}")
+        plain("model", get_model(self.model))
+        if self.gradient != EXACT:
+            plain("gradient", get_theory(self.gradient))
         check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
             if getattr(self, name) is not None:
                 plain(name, check_integer(name, getattr(self, name), minimum=1))
 
     @property
-    def depth(self) -> int | None:
-        """The depth of `effective_statistics` that the run needs, or None."""
-        return self.num_layers if "effective" in (*self.theories, self.gradient) else None
+    def names(self) -> tuple[str, ...]:
+        """The names of the theories that the run is compared with."""
+        return tuple(theory.name for theory in self.theories)
+
+    @property
+    def prepared(self) -> dict[str, Theory]:
+        """The theories whose statistics are needed, by name."""
+        trains = () if isinstance(self.gradient, str) else (self.gradient,)
+        return {theory.name: theory for theory in (*self.theories, *trains)}
+
+    def sizes(self, vocab_size: int, seq_len: int) -> Sizes:
+        return Sizes(vocab_size, seq_len, self.num_layers)
+
+    def described(self) -> dict[str, Any]:
+        """The settings as JSON values: objects are their names."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {
+            "theories": list(self.names),
+            "model": self.model.name,
+            "gradient": self.gradient if isinstance(self.gradient, str) else self.gradient.name,
+            "optimizer": optimizer_name(self.optimizer),
+        }
+
+
+@struct.dataclass
+class Corpus:
+    """A corpus for training, and what theories have prepared from it.
+
+    tokens        [N, T+1]
+    mask          [N, T]
+    prepared      by theory, what `Theory.prepare` returned
+    vocab_size    V, static
+    max_distinct  the argument of `exact_gradient`; static, so a program is compiled for each value
+    """
+
+    tokens: Int32[Array, "N T+1"]
+    mask: Bool[Array, "N T"]
+    prepared: dict[str, Any]
+    vocab_size: int = struct.field(pytree_node=False)
+    max_distinct: int | None = struct.field(pytree_node=False, default=None)
+
+    @classmethod
+    def of(
+        cls,
+        data: CorpusLike,
+        config: RunConfig,
+        *,
+        vocab_size: int | None = None,
+        mask: ArrayLike | None = None,
+    ) -> "Corpus":
+        """A corpus with the statistics that the theories of `config` need.
+
+        Args:
+          data, vocab_size, mask: as in `corpus_statistics`.
+          config: of the runs that will be trained on it.
+        """
+        tokens, mask, vocab_size = check_corpus(data, vocab_size, mask)
+        check_is("config", config, RunConfig)
+        batch, sizes = Batch(tokens, mask, vocab_size), config.sizes(vocab_size, mask.shape[1])
+        prepared = {
+            name: theory.prepare(config.model, sizes, batch)
+            for name, theory in config.prepared.items()
+        }
+        return cls(tokens, mask, prepared, vocab_size, count_distinct(data))
+
+    def sizes(self, config: RunConfig) -> Sizes:
+        """The sizes of a model of `config` on this corpus."""
+        return config.sizes(self.vocab_size, self.mask.shape[1])
 
 
 class Carry(NamedTuple):
     """The state of a run between two steps.
 
-    Both fields are dicts over the trajectories that are trained together: "run"; the name of each
-    theory without a closed form, trained beside the run; and with minibatches each theory trained
-    on the run's minibatches (`of_batches`). A trajectory named after a theory depends on the
-    learning rate only, the others also on seed and initialization scale.
+    `params` and `optimizer_states` are dicts over the trajectories that are trained together:
+    "run"; the name of each theory without a closed form, trained beside the run; and with
+    minibatches each theory trained on the run's minibatches (`of_batches`). `solved` holds the
+    closed forms of the others (`Theory.solve`). What is named after a theory that starts at zero
+    depends on the learning rate only, all else also on seed and initialization scale.
     """
 
-    params: dict[str, Params]
+    params: dict[str, Any]
     optimizer_states: dict[str, Any]
+    solved: dict[str, Any]
 
 
 def run_comparison(
@@ -168,10 +190,9 @@ def run_comparison(
 ) -> dict[str, Array]:
     """Trains one run and compares its weights and gradients with the theories at every step.
 
-    A theory's trajectory starts from zero weights, uses the whole corpus and does not depend on the
-    seed: the run's optimizer trains it by the theory's own gradient, beside the run. If the
-    optimizer is linear in the gradients and treats all entries of all weights alike (`is_linear`),
-    the leading theory is computed by its closed form instead (`optimizer_coefficients`). Each
+    A theory's trajectory uses the whole corpus. It starts where the run does or (`from_start` is
+    False) at zero weights, and then does not depend on the seed. The run's optimizer trains it by
+    the theory's own gradient, beside the run, or it is a closed form (`Theory.solve`). Each
     gradient is taken on its own trajectory: the run's gradient at the run's weights is compared
     with the theory's gradient at the theory's weights.
 
@@ -184,27 +205,28 @@ def run_comparison(
 
     Args:
       config: the static settings.
-      corpus: the training data; with `effective` statistics if `config.depth` is not None.
+      corpus: the training data, `Corpus.of(data, config)`.
       learning_rate, seed, init_scale: scalars; may be traced.
       progress: as in `train`.
 
     Returns:
       A dict of arrays:
         `loss` [steps+1], in nats.
-        `relative_error`, `cosine`, `norm_ratio`, `distance` [theories, 2, 4, L, steps+1], the
-          measures of `Agreement`, over `QUANTITIES`, `WEIGHTS` and layers.
-        `sampling_error`, `truncation_error` [theories, 4, L, steps+1] of the weights, with
-          minibatches only.
+        `relative_error`, `cosine`, `norm_ratio`, `distance` [theories, 2, weights, L, steps+1],
+          the measures of `Agreement`, over `QUANTITIES`, the names of `Model.weights`, and layers.
+        `sampling_error`, `truncation_error` [theories, weights, L, steps+1] of the weights, with
+          minibatches only; NaN for theories that are not computed from minibatches.
         `diverged_step` (int32 scalar), `theory_diverged_step` [theories]: the first step at which
           loss, weights or gradient are not finite, or -1.
-      The weight `output` has no layers: it is stored at the last layer, and is NaN at the others.
-      From `diverged_step` on everything is NaN, and from the `theory_diverged_step` of a theory on
+      A weight without layers is stored at the last layer, and is NaN at the others. From
+      `diverged_step` on everything is NaN, and from the `theory_diverged_step` of a theory on
       its comparisons are NaN.
 
     Raises:
-      InputError, InputTypeError: `corpus` lacks the statistics of a theory, or a scalar is invalid.
+      InputError, InputTypeError: `corpus` lacks the statistics of a theory, a scalar is invalid, or
+        a theory does not apply to the model or the optimizer.
 
-    At the start all gradients but that of `output` are zero. Derivatives through an optimizer that
+    At a zero start most gradients are zero. Derivatives through an optimizer that
     is not differentiable at a zero gradient are therefore NaN, with a warning. Adam and similar
     optimizers are differentiable there if given by name, or with an `eps_root`.
 
@@ -235,29 +257,43 @@ def start_run(
 ) -> Carry:
     """The carry of a run and its theories at step 0; arguments as in `run_comparison`."""
     learning_rate, seed = _check(config, corpus, learning_rate, seed)
-    if config.depth is not None and corpus.effective is None:
-        raise InputError(
-            f"corpus must have effective statistics: Corpus.of(data, depth={config.depth})"
-        )
     if not is_traced(seed):
         seed = check_integer("seed", seed, minimum=0)  # type: ignore[assignment]
-    V, T = corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
-    init = partial(init_params, vocab_size=V, seq_len=T)
     init_key, _ = run_keys(seed)
-    run = init(init_key, num_layers=config.num_layers, scale=init_scale)
-    trajectories = {"run": run}
-    check_optimizer(config.optimizer, _shapes(config, corpus))
-    for name in config.theories:
-        closed = name == "leading" and _has_closed_form(config, corpus)
-        # All layers of the leading theory are then equal, so one layer is enough.
-        layers = 1 if closed else config.num_layers
-        zero = partial(init, jax.random.key(0), num_layers=layers, dtype=run.output.dtype)
-        if not closed:
-            trajectories[name] = zero()
-        if config.batch_size is not None:
-            trajectories[of_batches(name)] = zero()
+    run = config.model.init(init_key, corpus.sizes(config), init_scale)
+    check_applies(config, corpus.sizes(config))
+    zero = jax.tree.map(jnp.zeros_like, run)
+    trajectories, solved = {"run": run}, {}
+    for theory in config.theories:
+        training = _training(config, corpus, run if theory.from_start else zero, learning_rate)
+        found = theory.solve(training, corpus.prepared[theory.name], _whole(corpus))
+        if found is None:
+            trajectories[theory.name] = theory.start(training)
+        else:
+            solved[theory.name] = found
+        if of_batches(config, theory):
+            trajectories[batches_of(theory.name)] = theory.start(training)
     optimizer = make_optimizer(config.optimizer, learning_rate)
-    return Carry(trajectories, _each(optimizer).init(trajectories))  # type: ignore[arg-type]
+    return Carry(trajectories, _each(optimizer).init(trajectories), solved)  # type: ignore[arg-type]
+
+
+def weights_at(
+    config: RunConfig,
+    corpus: Corpus,
+    learning_rate: Float[Array, ""],
+    carry: Carry,
+    step: int | Int[Array, ""],
+) -> dict[str, Any]:
+    """The weights at a step by trajectory, as `Carry.params`, and of closed forms by theory."""
+    training = _training(config, corpus, None, learning_rate)
+    solved = {
+        theory.name: theory.solution(
+            training, carry.solved[theory.name], corpus.prepared[theory.name], step
+        )[0]
+        for theory in config.theories
+        if theory.name in carry.solved
+    }
+    return carry.params | solved
 
 
 def advance_run(
@@ -289,30 +325,30 @@ def advance_run(
     check_is("carry", carry, Carry)
     optimizer = make_optimizer(config.optimizer, learning_rate)
     _, batch_key = run_keys(seed)
-    closed = _has_closed_form(config, corpus)
-    coefficients = follow_coefficients(optimizer, config.steps) if closed else None
+    training = _training(config, corpus, None, learning_rate)
+    weights = config.model.weights
 
-    def theory(name: str, snapshot: Snapshot):
-        if name in snapshot.params:
-            return snapshot.params[name], snapshot.gradient[name]
-        now = jax.tree.map(lambda path: path[snapshot.step], coefficients)
-        terms = partial(weights_from_coefficients, corpus.statistics, 1)
-        return terms(now), gradient_from_coefficients(corpus.statistics, 1, now)
+    def of_theory(theory: Theory, snapshot: Snapshot):
+        if (solved := carry.solved.get(theory.name)) is None:
+            return snapshot.params[theory.name], snapshot.gradient[theory.name]
+        prepared = corpus.prepared[theory.name]
+        return theory.solution(training, solved, prepared, snapshot.step)
 
     def observe(snapshot: Snapshot):
         run = snapshot.params["run"], snapshot.gradient["run"]
-        theories = [theory(name, snapshot) for name in config.theories]
-        records = [_compare(run, theory) for theory in theories]
+        theories = [of_theory(theory, snapshot) for theory in config.theories]
+        records = [_compare(weights, run, found) for found in theories]
         if config.batch_size is not None:
-            for name, theory_, record in zip(config.theories, theories, records, strict=True):
-                batches = snapshot.params[of_batches(name)]
-                record |= split_disagreement(run[0], batches, theory_[0])
+            for theory, (found, _), record in zip(config.theories, theories, records, strict=True):
+                unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), found)
+                batches = snapshot.params.get(batches_of(theory.name), unknown)
+                record |= split_disagreement(*map(weights, (run[0], batches, found)))
         compared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records) if records else {}
         return {
             "loss": snapshot.loss,
             **compared,
             "finite": _all_finite((run, snapshot.loss)),
-            "theory_finite": jnp.array([_all_finite(t) for t in theories], bool),
+            "theory_finite": jnp.array([_all_finite(found) for found in theories], bool),
         }
 
     end, observed = train_segment(
@@ -325,7 +361,7 @@ def advance_run(
         observe=observe,
         progress=progress,
     )
-    return Carry(*end), observed
+    return Carry(*end, carry.solved), observed
 
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
@@ -362,13 +398,21 @@ def _check(config, corpus, learning_rate, seed):
 
 
 def check_run(config: RunConfig, data: TokenData) -> None:
-    """Checks that a run can be trained on a corpus: its optimizer and the size of its batches."""
-    check_optimizer(config.optimizer, (config.num_layers, data.vocab_size, data.seq_len))
+    """Checks that a run can be trained on a corpus: optimizer, theories, size of its batches."""
+    sizes = config.sizes(data.vocab_size, data.seq_len)
+    check_applies(config, sizes)
     if config.batch_size is not None and config.batch_size > data.num_sequences:
         raise InputError(
             f"batch_size must be at most the number of sequences, {data.num_sequences}; "
             f"got {config.batch_size}"
         )
+
+
+def check_applies(config: RunConfig, sizes: Sizes) -> None:
+    """Checks that the optimizer can train the model, and that the theories are of both."""
+    for theory in config.prepared.values():
+        theory.check(config.model, config.optimizer)
+    check_optimizer(config.optimizer, config.model.shapes(sizes))
 
 
 def run_keys(seed: int | Int32[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -377,18 +421,23 @@ def run_keys(seed: int | Int32[Array, ""]) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     return init_key, batch_key
 
 
-def of_batches(theory: str) -> str:
+def of_batches(config: RunConfig, theory: Theory) -> bool:
+    """Whether the theory is also trained on the run's minibatches."""
+    return config.batch_size is not None and theory.of_batches
+
+
+def batches_of(theory: str) -> str:
+    """The name of the trajectory of a theory that is trained on the run's minibatches."""
     return f"{theory} of batches"
 
 
-def _shapes(config: RunConfig, corpus: Corpus) -> tuple[int, int, int]:
-    """L, V and T of the run's weights."""
-    return config.num_layers, corpus.statistics.bigram.shape[0], corpus.mask.shape[1]
+def _training(config: RunConfig, corpus: Corpus, start: Any, learning_rate) -> Training:
+    sizes = corpus.sizes(config)
+    return Training(config.model, sizes, start, config.optimizer, learning_rate, config.steps)
 
 
-def _has_closed_form(config: RunConfig, corpus: Corpus) -> bool:
-    """Whether the leading theory is compared and has a closed form for this optimizer."""
-    return "leading" in config.theories and is_linear(config.optimizer, _shapes(config, corpus))
+def _whole(corpus: Corpus, key: PRNGKeyArray | None = None) -> Batch:
+    return Batch(corpus.tokens, corpus.mask, corpus.vocab_size, key)
 
 
 def _each(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -411,54 +460,57 @@ def _losses_and_gradients(
     config: RunConfig, corpus: Corpus, batch_key, one_by_one, trajectories, step
 ):
     """The run's loss, and the gradient of every trajectory."""
-    tokens, mask = corpus.tokens, corpus.mask
-    batch = corpus
+    model, batch = config.model, _whole(corpus)
     if config.batch_size is not None:
-        rows = batch_indices(batch_key, step, len(tokens), config.batch_size)
-        tokens, mask = tokens[rows], mask[rows]
-        depth = config.num_layers if "effective" in config.theories else None
-        batch = Corpus._of(tokens, mask, corpus.statistics.bigram.shape[0], depth)
-    of_run = partial(_loss_and_gradient_of_run, config)
-    of_run = sequential_vmap(of_run) if one_by_one else of_run
-    value, gradient = of_run(trajectories["run"], tokens, mask, corpus)
+        rows = batch_indices(batch_key, step, len(batch.tokens), config.batch_size)
+        batch = batch.replace(tokens=batch.tokens[rows], mask=batch.mask[rows])  # type: ignore[attr-defined]
+    # The key of minibatches is folded with the epoch, so this one is folded with another number.
+    draws = jax.random.fold_in(jax.random.fold_in(batch_key, LARGEST_STEPS), step)
+
+    def of_theory(theory: Theory, params: Any) -> Any:
+        seen = _whole(corpus, draws if theory.from_start else None)
+        return theory.gradient(model, params, corpus.prepared[theory.name], seen)
+
+    if isinstance(config.gradient, str):
+        of_run = partial(_loss_and_gradient_of_run, config)
+        of_run = sequential_vmap(of_run) if one_by_one else of_run
+        value, gradient = of_run(trajectories["run"], batch.tokens, batch.mask, corpus)
+    else:
+        value = model.evaluate(trajectories["run"], batch.tokens, batch.mask)
+        gradient = of_theory(config.gradient, trajectories["run"])
     gradients = {"run": gradient}
-    for name in config.theories:
-        for trajectory, read in ((name, corpus), (of_batches(name), batch)):
-            if trajectory in trajectories:
-                gradients[trajectory] = _theory_gradient(name, trajectories[trajectory], read)
+    for theory in config.theories:
+        if theory.name in trajectories:
+            gradients[theory.name] = of_theory(theory, trajectories[theory.name])
+        if (own := batches_of(theory.name)) in trajectories:
+            prepared = theory.prepare(model, corpus.sizes(config), batch)
+            gradients[own] = theory.gradient(model, trajectories[own], prepared, batch)
     return value, warn_of_derivatives(config.optimizer, gradients)
 
 
-def _loss_and_gradient_of_run(config: RunConfig, params: Params, tokens, mask, corpus: Corpus):
-    if config.gradient == "exact":
-        return exact_loss_and_gradient(
-            params,
-            tokens,
-            mask,
-            microbatch_size=config.microbatch_size,
-            max_distinct=corpus.max_distinct,
-        )
-    return loss(params, tokens, mask), _theory_gradient(config.gradient, params, corpus)
+def _loss_and_gradient_of_run(config: RunConfig, params: Any, tokens, mask, corpus: Corpus):
+    return config.model.loss_and_gradient(
+        params,
+        tokens,
+        mask,
+        microbatch_size=config.microbatch_size,
+        max_distinct=corpus.max_distinct,
+    )
 
 
-def _theory_gradient(theory: str, params: Params, corpus: Corpus) -> Params:
-    if theory == "leading":
-        return leading_gradient(params, corpus.statistics, corpus.tokens, corpus.mask)
-    assert corpus.effective is not None
-    return effective_gradient(params, corpus.effective, corpus.tokens, corpus.mask)
-
-
-def _compare(run, theory) -> dict[str, Array]:
+def _compare(weights: Callable, run, theory) -> dict[str, Array]:
     """Agreement [quantities, weights, L] of a run and a theory, each a (weights, gradient)."""
-    found = [by_layer(compare_params(*sides)) for sides in zip(run, theory, strict=True)]
+    found = [
+        by_layer(compare_weights(*map(weights, both))) for both in zip(run, theory, strict=True)
+    ]
     return jax.tree.map(lambda *of: jnp.stack(of), *found)._asdict()
 
 
-def split_disagreement(run: Params, batches: Params, corpus: Params) -> dict[str, Array]:
+def split_disagreement(run: Weights, batches: Weights, corpus: Weights) -> dict[str, Array]:
     """Sampling and truncation error of the weights, [weights, L]; see `run_comparison`."""
     trained, sampled = (
-        by_layer(compare_params(run, batches)),
-        by_layer(compare_params(batches, corpus)),
+        by_layer(compare_weights(run, batches)),
+        by_layer(compare_weights(batches, corpus)),
     )
     return {
         "sampling_error": sampled.relative_error * trained.norm_ratio,

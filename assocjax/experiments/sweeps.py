@@ -1,6 +1,5 @@
 """Sweeps: a grid of runs, trained in parallel and compared with the theories, as a Dataset."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -13,25 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import LARGEST_BYTES, MEMORY_LIMIT, THEORIES, check_integer, check_integers
+from assocjax.arguments import EXACT, LARGEST_BYTES, MEMORY_LIMIT, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_dataset, check_numbers, check_positive
 from assocjax.corpora.tokens import as_token_data
-from assocjax.errors import InputError, reading
+from assocjax.errors import reading
 from assocjax.experiments._grids import Grid, run_grid
 from assocjax.experiments._plans import (
     GIB,
+    CorpusSizes,
     Plan,
-    Sizes,
     divide_again,
     make_plan,
     planned_bytes,
 )
 from assocjax.experiments.runs import QUANTITIES, Corpus, RunConfig, check_run
-from assocjax.models.params import WEIGHTS
+from assocjax.models.exact import count_distinct
+from assocjax.models.model import Model
+from assocjax.models.registry import MODEL, get_model
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints, claim_together
-from assocjax.training.exact import count_distinct
-from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_name
+from assocjax.theories.registry import default_theories
+from assocjax.theories.theory import Theory
+from assocjax.training.optimizers import Optimizer, check_resumable
 
 _FILE = "sweep.nc"
 GRID = ("learning_rate", "seed", "init_scale")
@@ -47,7 +49,7 @@ _LONG_NAMES = {
     "sampling_error": "||theory of the batches - theory of the corpus|| / ||trained||",
     "truncation_error": "||trained - theory of the batches|| / ||trained||",
 }
-_NO_LAYERS = {"comment": "output has no layers: it is at the last one, and NaN at the others"}
+_NO_LAYERS = {"comment": "a weight without layers is at the last one, and NaN at the others"}
 
 
 def sweep(
@@ -55,11 +57,12 @@ def sweep(
     *,
     learning_rates: Sequence[float],
     seeds: Sequence[int] = (0,),
-    init_scales: Sequence[float] = (0.0,),
+    init_scales: Sequence[float] | None = None,
     steps: int,
     num_layers: int,
-    theories: Sequence[str] = THEORIES,
-    gradient: str = "exact",
+    model: str | Model = MODEL,
+    theories: Sequence[str | Theory] | None = None,
+    gradient: str | Theory = EXACT,
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
@@ -83,12 +86,14 @@ def sweep(
       learning_rates: step sizes, positive and distinct.
       seeds: non-negative integers; each draws initial weights and, with `batch_size`, the
         minibatches.
-      init_scales: standard deviations of the Gaussian start, in units of the weights; 0 is the
-        zero start.
+      init_scales: scales of the start, as the model defines them; for the paper's model standard
+        deviations, of which 0 is the zero start. By default `Model.init_scale`, here 0.
       steps: number of updates.
       num_layers: L.
-      theories: the theories that every run is compared with: "leading", "effective" or both.
-      gradient: the gradient that trains the weights: "exact" or the name of a theory.
+      model: the model, a `Model` or its name (`register_model`).
+      theories: the theories that every run is compared with, by name (`register_theory`) or as
+        `Theory`; by default those of `THEORIES` that apply to the model. () compares with none.
+      gradient: the gradient that trains the weights: "exact" or a theory.
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None chooses by memory.
@@ -110,15 +115,15 @@ def sweep(
 
     Returns:
       A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,
-      gradients), `weight` (query_key, position, value, output), `layer` (from 1) and `step`:
+      gradients), `weight` (the names of `Model.weights`), `layer` (from 1) and `step`:
 
-          dataset.cosine.sel(theory="leading", quantity="weights", weight="value", layer=2)
+          dataset.cosine.sel(theory=name, quantity="weights", weight=weight, layer=2)
 
       The variables `relative_error`, `cosine`, `norm_ratio` and `distance` (see `Agreement`) have
       all these dimensions. With `batch_size` there are also `sampling_error` and
-      `truncation_error`, of weights only and so without `quantity` (see `run_comparison`). The
-      weight `output` has no layers: it is stored at the last layer, after which it is applied, and
-      is NaN at the others, so that means and extremes over `layer` are correct. `loss`, in nats, is
+      `truncation_error`, of weights only and so without `quantity` (see `run_comparison`). A
+      weight without layers is stored at the last layer and is NaN at the others, so that means and
+      extremes over `layer` are correct. `loss`, in nats, is
       over the grid and `step`. A run that diverged is NaN from its `diverged_step` on (-1 for other
       runs) and is named in the attribute `diverged`; `theory_diverged_step` is the same for the
       theories. Other attributes hold the configuration, the versions and the corpus with its hash
@@ -135,17 +140,19 @@ def sweep(
     rate as many gradients of every theory without a closed form. An effective gradient, with its
     pass over the data for W and P, costs more than half of an exact one.
     """
+    model = get_model(model)
+    if theories is None:
+        theories = default_theories(model, optimizer)
     config = RunConfig(
         steps=steps,
         num_layers=num_layers,
+        model=model,
         theories=tuple(theories) if isinstance(theories, list | tuple) else theories,  # type: ignore[arg-type]
         gradient=gradient,
         optimizer=optimizer,
         batch_size=batch_size,
         microbatch_size=microbatch_size,
     )
-    if not config.theories:
-        raise InputError("theories must be one or more distinct names; got none")
     data = as_token_data(data)
     check_run(config, data)
     steps, batch_size = config.steps, config.batch_size
@@ -155,7 +162,11 @@ def sweep(
     grid = {
         "learning_rate": check_numbers("learning_rates", learning_rates, minimum=0),
         "seed": check_numbers("seeds", seeds, minimum=0),
-        "init_scale": check_numbers("init_scales", init_scales, minimum=0),
+        "init_scale": check_numbers(
+            "init_scales",
+            [config.model.init_scale] if init_scales is None else init_scales,
+            minimum=0,
+        ),
     }
     for rate in grid["learning_rate"]:
         check_positive("learning_rates", rate)
@@ -166,18 +177,18 @@ def sweep(
     shape = len(runs.rates), len(starts)
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
     distinct = count_distinct(data.tokens)
-    sizes = Sizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
+    sizes = CorpusSizes(data.num_sequences, data.vocab_size, data.seq_len, itemsize, distinct)
     plan = make_plan(config, sizes, shape, memory_limit)
     configuration = {
         **{f"{name}s": values.tolist() for name, values in grid.items()},
-        **dataclasses.asdict(config),
-        "optimizer": optimizer_name(optimizer),
+        **config.described(),
     }
     attributes = results.provenance(data, configuration)
+    weights = config.model.names(config.sizes(data.vocab_size, data.seq_len))
 
     def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
         cells = {name: value[:, cell_to_start] for name, value in records.items()}
-        dataset = _to_dataset(cells, grid, config)
+        dataset = _to_dataset(cells, grid, config, weights)
         dataset.attrs |= {**attributes, "incomplete": incomplete}
         return dataset
 
@@ -195,7 +206,7 @@ def sweep(
         )
         records = run_grid(
             config,
-            Corpus.of(data, depth=config.depth),
+            Corpus.of(data, config),
             runs,
             plan,
             segment=segment,
@@ -265,35 +276,44 @@ def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
 
 @reading("sweep")
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """The last step of a sweep as a table: a row per init_scale, theory and learning rate.
+    """The last step of a sweep as a table: a row for each init_scale, theory and learning rate.
 
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
-    seed. NaN where all runs diverged or the theory is zero.
+    seed, and the error is that of the last weight, the one that gives the logits. NaN where all
+    runs diverged or the theory is zero. Without theories there are only losses, and `theory` is
+    None.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `sweep`.
     """
     check_dataset(dataset, "sweep", ["loss"], "learning_rate init_scale seed step")
-    dims = "learning_rate init_scale theory quantity weight step"
-    check_dataset(dataset, "sweep", ["relative_error", "cosine"], dims)
+    if "theory" in dataset.dims:
+        dims = "learning_rate init_scale theory quantity weight step"
+        check_dataset(dataset, "sweep", ["relative_error", "cosine"], dims)
     last = dataset.isel(step=-1).sel(quantity="weights")
     steps = int(dataset["step"][-1])
+    weights = dataset["weight"].values.tolist()
     rows = []
     for scale, theory, rate in itertools.product(
-        *(dataset[name].values.tolist() for name in ("init_scale", "theory", "learning_rate"))
+        dataset["init_scale"].values.tolist(),
+        dataset["theory"].values.tolist() or [None],
+        dataset["learning_rate"].values.tolist(),
     ):
-        cell = last.sel(learning_rate=rate, init_scale=scale, theory=theory)
-        rows.append(
-            {
-                "init_scale": scale,
-                "theory": theory,
-                "learning_rate": rate,
-                "s*eta": rate * steps,
-                "loss": float(cell["loss"].mean()),
-                **{name: float(cell["cosine"].sel(weight=name).min()) for name in WEIGHTS},
-                "error": float(cell["relative_error"].sel(weight="output").max()),
+        cell = last.sel(learning_rate=rate, init_scale=scale)
+        row = {
+            "init_scale": scale,
+            "theory": theory,
+            "learning_rate": rate,
+            "s*eta": rate * steps,
+            "loss": float(cell["loss"].mean()),
+        }
+        if theory is not None:
+            cell = cell.sel(theory=theory)
+            row |= {
+                **{name: float(cell["cosine"].sel(weight=name).min()) for name in weights},
+                "error": float(cell["relative_error"].sel(weight=weights[-1]).max()),
             }
-        )
+        rows.append(row)
     return rows
 
 
@@ -306,7 +326,7 @@ def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
     return starts, cell_to_start.reshape(seeds.shape)
 
 
-def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dataset:
+def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig, weights) -> xr.Dataset:
     by_theory = (*GRID, "theory")
     by_layer = (*by_theory, "weight", "layer", "step")
     dims = {"loss": (*GRID, "step"), "diverged_step": GRID, "theory_diverged_step": by_theory}
@@ -320,9 +340,9 @@ def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig) -> xr.Dat
         variables,
         coords={
             **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
-            "theory": list(config.theories),
+            "theory": list(config.names),
             "quantity": list(QUANTITIES),
-            "weight": list(WEIGHTS),
+            "weight": weights,
             "layer": np.arange(1, config.num_layers + 1, dtype=np.int32),
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
         },

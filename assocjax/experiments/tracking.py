@@ -23,10 +23,12 @@ from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
 from assocjax.experiments.record import record_run
 from assocjax.experiments.runs import Corpus, RunConfig, check_run
-from assocjax.models.params import Params
+from assocjax.models.model import Model
+from assocjax.models.registry import MODEL, get_model
+from assocjax.statistics.dense import corpus_statistics
 from assocjax.storage import claim, results
 from assocjax.storage.checkpoints import Checkpoints
-from assocjax.training.optimizers import Optimizer, check_resumable, optimizer_name
+from assocjax.training.optimizers import Optimizer, check_resumable
 
 _FILE = "track.nc"
 
@@ -49,6 +51,7 @@ def track(
     k: int = TOP,
     seed: int = 0,
     init_scale: float = TRACKED_INIT_SCALE,
+    model: str | Model = MODEL,
     optimizer: Optimizer = "sgd",
     batch_size: int | None = None,
     microbatch_size: int | None = None,
@@ -72,7 +75,9 @@ def track(
       record_at: steps at which to record; by default 0 and about twenty, evenly on a log scale.
       k: maximal length of the lists: tokens that are no association are not listed.
       seed: of the initial weights and of the minibatches.
-      init_scale: standard deviation of the Gaussian start; 0 is the zero start.
+      init_scale: scale of the start, as the model defines it; for the paper's model the standard
+        deviation, of which 0 is the zero start.
+      model: a `Model` or its name; it must have a reading in tokens (`Model.in_tokens`).
       optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None chooses by memory.
@@ -111,11 +116,13 @@ def track(
         steps=steps,
         num_layers=num_layers,
         theories=(),
+        model=get_model(model),
         optimizer=optimizer,
         batch_size=batch_size,
         microbatch_size=microbatch_size,
     )
     check_run(run, data)
+    jax.eval_shape(run.model.in_tokens, run.model.shapes(run.sizes(data.vocab_size, data.seq_len)))
     k = min(check_integer("k", k, minimum=1), data.vocab_size - 1)
     record_at = steps_to_record(record_at, run.steps)
     if truth is not None:
@@ -123,15 +130,11 @@ def track(
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
     settings = {
         "learning_rate": check_positive("learning_rate", learning_rate),
-        "steps": run.steps,
-        "num_layers": run.num_layers,
+        **run.described(),
         "record_at": record_at,
         "k": k,
         "seed": check_integer("seed", seed, minimum=0),
         "init_scale": check_number("init_scale", init_scale, minimum=0),
-        "optimizer": optimizer_name(optimizer),
-        "batch_size": run.batch_size,
-        "microbatch_size": run.microbatch_size,
     }
     compute = partial(_track, data, settings, queries, run, progress=progress)
     if checkpoint is None:
@@ -164,18 +167,19 @@ def _track(
         settings[name] for name in ("learning_rate", "seed", "init_scale", "record_at", "k")
     )
     attributes = results.provenance(data, settings)
-    corpus = Corpus.of(data)
-    theory = scorings.theory_weights(corpus.statistics)
-    frequencies = Frequencies.of(corpus.statistics)
+    statistics = corpus_statistics(data)
+    theory = scorings.theory_weights(statistics)
+    frequencies = Frequencies.of(statistics)
     lists = {
         scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
         for scoring in SCORINGS
     }
 
-    def read(step: int, params: dict[str, Params]) -> dict[str, np.ndarray]:
+    def read(step: int, params: dict[str, Any]) -> dict[str, np.ndarray]:
+        weights = run.model.in_tokens(params["run"])
         readings = {
             scoring: scorings.read_weights(
-                params["run"], theory, lists[scoring], frequencies, scoring=scoring, k=k
+                weights, theory, lists[scoring], frequencies, scoring=scoring, k=k
             )
             for scoring in SCORINGS
         }
@@ -183,7 +187,7 @@ def _track(
 
     found = record_run(
         run,
-        corpus,
+        Corpus.of(data, run),
         rate,
         seed,
         scale,
@@ -197,7 +201,7 @@ def _track(
     if not found.records:
         raise InputError(f"learning_rate {rate:g} and this start: {incomplete}")
 
-    Phi = partial(scorings.context_lists, corpus.statistics.context, frequencies, k=k)
+    Phi = partial(scorings.context_lists, statistics.context, frequencies, k=k)
     for scoring in SCORINGS:
         lists[scoring] |= {"context": Phi(scoring=scoring)}
     variables = _by_variable(lists, suffix="_theory") | found.records

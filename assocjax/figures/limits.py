@@ -15,20 +15,17 @@ from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.horizons import SETTINGS
 from assocjax.experiments.tables import weights_and_layers
 from assocjax.figures.style import (
-    COLORS,
-    LABELS,
-    THEORY_LINES,
-    THEORY_NAMES,
     and_seeds,
     few_ticks,
     finish,
     in_order,
     label_axes,
     line_and_range,
+    look_of_theories,
+    look_of_weights,
     panels,
     shades,
 )
-from assocjax.models.params import WEIGHTS
 
 _THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 
@@ -53,8 +50,9 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
     horizons, exists = in_order(horizons), weights_and_layers(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
-    figure, axes = panels(len(scales), len(WEIGHTS), log=True)
-    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+    weights = look_of_weights(horizons["weight"].values)
+    figure, axes = panels(len(scales), len(weights), log=True)
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(weights)):
         ax = axes[i, j]
         for k, theory in enumerate(horizons["theory"].values):
             horizon = horizons["horizon"].sel(init_scale=scale, theory=theory, weight=weight)
@@ -63,7 +61,7 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
         ax.plot(rates, rates * last, color="0.8", lw=0.8, zorder=0, label="end of the sweep")
         for marker, label in (("^", "not ended by then"), ("v", "never held")):
             ax.plot([], [], marker, color="0.3", mfc="none", ms=6, label=label)
-        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+        ax.set_title(f"{weights[weight].label},  start sd {scale:g}", fontsize=9)
         few_ticks(ax, rates[:: -(-len(rates) // 4)])
     label_axes(axes, r"learning rate $\eta$", r"horizon $s\,\eta$")
     finish(
@@ -98,26 +96,27 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     base = rows[0]
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]
-    theories = list(dict.fromkeys(row["theory"] for row in rows))
+    theories = look_of_theories(dict.fromkeys(row["theory"] for row in rows))
+    weights = look_of_weights(name.removesuffix("*eta") for name in base if name.endswith("*eta"))
     figure, axes = panels(1, len(varied), log=True, share_x=False)
     for ax, name in zip(axes[0], varied, strict=True):
         others = [other for other in SETTINGS if other != name]
         line = [row for row in rows if all(row[other] == base[other] for other in others)]
         line = sorted(line, key=itemgetter(name))
-        for theory, weight in itertools.product(theories, WEIGHTS):
+        for theory, weight in itertools.product(theories, weights):
             points = [(row[name], row[f"{weight}*eta"]) for row in line if row["theory"] == theory]
             x, y = np.array(points, float).T
             y[y == 0] = np.nan  # never held: a log axis has no zero
-            ax.plot(x, y, color=COLORS[weight], ls=THEORY_LINES[theory], marker="o", ms=3, lw=1.4)
+            color, line_style = weights[weight].style, theories[theory].style
+            ax.plot(x, y, color=color, ls=line_style, marker="o", ms=3, lw=1.4)
         few_ticks(ax, sorted({row[name] for row in line}))
         ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
         ax.set_xlabel(name.replace("_", " "))
     axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
-    for weight in WEIGHTS:
-        axes[0, 0].plot([], [], color=COLORS[weight], label=LABELS[weight])
-    for theory in theories:
-        label = THEORY_NAMES[theory]
-        axes[0, 0].plot([], [], color="0.3", ls=THEORY_LINES[theory], lw=1.4, label=label)
+    for label, color in weights.values():
+        axes[0, 0].plot([], [], color=color, label=label)
+    for label, line_style in theories.values():
+        axes[0, 0].plot([], [], color="0.3", ls=line_style, lw=1.4, label=label)
     symbols = zip((r"$\eta$", "V", "T", "L"), SETTINGS, strict=True)
     setting = ", ".join(f"{symbol} = {base[name]:g}" for symbol, name in symbols)
     named = xr.Dataset(attrs={"corpus_name": corpus_name})
@@ -150,8 +149,9 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
     bounds = in_order(bounds).isel(step=slice(1, None))  # a log axis has no step 0
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
-    figure, axes = panels(len(scales), len(WEIGHTS), log=True, share_y="col")
-    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(WEIGHTS)):
+    weights = look_of_weights(bounds["weight"].values)
+    figure, axes = panels(len(scales), len(weights), log=True, share_y="col")
+    for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(weights)):
         ax = axes[i, j]
         for rate, color in zip(shown, shades(len(shown)), strict=True):
             cell = bounds.sel(learning_rate=rate, init_scale=scale, weight=weight)
@@ -165,7 +165,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
             ax.plot(cell["step"], met, color=pale, lw=6, marker="o", ms=6, mew=0, zorder=0)
         ax.plot([], [], color="0.3", lw=1, ls="--", label="bound")
         ax.plot([], [], color="0.75", lw=6, label="conditions hold")
-        ax.set_title(f"{LABELS[weight]},  start sd {scale:g}", fontsize=9)
+        ax.set_title(f"{weights[weight].label},  start sd {scale:g}", fontsize=9)
     label_axes(axes, "step", "distance and its bound")
     finish(
         figure,

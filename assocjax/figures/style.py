@@ -9,12 +9,13 @@ global state, no display.
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,6 @@ from matplotlib.ticker import NullFormatter
 
 from assocjax.arguments import check_path
 from assocjax.errors import InputTypeError
-from assocjax.models.params import WEIGHTS
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
 LABELS = {
@@ -36,9 +36,41 @@ LABELS = {
     "value": r"value $V_\ell$",
     "output": r"output $W_O$",
 }
-COLORS = dict(zip(WEIGHTS, ("#0072b2", "#e69f00", "#009e73", "#cc3311"), strict=True))
-THEORY_LINES = {"leading": "-", "effective": "--"}
-THEORY_NAMES = {"leading": "leading terms", "effective": "effective theory"}
+"""The labels of the weights of the paper's model; others are labelled by their names."""
+
+_COLORS = dict(zip(LABELS, ("#0072b2", "#e69f00", "#009e73", "#cc3311"), strict=True))
+_THEORY_LINES = {"leading": "-", "effective": "--"}
+_THEORY_NAMES = {"leading": "leading terms", "effective": "effective theory"}
+_OTHER_LINES = ("-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+class Look(NamedTuple):
+    """How a weight or a theory is drawn: its name in words, and its colour or line style."""
+
+    label: str
+    style: Any
+
+
+def look_of_weights(names: Iterable[str]) -> dict[str, Look]:
+    """The label and colour of each weight, by name."""
+    names = list(names)
+    shades = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+    return {
+        name: Look(LABELS.get(name, literal(name)), _COLORS.get(name, shade))
+        for name, shade in zip(names, shades, strict=True)
+    }
+
+
+def look_of_theories(names: Iterable[str]) -> dict[str, Look]:
+    """The label and line style of each theory, by name."""
+    others = itertools.cycle(_OTHER_LINES)
+    return {
+        name: Look(
+            _THEORY_NAMES.get(name, f"{literal(name)} theory"),
+            _THEORY_LINES.get(name) or next(others),
+        )
+        for name in names
+    }
 
 
 _METADATA = {

@@ -13,22 +13,19 @@ from assocjax.arguments import check_flag
 from assocjax.checks import check_dataset, check_number
 from assocjax.errors import InputError, reading
 from assocjax.figures.style import (
-    COLORS,
-    LABELS,
-    THEORY_LINES,
-    THEORY_NAMES,
     and_seeds,
     few_ticks,
     finish,
     in_order,
     label_axes,
     line_and_range,
+    look_of_theories,
+    look_of_weights,
     panels,
     save_all,
     set_title,
     shades,
 )
-from assocjax.models.params import WEIGHTS
 from assocjax.storage import Folder
 
 _GRID = "learning_rate seed init_scale step"
@@ -54,14 +51,15 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     dataset = in_order(dataset).sel(quantity="gradients" if gradients else "weights")
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = panels(len(scales), len(rates))
+    weights = look_of_weights(dataset["weight"].values)
     last = int(dataset["step"][-1])
     margin = 0.03 * max(1, last)
     low = 0.0
     for i, scale in enumerate(scales):
         for j, rate in enumerate(rates):
             cosine = dataset["cosine"].sel(learning_rate=rate, init_scale=scale)
-            for weight in WEIGHTS:
-                _theory_lines(axes[i, j], cosine.sel(weight=weight), COLORS[weight], LABELS[weight])
+            for weight, (label, color) in weights.items():
+                _theory_lines(axes[i, j], cosine.sel(weight=weight), color, label)
             low = min(low, float(cosine.min().fillna(0)))
             axes[i, j].set_title(rf"$\eta$ = {rate:g},  start sd {scale:g}", fontsize=9)
             axes[i, j].axhline(1, color="0.8", lw=0.8, zorder=0)
@@ -101,8 +99,9 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
     steps = [step for step in steps if step <= last]
-    figure, axes = panels(2, len(WEIGHTS), log=True, share_x="row")
-    for j, weight in enumerate(WEIGHTS):
+    weights = look_of_weights(dataset["weight"].values)
+    figure, axes = panels(2, len(weights), log=True, share_x="row")
+    for j, (weight, (label, _)) in enumerate(weights.items()):
         error = dataset["relative_error"].sel(weight=weight, quantity="weights")
         top, bottom = axes[:, j]
         for ax in (top, bottom):
@@ -113,7 +112,7 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
         for step, color in zip(steps, shades(len(steps)), strict=True):
             line = error.sel(step=step)
             _theory_lines(bottom, line, color, f"step {step}", over="learning_rate", marker="o")
-        top.set_title(LABELS[weight], fontsize=10)
+        top.set_title(label, fontsize=10)
         top.set_xlabel("step")
         bottom.set_xlabel(r"learning rate $\eta$")
         # Few ticks, so that their labels do not overlap.
@@ -151,15 +150,17 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
     check_dataset(dataset, "sweep", _DISAGREEMENT_LINES, _BY_LAYER)
     scale, dataset = _at_scale(dataset, init_scale)
-    rates, theories = dataset["learning_rate"].values, dataset["theory"].values
+    rates = dataset["learning_rate"].values
+    theories = look_of_theories(dataset["theory"].values)
+    weights = look_of_weights(dataset["weight"].values)
     dataset = dataset.isel(step=slice(1, None))  # a log axis has no step 0
-    figure, axes = panels(len(theories), len(WEIGHTS), log=True)
-    for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(WEIGHTS)):
+    figure, axes = panels(len(theories), len(weights), log=True)
+    for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(weights)):
         ax, cell = axes[i, j], dataset.sel(theory=theory, weight=weight)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             for error, line in _DISAGREEMENT_LINES.items():
                 line_and_range(ax, cell[error].sel(learning_rate=rate), color, "", line=line)
-        ax.set_title(f"{LABELS[weight]},  {THEORY_NAMES[theory]}", fontsize=9)
+        ax.set_title(f"{weights[weight].label},  {theories[theory].label}", fontsize=9)
     for rate, color in zip(rates, shades(len(rates)), strict=True):
         axes[0, 0].plot([], [], color=color, label=rf"$\eta$ = {rate:g}")
     for error, line in _DISAGREEMENT_LINES.items():
@@ -216,12 +217,13 @@ def save_sweep(
     With minibatches `disagreement` is one of them. Raises InputError if figures of other results
     exist, unless assocjax wrote them and `overwrite` is true.
     """
-    figures = {
-        "cosine_weights": plot_cosines(dataset),
-        "cosine_gradients": plot_cosines(dataset, gradients=True),
-        "relative_error": plot_errors(dataset),
-        "loss": plot_loss(dataset),
-    }
+    figures = {"loss": plot_loss(dataset)}
+    if dataset.sizes.get("theory"):
+        figures |= {
+            "cosine_weights": plot_cosines(dataset),
+            "cosine_gradients": plot_cosines(dataset, gradients=True),
+            "relative_error": plot_errors(dataset),
+        }
     if "sampling_error" in dataset:
         figures["disagreement"] = plot_disagreement(dataset)
     return save_all(figures, folder, overwrite=overwrite)
@@ -238,8 +240,7 @@ def _at_scale(dataset: xr.Dataset, init_scale: float | None) -> tuple[float, xr.
 def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) -> None:
     """A line for each theory, all in one colour; the first has the label."""
     options["alpha"] = 0.2 / values.sizes["theory"]  # for shades that may overlap
-    for theory in values["theory"].values:
-        line = THEORY_LINES[theory]
+    for theory, (_, line) in look_of_theories(values["theory"].values).items():
         line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)
         label = "_"
 
@@ -247,10 +248,10 @@ def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) 
 def _theory_key(ax: Axes, dataset: xr.Dataset) -> None:
     """Adds the line style of each theory to the legend of a panel."""
     if dataset.sizes["theory"] > 1:
-        for theory in dataset["theory"].values:
-            line, name = THEORY_LINES[theory], THEORY_NAMES[theory]
-            ax.plot([], [], color="0.3", lw=1.4, ls=line, label=name)
+        for label, line in look_of_theories(dataset["theory"].values).values():
+            ax.plot([], [], color="0.3", lw=1.4, ls=line, label=label)
 
 
 def _theory_names(dataset: xr.Dataset) -> str:
-    return " and the ".join(THEORY_NAMES[theory] for theory in dataset["theory"].values)
+    looks = look_of_theories(dataset["theory"].values)
+    return " and the ".join(label for label, _ in looks.values())

@@ -1,10 +1,19 @@
-"""The model, its weights, and how two sets of weights are compared.
+"""Models: their protocol, the paper's model with its fast exact gradient, and others.
 
 In reading order:
 
-* `params`: `Params`, the weights and their shapes, and `init_params`.
+* `model`: `Model`, the protocol: what training, theories and comparisons ask of a model.
+* `registry`: models by name; `register_model`.
+* `microbatches`: sums over sequences, accumulated over microbatches.
+* `agreement`: relative error, cosine and norm ratio of two sets of weights, safe from underflow.
+* `params`: `Params`, the weights of the paper's model and their shapes, and `init_params`.
 * `attention_only`: the paper's attention-only transformer: the logits of one sequence, attention's
   softmax, and the loss.
+* `_tables`: its exact gradient, with every product of weights computed once per step.
+* `plan`: the choice of the cheaper form of that gradient, and its memory.
+* `exact`: `exact_gradient` and `exact_loss_and_gradient`, in the form that the plan chooses.
+* `paper`: all this as a `Model`.
+* `factored`: the same attention and positions, for tokens embedded in fewer dimensions.
 * `decoder`: GPT-NeoX, Llama and GPT-2, with attention as a seam.
-* `agreement`: relative error, cosine and norm ratio of two sets of weights, safe from underflow.
+* `flax_models`: any flax module as a `Model`.
 """

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from assocjax.arguments import check_is
 from assocjax.checks import as_array
 from assocjax.errors import InputError
-from assocjax.models.params import WEIGHTS, Params
+from assocjax.models.model import Weights
+from assocjax.models.params import Params
 
 
 class Agreement(NamedTuple):
@@ -78,32 +79,49 @@ def compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
     """
     check_is("exact", exact, Params)
     check_is("theory", theory, Params)
-    for name in WEIGHTS:
-        x, y = getattr(exact, name).shape, getattr(theory, name).shape
-        if x != y and (name == "output" or (1, *x[1:]) != y):
+    compared = compare_weights(exact.by_name(), theory.by_name())
+    return compared | {"output": jax.tree.map(lambda x: x[0], compared["output"])}
+
+
+def compare_weights(exact: Weights, theory: Weights) -> dict[str, Agreement]:
+    """Agreement of every weight of any model: entries [layers].
+
+    Args:
+      exact: `Model.weights` of weights or of a gradient.
+      theory: the same; a single layer is broadcast to all layers.
+
+    Raises:
+      InputError: names or shapes differ.
+    """
+    if exact.keys() != theory.keys():
+        raise InputError(f"theory must have the weights of exact, {[*exact]}; got {[*theory]}")
+    for name in exact:
+        x, y = exact[name].shape, theory[name].shape
+        if y not in (x, (1, *x[1:])):
             raise InputError(f"theory.{name} must have the shape of exact.{name}, {x}; got {y}")
-    return _compare_params(exact, theory)
+    compared = _compare_weights(exact, theory)
+    return {name: compared[name] for name in exact}  # in this order
 
 
 @jax.jit
-def _compare_params(exact: Params, theory: Params) -> dict[str, Agreement]:
-    def compare(name):
-        x, y = getattr(exact, name), getattr(theory, name)
-        if name == "output":
-            return agreement(x, y)
-        return jax.vmap(agreement)(x, jnp.broadcast_to(y, x.shape))
-
-    return {name: compare(name) for name in WEIGHTS}
+def _compare_weights(exact: Weights, theory: Weights) -> dict[str, Agreement]:
+    return {
+        name: jax.vmap(agreement)(x, jnp.broadcast_to(theory[name], x.shape))
+        for name, x in exact.items()
+    }
 
 
 def by_layer(compared: dict[str, Agreement]) -> Agreement:
-    """Stacks the result of `compare_params` to arrays [weights, L], in the order of `WEIGHTS`.
+    """Stacks the result of `compare_weights` to arrays [weights, L], in the order of the weights.
 
-    `output` has no layers: it is stored at the last layer, and is NaN at the others.
+    A weight without layers is stored at the last layer, and is NaN at the others.
     """
-    L = len(compared["query_key"].cosine)
-    output = jax.tree.map(lambda x: jnp.full(L, jnp.nan, x.dtype).at[-1].set(x), compared["output"])
-    found = [(compared | {"output": output})[name] for name in WEIGHTS]
+    L = max(len(of.cosine) for of in compared.values())
+
+    def at_layers(x):
+        return x if len(x) == L else jnp.full(L, jnp.nan, x.dtype).at[-1].set(x[0])
+
+    found = [jax.tree.map(at_layers, of) for of in compared.values()]
     return jax.tree.map(lambda *of_weights: jnp.stack(of_weights), *found)
 
 

@@ -6,13 +6,15 @@ trained and compared with any theory of it.
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32, PRNGKeyArray
 
+from assocjax.arguments import LARGEST_COUNT
+from assocjax.checks import CorpusLike, Sequences, check_tokens
+from assocjax.errors import InputError
 from assocjax.models.microbatches import sum_microbatches
 
 Weights = dict[str, Float[Array, "layers ..."]]
@@ -65,6 +67,21 @@ class Model(abc.ABC):
         """The weights by name, in the order in which the model applies them, each with a leading
         axis of its layers: L, or 1 for a weight without layers. Also called with gradients."""
 
+    def check_batch(
+        self, params: Any, data: CorpusLike, mask: ArrayLike | None
+    ) -> tuple[Int32[Array, "N T+1"], Bool[Array, "N T"]]:
+        """The tokens and mask of a corpus, checked; override it to compare them with the weights.
+
+        Raises:
+          InputError, InputTypeError: not a corpus.
+        """
+        largest = data.vocab_size if isinstance(data, Sequences) else LARGEST_COUNT
+        return check_tokens(data, mask, largest)
+
+    def evaluate(self, params: Any, tokens: Array, mask: Array) -> Float[Array, ""]:
+        """`loss` where it is not differentiated; override it to bound its memory."""
+        return self.loss(params, tokens, mask)
+
     def loss_and_gradient(
         self,
         params: Any,
@@ -109,16 +126,18 @@ class Model(abc.ABC):
         XLA keeps fewer of them at a time, so this is an upper limit, usually by a factor of a few.
         """
         size = num_sequences if microbatch_size is None else min(num_sequences, microbatch_size)
-        params = self.shapes(sizes, itemsize)
-        tokens = jax.ShapeDtypeStruct((size, sizes.seq_len + 1), jnp.int32)
-        mask = jax.ShapeDtypeStruct((size, sizes.seq_len), bool)
-        program = jax.make_jaxpr(jax.value_and_grad(self.loss))(params, tokens, mask)
-        return _bytes(program.jaxpr)
+        return activation_bytes(self, self.shapes(sizes, itemsize), (size, sizes.seq_len))
 
     def shapes(self, sizes: Sizes, itemsize: int = 4) -> Any:
         """The shapes and dtypes of the weights, a tree of `jax.ShapeDtypeStruct`."""
         dtype = jnp.float64 if itemsize == 8 else jnp.float32
         return jax.eval_shape(lambda: self.init(jax.random.key(0), sizes, 0.0, dtype))
+
+    def names(self, sizes: Sizes) -> list[str]:
+        """The names of the weights, in their order."""
+        names: list[str] = []
+        jax.eval_shape(lambda params: names.extend(self.weights(params)), self.shapes(sizes))
+        return names
 
     def in_tokens(self, params: Any) -> Any:
         """The weights as matrices between tokens, `Params`, which readings of associations use.
@@ -126,12 +145,21 @@ class Model(abc.ABC):
         Raises:
           InputError: the model has no such reading.
         """
-        raise NotImplementedError
+        raise InputError(
+            f"model {self.name!r} has no reading as matrices between tokens (Model.in_tokens)"
+        )
 
 
 def tree_bytes(tree: Any) -> int:
     """Memory of a tree of arrays, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def activation_bytes(model: Model, params: Any, shape: tuple[int, int]) -> int:
+    """The memory of all arrays in the program of the gradient of sequences of a shape [N, T]."""
+    tokens = jax.ShapeDtypeStruct((shape[0], shape[1] + 1), jnp.int32)
+    mask = jax.ShapeDtypeStruct(shape, bool)
+    return _bytes(jax.make_jaxpr(jax.value_and_grad(model.loss))(params, tokens, mask).jaxpr)
 
 
 def _bytes(jaxpr: Any) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32, PRNGKeyAr
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_key, check_number, check_precision, check_tokens
 from assocjax.errors import InputError, InputTypeError
+from assocjax.models.model import Weights
 
 WEIGHTS = ("query_key", "position", "value", "output")
 """Names of the weights, in the order in which the model applies them."""
@@ -37,6 +38,10 @@ class Params:
     position: Float[Array, "L T"]
     value: Float[Array, "L V V"]
     output: Float[Array, "V V"]
+
+    def by_name(self) -> Weights:
+        """The weights by name, each with a leading axis of layers: L, or 1 for `output`."""
+        return {name: getattr(self, name) for name in WEIGHTS} | {"output": self.output[None]}
 
 
 def init_params(

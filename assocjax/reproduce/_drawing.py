@@ -4,7 +4,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from assocjax.figures.style import COLORS, LABELS, line_and_range, panels, set_title
+from assocjax.figures.style import line_and_range, look_of_weights, panels, set_title
 from assocjax.models.params import WEIGHTS
 
 _LINES = {"corpus": "-", "first batch": ":", "effective": "--"}
@@ -30,15 +30,15 @@ def plot_epochs(
       marks: epoch -> smallest cosine of any weight that the paper reports.
     """
     figure, ((*axes,),) = panels(1, 5, size=(2.64, 2.2), share_x=False, share_y=False)
-    for ax, weight in zip(axes, WEIGHTS, strict=False):
+    for ax, (weight, (label, color)) in zip(axes, look_of_weights(WEIGHTS).items(), strict=False):
         cosines = dataset["cosine"].sel(weight=weight)
-        for theory, color in _GREYS.items():
-            _draw(ax, cosines.sel(theory=theory), color, _NAMES[theory], "-")
+        for theory, grey in _GREYS.items():
+            _draw(ax, cosines.sel(theory=theory), grey, _NAMES[theory], "-")
         for theory, line in _LINES.items():
-            _draw(ax, cosines.sel(theory=theory), COLORS[weight], _NAMES[theory], line)
+            _draw(ax, cosines.sel(theory=theory), color, _NAMES[theory], line)
         for epoch, least in (marks or {}).items():
             ax.plot(epoch, least, "k^", ms=4, clip_on=False, label="paper: at least")
-        ax.set_title(LABELS[weight], fontsize=10)
+        ax.set_title(label, fontsize=10)
         ax.axhline(1, color="0.8", lw=0.8, zorder=0)
         ax.set_ylim(min(-0.05, float(cosines.min())), 1.05)
     axes[0].set_ylabel("cosine with theory")

@@ -18,8 +18,8 @@ from assocjax.analysis.scorings import theory_weights
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
 from assocjax.experiments.record import record_run
-from assocjax.experiments.runs import Corpus, RunConfig, of_batches, run_keys, split_disagreement
-from assocjax.models.agreement import by_layer, compare_params
+from assocjax.experiments.runs import Corpus, RunConfig, batches_of, run_keys, split_disagreement
+from assocjax.models.agreement import by_layer, compare_weights
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
 from assocjax.reproduce.scales import Run
@@ -27,7 +27,6 @@ from assocjax.statistics.dense import corpus_statistics
 from assocjax.statistics.moments import EffectiveStatistics, effective_statistics
 from assocjax.storage import results
 from assocjax.storage.checkpoints import Checkpoints
-from assocjax.theories.closed_forms import leading_weights
 from assocjax.theories.quadrature import effective_weights
 from assocjax.training.train import batch_indices
 
@@ -77,10 +76,10 @@ def follow(
     config = RunConfig(
         steps=length * run.epochs,
         num_layers=run.num_layers,
-        theories=("leading",),
+        theories=("leading",),  # type: ignore[arg-type]
         batch_size=size,
     )
-    corpus = Corpus.of(data)
+    corpus = Corpus.of(data, config)
     theories = _theories(corpus, data, size, seed)
     moments = None
     if run.effective_epochs:
@@ -90,7 +89,7 @@ def follow(
         compared = theories
         if moments is not None and step // length in run.effective_epochs:
             compared = theories | _effective(moments, data, run, step)
-        found = _measure(corpus, compared, run.learning_rate, params, jnp.int32(step))
+        found = _measure(corpus, compared, params)
         return jax.tree.map(np.asarray, found)
 
     found = record_run(
@@ -114,21 +113,23 @@ def follow(
 
 
 @jax.jit
-def _measure(corpus: Corpus, theories: dict[str, Params], rate, params: dict[str, Params], step):
+def _measure(corpus: Corpus, theories: dict[str, Params], params: dict[str, Params]):
     """The measures recorded at the end of an epoch."""
     run = params["run"]
-    compared = [by_layer(compare_params(run, theories[name])) for name in THEORIES]
+    compared = [
+        by_layer(compare_weights(run.by_name(), theories[name].by_name())) for name in THEORIES
+    ]
     record = {"cosine": jnp.stack([each.cosine for each in compared])}
     record["loss"] = loss(run, corpus.tokens, corpus.mask)
-    if of_batches("leading") in params:
-        of_corpus = leading_weights(corpus.statistics, 1, rate, step)
-        record |= split_disagreement(run, params[of_batches("leading")], of_corpus)
+    if (batches := batches_of("leading")) in params:
+        parts = run, params[batches], params["leading"]
+        record |= split_disagreement(*(part.by_name() for part in parts))
     return record
 
 
 def _theories(corpus: Corpus, data: TokenData, size: int | None, seed: int) -> dict[str, Params]:
     """One layer of leading terms for each theory, at any scale; zeros where one does not apply."""
-    whole = theory_weights(corpus.statistics)
+    whole = theory_weights(corpus.prepared["leading"])
     nothing = jax.tree.map(jnp.zeros_like, whole)
     counts = np.bincount(data.tokens[:, :-1][data.mask], minlength=data.vocab_size)
     rank = jnp.argsort(jnp.argsort(-jnp.asarray(counts)))

@@ -2,11 +2,14 @@
 
 In reading order:
 
-* `leading`: the gradient of the paper's leading terms.
-* `closed_forms`: the weights that this gradient leads to after s steps of gradient descent, of
-  gradient flow or of any linear optimizer.
+* `theory`: `Theory`, the protocol: what runs and sweeps ask of a theory.
+* `registry`: theories by name; `register_theory`.
+* `closed_forms`: the weights that the paper's leading terms give after s steps of gradient descent,
+  of gradient flow or of any linear optimizer.
+* `leading`: the gradient of the leading terms, and their theory of a run.
 * `effective`: the gradient of the effective theory: uniform attention, and the loss to second order
   in the context.
+* `taylor`: the weights of any model as a polynomial in time.
 * `quadrature`: the weights of the effective theory, with few passes over the data.
 * `corrections`: the same, corrected for attention's feedback by a few exact gradients.
 * `bounds`: the paper's theorem: its conditions, its bounds and how loose they are.

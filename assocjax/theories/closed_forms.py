@@ -20,7 +20,7 @@ from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.params import Params
 from assocjax.statistics.dense import Statistics
-from assocjax.training.optimizers import check_linear, follow, scalars
+from assocjax.training.optimizers import check_linear, follow
 
 Scalar = float | Float[Array, ""]
 Steps = int | Int[Array, ""]
@@ -118,7 +118,7 @@ def follow_coefficients(optimizer: optax.GradientTransformation, steps: int) -> 
         of_attention = -at.output * at.value
         return Params(of_attention, of_attention, -at.output, -jnp.ones_like(at.output))
 
-    zero = scalars(jnp.zeros((), jnp.result_type(float)))
+    zero = Params(*[jnp.zeros((), jnp.result_type(float))] * 4)
     path = follow(optimizer, gradient, zero, steps)
     return Coefficients(path.output, path.value, path.query_key)
 

@@ -29,10 +29,13 @@ from assocjax.arguments import check_choice, check_is
 from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
 from assocjax.models.attention_only import count_valid, default_microbatch_size
+from assocjax.models.microbatches import sum_microbatches
+from assocjax.models.paper import check_paper_model
 from assocjax.models.params import Params, check_batch, check_params
 from assocjax.precision import matmul
-from assocjax.statistics.moments import EffectiveStatistics
-from assocjax.models.microbatches import sum_microbatches
+from assocjax.statistics.moments import EffectiveStatistics, effective_statistics
+from assocjax.theories.registry import register_theory
+from assocjax.theories.theory import Theory
 
 AROUND = ("token", "zero")
 
@@ -271,3 +274,30 @@ def _uniform_attention_gradient(params, tokens, mask):
 
     size = default_microbatch_size(params, T)
     return sum_microbatches(microbatch_gradient, tokens, mask, size)
+
+
+class Effective(Theory):
+    """The effective theory of the paper's model, trained from zero by `effective_gradient`."""
+
+    name = "effective"
+
+    def check(self, model, optimizer):
+        check_paper_model(f"theory {self.name!r}", model)
+
+    def prepare(self, model, sizes, batch):
+        depth = sizes.num_layers
+        return effective_statistics(
+            batch.tokens, depth=depth, vocab_size=batch.vocab_size, mask=batch.mask
+        )
+
+    def gradient(self, model, params, prepared, batch):
+        return effective_gradient(params, prepared, batch.tokens, batch.mask)
+
+    def prepared_bytes(self, model, sizes, num_sequences):
+        size, _ = super().prepared_bytes(model, sizes, num_sequences)
+        # As in the docstring of `effective_statistics`.
+        itemsize = jnp.dtype(jnp.result_type(float)).itemsize
+        return size, 7 * (sizes.num_layers + 1) ** 2 * sizes.vocab_size**2 * itemsize
+
+
+register_theory(Effective())

@@ -1,4 +1,4 @@
-"""The leading terms of the gradient, as a gradient for any weights."""
+"""The leading terms: the gradient for any weights, and the theory of a run."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,18 @@ from jaxtyping import ArrayLike
 from assocjax.arguments import check_is
 from assocjax.checks import CorpusLike
 from assocjax.errors import InputError
-from assocjax.models.params import Params, check_batch, check_params
+from assocjax.models.paper import check_paper_model
+from assocjax.models.params import WEIGHTS, Params, check_batch, check_params
 from assocjax.precision import matmul
-from assocjax.statistics.dense import Statistics, attention_correlation
+from assocjax.statistics.dense import Statistics, attention_correlation, corpus_statistics
+from assocjax.theories.closed_forms import (
+    follow_coefficients,
+    gradient_from_coefficients,
+    weights_from_coefficients,
+)
+from assocjax.theories.registry import register_theory
+from assocjax.theories.theory import Theory
+from assocjax.training.optimizers import is_linear
 
 
 def leading_gradient(
@@ -63,3 +72,43 @@ def _leading_gradient(params, B, Phi, tokens, mask) -> Params:
         value=-jnp.broadcast_to(value, params.value.shape),
         output=-B.astype(dtype),
     )
+
+
+class Leading(Theory):
+    """The leading terms of the paper's model, from zero.
+
+    In closed form if the optimizer is linear in the gradients and treats all entries of all weights
+    alike (`is_linear`): the optimizer then trains three coefficients only (`closed_forms`).
+    """
+
+    name = "leading"
+
+    def check(self, model, optimizer):
+        check_paper_model(f"theory {self.name!r}", model)
+
+    def prepare(self, model, sizes, batch):
+        return corpus_statistics(batch.tokens, batch.vocab_size, batch.mask)
+
+    def start(self, training):
+        if not is_linear(training.optimizer, training.start):
+            return training.start
+        # All layers stay equal.
+        return training.start.replace(**{n: getattr(training.start, n)[:1] for n in WEIGHTS[:-1]})
+
+    def gradient(self, model, params, prepared, batch):
+        return leading_gradient(params, prepared, batch.tokens, batch.mask)
+
+    def solve(self, training, prepared, batch):
+        if not is_linear(training.optimizer, training.start):
+            return None
+        return follow_coefficients(training.transformation(), training.steps)
+
+    def solution(self, training, solved, prepared, step):
+        now = jax.tree.map(lambda path: path[step], solved)
+        return (
+            weights_from_coefficients(prepared, 1, now),
+            gradient_from_coefficients(prepared, 1, now),
+        )
+
+
+register_theory(Leading())

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from assocjax.arguments import check_integers
 from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
-from assocjax.models.params import WEIGHTS, Params, init_params
+from assocjax.models.model import Sizes, tree_bytes
+from assocjax.models.registry import MODEL, get_model
 
 Optimizer = str | Callable[[Any], optax.GradientTransformation]
 
-_PROBE = (2, 3, 4)  # L, V and T of small weights, no two sizes alike
+Shapes = Any
+"""A tree of weights, or of their shapes and dtypes (`jax.ShapeDtypeStruct`)."""
 
 
 def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
@@ -67,7 +68,7 @@ def _named(name: str) -> Callable[[Any], Any]:
 _RATE = "learning_rate"
 
 
-def check_optimizer(optimizer: Optimizer, shapes: tuple[int, int, int] | None = None) -> None:
+def check_optimizer(optimizer: Optimizer, params: Shapes | None = None) -> None:
     """Makes the optimizer, and tries one step with a traced learning rate, as a sweep does.
 
     Some optax optimizers need more than a gradient and weights. Some schedules, such as
@@ -75,7 +76,7 @@ def check_optimizer(optimizer: Optimizer, shapes: tuple[int, int, int] | None = 
     by the rate.
 
     Args:
-      shapes: L, V and T of the weights to be trained; without them no step is tried.
+      params: the weights to be trained, or their shapes; without them no step is tried.
 
     Raises:
       InputError, InputTypeError: as `make_optimizer`, or the step fails.
@@ -87,17 +88,16 @@ def check_optimizer(optimizer: Optimizer, shapes: tuple[int, int, int] | None = 
         raise
     except Exception as error:
         raise InputError(f"optimizer {optimizer!r} cannot be used: {_first_line(error)}") from None
-    if shapes is None:
+    if params is None:
         return
 
     def step(rate, params):
         made = make_optimizer(optimizer, rate)
         return made.update(params, made.init(params), params)[0]
 
-    dtype = jnp.result_type(float)
-    params = _shapes(shapes, dtype)
     try:
-        updates = jax.eval_shape(step, jax.ShapeDtypeStruct((), dtype), params)
+        rate = jax.ShapeDtypeStruct((), jnp.result_type(float))
+        updates = jax.eval_shape(step, rate, _shapes_of(params))
     except Exception as error:
         raise InputError(
             f"optimizer {optimizer!r} cannot train by gradients at a traced learning rate: "
@@ -111,17 +111,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _shapes(shapes: tuple[int, int, int], dtype) -> Params:
-    L, V, T = shapes
-    init = functools.partial(init_params, vocab_size=V, seq_len=T, num_layers=L, dtype=dtype)
-    return jax.eval_shape(lambda: init(jax.random.key(0)))
+def _shapes_of(params: Shapes, dtype: Any = None) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype or a.dtype), params)
 
 
-def state_bytes(optimizer: Optimizer, shapes: tuple[int, int, int], itemsize: int) -> int:
-    """Memory of the optimizer's state for weights of sizes L, V and T."""
-    params = _shapes(shapes, jnp.float64 if itemsize == 8 else jnp.float32)
-    state = jax.eval_shape(lambda params: make_optimizer(optimizer, 0.1).init(params), params)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+def _probe() -> Any:
+    """Shapes of small weights, no two sizes alike."""
+    return get_model(MODEL).shapes(Sizes(vocab_size=3, seq_len=4, num_layers=2))
+
+
+def state_bytes(optimizer: Optimizer, params: Shapes) -> int:
+    """Memory of the optimizer's state for weights of these shapes."""
+    made = make_optimizer(optimizer, 0.1)
+    return tree_bytes(jax.eval_shape(made.init, _shapes_of(params)))
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
@@ -165,12 +167,7 @@ def follow(
     return lax.scan(advance, (start, optimizer.init(start)), jnp.arange(steps + 1))[1]
 
 
-def scalars(value) -> Params:
-    """One scalar for each weight, for recursions that are the same for all entries of a weight."""
-    return Params(*[value] * len(WEIGHTS))
-
-
-def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bool:
+def is_linear(optimizer: Optimizer, params: Shapes | None = None) -> bool:
     """Whether weights trained from zero are linear in the gradients, alike for all entries.
 
     This is true for plain gradient descent, momentum, schedules, warm-up and weight decay. It is
@@ -182,24 +179,24 @@ def is_linear(optimizer: Optimizer, shapes: tuple[int, int, int] = _PROBE) -> bo
 
     Args:
       optimizer: as in `make_optimizer`.
-      shapes: L, V and T of the weights to be trained; small ones by default.
+      params: the weights to be trained, or their shapes; by default small ones of the paper's
+        model.
 
     Raises:
       InputError, InputTypeError: the optimizer cannot train such weights.
     """
-    sizes = check_integers("shapes", shapes, minimum=1)
-    if len(sizes) != 3:
-        raise InputError(f"shapes must be L, V and T; got {sizes}")
-    L, V, T = sizes
-    check_optimizer(optimizer, (L, V, T))
-    return _is_linear_by_rate(optimizer, (L, V, T))
+    params = _probe() if params is None else params
+    check_optimizer(optimizer, params)
+    leaves, structure = jax.tree.flatten(params)
+    return _is_linear_by_rate(optimizer, tuple(leaf.shape for leaf in leaves), structure)
 
 
 @functools.lru_cache(maxsize=64)
-def _is_linear_by_rate(optimizer: Optimizer, shapes: tuple[int, int, int]) -> bool:
+def _is_linear_by_rate(optimizer: Optimizer, shapes: tuple, structure: Any) -> bool:
+    leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     with jax.ensure_compile_time_eval():  # also within a trace
         made = make_optimizer(optimizer, 0.1)
-    return _is_linear(made, shapes) is True
+    return _is_linear(made, jax.tree.unflatten(structure, leaves)) is True
 
 
 def check_linear(optimizer: optax.GradientTransformation) -> None:
@@ -210,25 +207,25 @@ def check_linear(optimizer: optax.GradientTransformation) -> None:
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise InputTypeError(f"optimizer must be an optax transformation; got {optimizer!r}")
-    if _is_linear(optimizer, _PROBE) is False:
+    if _is_linear(optimizer, _probe()) is False:
         raise InputError(
             "optimizer must be linear in the gradients and the same for every entry of all "
             "weights (is_linear); this one is not"
         )
 
 
-def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
+def _is_linear(optimizer: optax.GradientTransformation, params: Shapes) -> bool | None:
     """Whether it is linear; None if the optimizer holds traced numbers and cannot be tested."""
     steps = 12
     normal = functools.partial(jax.random.normal, dtype=jnp.float32)
 
-    def direction(key) -> Params:
-        like, treedef = jax.tree.flatten(_shapes(shapes, jnp.float32))
+    def direction(key):
+        like, treedef = jax.tree.flatten(params)
         keys = jax.random.split(key, len(like))
         leaves = [normal(k, leaf.shape) for k, leaf in zip(keys, like, strict=True)]
         return jax.tree.unflatten(treedef, leaves)
 
-    def mix(sizes, directions) -> Params:
+    def mix(sizes, directions):
         one, two = directions
         return jax.tree.map(lambda a, b: sizes[0] * a + sizes[1] * b, one, two)
 
@@ -239,21 +236,26 @@ def _is_linear(optimizer: optax.GradientTransformation, shapes) -> bool | None:
         sizes = size * normal(keys[2], (steps, 2))  # of the directions, at each step
 
         def follow_scalars(sizes):
-            zero = scalars(jnp.zeros((), jnp.float32))
-            return follow(optimizer, lambda _, step: scalars(sizes[step]), zero, steps).output
+            path = follow(
+                optimizer,
+                lambda _, step: jax.tree.map(lambda leaf: sizes[step], params),
+                jax.tree.map(lambda leaf: jnp.zeros((), jnp.float32), params),
+                steps,
+            )
+            return jax.tree.leaves(path)[-1]
 
         scalar = jax.vmap(follow_scalars, 1, 1)(sizes)  # separately, so that norms do not mix them
         zero = jax.tree.map(jnp.zeros_like, directions[0])
 
         def advance(carry, of_step):
-            params, state, distance, largest = carry
+            weights, state, distance, largest = carry
             sizes, scalar = of_step
-            updates, state = optimizer.update(mix(sizes, directions), state, params)  # type: ignore[arg-type]
-            params = optax.apply_updates(params, updates)
+            updates, state = optimizer.update(mix(sizes, directions), state, weights)
+            weights = optax.apply_updates(weights, updates)
             expected = mix(scalar, directions)
-            apart = jax.tree.map(jnp.subtract, params, expected)
+            apart = jax.tree.map(jnp.subtract, weights, expected)
             return (
-                params,
+                weights,
                 state,
                 jnp.maximum(distance, _largest(apart)),
                 jnp.maximum(largest, _largest(expected)),
@@ -302,9 +304,8 @@ EPS_ROOT = (
 def _has_derivative_at_zero(optimizer: Optimizer) -> bool:
     with jax.ensure_compile_time_eval():
         made = make_optimizer(optimizer, 0.1)
-        zero = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(_PROBE, jnp.result_type(float))
-        )
+        dtype = jnp.result_type(float)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), _probe())
 
         def trained(gradient):  # several steps: radam starts with another rule
             return follow(made, lambda params, step: gradient, zero, 6)

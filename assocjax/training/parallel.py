@@ -9,8 +9,8 @@ from jaxtyping import Array, ArrayLike, Float
 from assocjax.arguments import check_is, check_string
 from assocjax.checks import CorpusLike, is_hidden
 from assocjax.errors import InputError
+from assocjax.models.exact import count_distinct, exact_loss_and_gradient
 from assocjax.models.params import Params, check_batch
-from assocjax.training.exact import count_distinct, exact_loss_and_gradient
 
 
 def data_parallel_loss_and_gradient(

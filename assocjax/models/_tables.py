@@ -32,10 +32,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from assocjax.models.attention_only import attention, count_valid, sum_nll
+from assocjax.models.microbatches import fold_microbatches
 from assocjax.models.params import Params
 from assocjax.precision import dot, matmul
 from assocjax.statistics.scatter import centred_counts
-from assocjax.models.microbatches import fold_microbatches
 
 
 class _Tables(NamedTuple):

@@ -10,11 +10,11 @@ from jaxtyping import Array, ArrayLike, Float
 from assocjax.arguments import LARGEST_COUNT, check_integer
 from assocjax.checks import CorpusLike, Sequences, check_tokens, is_hidden
 from assocjax.corpora.tokens import TokenData, most_distinct
+from assocjax.models._tables import tables_loss_and_gradient
 from assocjax.models.attention_only import count_valid, sequence_loss
-from assocjax.models.params import Params, check_batch
-from assocjax.training._tables import tables_loss_and_gradient
 from assocjax.models.microbatches import sum_microbatches
-from assocjax.training.plan import MEMORY_LIMIT, plan_exact_step
+from assocjax.models.params import Params, check_batch
+from assocjax.models.plan import MEMORY_LIMIT, plan_exact_step
 
 
 def exact_gradient(

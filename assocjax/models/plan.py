@@ -12,8 +12,8 @@ same time. `benchmarks/exact_plan.py` compares the choice with measured times.
 from typing import NamedTuple
 
 from assocjax.arguments import LARGEST_BYTES, LARGEST_DEPTH, check_choice, check_integer
+from assocjax.models._tables import num_products, num_tables
 from assocjax.models.attention_only import activation_budget, activation_size
-from assocjax.training._tables import num_products, num_tables
 
 FORMS = ("dense", "tables")
 MEMORY_LIMIT = 4 << 30

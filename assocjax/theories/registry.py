@@ -1,0 +1,38 @@
+"""Theories by name: those of the package, and those that users register."""
+
+from typing import TYPE_CHECKING, Any
+
+from assocjax.arguments import Registry
+from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    from assocjax.theories.theory import Theory
+
+THEORIES = ("leading", "effective")
+"""The theories that a sweep compares by default, where they apply to its model."""
+
+_REGISTRY: "Registry[Theory]" = Registry(
+    "theory",
+    "assocjax.theories.theory:Theory",
+    {
+        "leading": "assocjax.theories.leading",
+        "effective": "assocjax.theories.effective",
+        "taylor": "assocjax.theories.taylor",
+    },
+)
+
+register_theory = _REGISTRY.register
+get_theory = _REGISTRY.get
+
+
+def default_theories(model: Any, optimizer: Any) -> tuple[str, ...]:
+    """Those of `THEORIES` that apply to a model and an optimizer."""
+
+    def applies(name: str) -> bool:
+        try:
+            get_theory(name).check(model, optimizer)
+        except InputError:
+            return False
+        return True
+
+    return tuple(filter(applies, THEORIES))
