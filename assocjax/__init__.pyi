@@ -63,6 +63,8 @@ from .models.agreement import agreement as agreement
 from .models.agreement import compare_params as compare_params
 from .models.attention_only import logits as logits
 from .models.attention_only import loss as loss
+from .models.decoder import DecoderConfig as DecoderConfig
+from .models.decoder import DecoderModel as DecoderModel
 from .models.exact import count_distinct as count_distinct
 from .models.exact import exact_gradient as exact_gradient
 from .models.exact import exact_loss_and_gradient as exact_loss_and_gradient

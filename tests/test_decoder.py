@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_mask, random_tokens
+from conftest import random_mask, random_tokens, token_data
 
-from assocjax import InputError
+from assocjax import InputError, get_model, sweep
 from assocjax.models import decoder as d
 from assocjax.models.model import Sizes
 
@@ -227,6 +227,41 @@ def test_sizes_are_those_of_the_weights(model):
     assert model.logits(params, np.zeros((2, 5), np.int32)).shape == (2, 5, 7)
     assert model.shapes(Sizes(7, 5, 3))["embedding"].shape == (7, D)
     assert hash(model) == hash(d.DecoderModel(model.name, model.config))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_families_are_models_by_name(name):
+    model = get_model(name)
+    assert isinstance(model, d.DecoderModel)
+    assert (model.name, model.config.width, model.config.num_heads) == (name, 128, 4)
+    shapes = model.shapes(SIZES)
+    assert shapes["embedding"].shape == (V, 128)
+    assert list(model.names(SIZES)) == list(model.weights(model.init(jax.random.key(0), SIZES)))
+
+
+def test_a_sweep_is_a_loop_over_its_runs(model, promote):
+    tokens = random_tokens(4, 6, T, V)
+    data = token_data(tokens, V)
+    dataset = sweep(
+        data,
+        model=model,
+        num_layers=L,
+        steps=2,
+        learning_rates=[0.1, 0.3],
+        seeds=[0],
+        theories=[],
+    )
+    mask = jnp.ones((6, T), bool)
+    for rate in (0.1, 0.3):
+        losses = []
+        start, _ = jax.random.split(jax.random.key(0))
+        params = model.init(start, SIZES, 1.0)
+        for _ in range(3):
+            loss, gradient = model.loss_and_gradient(params, tokens, mask)
+            losses.append(float(loss))
+            params = jax.tree.map(lambda w, g, rate=rate: w - rate * g, params, gradient)
+        found = dataset.loss.sel(learning_rate=rate).squeeze()
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

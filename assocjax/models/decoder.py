@@ -27,6 +27,7 @@ from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_number
 from assocjax.errors import InputError
 from assocjax.models.model import Model, Sizes, Weights
+from assocjax.models.registry import register_model
 from assocjax.precision import matmul
 
 ACTIVATIONS = {
@@ -447,7 +448,6 @@ class DecoderModel(Model):
             found["unembedding"] = params["unembedding"][None]
         return found
 
-    def in_tokens(self, params: Any) -> Any:
-        raise InputError(
-            f"model: the weights of {self.name!r} are no matrices between tokens, which this needs"
-        )
+
+for _family in (neox, llama, gpt2):  # V, T and L are those of a run
+    register_model(DecoderModel(_family.__name__, _family(1, 1, 1, width=128, num_heads=4)))
