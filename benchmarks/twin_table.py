@@ -2,7 +2,7 @@
 
     python benchmarks/twin_table.py FILE.txt --layers 4 --width 96 --steps 16 64
 
-Trains some real runs of one start with different orders of batches, and twins of orders 0 to 4 and
+Trains some real runs of one start with different orders of batches, and twins of orders 0 to 5 and
 controls from the same start by the same recipe (`assocjax.experiments.twins`). For every weight and
 recorded step it prints the cosine of the change since the start with the mean change of the other
 real runs: of a held-out real run, which is the ceiling, and of each twin. Each real run is held out
