@@ -271,17 +271,21 @@ class Registry(Generic[T]):
             raise InputError(f"{self._kind} must have a name of its own; {name!r} is taken")
         return value
 
-    def get(self, value: str | T) -> T:
+    def get(self, value: str | T, argument: str | None = None) -> T:
         """What is registered under a name; an object of the class as it is.
+
+        Args:
+            value: A name or an object.
+            argument: What errors call it; by default the kind.
 
         Raises:
             InputError: If nothing has this name.
             InputTypeError: If `value` is neither a name nor such an object.
         """
         if not isinstance(value, str):
-            self._check(value)
+            self._check(value, argument)
             return value
-        check_choice(self._kind, value, self.names())
+        check_choice(argument or self._kind, value, self.names())
         if value not in self._known:
             importlib.import_module(self._built_in[value])
         return self._known[value]
@@ -289,7 +293,9 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self._built_in, *self._known)))
 
-    def _check(self, value: Any) -> None:
+    def _check(self, value: Any, argument: str | None = None) -> None:
         module, _, name = self._base.partition(":")
         if not isinstance(value, getattr(importlib.import_module(module), name)):
-            raise InputTypeError(f"{self._kind} must be a name or of class {name}; got {value!r}")
+            raise InputTypeError(
+                f"{argument or self._kind} must be a name or of class {name}; got {value!r}"
+            )

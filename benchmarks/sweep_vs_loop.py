@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> dict:
     run = jax.jit(aj.run_comparison, static_argnums=0)
 
     def looped():
-        corpus = aj.Corpus.of(data)
+        corpus = aj.Corpus.of(data, config)
         records = [
             jax.device_get(run(config, corpus, jnp.float32(rate), jnp.int32(seed), scale))
             for rate, seed in itertools.product(rates, seeds)

@@ -157,6 +157,7 @@ def made_up(config=CONFIG, theories=("effective", "leading"), steps=STEPS) -> xr
         "step": np.arange(steps + 1, dtype=np.int32),
         "quantity": ["weights", "gradients"],
         "weight": list(WEIGHTS),
+        "has_layers": ("weight", [True, True, True, False]),
         "layer": np.arange(1, L + 1),
     }
     distance = rng.uniform(1e-9, 1e-3, [len(of) for of in coords.values()]).astype(np.float32)

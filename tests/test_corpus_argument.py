@@ -103,9 +103,10 @@ def test_every_form_of_a_corpus_gives_the_same(name, tmp_path):
 def test_corpora_of_runs_are_the_same_in_every_form(tmp_path):
     tokens = random_tokens(0, N, T, V)
     mask = np.ones((N, T), bool)
-    expected = aj.Corpus.of(tokens, vocab_size=V, depth=1)
+    config = aj.RunConfig(steps=1, num_layers=1, theories=("leading", "effective"))
+    expected = aj.Corpus.of(tokens, config, vocab_size=V)
     for form in forms(tokens, mask, tmp_path).values():
-        assert_same(aj.Corpus.of(**form, vocab_size=V, depth=1), expected)
+        assert_same(aj.Corpus.of(**form, config=config, vocab_size=V), expected)
 
 
 @pytest.mark.parametrize("name", ["loss", "exact_gradient", "uniform_attention_gradient"])

@@ -47,6 +47,7 @@ def synthetic(
             "theory": list(theories),
             "step": np.arange(steps + 1),
             "weight": list(WEIGHTS),
+            "has_layers": ("weight", [True, True, True, False]),
             "layer": np.arange(1, layers + 1),
             "quantity": ["weights", "gradients"],
         },
@@ -381,6 +382,7 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     sizes |= {"weight": len(WEIGHTS), "layer": 2}
     rate = "learning_rate seed init_scale"
     grid |= {"weight": list(WEIGHTS), "layer": [1, 2]}
+    grid["has_layers"] = ("weight", [True, True, True, False])
     horizons = of(sizes, {"horizon": f"{rate} theory weight layer"}, theory=["leading"], **grid)
     bounds = {"distance": f"{rate} weight layer step", "bound": "weight learning_rate step"}
     bounds = of(sizes, bounds | {"conditions_met": "learning_rate init_scale step"}, **grid)

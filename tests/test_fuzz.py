@@ -303,7 +303,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     moments = aj.effective_statistics(tokens, depth=1, vocab_size=5, mask=mask)
     coefficients = aj.descent_coefficients(0.5, 3)
     config = aj.RunConfig(steps=2, num_layers=1, theories=("leading",))
-    corpus = aj.Corpus(jnp.asarray(tokens), jnp.asarray(mask), statistics)
+    corpus = aj.Corpus.of(tokens, config, vocab_size=5, mask=mask)
     key, sgd = jax.random.key(0), optax.sgd(0.5)
     of_corpus = {"data": tokens, "mask": mask}
     of = {"params": params, **of_corpus}
@@ -378,7 +378,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "horizon_table": {"horizons": aj.validity_horizon(swept)},
         "init_params": {"key": key, "vocab_size": 5, "seq_len": 4, "num_layers": 1, "scale": 0.1,
             "dtype": None},
-        "is_linear": {"optimizer": "sgd", "shapes": (2, 3, 4)},
+        "is_linear": {"optimizer": "sgd", "params": None},
         "leading_gradient": {**of, "statistics": statistics},
         "leading_weights": {"statistics": statistics, "num_layers": 1, "learning_rate": 0.5,
             "steps": 3},

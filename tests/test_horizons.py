@@ -39,6 +39,7 @@ def made_up(errors, *, scale=0.0, diverged=-1, theory_diverged=-1, rates=(0.5,))
             "theory": ["leading"],
             "quantity": ["weights", "gradients"],
             "weight": list(WEIGHTS),
+            "has_layers": ("weight", [True, True, True, False]),
             "step": np.arange(len(errors), dtype=np.int32),
             "layer": [1, 2],
         },
@@ -153,6 +154,7 @@ def grid_of_horizons(values: dict[str, list], steps=40, rates=(0.5, 2.0)) -> xr.
             "init_scale": [0.0, 0.1][: len(values["output"][0][0])],
             "seed": [3, 1][: len(values["output"][0][0][0])],
             "weight": list(WEIGHTS),
+            "has_layers": ("weight", [True, True, True, False]),
             "layer": [1, 2],
         },
         {"corpus_name": "a made-up corpus", "threshold": 0.1, "steps": steps},
@@ -213,7 +215,7 @@ def test_a_law_is_recovered():
     # Of no use to a law: beyond the sweep, in either spelling, and never held.
     for horizon in (None, NAN, 0.0):
         rows.append({**rows[0], "num_layers": 7, "output": horizon, "theory": "effective"})
-    law = aj.fit_power_law(rows)
+    law = aj.fit_power_law(rows, of="output")
     assert law.exponents == pytest.approx(
         {"learning_rate": -1, "vocab_size": 0.25, "num_layers": -0.5}, rel=1e-10
     )
@@ -225,7 +227,7 @@ def test_a_law_is_recovered():
 
 def test_standard_errors_are_those_of_the_textbook():
     rows = law_rows(lambda eta, V, L: 5 * eta**-0.9, noise=0.1)
-    law = aj.fit_power_law(rows, ("learning_rate",))
+    law = aj.fit_power_law(rows, ("learning_rate",), of="output")
     x, y = np.log([row["learning_rate"] for row in rows]), np.log([row["output"] for row in rows])
     slope = np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2)
     left = y - y.mean() - slope * (x - x.mean())
@@ -240,41 +242,44 @@ def test_standard_errors_are_those_of_the_textbook():
 def test_a_law_of_another_column_and_of_a_constant():
     rows = [{"learning_rate": eta, "value": 8 * eta, "output": 6.0} for eta in (1, 2, 3)]
     assert aj.fit_power_law(rows, of="value").exponents == pytest.approx({"learning_rate": 1})
-    constant = aj.fit_power_law(rows)
+    constant = aj.fit_power_law(rows, of="output")
     assert constant.exponents == pytest.approx({"learning_rate": 0})
     assert math.isnan(constant.r_squared)
-    mean = aj.fit_power_law(rows, ())
+    mean = aj.fit_power_law(rows, (), of="output")
     assert (mean.exponents, mean.prefactor, mean.num_rows) == ({}, pytest.approx(6), 3)
 
 
 def test_a_law_needs_rows_that_decide_it():
     rows = [{"learning_rate": eta, "output": 1 / eta} for eta in (0.5, 1.0, 2.0)]
-    aj.fit_power_law(rows)
+    aj.fit_power_law(rows, of="output")
     with pytest.raises(
         aj.InputError,
         match=r"at least 3, .*\(the prefactor, learning_rate\); got 2 with a 'output' horizon",
     ):
-        aj.fit_power_law([*rows[:2], {"learning_rate": 2.0, "output": None}])
+        aj.fit_power_law([*rows[:2], {"learning_rate": 2.0, "output": None}], of="output")
     with pytest.raises(aj.InputError, match=r"at least 2, .*; got 0"):
-        aj.fit_power_law([])
+        aj.fit_power_law([], of="output")
     with pytest.raises(aj.InputError, match="rows must all have 'learning_rate'; got one with"):
-        aj.fit_power_law([*rows, {"output": 2.0}])
+        aj.fit_power_law([*rows, {"output": 2.0}], of="output")
     with pytest.raises(aj.InputError, match="rows must all have 'value'"):
         aj.fit_power_law(rows, of="value")
     with pytest.raises(aj.InputError, match="'learning_rate' of rows must be positive; got -1"):
-        aj.fit_power_law([*rows, {"learning_rate": -1.0, "output": 2.0}])
+        aj.fit_power_law([*rows, {"learning_rate": -1.0, "output": 2.0}], of="output")
     with pytest.raises(aj.InputError, match="'output' of rows must be positive; got -2"):
-        aj.fit_power_law([*rows, {"learning_rate": 1.0, "output": -2.0}])
+        aj.fit_power_law([*rows, {"learning_rate": 1.0, "output": -2.0}], of="output")
     with pytest.raises(aj.InputTypeError, match="'output' of rows must be a number; got 'long'"):
-        aj.fit_power_law([*rows, {"learning_rate": 1.0, "output": "long"}])
+        aj.fit_power_law([*rows, {"learning_rate": 1.0, "output": "long"}], of="output")
     with pytest.raises(aj.InputError, match="independently of one another"):
-        aj.fit_power_law([{**row, "seq_len": 3 * row["learning_rate"]} for row in rows * 2])
+        aj.fit_power_law(
+            [{**row, "seq_len": 3 * row["learning_rate"]} for row in rows * 2], of="output"
+        )
     with pytest.raises(aj.InputError, match=r"one theory; got \['effective', 'leading'\]"):
         aj.fit_power_law(
-            [{**row, "theory": theory} for row in rows for theory in ("leading", "effective")]
+            [{**row, "theory": theory} for row in rows for theory in ("leading", "effective")],
+            of="output",
         )
     with pytest.raises(aj.InputTypeError, match="exponents must be a sequence of names; got 'V'"):
-        aj.fit_power_law(rows, "V")
+        aj.fit_power_law(rows, "V", of="output")
 
 
 STUDY = {

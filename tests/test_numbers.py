@@ -161,7 +161,7 @@ def of_run(n):
     )
     hash(config)
     rows = aj.batch_indices(jax.random.key(0), n.i(1), n.i(N), n.i(2))
-    return rows, aj.run_comparison(config, aj.Corpus.of(DATA), n.f(0.5), n.i(1), n.f(0.0))
+    return rows, aj.run_comparison(config, aj.Corpus.of(DATA, config), n.f(0.5), n.i(1), n.f(0.0))
 
 
 def of_sweep(n):
@@ -193,7 +193,7 @@ def of_study(n):
 
 def of_law(n):
     rows = [{"learning_rate": n.f(x), "output": n.f(2 / x)} for x in (0.25, 0.5, 1.0, 2.0)]
-    return aj.fit_power_law(rows)
+    return aj.fit_power_law(rows, of="output")
 
 
 def of_track(n):
@@ -235,7 +235,7 @@ def of_sizes(n):
         aj.init_params(jax.random.key(0), **sizes, scale=n.f(0.5)),
         aj.corpus_statistics(TOKENS, n.i(V)),
         aj.effective_statistics(TOKENS, depth=n.i(1), vocab_size=n.i(V)),
-        aj.is_linear("sgd", (n.i(L), n.i(V), n.i(T))),
+        aj.is_linear("sgd"),
         update(aj.make_optimizer("sgd", n.f(0.5))),
     )
 

@@ -93,11 +93,15 @@ def test_a_theory_is_a_run_by_its_gradient_whatever_the_optimizer_looks_at(
     x64, promote, data, name
 ):
     """Trained by the leading gradient itself, a run is the leading theory, in every layer."""
-    assert not aj.is_linear(BY_SHAPE[name], (L, V, T))
+    assert not aj.is_linear(
+        BY_SHAPE[name], aj.get_model("attention-only").shapes(aj.Sizes(V, T, L))
+    )
     config = aj.RunConfig(
         steps=5, num_layers=L, theories=LEADING, gradient="leading", optimizer=BY_SHAPE[name]
     )
-    found = jax.jit(aj.run_comparison, static_argnums=0)(config, aj.Corpus.of(data), 0.3, 0, 0.0)
+    found = jax.jit(aj.run_comparison, static_argnums=0)(
+        config, aj.Corpus.of(data, config), 0.3, 0, 0.0
+    )
     error = np.asarray(found["relative_error"])[0]
     there = np.isfinite(error[..., 5])
     assert there[:, :-1].all()
@@ -186,7 +190,7 @@ def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, nam
 def loss_by_rate(optimizer, data, steps=3):
     """The loss after some steps from zero, where most gradients are zero at first."""
     config = aj.RunConfig(steps=steps, num_layers=1, theories=LEADING, optimizer=optimizer)
-    corpus = aj.Corpus.of(data)
+    corpus = aj.Corpus.of(data, config)
     return jax.jit(lambda rate: aj.run_comparison(config, corpus, rate, 0, 0.0)["loss"][-1])
 
 
@@ -210,7 +214,7 @@ def test_named_adam_trains_to_the_bit_as_optax_has_it(promote, tolerance, data):
     def trained(optimizer):
         config = aj.RunConfig(steps=6, num_layers=L, theories=LEADING, optimizer=optimizer)
         return jax.jit(aj.run_comparison, static_argnums=0)(
-            config, aj.Corpus.of(data), 0.01, 0, 0.0
+            config, aj.Corpus.of(data, config), 0.01, 0, 0.0
         )
 
     chex.assert_trees_all_equal(trained("adam"), trained(lambda rate: optax.adam(rate)))
@@ -261,7 +265,7 @@ def test_every_name_of_optax_makes_an_optimizer_or_is_refused_in_a_line(promote)
     made, refused = [], {}
     for name in dir(optax):
         try:
-            check_optimizer(name, (1, 4, 3))
+            check_optimizer(name, aj.get_model("attention-only").shapes(aj.Sizes(4, 3, 1)))
             made.append(name)
         except (aj.InputError, aj.InputTypeError) as error:
             refused[name] = str(error)

@@ -115,8 +115,8 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
     """An estimate must not be short, nor so long that it wastes the machine."""
     N, T, V, L = 16, 16, 400, 2
     config = aj.RunConfig(steps=3, num_layers=L, theories=theories, microbatch_size=4)
-    sizes = _plans.Sizes(N, V, T, 4)
-    corpus = aj.Corpus.of(token_data(random_tokens(0, N, T, V), V), depth=config.depth)
+    sizes = _plans.CorpusSizes(N, V, T, 4)
+    corpus = aj.Corpus.of(token_data(random_tokens(0, N, T, V), V), config)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(corpus))
     assert _plans.corpus_bytes(config, sizes) == held
     plan = _plans.Plan((1, 1), (1, runs), one_by_one)
@@ -138,7 +138,7 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
 
 
 def test_what_cannot_fit_is_refused_with_what_it_needs():
-    sizes = _plans.Sizes(8, 1000, 16, 4)
+    sizes = _plans.CorpusSizes(8, 1000, 16, 4)
     config = aj.RunConfig(steps=1, num_layers=4, theories=("effective",))
     need = _plans.least_bytes(config, sizes)
     assert _plans.make_plan(config, sizes, (1, 1), need) == _plans.Plan((1, 1), (1, 1), True)
@@ -153,7 +153,7 @@ def test_what_cannot_fit_is_refused_with_what_it_needs():
 def test_the_machine_limits_too(monkeypatch):
     monkeypatch.setattr(_plans, "machine_bytes", lambda: 1 << 20)
     config = aj.RunConfig(steps=1, num_layers=1, theories=("leading",))
-    sizes = _plans.Sizes(8, 100, 16, 4)
+    sizes = _plans.CorpusSizes(8, 100, 16, 4)
     with pytest.raises(aj.InputError, match=r"memory of this machine .*; got 0\.000977 GiB"):
         _plans.make_plan(config, sizes, (1, 1), 4 << 30)
 

@@ -28,7 +28,7 @@ def one_run(**config):
     """Memory for no more than one run at a time."""
     itemsize = jnp.dtype(jnp.result_type(float)).itemsize
     config = aj.RunConfig(num_layers=L, **{"theories": ("leading",)} | config)
-    return _plans.least_bytes(config, _plans.Sizes(N, V, T, itemsize))
+    return _plans.least_bytes(config, _plans.CorpusSizes(N, V, T, itemsize))
 
 
 def theory_gradient(theory, params, tokens, mask):
@@ -163,7 +163,7 @@ def test_an_optimizer_may_be_a_function(x64, promote, data):
 def test_theories_with_full_batches_are_computed_once_a_rate(data):
     """Under the inner vmap, over starts, no array of the theory has their axis."""
     config = aj.RunConfig(steps=2, num_layers=L, theories=THEORIES)
-    corpus = aj.Corpus.of(data, depth=L)
+    corpus = aj.Corpus.of(data, config)
     starts = 13  # a size that nothing else has
     made = jax.make_jaxpr(
         jax.vmap(lambda *run: aj.run_comparison(config, corpus, *run), in_axes=(None, 0, 0))
@@ -299,7 +299,7 @@ def test_a_diverged_run_is_nan_from_there_and_named(data):
 def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
     """The gradient of a cosine at a late step, under jit and vmap, against finite differences."""
     config = aj.RunConfig(steps=6, num_layers=1, theories=("leading",))
-    corpus = aj.Corpus.of(data)
+    corpus = aj.Corpus.of(data, config)
 
     def cosines(rate, scale):
         record = aj.run_comparison(config, corpus, rate, jnp.int32(0), scale)
@@ -339,7 +339,7 @@ def test_coordinates_attributes_and_summary(data):
     assert dataset["cosine"].dims == (*sweeps.GRID, *axes)
     assert dataset["quantity"].values.tolist() == ["weights", "gradients"]
     assert dataset["weight"].values.tolist() == list(WEIGHTS)
-    assert "output has no layers" in dataset["distance"].attrs["comment"]
+    assert "a weight without layers is at the last one" in dataset["distance"].attrs["comment"]
     assert dataset.attrs["corpus_sha256"] == data.sha256
     rows = aj.summary(dataset)
     assert [(row["init_scale"], row["learning_rate"]) for row in rows] == [
@@ -371,7 +371,6 @@ def test_coordinates_attributes_and_summary(data):
         ({"seeds": [2**31]}, aj.InputError, "seeds must be at most 2147483647"),
         ({"init_scales": [-0.1]}, aj.InputError, "every entry of init_scales"),
         ({"gradient": "wrong"}, aj.InputError, "gradient must be one of"),
-        ({"theories": []}, aj.InputError, "theories must be one or more distinct names"),
         ({"theories": ["leading"] * 2}, aj.InputError, "theories must be distinct names"),
         ({"theories": ["exact"]}, aj.InputError, "every entry of theories must be one of"),
         ({"theories": "leading"}, aj.InputTypeError, "theories must be a tuple of names"),

@@ -389,7 +389,7 @@ def test_a_recorded_run_is_the_run_of_a_sweep(data, optimizer):
     config = aj.RunConfig(steps=3, num_layers=2, theories=(), optimizer=optimizer, batch_size=3)
     found = record_run(
         config,
-        aj.Corpus.of(data),
+        aj.Corpus.of(data, config),
         0.5,
         1,
         1e-2,

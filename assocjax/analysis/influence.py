@@ -103,7 +103,7 @@ def training_influence(
             def nll(params, sequence):
                 tokens, mask = sequence
                 mean = net.loss(params, tokens[None], mask[None])
-                return jnp.where(mask.any(), jnp.sum(mask) * mean, 0)
+                return jnp.where(mask.any(), jnp.sum(mask).astype(dtype) * mean, 0)
 
             def loss(params):
                 losses = lax.map(lambda s: nll(params, s), (tokens, mask), batch_size=size)

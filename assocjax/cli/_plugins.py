@@ -16,7 +16,8 @@ def load_plugins(paths: Iterable[Path]) -> None:
       InputError: a file cannot be read, or raises an error; the message names its line.
     """
     for path in paths:
-        name = f"assocjax plugin {path.resolve()}"
+        here = path.resolve()
+        name = f"assocjax plugin {here}"
         if name in sys.modules:
             continue
         if not path.is_file():
@@ -30,7 +31,7 @@ def load_plugins(paths: Iterable[Path]) -> None:
         except Exception as error:
             del sys.modules[name]
             frames = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+            lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == here]
             lines += [error.lineno] if isinstance(error, SyntaxError) else []
             at = f", line {lines[-1]}" if lines else ""
             raise InputError(f"--plugins: {path}{at}: {type(error).__name__}: {error}") from error

@@ -43,7 +43,7 @@ class Ablate(Results, Corpus, Run):
     edits: Annotated[tuple[str, ...], several("NAME", arguments.EDITS)] = ("remove",)
     """remove: subtract the projection on the theory; keep: keep only the projection; replace: use
     the theory, at the norm of the weight; swap: replace the projection by the term of another
-    weight (query_key takes that of value, value that of output, output that of query_key)"""
+    weight"""
     draws: AtLeast2 = arguments.DRAWS
     """number of random draws of each control"""
 

@@ -154,25 +154,23 @@ def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
     """Prints the error of exact gradients with less precise products, at random weights."""
     import jax
 
-    from assocjax.models.agreement import compare_params
-    from assocjax.models.exact import exact_gradient
-    from assocjax.models.params import init_params
+    from assocjax.models.agreement import compare_weights
+    from assocjax.models.model import Sizes
+    from assocjax.models.registry import get_model
 
-    params = init_params(
-        jax.random.key(0),
-        vocab_size=data.vocab_size,
-        seq_len=data.seq_len,
-        num_layers=options.num_layers,
-        scale=1 / data.vocab_size,
-    )
-    rounded = exact_gradient(params, data.tokens, data.mask)
+    model = get_model(options.model)
+    sizes = Sizes(data.vocab_size, data.seq_len, options.num_layers)
+    scale = model.init_scale or 1 / data.vocab_size
+    params = model.init(jax.random.key(0), sizes, scale)
+    arguments = params, *model.check_batch(params, data, None)
+    _, rounded = model.loss_and_gradient(*arguments)
     with jax.default_matmul_precision("highest"):
-        full = exact_gradient(params, data.tokens, data.mask)
-    errors = compare_params(full, rounded)
+        _, full = model.loss_and_gradient(*arguments)
+    errors = compare_weights(model.weights(full), model.weights(rounded))
     worst = ", ".join(f"{name} {errors[name].relative_error.max():.1e}" for name in errors)
     show(
         f"relative error of exact gradients with products in {options.matmul_precision}, at random "
-        f"weights of sd 1/V: {worst}"
+        f"weights of scale {scale:.2g}: {worst}"
     )
 
 

@@ -143,7 +143,8 @@ class PowerLaw(NamedTuple):
 def fit_power_law(
     rows: Sequence[Mapping[str, Any]],
     exponents: Sequence[str] = SETTINGS,
-    of: str = "output",
+    *,
+    of: str,
 ) -> PowerLaw:
     """Least-squares fit of log(horizon) to the logarithms of the quantities that vary.
 
@@ -155,7 +156,7 @@ def fit_power_law(
       rows: a table of one theory, from `horizon_table` or `horizon_study`.
       exponents: columns of quantities; those that are in no row, or the same in all rows used, get
         no exponent.
-      of: the column that holds the horizon.
+      of: the column that holds the horizon, the name of a weight.
 
     Raises:
       InputError, InputTypeError: fewer rows than coefficients + 1, rows of several theories, rows

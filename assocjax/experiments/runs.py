@@ -23,6 +23,7 @@ from assocjax.arguments import (
     EXACT,
     LARGEST_DEPTH,
     LARGEST_STEPS,
+    check_choice,
     check_integer,
     check_is,
 )
@@ -33,7 +34,7 @@ from assocjax.models.agreement import by_layer, compare_weights
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model, Sizes, Weights
 from assocjax.models.registry import MODEL, get_model
-from assocjax.theories.registry import get_theory
+from assocjax.theories.registry import get_theory, theory_names
 from assocjax.theories.theory import Batch, Theory, Training
 from assocjax.training.optimizers import (
     Optimizer,
@@ -83,12 +84,15 @@ class RunConfig:
         plain("num_layers", layers)
         if not isinstance(self.theories, tuple):
             raise InputTypeError(f"theories must be a tuple of names; got {self.theories!r}")
-        plain("theories", tuple(map(get_theory, self.theories)))
+        each = "every entry of theories"
+        plain("theories", tuple(get_theory(theory, each) for theory in self.theories))
         if len(set(self.names)) != len(self.names):
             raise InputError(f"theories must be distinct names; got {self.names}")
         plain("model", get_model(self.model))
+        if isinstance(self.gradient, str):
+            check_choice("gradient", self.gradient, (EXACT, *theory_names()))
         if self.gradient != EXACT:
-            plain("gradient", get_theory(self.gradient))
+            plain("gradient", get_theory(self.gradient, "gradient"))
         check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):
             if getattr(self, name) is not None:

@@ -137,8 +137,8 @@ def sweep(
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
     Cost: (steps + 1) gradients for each distinct run, divided among all devices; for each learning
-    rate as many gradients of every theory without a closed form. An effective gradient, with its
-    pass over the data for W and P, costs more than half of an exact one.
+    rate (for theories that start where the run does: for each run) as many gradients of every
+    theory without a closed form.
     """
     model = get_model(model)
     if theories is None:
@@ -184,7 +184,7 @@ def sweep(
         **config.described(),
     }
     attributes = results.provenance(data, configuration)
-    weights = config.model.names(config.sizes(data.vocab_size, data.seq_len))
+    weights = config.model.layers(config.sizes(data.vocab_size, data.seq_len))
 
     def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
         cells = {name: value[:, cell_to_start] for name, value in records.items()}
@@ -326,7 +326,9 @@ def _distinct_starts(grid, stochastic: bool) -> tuple[np.ndarray, np.ndarray]:
     return starts, cell_to_start.reshape(seeds.shape)
 
 
-def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig, weights) -> xr.Dataset:
+def _to_dataset(
+    cells: dict[str, np.ndarray], grid, config: RunConfig, weights: dict[str, int]
+) -> xr.Dataset:
     by_theory = (*GRID, "theory")
     by_layer = (*by_theory, "weight", "layer", "step")
     dims = {"loss": (*GRID, "step"), "diverged_step": GRID, "theory_diverged_step": by_theory}
@@ -342,8 +344,9 @@ def _to_dataset(cells: dict[str, np.ndarray], grid, config: RunConfig, weights) 
             **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
             "theory": list(config.names),
             "quantity": list(QUANTITIES),
-            "weight": weights,
-            "layer": np.arange(1, config.num_layers + 1, dtype=np.int32),
+            "weight": list(weights),
+            "has_layers": ("weight", [number > 1 for number in weights.values()]),
+            "layer": np.arange(1, max(weights.values()) + 1, dtype=np.int32),
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
         },
     )

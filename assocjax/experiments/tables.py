@@ -15,9 +15,9 @@ def to_dataframe(dataset: xr.Dataset) -> "pd.DataFrame":
     """A Dataset as a tidy table: a column for each coordinate and variable.
 
     There is one row for each combination of the coordinates of all variables. A variable that does
-    not depend on some coordinate, such as the loss on the theory, is repeated. The weight `output`
-    has no layers and is stored at the last layer of the Dataset; its rows at earlier layers are
-    left out. Rows of runs that diverged are kept, with NaN.
+    not depend on some coordinate, such as the loss on the theory, is repeated. A weight without
+    layers is stored at the last layer of the Dataset; its rows at earlier layers are left out.
+    Rows of runs that diverged are kept, with NaN.
 
     Args:
       dataset: from `sweep`, `validity_horizon`, `theorem_bounds`, `track` or any other function.
@@ -39,11 +39,13 @@ def to_dataframe(dataset: xr.Dataset) -> "pd.DataFrame":
         raise InputError("dataset must have variables; got none")
     # One more axis, since xarray cannot make a table of scalars.
     table = dataset.expand_dims("_").to_dataframe().reset_index().drop(columns="_")
-    if {"weight", "layer"} <= set(table):
-        table = table.loc[weights_and_layers(table)]
+    if "has_layers" in table:
+        if "layer" in table:
+            table = table.loc[weights_and_layers(table)]
+        table = table.drop(columns="has_layers")
     return table.reset_index(drop=True)
 
 
 def weights_and_layers(of: Any) -> Any:
-    """True for every weight at every layer, except that `output` exists at the last layer only."""
-    return (of["weight"] != "output") | (of["layer"] == of["layer"].max())
+    """True at every layer for weights with layers, and at the last layer for those without."""
+    return of["has_layers"].astype(bool) | (of["layer"] == of["layer"].max())

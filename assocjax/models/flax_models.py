@@ -2,7 +2,6 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -121,8 +120,9 @@ def flax_model(module: Any, name: str | None = None) -> FlaxModel:
       InputError: at the start, if the module has other state, other logits or another number of
         layers than asked for.
     """
+    is_class = isinstance(module, type) and not issubclass(module, nnx.Module)
     if not isinstance(module, linen.Module) and (
-        isinstance(module, nnx.Module | type) or not isinstance(module, Callable)
+        is_class or isinstance(module, nnx.Module) or not callable(module)
     ):
         raise InputTypeError(
             "module must be a linen module or a function of nnx.Rngs that makes an nnx module; "

@@ -128,16 +128,24 @@ class Model(abc.ABC):
         size = num_sequences if microbatch_size is None else min(num_sequences, microbatch_size)
         return activation_bytes(self, self.shapes(sizes, itemsize), (size, sizes.seq_len))
 
-    def shapes(self, sizes: Sizes, itemsize: int = 4) -> Any:
-        """The shapes and dtypes of the weights, a tree of `jax.ShapeDtypeStruct`."""
-        dtype = jnp.float64 if itemsize == 8 else jnp.float32
+    def shapes(self, sizes: Sizes, itemsize: int | None = None) -> Any:
+        """The shapes and dtypes of the weights, a tree of `jax.ShapeDtypeStruct`.
+
+        Args:
+          itemsize: bytes of a number, 4 or 8; None is JAX's default dtype.
+        """
+        dtype = {None: None, 4: jnp.float32, 8: jnp.float64}[itemsize]
         return jax.eval_shape(lambda: self.init(jax.random.key(0), sizes, 0.0, dtype))
 
-    def names(self, sizes: Sizes) -> list[str]:
-        """The names of the weights, in their order."""
-        names: list[str] = []
-        jax.eval_shape(lambda params: names.extend(self.weights(params)), self.shapes(sizes))
-        return names
+    def layers(self, sizes: Sizes) -> dict[str, int]:
+        """The weights in their order, and the number of layers that each has, 1 without layers."""
+        found: dict[str, int] = {}
+
+        def read(params):
+            found.update({name: len(weight) for name, weight in self.weights(params).items()})
+
+        jax.eval_shape(read, self.shapes(sizes))
+        return found
 
     def in_tokens(self, params: Any) -> Any:
         """The weights as matrices between tokens, `Params`, which readings of associations use.

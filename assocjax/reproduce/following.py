@@ -178,6 +178,7 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
         "epoch": np.arange(run.epochs + 1),
         "theory": list(THEORIES),
         "weight": list(WEIGHTS),
+        "has_layers": ("weight", [name != "output" for name in WEIGHTS]),
         "layer": np.arange(1, run.num_layers + 1),
     }
     config = dataclasses.asdict(run) | {"seed": seed}

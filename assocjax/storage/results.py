@@ -37,10 +37,10 @@ Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 """Returns a named part of a result, given a function that computes it: see `parts_kept_in` and
 `compute_anew`."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the layout of Datasets in files, part of a result's identity. To be raised when names
 or dimensions change. Layout 1 had a variable for each weight and counted layers of language models
-from 0."""
+from 0; layout 2 did not say which weights have layers."""
 
 DECIDING = ("assocjax", "jax", "jaxlib", "optax")
 """Packages whose versions affect the numbers of a result."""
@@ -131,11 +131,14 @@ def load(path: str | os.PathLike) -> xr.Dataset:
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """As `load`, but arrays are read when they are used; close it, or use it in a `with` block."""
     dataset = _open(path)
-    if names := sorted(_OF_LAYOUT_1 & dataset.variables.keys()):
+    found = [f"with a variable {name!r}" for name in _OF_LAYOUT_1 & dataset.variables.keys()]
+    if {"weight", "layer"} <= set(dataset.dims) and "has_layers" not in dataset.coords:
+        found.append("without a coordinate 'has_layers'")
+    if found:
         dataset.close()
         raise InputError(
-            f"{path} has an earlier layout, with a variable {names[0]!r}: compute it again "
-            "(overwrite=True, --overwrite), or read it with xarray.open_dataset"
+            f"{path} has an earlier layout, {min(found)}: compute it again (overwrite=True, "
+            "--overwrite), or read it with xarray.open_dataset"
         )
     return dataset
 

@@ -23,6 +23,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
 
 register_theory = _REGISTRY.register
 get_theory = _REGISTRY.get
+theory_names = _REGISTRY.names
 
 
 def default_theories(model: Any, optimizer: Any) -> tuple[str, ...]:

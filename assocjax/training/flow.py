@@ -51,7 +51,7 @@ def gradient_flow(
     over starts and differentiated in reverse mode.
 
     Args:
-      params: initial weights: `Params`, or any tree whose leaves are all float32 or all float64.
+      params: initial weights: any tree whose leaves are all float32 or all float64.
       gradient: a function from such a tree to dL/d(params).
       times: vector of increasing tau >= 0; may be traced. Between steps the solver interpolates.
       rtol: positive; may be traced. At least 100 units of rounding, 1e-5 in float32, are used,

@@ -1,5 +1,7 @@
 """The exact gradient of one batch, its sequences divided among devices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,21 +11,23 @@ from jaxtyping import Array, ArrayLike, Float
 from assocjax.arguments import check_is, check_string
 from assocjax.checks import CorpusLike, is_hidden
 from assocjax.errors import InputError
-from assocjax.models.exact import count_distinct, exact_loss_and_gradient
-from assocjax.models.params import Params, check_batch
+from assocjax.models.exact import count_distinct
+from assocjax.models.model import Model
+from assocjax.models.registry import MODEL, get_model
 
 
 def data_parallel_loss_and_gradient(
-    params: Params,
+    params: Any,
     data: CorpusLike,
     mask: ArrayLike | None = None,
     *,
+    model: str | Model = MODEL,
     mesh: Mesh,
     axis: str = "data",
     microbatch_size: int | None = None,
     max_distinct: int | None = None,
-) -> tuple[Float[Array, ""], Params]:
-    """`exact_loss_and_gradient` with the sequences divided among the devices of a mesh.
+) -> tuple[Float[Array, ""], Any]:
+    """`Model.loss_and_gradient` with the sequences divided among the devices of a mesh.
 
     If device d has M_d of the M valid positions, and the loss L_d and gradient dL_d of these,
 
@@ -34,6 +38,7 @@ def data_parallel_loss_and_gradient(
 
     Args:
       params, data, mask, microbatch_size, max_distinct: as in `exact_gradient`.
+      model: a `Model` or its name.
       mesh: devices of one process, or of several (then `data` and `mask` are global arrays).
       axis: the axis of the mesh along which sequences are divided; along other axes, devices
         repeat the work.
@@ -47,7 +52,8 @@ def data_parallel_loss_and_gradient(
     Cost: each device computes ceil(N / devices) sequences, then all gradients are summed once. In
     the form "tables" each device computes all tables, so small batches gain little.
     """
-    tokens, mask = check_batch(params, data, mask)
+    net = get_model(model)
+    tokens, mask = net.check_batch(params, data, mask)
     check_is("mesh", mesh, Mesh)
     check_string("axis", axis)
     if axis not in mesh.shape:
@@ -58,7 +64,7 @@ def data_parallel_loss_and_gradient(
     tokens, mask = (jnp.pad(a, ((0, padding), (0, 0))) for a in (tokens, mask))
 
     def of_device(params, tokens, mask):
-        found = exact_loss_and_gradient(
+        found = net.loss_and_gradient(
             params, tokens, mask, microbatch_size=microbatch_size, max_distinct=max_distinct
         )
         valid = jnp.sum(mask).astype(found[0].dtype)

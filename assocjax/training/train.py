@@ -50,7 +50,7 @@ def train(
     `make_optimizer` sets it to the smallest normal number for optimizers given by name.
 
     Args:
-      params: initial weights: `Params`, or any tree that `loss_and_gradient` accepts.
+      params: initial weights: any tree of floating arrays that `loss_and_gradient` accepts.
       loss_and_gradient: called as `(params, step)`, returns the loss and dL/d(params); `step` is
         a traced integer, from which a minibatch can be drawn (see `batch_indices`).
       optimizer: any optax transformation.
