@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from assocjax.models.model import Sizes
 
 V, T, L, D, H = 11, 6, 2, 16, 4
 SIZES = Sizes(V, T, L)
+STEP: Any = {"num_sequences": 5, "max_distinct": None, "itemsize": 8}
 CONFIGS = {
     "neox": d.neox(V, T, L, D, H),
     "llama": d.llama(V, T, L, D, H, num_kv_heads=2),
@@ -148,6 +151,22 @@ def test_the_gradient_is_that_of_finite_differences(model, x64):
         assert abs((ahead - behind) / 2e-5 - expected) < 1e-7
 
 
+def test_microbatches_give_the_loss_and_gradient_of_the_batch(model, x64, monkeypatch):
+    params = random_params(model, dtype=jnp.float64)
+    tokens, mask = random_tokens(5, 5, T, V), jnp.asarray(random_mask(5, 5, T))
+    expected = jax.value_and_grad(model.loss)(params, tokens, mask)
+    config = model.decoder(params).config
+    of_five = model.step_bytes(SIZES, **STEP, microbatch_size=None)
+    one = d.activation_budget() / model._microbatch_size(config, T, params)
+    monkeypatch.setattr(d, "activation_budget", lambda: int(2.5 * one))
+    assert model._microbatch_size(config, T, params) == 2
+    found = model.loss_and_gradient(params, tokens, mask)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), found, expected)
+    np.testing.assert_allclose(model.evaluate(params, tokens, mask), expected[0], rtol=1e-12)
+    # In microbatches of two; a program has many arrays of the size of its weights, too.
+    assert model.step_bytes(SIZES, **STEP, microbatch_size=None) < 0.7 * of_five
+
+
 def test_attention_over_a_sequence_is_attention_over_its_keys(model):
     config, rng = model.config, np.random.default_rng(0)
     q = jnp.asarray(rng.normal(size=(T, H, D // H)), jnp.float32)
@@ -236,7 +255,10 @@ def test_families_are_models_by_name(name):
     assert (model.name, model.config.width, model.config.num_heads) == (name, 128, 4)
     shapes = model.shapes(SIZES)
     assert shapes["embedding"].shape == (V, 128)
-    assert list(model.names(SIZES)) == list(model.weights(model.init(jax.random.key(0), SIZES)))
+    assert model.layers(SIZES) == {
+        name: len(weight)
+        for name, weight in model.weights(model.init(jax.random.key(0), SIZES)).items()
+    }
 
 
 def test_a_sweep_is_a_loop_over_its_runs(model, promote):
