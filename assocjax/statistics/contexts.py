@@ -30,7 +30,8 @@ from assocjax.arguments import check_integer, check_is
 from assocjax.checks import CorpusLike, Sequences, check_corpus, is_hidden
 from assocjax.errors import InputError
 from assocjax.statistics.counting import choose_units
-from assocjax.statistics.loops import Block, compiled, lay_out, num_threads, run
+from assocjax.statistics._compiled import compiled
+from assocjax.statistics.loops import Block, lay_out, num_threads, run
 
 MAX_ENTRIES = 1 << 27  # of the contexts of pairs: 1.5 GiB
 _BLOCK_PAIRS = 1 << 25  # (query, key) pairs in a block, whose sums take at most 384 MiB
@@ -237,7 +238,7 @@ def _blocks(source: Sequences, sequences: range | None) -> Iterator[Block]:
         )
     size = max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
     for first in range(sequences.start, sequences.stop, size):
-        block = lay_out(*source.read(first, min(first + size, sequences.stop)))
+        block = lay_out(*source.read(first, min(first + size, sequences.stop)), source.vocab_size)
         if block.x.size:
             yield block
 

@@ -20,7 +20,8 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import LARGEST_COUNT, check_is
 from assocjax.errors import InputError
-from assocjax.statistics.loops import compiled, num_threads, run
+from assocjax.statistics._compiled import compiled
+from assocjax.statistics.loops import num_threads, run
 
 
 @struct.dataclass
