@@ -29,8 +29,8 @@ from scipy.sparse import csr_array
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import CorpusLike, Sequences, check_corpus, is_hidden
 from assocjax.errors import InputError
-from assocjax.statistics.counting import choose_units
 from assocjax.statistics._compiled import compiled
+from assocjax.statistics.counting import choose_units
 from assocjax.statistics.loops import Block, lay_out, num_threads, run
 
 MAX_ENTRIES = 1 << 27  # of the contexts of pairs: 1.5 GiB
