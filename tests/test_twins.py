@@ -125,15 +125,17 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
     return decoder.apply({"params": params}, method=loss)
 
 
-@pytest.mark.parametrize("order", [2, 3, 4, 5])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("neox", 2), ("llama", 3), ("neox", 4), ("gpt2", 4), ("llama", 5), ("gpt2", 5)],
+)
 def test_drawn_losses(name, order, x64):
     config = CONFIGS[name]
     statistics = aj.context_statistics(corpus())
     prepared = twins.prepare_twin(statistics, backoff=1.0)
     params, decoder, key = weights(config), Decoder(config), jax.random.key(1)
-    found = twins.twin_loss(decoder, params, prepared, key, order=order, rows=9)
-    draws = twins._draw(prepared, key, order, 9)
+    found = twins.twin_loss(decoder, params, prepared, key, order=order, rows=5)
+    draws = twins._draw(prepared, key, order, 5)
     if order == 2:
         context = prepared.context
         logits = decoder.apply(
@@ -142,9 +144,9 @@ def test_drawn_losses(name, order, x64):
         )
         expected = np.mean([nll(logits[x], y) for x, y in zip(draws.x, draws.y, strict=True)])
     else:
-        assert draws.context.shape == (9, draws.t[-1])
+        assert draws.context.shape == (5, draws.t[-1])
         assert 0 in draws.t
-        tokens = twins._draw_tokens(prepared, jax.random.fold_in(key, 9))
+        tokens = twins._draw_tokens(prepared, jax.random.fold_in(key, 5))
         assert sorted(tokens.x.tolist()) == list(range(V))
         expected = drawn_loss(decoder, params, statistics, draws, tokens, order)
     assert float(found) == pytest.approx(float(expected), rel=1e-10)
