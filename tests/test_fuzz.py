@@ -484,7 +484,7 @@ NEED_COMPARISON = {"plot_by_layer", "plot_heads", "plot_layers_by_step"}
 
 NEED_MODEL = {"load_model", "weight_hashes", "shared_weights", "single_token_streams"}
 NEED_MODEL |= {"occurrence_streams", "query_key_factors", "tokens_of_model", "compare_revisions"}
-NEED_MODEL |= {"pretrain_tiny"}
+NEED_MODEL |= {"load_decoder", "save_decoder", "pretrain_tiny"}
 """The commands `compare` and `pretrain-tiny`, whose options are fuzzed, call them."""
 
 

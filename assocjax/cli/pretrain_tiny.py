@@ -9,7 +9,7 @@ from assocjax.cli._corpus import Reading
 from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
 from assocjax.cli._options import Results, arguments_of, options
 from assocjax.cli._terminal import progress_bar, show, show_table, show_written
-from assocjax.llm.recipe import PretrainConfig
+from assocjax.llm.configuration import PretrainConfig
 
 
 @options("Model and training")
@@ -40,11 +40,8 @@ class PretrainTiny(Results, Reading):
     def run(self) -> None:
         from assocjax import llm
         from assocjax.corpora import read_documents
-        from assocjax.llm.libraries import require
         from assocjax.storage import check_claimable
 
-        for library in ("torch", "transformers"):  # before the corpus is read
-            require(library)
         check_claimable(self.out, "pretrain-tiny")
         config = PretrainConfig(**arguments_of(self, PretrainConfig))
         documents = self.read(read_documents)

@@ -9,5 +9,6 @@ In reading order:
 * `sweeps`: `sweep`, a grid over learning rates, seeds and initialization scales, as a Dataset.
 * `tables`: a Dataset as a pandas table.
 * `horizons`: how long a theory holds, and a power law for it.
+* `twins`: `compare_twins`, statistics twins beside real runs of a decoder, weight by weight.
 * `tracking`: `track`, one run and its associations at chosen steps.
 """

@@ -7,8 +7,10 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 * `files`: the location of a model's files, and their hashes.
 * `_architectures`: the differences between GPT-NeoX, Llama and GPT-2.
 * `tensors`: which checkpoints hold the same weights.
+* `decoders`: `load_decoder` and `save_decoder`, for models in JAX; without torch or transformers.
 * `models`: `load_model`.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
+* `configuration`: `PretrainConfig`.
 * `recipe`: Pythia's training recipe, at a small size.
 * `pretrain`: `pretrain_tiny`, a small Pythia with a folder for every checkpoint.
 * `similarity`: covariance similarity of a model's vectors and a theory's rows.

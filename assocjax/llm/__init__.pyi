@@ -1,6 +1,9 @@
 from .bootstrap import Interval as Interval
 from .bootstrap import bootstrap_similarity as bootstrap_similarity
 from .compare import compare_model as compare_model
+from .configuration import PretrainConfig as PretrainConfig
+from .decoders import load_decoder as load_decoder
+from .decoders import save_decoder as save_decoder
 from .dominance import Dominating as Dominating
 from .dominance import LargestDrop as LargestDrop
 from .dominance import MeanShare as MeanShare
@@ -17,7 +20,6 @@ from .probes import Streams as Streams
 from .probes import occurrence_streams as occurrence_streams
 from .probes import query_key_factors as query_key_factors
 from .probes import single_token_streams as single_token_streams
-from .recipe import PretrainConfig as PretrainConfig
 from .revisions import compare_revisions as compare_revisions
 from .similarity import CENTERINGS as CENTERINGS
 from .similarity import FactoredMatrix as FactoredMatrix

@@ -15,7 +15,7 @@ from assocjax.errors import InputError
 from assocjax.llm._architectures import COMPUTED, FAMILIES
 from assocjax.llm.files import ModelFiles, find_model, hash_files
 from assocjax.llm.libraries import quiet, reason, require
-from assocjax.llm.tensors import read_tensors
+from assocjax.llm.tensors import check_complete, read_tensors
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Bounds for plausibility checks: a layer has more bytes, and a byte holds fewer weights.
@@ -194,20 +194,12 @@ def _load_module(files: ModelFiles, config: Any) -> Any:
             f"loaded, or are cut short ({reason(error)})"
         ) from None
     # transformers fills missing or mismatched weights at random, and ignores superfluous ones.
-    wrong = {
-        "lack": sorted(report["missing_keys"]),
-        "have another shape in": sorted(name for name, *_ in report["mismatched_keys"]),
-        "hold besides": sorted(
-            name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)
-        ),
-    }
-    for what, names in wrong.items():
-        if names:
-            more = f" and {len(names) - 1} more" if names[1:] else ""
-            raise InputError(
-                f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} {what} "
-                f"{names[0]!r}{more}, against their configuration"
-            )
+    check_complete(
+        files,
+        lacking=list(report["missing_keys"]),
+        mismatched=[name for name, *_ in report["mismatched_keys"]],
+        superfluous=[name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)],
+    )
     return module
 
 

@@ -5,36 +5,31 @@ It is for machines where no model can be downloaded. Pythia's checkpoints `step0
 transformers can read.
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from assocjax.corpora import Documents, train_bpe
 from assocjax.errors import InputError
+from assocjax.llm.configuration import PretrainConfig
+from assocjax.llm.decoders import files_of
 from assocjax.llm.files import find_model, hash_files
-from assocjax.llm.libraries import quiet, reason, require
-from assocjax.llm.recipe import (
-    PretrainConfig,
-    initial_model,
-    make_optimizer,
-    rate_factor,
-    revisions,
-    update,
-)
+from assocjax.llm.recipe import initial_model, make_optimizer, make_update, revisions
+from assocjax.models.decoder import DecoderConfig
 from assocjax.storage import Folder, claim, deferred_interrupts, results
+from assocjax.storage.checkpoints import Checkpoints
 
 END_OF_TEXT = "<|endoftext|>"
 """Token 0, after every document; in a text, these characters are tokenised like other text."""
 
 RECORD = "pretraining.json"
-_STATE = "state.pt"
 _SAVE_EVERY = 16
 
 
@@ -46,7 +41,7 @@ def pretrain_tiny(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a small GPT-NeoX on a corpus, or resumes an interrupted training.
+    """Trains a small GPT-NeoX on a corpus, or resumes an interrupted training; in JAX.
 
     Args:
         documents: A corpus, from `assocjax.corpora.read_documents`.
@@ -64,48 +59,54 @@ def pretrain_tiny(
     Raises:
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
             has another configuration (the error names the difference), holds files that assocjax
-            did not write, is being written by another process or cannot be written, the loss is no
-            longer finite, or the extra `llm` is not installed.
+            did not write, is being written by another process or cannot be written, or the loss is
+            no longer finite.
         KeyboardInterrupt: After Ctrl-C, when the current step is saved; its text gives the number
             of saved steps.
 
-    On a CPU the same arguments, versions and number of threads give the same bits, interrupted or
-    not. The order of sequences is a function of seed and step, and there is no dropout, so that the
-    state consists of the weights and AdamW's moments only.
+    On one CPU the same arguments and versions give the same bits, interrupted or not. The order of
+    sequences is a function of seed and step, and there is no dropout, so that the state consists of
+    the weights and AdamW's moments only.
 
     Cost: 6 (12 L d^2 + V d) operations for each token. A revision takes 4 bytes for each weight on
     disk.
     """
-    require("torch")
-    require("transformers")
     config = config or PretrainConfig()
     configuration = dataclasses.asdict(config) | {
         "corpus": documents.name,
         "corpus_sha256": documents.sha256,
     }
-    libraries = ("assocjax", "torch", "transformers", "tokenizers")
-    decides = configuration | {name: importlib.metadata.version(name) for name in libraries}
-    with claim(out, "pretrain-tiny", decides, result=RECORD, overwrite=overwrite) as folder:
+    libraries = (*results.DECIDING, "flax", "tokenizers")
+    identity = configuration | {name: importlib.metadata.version(name) for name in libraries}
+    with claim(out, "pretrain-tiny", identity, result=RECORD, overwrite=overwrite) as folder:
         if not folder.complete:
-            _train(documents, folder, config, configuration, progress)
+            saved = Checkpoints(folder, identity)
+            try:
+                _train(documents, folder, saved, config, configuration, progress)
+            finally:
+                saved.close()
+            folder.finish()
         return json.loads((folder.path / RECORD).read_text("utf-8"))
 
 
 def _train(
     documents: Documents,
     folder: Folder,
+    saved: Checkpoints,
     config: PretrainConfig,
     configuration: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Trains from the last saved state to the end."""
-    torch = require("torch")
     tokenizer, sequences = _tokenize(documents, config)
     vocab_size = tokenizer.get_vocab_size()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = initial_model(config, vocab_size).to(device)
-    optimizer = make_optimizer(model)
-    done, losses = _restore(folder, model, optimizer)
+    model, params = initial_model(config, vocab_size)
+    optimizer = make_optimizer(config.learning_rate, config.steps)
+    update = make_update(model, optimizer)
+    carry, losses = (params, optimizer.init(params)), []
+    if done := saved.done():
+        carry, observed = saved.load(carry)
+        losses = observed["losses"].tolist()
     header = {
         "config": configuration,
         "corpus": {
@@ -115,23 +116,19 @@ def _train(
             "sequences": len(sequences),
             "vocab_size": vocab_size,
         },
-        "versions": results.versions()
-        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-        "device": str(device),
-        "threads": torch.get_num_threads(),
+        "versions": results.versions() | {"tokenizers": importlib.metadata.version("tokenizers")},
+        "device": jax.devices()[0].device_kind,
         "complete": False,
     }
     kept = revisions(config.steps)
 
     def save() -> None:
         """Saves the state last, so that the revision of its step is complete even after a kill."""
-        with _disk_errors(folder):
-            if done in kept:
-                _save_revision(folder, done, model, tokenizer)
-            results.save_json_to(folder, RECORD, header | {"losses": losses})
-            state = {"done": done, "losses": losses, "model": model.state_dict()}
-            with folder.file(folder.work_name(_STATE)) as part:
-                torch.save(state | {"optimizer": optimizer.state_dict()}, part)
+        if done in kept:
+            _save_revision(folder, done, model.decoder(carry[0]).config, carry[0], tokenizer)
+        results.save_json_to(folder, RECORD, header | {"losses": losses})
+        if done:
+            saved.save(done, carry, {"losses": np.array(losses)})
 
     if not done:
         save()
@@ -139,13 +136,13 @@ def _train(
         while done < config.steps:
             if progress is not None:
                 progress(done, config.steps)
-            batch = torch.from_numpy(sequences[_order(config, len(sequences), done)]).to(device)
-            rate = config.learning_rate * rate_factor(done + 1, config.steps)
-            loss = update(model, optimizer, batch, rate)
+            *carry, loss = update(*carry, sequences[_order(config, len(sequences), done)])
             done += 1
-            losses.append(loss)
-            if not math.isfinite(loss):
-                raise InputError(f"learning_rate: the loss of step {done} is {loss}; try a smaller")
+            losses.append(float(loss))
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"learning_rate: the loss of step {done} is {losses[-1]}; try a smaller"
+                )
             if done in kept or done % _SAVE_EVERY == 0 or interrupts.count:
                 save()
             if interrupts.count:
@@ -161,11 +158,10 @@ def _train(
         "losses": losses,
     }
     results.save_json_to(folder, RECORD, record)
-    folder.finish()
 
 
 def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
-    """The tokeniser, and sequences [N, T+1], int64, of all documents one after another."""
+    """The tokeniser, and sequences [N, T+1], int32, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
     tokenizer.encode_special_tokens = True  # names of special tokens in a text are ordinary text
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)])
@@ -179,7 +175,7 @@ def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.nda
             f"{config.batch_size} of a batch (batch_size)"
         )
     starts = T * np.arange(number)
-    return tokenizer, stream[starts[:, None] + np.arange(T + 1)]
+    return tokenizer, stream[starts[:, None] + np.arange(T + 1)].astype(np.int32)
 
 
 def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
@@ -189,42 +185,14 @@ def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
     return order[at * config.batch_size : (at + 1) * config.batch_size]
 
 
-def _restore(folder: Folder, model: Any, optimizer: Any) -> tuple[int, list[float]]:
-    torch = require("torch")
-    if not folder.has_work(_STATE):
-        return 0, []
-    path = folder.path / folder.work_name(_STATE)
-    try:
-        # On the CPU, since the state may come from a machine with a GPU.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["done"], state["losses"]
-    except Exception as error:  # of many kinds
-        raise InputError(
-            f"out: {path} cannot be read here ({reason(error)}), though another machine or version "
-            "of torch may be able to; choose another folder to start again"
-        ) from None
-
-
-def _save_revision(folder: Folder, step: int, model: Any, tokenizer: Any) -> None:
-    """Saves a revision atomically."""
-    wrapped = require("transformers").PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
-    )
-    with folder.directory(f"step{step}") as part, quiet():
-        model.save_pretrained(part)
-        wrapped.save_pretrained(part)
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Folder) -> Iterator[None]:
-    """Adds to errors of writing that everything saved before is intact."""
-    try:
-        with folder.writing():
-            yield
-    except (InputError, require("safetensors").SafetensorError) as error:
-        raise InputError(
-            f"{reason(error)}; everything saved before is intact: free some space, and run the "
-            "same again to resume"
-        ) from None
+def _save_revision(
+    folder: Folder, step: int, config: DecoderConfig, params: dict[str, Any], tokenizer: Any
+) -> None:
+    """Saves a revision atomically, as transformers does."""
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    with folder.directory(f"step{step}") as part:
+        for name, write in files_of(config, params).items():
+            write(part / name)
+        tokenizer.save(str(part / "tokenizer.json"))
+        (part / "tokenizer_config.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")

@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from safetensors import safe_open
+
 from assocjax.errors import InputError
 from assocjax.llm._architectures import COMPUTED
 from assocjax.llm.files import (
@@ -133,8 +135,12 @@ def tensor_hashes(files: ModelFiles) -> dict[str, Part]:
     }
 
 
-def read_tensors(files: ModelFiles) -> Iterator[tuple[str, Any]]:
+def read_tensors(files: ModelFiles, framework: str = "pt") -> Iterator[tuple[str, Any]]:
     """Names and tensors, one at a time; none for a GGUF file.
+
+    Args:
+        files: Where they are.
+        framework: Of the tensors: "pt", or "flax" if all files are in safetensors.
 
     Raises:
         InputError: If a file is corrupt or truncated; the error names it.
@@ -142,15 +148,36 @@ def read_tensors(files: ModelFiles) -> Iterator[tuple[str, Any]]:
     for name in () if files.is_gguf else files.weights:
         path = files.folder / name
         try:
-            yield from (_safetensors if name.endswith(".safetensors") else _pytorch)(path)
+            if name.endswith(".safetensors"):
+                yield from _safetensors(path, framework)
+            else:
+                yield from _pytorch(path)
         except Exception as error:  # the libraries raise many types
             raise InputError(
                 f"model: the weights {str(path)!r} are corrupt or cut short ({reason(error)})"
             ) from None
 
 
-def _safetensors(path: os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    with require("safetensors").safe_open(path, framework="pt") as file:
+def check_complete(
+    files: ModelFiles, *, lacking: list[str], mismatched: list[str], superfluous: list[str]
+) -> None:
+    """Raises an InputError that names the first weight that does not fit the configuration."""
+    wrong = {
+        "lack": lacking,
+        "have another shape in": mismatched,
+        "hold besides": superfluous,
+    }
+    for what, names in wrong.items():
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise InputError(
+                f"model: the weights {', '.join(files.weights)} in {str(files.folder)!r} {what} "
+                f"{min(names)!r}{more}, against their configuration"
+            )
+
+
+def _safetensors(path: os.PathLike[str], framework: str) -> Iterator[tuple[str, Any]]:
+    with safe_open(path, framework=framework) as file:
         for name in file.keys():  # noqa: SIM118
             yield name, file.get_tensor(name)
 

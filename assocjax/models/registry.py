@@ -16,6 +16,9 @@ _REGISTRY: "Registry[Model]" = Registry(
     {
         "attention-only": "assocjax.models.paper",
         "factored": "assocjax.models.factored",
+        "neox": "assocjax.models.decoder",
+        "llama": "assocjax.models.decoder",
+        "gpt2": "assocjax.models.decoder",
     },
 )
 

@@ -7,7 +7,7 @@ s eta and takes minutes on two cores; `tiny` takes seconds and is only for tests
 import dataclasses
 
 from assocjax import arguments
-from assocjax.llm.recipe import PretrainConfig
+from assocjax.llm.configuration import PretrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 THEORIES = ("leading", "effective")
 """The theories that a sweep compares by default, where they apply to its model."""
 
+_TWINS = (*(f"twin-{order}" for order in range(6)), *(f"twin-{order}-mean" for order in range(3)))
+
 _REGISTRY: "Registry[Theory]" = Registry(
     "theory",
     "assocjax.theories.theory:Theory",
@@ -18,6 +20,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
         "leading": "assocjax.theories.leading",
         "effective": "assocjax.theories.effective",
         "taylor": "assocjax.theories.taylor",
+        **dict.fromkeys(_TWINS, "assocjax.theories.twins"),
     },
 )
 

@@ -1,0 +1,51 @@
+"""The configuration of `pretrain_tiny`, which its command shares; without JAX."""
+
+import dataclasses
+
+from assocjax.arguments import check_integer
+from assocjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """The configuration, which determines the weights together with the corpus.
+
+    Attributes:
+        vocab_size: Size of the BPE vocabulary, which is trained on the corpus; it is smaller if no
+            pair is left to merge. Bytes that do not occur in the corpus have no token.
+        seq_len: T.
+        batch_size: Sequences in a minibatch.
+        steps: Number of updates.
+        num_layers: L.
+        width: d; the MLP has width 4 d.
+        num_heads: Number of heads, each of width d / num_heads.
+        learning_rate: Largest learning rate, after the warmup.
+        seed: Seed of the initialization and of the order of sequences.
+    """
+
+    vocab_size: int = 2048
+    seq_len: int = 128
+    batch_size: int = 32
+    steps: int = 512
+    num_layers: int = 6
+    width: int = 128
+    num_heads: int = 4
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.name != "learning_rate":
+                minimum = {"seed": 0, "steps": 0, "vocab_size": 2}.get(field.name, 1)
+                value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
+                object.__setattr__(self, field.name, value)
+
+        from assocjax.checks import check_number  # here, so that --help does not import JAX
+
+        rate = check_number("learning_rate", self.learning_rate, minimum=0)
+        object.__setattr__(self, "learning_rate", rate)
+        if self.width % self.num_heads or self.width // self.num_heads < 8:
+            raise InputError(
+                "width must be a multiple of num_heads, at least 8 times it; got "
+                f"{self.width} for {self.num_heads} heads"
+            )

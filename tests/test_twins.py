@@ -1,0 +1,497 @@
+"""Statistics twins against loops over rows, positions and pairs, and against the leading terms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_trees_close, random_mask, random_tokens, token_data
+
+import assocjax as aj
+from assocjax.experiments import twins as experiment
+from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
+from assocjax.models.model import Sizes
+from assocjax.theories import twins
+
+V, T, L = 11, 6, 2
+CONFIGS = {
+    "neox": neox(V, T, L, 16, 2),
+    "llama": llama(V, T, L, 16, 4, 2),
+    "gpt2": gpt2(V, T, L, 16, 2),
+}
+
+
+def corpus(masked=True):
+    tokens = random_tokens(0, 30, T, V - 1)
+    return token_data(tokens, V, random_mask(1, 30, T) if masked else None)
+
+
+def weights(config, seed=0):
+    model = DecoderModel("decoder", config)
+    params = model.init(jax.random.key(seed), Sizes(V, T, L), 3.0)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    noise = [
+        0.1 * jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
+
+
+def nll(logits, y):
+    return float(jax.nn.logsumexp(logits) - logits[y])
+
+
+def mean_states(module, context, positions):
+    """The states of all rows before each layer and after the last, with attention `context`."""
+    tokens = jnp.arange(V)
+    share = positions / positions.sum()
+    h = sum(
+        share[t] * module.embed(tokens, jnp.full(V, t, jnp.int32)) for t in range(len(positions))
+    )
+    states = [h]
+    for block in module.blocks:
+        v = jnp.repeat(
+            block.heads(h)[2], module.config.num_heads // module.config.kv_heads, axis=-2
+        )
+        h = block.finish(h, jnp.einsum("xy,yhr->xhr", context, v))
+        states.append(h)
+    return states
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_mean_losses(name, x64):
+    """Against a sum over pairs; attention of a row is taken from `conditional_mean`."""
+    data, config = corpus(), CONFIGS[name]
+    statistics = aj.context_statistics(data)
+    prepared = twins.prepare_twin(statistics)
+    moments = aj.effective_statistics(data, depth=1)
+    context = np.array(moments.conditional_mean[0])
+    context[-1, -1] = 1  # never an input
+    P = np.zeros((V, V))
+    np.add.at(P, (data.tokens[:, :-1][data.mask], data.tokens[:, 1:][data.mask]), 1)
+    P /= P.sum()
+    params, decoder = weights(config), Decoder(config)
+    independent = np.outer(P.sum(axis=1), P.sum(axis=0))
+    for order, E, share in ((0, context, independent), (1, np.eye(V), P), (2, context, P)):
+        logits = decoder.apply(
+            {"params": params},
+            method=lambda m, E=E: m.unembed(mean_states(m, E, statistics.positions)[-1]),
+        )
+        expected = sum(share[x, y] * nll(logits[x], y) for x in range(V) for y in range(V))
+        found = twins.twin_loss(decoder, params, prepared, order=order)
+        assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+def drawn_loss(decoder, params, statistics, draws, tokens, order):
+    """The loss of drawn rows, one at a time; of order 4 and 5 by the model's causal attention."""
+    config = decoder.config
+    context = aj.mean_contexts(statistics).toarray()
+    context[-1, -1] = 1
+
+    def loss(module):
+        zero, every = jnp.zeros(T, jnp.int32), jnp.arange(T)
+        place = module.embed(zero, every) - module.embed(zero, zero)
+        place -= (statistics.positions / statistics.positions.sum() @ place)[None]
+
+        def advance(block, h, row, x, t, ids):
+            """The row after a layer, in which tokens have the states h."""
+            ids = jnp.append(ids[:t], x)
+            if order == 3:
+                v = block.heads(h[ids])[2].mean(axis=0)
+                v = jnp.repeat(v, config.num_heads // config.kv_heads, axis=-2)
+            else:
+                q, k, v = block.heads((h[ids] + place[: t + 1]).at[-1].set(row))
+                q, k = (rotate(config, each, jnp.arange(t + 1)) for each in (q, k))
+                v = causal(config, q, k, v)[-1]
+            return block.finish(row, v)
+
+        states = mean_states(module, context, statistics.positions)
+        if order == 5:
+            h, states = states[0], [states[0]]
+            for block in module.blocks:
+                after = dict(enumerate(h))
+                for x, t, ids in zip(tokens.x.tolist(), tokens.t, tokens.context, strict=True):
+                    after[x] = advance(block, h, h[x] + place[t], x, t, ids) - place[t]
+                h = jnp.stack([after[x] for x in range(V)])
+                states.append(h)
+        total = 0
+        for x, y, t, ids in zip(*draws, strict=True):
+            row = states[0][x] + place[t]
+            for block, h in zip(module.blocks, states[:-1], strict=True):
+                row = advance(block, h, row, x, t, ids)
+            total += nll(module.unembed(row), y)
+        return total / len(draws.t)
+
+    return decoder.apply({"params": params}, method=loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("neox", 2), ("llama", 3), ("neox", 4), ("gpt2", 4), ("llama", 5), ("gpt2", 5)],
+)
+def test_drawn_losses(name, order, x64):
+    config = CONFIGS[name]
+    statistics = aj.context_statistics(corpus())
+    prepared = twins.prepare_twin(statistics, backoff=1.0)
+    params, decoder, key = weights(config), Decoder(config), jax.random.key(1)
+    found = twins.twin_loss(decoder, params, prepared, key, order=order, rows=5)
+    draws = twins._draw(prepared, key, order, 5)
+    if order == 2:
+        context = prepared.context
+        logits = decoder.apply(
+            {"params": params},
+            method=lambda m: m.unembed(mean_states(m, context, statistics.positions)[-1]),
+        )
+        expected = np.mean([nll(logits[x], y) for x, y in zip(draws.x, draws.y, strict=True)])
+    else:
+        assert draws.context.shape == (5, draws.t[-1])
+        assert 0 in draws.t
+        tokens = twins._draw_tokens(prepared, jax.random.fold_in(key, 5))
+        assert sorted(tokens.x.tolist()) == list(range(V))
+        expected = drawn_loss(decoder, params, statistics, draws, tokens, order)
+    assert float(found) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_drawn_losses_have_the_mean_loss_as_mean(x64):
+    """Within 5 standard errors, which are small beside what another order would give."""
+    prepared = twins.prepare_twin(aj.context_statistics(corpus()))
+    params, decoder = weights(CONFIGS["neox"]), Decoder(CONFIGS["neox"])
+    loss = jax.jit(
+        lambda key, order: twins.twin_loss(
+            decoder, params, prepared, key, order=order, rows=20_000
+        ),
+        static_argnums=1,
+    )
+    mean = [float(twins.twin_loss(decoder, params, prepared, order=order)) for order in range(3)]
+    for order in range(3):
+        drawn = jnp.stack([loss(jax.random.key(i), order) for i in range(40)])
+        error = float(jnp.std(drawn)) / 40**0.5
+        assert abs(float(jnp.mean(drawn)) - mean[order]) < 5 * error
+        assert all(abs(mean[order] - mean[o]) > 10 * error for o in range(3) if o != order)
+
+
+def test_distributions_of_draws(x64):
+    """Inputs, targets and context tokens, against the definition, with a back-off of k = 3."""
+    data, k = corpus(), 3.0
+    full = aj.context_statistics(data)
+    statistics = aj.context_statistics(data, max_entries=150)
+    assert 0 < np.sum(np.diff(statistics.pair.indptr) > 0) < full.bigram.nnz
+    prepared = twins.prepare_twin(statistics, backoff=k)
+    rows = 200_000
+    draws = twins._draw(prepared, jax.random.key(0), 4, rows)
+    shares = np.bincount(draws.t, minlength=T) / rows
+    np.testing.assert_allclose(shares, statistics.positions / statistics.positions.sum(), atol=1e-5)
+    x, y, context = (np.asarray(a) for a in (draws.x, draws.y, draws.context))
+    counts = full.bigram.toarray()
+    frequency = np.bincount(x * V + y, minlength=V * V) / rows
+    error = np.sqrt(counts.ravel() / counts.sum() / rows)
+    assert np.all(np.abs(frequency - counts.ravel() / counts.sum()) <= 5 * error)
+    of_token = aj.mean_contexts(full).toarray()
+    pairs = statistics.pair.toarray()
+    some = np.argsort(-full.bigram.data)[[0, 3, 10, -1]]
+    for i in some:
+        a, b = np.asarray(prepared.inputs)[i], np.asarray(prepared.targets)[i]
+        n = counts[a, b]
+        expected = of_token[a].copy()
+        if pairs[i].sum():
+            expected = (n * pairs[i] / pairs[i].sum() + k * of_token[a]) / (n + k)
+        expected[a] /= 2
+        expected /= expected.sum()
+        drawn = context[(x == a) & (y == b)].ravel()
+        found = np.bincount(drawn, minlength=V) / drawn.size
+        error = np.sqrt(expected / drawn.size)
+        assert np.all(np.abs(found - expected) <= 5 * error)
+    assert not pairs[some[-1]].any()
+
+
+def test_sparse_context(x64, monkeypatch):
+    """The K largest of each row, the rest by one distribution; its error; and its product."""
+    monkeypatch.setattr(twins, "_ENTRIES", 3 * V)  # several blocks
+    statistics = aj.context_statistics(corpus())
+    exact = np.asarray(twins.prepare_twin(statistics).context)
+    f = statistics.bigram.toarray().sum(axis=1) / statistics.bigram.sum()
+    v = np.random.default_rng(0).normal(size=(V, 4))
+    for K in (1, 3, V):
+        sparse = twins.prepare_twin(statistics, entries=K).context
+        left = exact.copy()
+        expected = np.zeros((V, V))
+        for x in range(V):
+            for j in np.argsort(-exact[x], kind="stable")[:K]:
+                expected[x, j], left[x, j] = exact[x, j], 0
+        tail = f @ left
+        if tail.sum():
+            expected += np.outer(left.sum(axis=1), tail / tail.sum())
+        np.testing.assert_allclose(expected.sum(axis=1), 1)
+        found = twins._attend_on_average(sparse, jnp.asarray(v))
+        np.testing.assert_allclose(found, expected @ v, atol=1e-12)
+        error = f @ np.abs(expected - exact).sum(axis=1) / 2
+        assert float(sparse.error) == pytest.approx(error, abs=1e-12)
+        assert (error < 1e-12) == (K == V)
+
+
+@pytest.mark.parametrize("order", [2, 4, 5])
+def test_large_vocabularies_have_the_same_gradient(order, x64):
+    """With all entries in sparse form, and each layer computed twice."""
+    statistics = aj.context_statistics(corpus())
+    params, decoder = weights(CONFIGS["llama"]), Decoder(CONFIGS["llama"])
+
+    def gradient(rematerialize, **options):
+        prepared = twins.prepare_twin(statistics, **options)
+        loss = lambda params: twins.twin_loss(  # noqa: E731
+            decoder,
+            params,
+            prepared,
+            jax.random.key(0),
+            order=order,
+            rows=9,
+            rematerialize=rematerialize,
+        )
+        return jax.grad(loss)(params)
+
+    assert_trees_close(gradient(True, entries=V), gradient(False), rtol=1e-9)
+
+
+def test_rows_shuffled():
+    tokens = random_tokens(3, 50, T, 40)
+    statistics = aj.context_statistics(tokens, 40)
+    row = np.asarray(twins.prepare_twin(statistics, shuffle_seed=0).row)
+    assert sorted(row) == list(range(40))
+    assert not np.any(row == np.arange(40))
+    rank = np.argsort(np.argsort(-statistics.bigram.sum(axis=1), kind="stable"))
+    np.testing.assert_array_equal(rank[row] // 16, rank // 16)
+    plain = np.asarray(twins.prepare_twin(statistics).row)
+    np.testing.assert_array_equal(plain, np.arange(40))
+
+
+def descend(loss, start, eta, steps):
+    params = start
+    for _ in range(steps):
+        gradient = jax.grad(loss)(params)
+        params = jax.tree.map(lambda w, g: w - eta * g, params, gradient)
+    return params
+
+
+def test_attention_only_twin_gives_leading_terms(x64):
+    """W_O and V_l at lowest order: errors relative to the leading terms fall as eta does."""
+    data = corpus()
+    prepared = twins.prepare_twin(aj.context_statistics(data))
+    stats = aj.corpus_statistics(data)
+    start = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=L)
+    context, steps = np.asarray(prepared.context), 5
+    Phi = np.asarray(stats.bigram).T @ context
+    errors = []
+    for eta in (1e-3, 5e-4, 2.5e-4):
+        found = descend(
+            lambda p: twins.attention_only_twin_loss(p, prepared, order=2), start, eta, steps
+        )
+        leading = aj.leading_weights(stats, num_layers=L, learning_rate=eta, steps=steps)
+        value = steps * (steps - 1) / 2 * eta**2 * Phi.T @ np.asarray(stats.bigram).T
+        errors.append(
+            [
+                np.linalg.norm(found.output - leading.output) / np.linalg.norm(leading.output),
+                np.linalg.norm(found.value - value[None]) / np.linalg.norm(value) / L**0.5,
+            ]
+        )
+        np.testing.assert_array_equal(found.query_key, 0)
+    errors = np.array(errors)
+    np.testing.assert_allclose(errors[:-1] / errors[1:], 2, rtol=0.05)
+    assert errors.max() < 5e-3
+    one = descend(lambda p: twins.attention_only_twin_loss(p, prepared, order=2), start, 1.0, 1)
+    np.testing.assert_allclose(one.output, stats.bigram, atol=1e-14)
+
+
+def test_its_context_is_the_leading_one_for_a_markov_chain(x64):
+    """All paths of a chain, so that targets are independent of contexts given the input: then Phi_2
+    is Phi, and the twin has the leading terms of W_O and V_l. In other texts it is not."""
+    followers, paths = np.array([[1, 2], [1, 0], [0, 3], [3, 1]]), [[0], [2]]
+    for _ in range(4):
+        paths = [[*path, y] for path in paths for y in followers[path[-1]]]
+    for data, same in ((token_data(np.array(paths, np.int32), 4), True), (corpus(), False)):
+        stats = aj.corpus_statistics(data)
+        prepared = twins.prepare_twin(aj.context_statistics(data))
+        Phi = np.asarray(stats.bigram).T @ np.asarray(prepared.context)
+        assert np.allclose(Phi, stats.context, rtol=0, atol=1e-12) == same
+        assert np.abs(Phi).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"order": 6}, "order must be at most 5"),
+        ({"order": 3}, "for a mean loss"),
+        ({"order": 2, "rows": 4}, "given together"),
+        ({"order": 2, "rows": 0, "key": 1}, "rows must be at least 1"),
+    ],
+)
+def test_errors(arguments, message):
+    prepared = twins.prepare_twin(aj.context_statistics(corpus()))
+    if "key" in arguments:
+        arguments = arguments | {"key": jax.random.key(0)}
+    config = CONFIGS["neox"]
+    with pytest.raises(aj.InputError, match=message):
+        twins.twin_loss(Decoder(config), weights(config), prepared, **arguments)
+
+
+def recipe():
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1))
+
+
+def test_comparison(x64, promote):
+    """Against runs trained one by one, and cosines of their changes."""
+    data, config, batch_size = corpus(), CONFIGS["neox"], 4
+    model, R = DecoderModel("neox", config), 3
+    chosen = [
+        twins.StatisticsTwin(0, rows=batch_size * T),
+        twins.StatisticsTwin(2, rows=None),
+        twins.StatisticsTwin(4, rows=batch_size * T),
+    ]
+    found = experiment.compare_twins(
+        model,
+        data,
+        optimizer=recipe(),
+        steps=[2, 3],
+        batch_size=batch_size,
+        num_runs=R,
+        twins=chosen,
+        seed=5,
+    )
+    assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
+    key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
+    start = model.init(key_start, Sizes(V, T, L), 1.0)
+    prepared, decoder = twins.prepare_twin(aj.context_statistics(data)), Decoder(config)
+
+    def train(loss, steps):
+        params, state = start, recipe().init(start)
+        for step in range(steps):
+            gradient = jax.grad(loss)(params, step)
+            updates, state = recipe().update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return {n: np.asarray(w) for n, w in model.weights(params).items()}
+
+    def real(key):
+        def loss(params, step):
+            rows = aj.batch_indices(key, step, len(data.tokens), batch_size)
+            return model.loss(params, data.tokens[rows], data.mask[rows])
+
+        return loss
+
+    def of_twin(i, twin):
+        key = jax.random.fold_in(key_twins, i)
+        return lambda params, step: twins.twin_loss(
+            decoder,
+            params,
+            prepared,
+            jax.random.fold_in(key, step) if twin.rows else None,
+            order=twin.order,
+            rows=twin.rows,
+        )
+
+    first = {n: np.asarray(w) for n, w in model.weights(start).items()}
+    for step in (2, 3):
+        runs = [train(real(key), step) for key in jax.random.split(key_runs, R)]
+        trained = [train(of_twin(i, twin), step) for i, twin in enumerate(chosen)]
+        for name, at in first.items():
+            changes = [each[name] - at for each in runs + trained]
+            for layer in (0, 1):
+                parts = [c.ravel() if layer == 0 else c[0].ravel() for c in changes]
+                if layer and len(at) != L:
+                    assert found.cosine.sel(weight=name, layer=layer).isnull().all()
+                    continue
+                for h in range(R):
+                    mean = sum(parts[r] for r in range(R) if r != h) / (R - 1)
+                    for k, a in enumerate([parts[h], *parts[R:]]):
+                        cell = found.isel(twin=k).sel(
+                            held_out=h, weight=name, layer=layer, step=step
+                        )
+                        cosine = a @ mean / np.linalg.norm(a) / np.linalg.norm(mean)
+                        assert float(cell.cosine) == pytest.approx(cosine, abs=1e-8)
+                        ratio = np.linalg.norm(a) / np.linalg.norm(parts[h])
+                        assert float(cell.norm_ratio) == pytest.approx(ratio, rel=1e-8)
+                        unit = parts[R] / np.linalg.norm(parts[R])
+                        a, m = a - a @ unit * unit, mean - mean @ unit * unit
+                        if np.linalg.norm(a) < 1e-6 * np.linalg.norm(parts[R]):
+                            assert np.isnan(float(cell.partial_cosine))
+                            continue
+                        partial = a @ m / np.linalg.norm(a) / np.linalg.norm(m)
+                        assert float(cell.partial_cosine) == pytest.approx(partial, abs=1e-6)
+    assert np.isfinite(found.cosine.sel(layer=0)).all()
+
+
+def test_another_text(promote):
+    """The run on it is compared, and twins have its statistics, which are given or computed."""
+    data, model = corpus(masked=False), DecoderModel("neox", CONFIGS["neox"])
+    halves = [token_data(half, V) for half in np.array_split(data.tokens, 2)]
+    some = {"optimizer": recipe(), "steps": [2], "batch_size": 4, "num_runs": 2}
+    chosen = [twins.StatisticsTwin(2, rows=None)]
+    same = {"twins": chosen, **some}
+    across = experiment.compare_twins(model, halves[0], other=halves[1], **same)
+    assert across.twin.values.tolist() == ["run", "other run", "twin-2-mean"]
+    given = experiment.compare_twins(
+        model, halves[0], statistics=aj.context_statistics(halves[1]), **same
+    )
+    within = experiment.compare_twins(model, halves[0], **same)
+    twin = [each.cosine.sel(twin="twin-2-mean", layer=0) for each in (across, given, within)]
+    np.testing.assert_allclose(twin[0], twin[1], rtol=1e-5)
+    assert abs(twin[0] - twin[2]).max() > 1e-3
+    # A run on other text has less in common with the others than a run on the same text.
+    unembedding = across.cosine.sel(weight="unembedding", layer=0, step=2).mean("held_out")
+    assert unembedding.sel(twin="other run") < unembedding.sel(twin="run")
+
+
+def test_errors_of_the_comparison():
+    model = DecoderModel("neox", CONFIGS["neox"])
+    some = {"optimizer": recipe(), "steps": [1], "batch_size": 4}
+    for arguments, message in (
+        ({"twins": [twins.StatisticsTwin(1)] * 2}, "different names"),
+        ({"batch_size": 31}, "at most 30 sequences"),
+        ({"num_runs": 1}, "num_runs must be at least 2"),
+        ({"steps": []}, "steps must not be empty"),
+        ({"other": corpus().tokens[:, 1:]}, "other must have at least 4 sequences of 6 positions"),
+    ):
+        with pytest.raises(aj.InputError, match=message):
+            experiment.compare_twins(model, corpus(), **some | arguments)
+
+
+def test_names_are_those_of_the_registry():
+    names = [f"twin-{order}" for order in range(6)] + [f"twin-{order}-mean" for order in range(3)]
+    assert [aj.get_theory(name).name for name in names] == names
+    assert twins.StatisticsTwin(2, shuffle_seed=0).name == "twin-2-shuffled"
+    for arguments in ((6,), (3, None), (2, 0)):
+        with pytest.raises(aj.InputError):
+            twins.StatisticsTwin(*arguments)
+
+
+def test_a_sweep_compares_the_twin(x64, promote):
+    """Of the paper's model, for a Markov chain, whose Phi the twin has: as the leading terms."""
+    followers, paths = np.array([[1, 2], [1, 0], [0, 3], [3, 1]]), [[0], [2]]
+    for _ in range(4):
+        paths = [[*path, y] for path in paths for y in followers[path[-1]]]
+    data = token_data(np.array(paths, np.int32), 4)
+    settings = {"learning_rates": [1e-3], "steps": 4, "num_layers": 2}
+    found = aj.sweep(data, theories=["twin-2-mean", "leading"], **settings)
+    value = found.relative_error.sel(weight="value", quantity="weights", step=4)
+    assert float(value.sel(theory="twin-2-mean").max()) < 5e-3
+    assert float(value.sel(theory="leading").max()) < 5e-3
+    output = found.relative_error.sel(weight="output", quantity="weights", step=4).isel(layer=-1)
+    # The twin has more than the lowest order: without attention's changes, W_O is exact.
+    assert output.sel(theory="twin-2-mean").item() < output.sel(theory="leading").item() / 100
+    with pytest.raises(aj.InputError, match="of models of class DecoderModel"):
+        aj.sweep(data, theories=["twin-2"], **settings)
+
+
+def test_a_sweep_of_a_decoder(promote):
+    """Twins of a decoder start where the run does; with minibatches too."""
+    data, config = corpus(masked=False), CONFIGS["neox"]
+    found = aj.sweep(
+        data,
+        model=DecoderModel("small neox", config),
+        theories=["twin-2-mean", twins.StatisticsTwin(4, rows=24)],
+        learning_rates=[1e-3, 1e-2],
+        steps=2,
+        num_layers=L,
+        optimizer="adamw",
+        batch_size=4,
+    )
+    cosine = found.cosine.sel(quantity="weights", weight="unembedding").isel(layer=-1)
+    np.testing.assert_allclose(cosine.sel(step=0), 1, atol=1e-6)
+    assert np.all(cosine.sel(step=2) > 0.9)
