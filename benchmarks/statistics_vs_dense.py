@@ -78,9 +78,9 @@ def plain_loop(tokens: np.ndarray, V: int, matrix: np.ndarray) -> tuple[np.ndarr
 
 
 def loop_statistics(tokens: np.ndarray, V: int, matrix: np.ndarray) -> None:
-    """The loops of `corpus_statistics`, without what it composes."""
+    """The loops of `corpus_statistics`, without what it composes; matrix[key, target]."""
     T = tokens.shape[1] - 1
-    block = loops.lay_out(tokens, np.ones((len(tokens), T), bool))
+    block = loops.lay_out(tokens, np.ones((len(tokens), T), bool), V)
     loops.count_bigrams(block, V)
     loops.sum_contexts(block, block.first, 1 / block.num_keys, np.zeros((V, V)))
     factor = 1 / np.maximum(np.arange(T + 1), 1) ** 2
@@ -177,7 +177,7 @@ def first_calls() -> list[float]:
     """
     code = (
         "import time, numpy as np; from assocjax.statistics import loops; start = time.time();"
-        "block = loops.lay_out(np.zeros((1, 3), np.int32), np.ones((1, 2), bool));"
+        "block = loops.lay_out(np.zeros((1, 3), np.int32), np.ones((1, 2), bool), 2);"
         "sums = loops.sum_contexts(block, block.first, 1 / block.num_keys, np.zeros((2, 2)));"
         "loops.sum_correlations(block, sums, np.ones(3), np.zeros((2, 2)));"
         "print(time.time() - start)"

@@ -160,10 +160,11 @@ def made_up(config=CONFIG, theories=("effective", "leading"), steps=STEPS) -> xr
         "has_layers": ("weight", [True, True, True, False]),
         "layer": np.arange(1, L + 1),
     }
-    distance = rng.uniform(1e-9, 1e-3, [len(of) for of in coords.values()]).astype(np.float32)
+    dims = [name for name in coords if name != "has_layers"]
+    distance = rng.uniform(1e-9, 1e-3, [len(coords[dim]) for dim in dims]).astype(np.float32)
     distance[..., -1, :-1] = np.nan  # output, at layers that are not its own
     dataset = xr.Dataset(
-        {"distance": (tuple(coords), distance)},
+        {"distance": (dims, distance)},
         coords,
         {
             "corpus_name": "a made-up corpus",

@@ -299,7 +299,7 @@ def test_a_study_varies_one_thing_at_a_time(monkeypatch, tmp_path):
     """Which sweeps it runs, and what it makes of them; the sweeps themselves are made up."""
     calls, loads, reports = [], [], []
 
-    def fake_sweep(data, *, learning_rates, steps, num_layers, theories, progress):
+    def fake_sweep(data, *, learning_rates, steps, num_layers, model, theories, progress):
         calls.append((data.vocab_size, data.seq_len, num_layers, *learning_rates, steps))
         for step in range(steps + 1):
             progress(step + 1, steps + 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax.statistics import loops, scatter
+from assocjax.statistics import _compiled, loops, scatter
 
 NAMES = (
     "bigram",
@@ -345,9 +345,9 @@ def test_programs_are_kept_where_numba_is_told_to(tmp_path):
     run = [sys.executable, "-W", "error", "-c", code]
     printed = {subprocess.check_output(run, env=environment, text=True) for _ in range(2)}
     assert printed == {"[[-0.25  0.25]\n [ 0.25 -0.25]]\n"}
-    kept = [path.name for path in tmp_path.rglob("loops.*.nbi")]
-    for name in ("sort", "_sum_contexts", "_sum_correlations"):
-        assert any(file.startswith(f"loops.{name}-") for file in kept), name
+    kept = [path.name for path in tmp_path.rglob("_compiled.*.nbi")]
+    for name in ("sort", "add_contexts", "add_keys", "add_correlations"):
+        assert any(file.startswith(f"_compiled.{name}-") for file in kept), name
 
 
 def test_where_no_program_can_be_kept_it_is_compiled(monkeypatch):
@@ -356,5 +356,5 @@ def test_where_no_program_can_be_kept_it_is_compiled(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(loops, "njit", njit)
-    assert loops.compiled(lambda x: x + 1)(1) == 2
+    monkeypatch.setattr(_compiled, "njit", njit)
+    assert _compiled.compiled(lambda x: x + 1)(1) == 2

@@ -266,7 +266,7 @@ def _sum_factors(V: int, num_positions, tokens, mask, a, b) -> _Factors:
     """The factors of some sequences only, [n, T+1] and [n, T], divided by M of the corpus."""
     dtype = jnp.result_type(float)
     if loops.on_host(tokens, mask, a, b, num_positions):
-        sums = _loop_factors(V, loops.lay_out(tokens, mask), int(a), int(b))
+        sums = _loop_factors(V, loops.lay_out(tokens, mask, V), int(a), int(b))
         M = float(num_positions)
     else:
         sums, M = _scatter_factors(V, tokens, mask, a, b), num_positions.astype(dtype)

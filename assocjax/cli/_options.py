@@ -101,22 +101,25 @@ class Run(Training):
     """seed of the initial weights, of the order of batches and of random directions"""
 
 
-def check_seams(seams: Seams, *theories: str, optimizer: str = "sgd") -> None:
-    """Runs the plugins, and checks the names of the model and of theories of it."""
+def check_seams(seams: Seams, optimizer: str = "sgd", **theories: tuple[str, ...]) -> None:
+    """Runs the plugins, and checks the model's name and those of theories of it, by option."""
     from assocjax.models.registry import get_model
     from assocjax.theories.registry import get_theory
 
     load_plugins(seams.plugins)
     model = get_model(seams.model)
-    for theory in theories:
-        get_theory(theory).check(model, optimizer)
+    for option, names in theories.items():
+        for name in names:
+            get_theory(name, option).check(model, optimizer)
 
 
-def check_training(training: Training, num_sequences: int | None, *theories: str) -> None:
+def check_training(
+    training: Training, num_sequences: int | None, **theories: tuple[str, ...]
+) -> None:
     """Checks options of training before the corpus is read, so that errors come early."""
     from assocjax.training.optimizers import check_optimizer
 
-    check_seams(training, *theories, optimizer=training.optimizer)
+    check_seams(training, training.optimizer, **theories)
     check_optimizer(training.optimizer)
     if num_sequences is not None and (training.batch_size or 0) > num_sequences:
         raise InputError(

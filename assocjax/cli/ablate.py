@@ -56,7 +56,7 @@ class Ablate(Results, Corpus, Run):
 
         check_claimable(self.out, "ablate")
         configure_jax(self.precision)
-        check_training(self, self.num_sequences, self.theory)
+        check_training(self, self.num_sequences, theory=(self.theory,))
         check_paper_model("ablate", get_model(self.model))
         data = self.load()
         names = (

@@ -57,7 +57,7 @@ class Horizon(Results, Sequences, Seams):
 
         check_claimable(self.out, "horizon")
         configure_jax(self.precision)
-        check_seams(self, *(self.theories or ()))
+        check_seams(self, theories=self.theories or ())
         study = arguments_of(self, horizons.study_settings)
         horizons.study_settings(**study)
         V, T = self.vocab_sizes[0], self.seq_lens[0]

@@ -103,7 +103,7 @@ class Sweep(_Processes, Results, Corpus, Training):
         configure_jax(self.precision, self.matmul_precision)
         first_process = _join(self)
         trains = () if self.gradient == arguments.EXACT else (self.gradient,)
-        check_training(self, self.num_sequences, *(self.theories or ()), *trains)
+        check_training(self, self.num_sequences, theories=self.theories or (), gradient=trains)
         data = self.load()
         if self.matmul_precision != "highest":
             _show_matmul_error(data, self)

@@ -93,6 +93,8 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
         raise InputTypeError(f"rows must be a list of dicts, from horizon_study; got {rows!r}")
     if not rows:
         raise InputError("rows must be those of horizon_study; got none")
+    if unnamed := [row["theory"] for row in rows if not isinstance(row["theory"], str)]:
+        raise InputError(f"rows must name a theory each; got {unnamed[0]!r}")
     base = rows[0]
     varied = [name for name in SETTINGS if any(row[name] != base[name] for row in rows)]
     varied = varied or ["num_layers"]

@@ -2,7 +2,8 @@
 
 In reading order:
 
-* `loops`: compiled sums over positions and their keys, for a corpus in host memory.
+* `loops`: sums over positions and their keys, for a corpus in host memory.
+* `_compiled`: the loops themselves, compiled by Numba.
 * `scatter`: the same sums in JAX, for use under a transformation or on a GPU.
 * `dense`: `corpus_statistics`, the basis functions and their compositions, as [V, V] matrices.
 * `datasets`: the same as a Dataset, to be saved.

@@ -107,25 +107,24 @@ def count(
     units = choose_units(source.num_sequences, T)
     weights = np.rint(2.0**units.attention / np.arange(1, T + 1)).astype(np.int64)
 
-    sum_contexts = _loops(source).sum_contexts
+    form = _loops(source)
 
     def add_block(sums: Counts, block: Block) -> Counts:
         """Adds to sums whose rows are targets."""
         itself, ones = np.arange(block.x.size), np.ones(block.x.size, np.int64)
-        return Counts(
-            sum_contexts(block, itself, ones, sums.bigram),
-            sum_contexts(block, block.first, weights[block.num_keys - 1], sums.context),
-        )
+        form.sum_contexts(block, itself, ones, sums.bigram)
+        form.sum_contexts(block, block.first, weights[block.num_keys - 1], sums.context)
+        return sums
 
     def finish(sums: Counts) -> Counts:
-        bigram, context = map(_csr, sums)
+        context = form.to_csr(sums.context)
         context.sort_indices()
-        return Counts(bigram.T.tocsr(), context)
+        return Counts(form.to_csr(sums.bigram).T.tocsr(), context)
 
     if start is None:
         start = Counts(_zeros(source), _zeros(source))
-    start = Counts(_held(source, start.bigram.T.tocsr()), _held(source, start.context))
-    return _add_up(source, sequences, add_block, start, finish, after_block)
+    start = Counts(form.hold(start.bigram.T.tocsr()), form.hold(start.context))
+    return finish(_add_up(source, sequences, add_block, start, finish, after_block))
 
 
 def correlate(
@@ -147,23 +146,27 @@ def correlate(
     """
     T = source.seq_len
     _, digits, kept = choose_units(source.num_sequences, T)
-    integers = composed.copy()
-    integers.data = np.rint(composed.data * (2.0**digits / scale(composed))).astype(np.int64)
+    values = np.rint(composed.data * (2.0**digits / scale(composed))).astype(np.int64)
+    integers = csr_array((values, composed.indices, composed.indptr), shape=composed.shape)
     factor = 2.0 ** (kept - digits) / np.maximum(np.arange(T + 1), 1) ** 2
 
-    matrix, sum_correlations = _held(source, integers), _loops(source).sum_correlations
+    form = _loops(source)
+    matrix = form.hold(integers.T) if form is loops else (integers.T.tocsr(), integers)
 
     def add_block(sums: Correlations, block: Block) -> Correlations:
-        query_key, lags = sum_correlations(block, matrix, factor, sums.query_key)
-        return Correlations(query_key, sums.position + lags)
+        """Adds to sums whose rows are keys."""
+        lags = form.sum_correlations(block, matrix, factor, sums.query_key)
+        return sums._replace(position=sums.position + lags)
 
     def finish(sums: Correlations) -> Correlations:
-        return sums._replace(query_key=_csr(sums.query_key))
+        return sums._replace(query_key=form.to_csr(sums.query_key).T.tocsr())
 
     if start is None:
         start = Correlations(_zeros(source), np.zeros(T, np.int64))
-    start = start._replace(query_key=_held(source, start.query_key))
-    return _add_up(source, sequences, add_block, start, finish, after_block)
+    start = start._replace(query_key=form.hold(start.query_key.T.tocsr()))
+    sums = _add_up(source, sequences, add_block, start, finish, after_block)
+    del matrix, integers, values  # large, and no longer needed
+    return finish(sums)
 
 
 def scale(composed: csr_array) -> float:
@@ -189,19 +192,6 @@ def _loops(source: Sequences) -> Any:
     return loops if source.vocab_size <= _DENSE_VOCAB_SIZE else _sparse_loops
 
 
-def _held(source: Sequences, matrix: csr_array) -> Any:
-    """A matrix in the form that the loops add to: dense or sparse."""
-    return matrix.toarray() if _loops(source) is loops else matrix
-
-
-def _csr(matrix: Any) -> csr_array:
-    """A matrix of the loops in the form of results: sparse."""
-    if not isinstance(matrix, np.ndarray):
-        return matrix
-    columns, values, start = loops.compress(matrix)
-    return csr_array((values, columns, start), shape=matrix.shape)
-
-
 def _zeros(source: Sequences) -> csr_array:
     return csr_array((source.vocab_size, source.vocab_size), dtype=np.int64)
 
@@ -218,7 +208,7 @@ def _add_up(
     size = max(1, _BLOCK_PAIRS // (T * (T + 1) // 2))
     for first in range(sequences.start, sequences.stop, size):
         stop = min(first + size, sequences.stop)
-        sums = add_block(sums, lay_out(*source.read(first, stop)))
+        sums = add_block(sums, lay_out(*source.read(first, stop), source.vocab_size))
         if after_block is not None:
             after_block(stop, partial(finish, sums))
-    return finish(sums)
+    return sums

@@ -79,7 +79,7 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 40 bytes per position. Loops are
+    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 50 bytes per position. Loops are
     divided among threads. The very first call compiles them, which takes seconds; the first call of
     a later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
@@ -87,7 +87,7 @@ def corpus_statistics(
     tokens, mask, V = check_corpus(data, vocab_size, mask)
     dtype = jnp.result_type(float)
     if loops.on_host(tokens, mask):
-        block = loops.lay_out(tokens, mask)
+        block = loops.lay_out(tokens, mask, V)
         counts: Any = loops.count_bigrams(block, V)
         inputs, targets = counts.sum(axis=1), counts.sum(axis=0)
         centred = counts - inputs[:, None] / V
@@ -164,14 +164,14 @@ def _compose(B, Phi, inputs, targets, keys, num_positions) -> Statistics:
 
 def _correlate(tokens, matrix, mask):
     if loops.on_host(tokens, mask, matrix):
-        by_target = np.asarray(matrix, np.float64).T
-        by_target = np.ascontiguousarray(by_target - by_target.mean(axis=0))
-        block = loops.lay_out(tokens, mask)
+        centred = np.asarray(matrix, np.float64)
+        centred = centred - centred.mean(axis=1, keepdims=True)
+        block = loops.lay_out(tokens, mask, len(centred))
         M: Any = block.x.size
         factor = 1 / np.maximum(np.arange(mask.shape[1] + 1), 1) ** 2
-        query_key, position = loops.sum_correlations(
-            block, by_target, factor, np.zeros_like(by_target)
-        )
+        query_key: Any = np.zeros_like(centred)
+        position: Any = loops.sum_correlations(block, centred, factor, query_key)
+        query_key = query_key.T
     else:
         by_target = (matrix - jnp.mean(matrix, axis=1, keepdims=True)).T
         M = jnp.sum(mask).astype(matrix.dtype)

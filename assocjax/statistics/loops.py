@@ -1,13 +1,17 @@
-"""Compiled loops over the positions of a corpus and over their keys, on the host, multithreaded.
+"""Sums over the positions of a corpus and over their keys, on the host, multithreaded.
 
-The matrix that a loop adds to is divided by rows into a fixed number of parts. Each part is one
-task, which adds the contributions of all positions that belong to its rows. So tasks run in
-parallel without copies of the matrix, and results are the same bits for any number of threads.
-Sums are in float64, or exact in int64.
+Positions are sorted by the token whose row of a matrix they add to or read, so that the row stays
+in cache while all of its positions are visited. Rows are divided into ranges with similar numbers
+of positions; a range is one task. So tasks run in parallel without copies of the matrix, and since
+the ranges do not depend on the number of threads, results are the same bits for any number. Sums
+are in float64, or exact in int64.
 
-Numba compiles a loop at its first call and caches the program in `__pycache__` beside this file or,
-if it cannot write there, in the user's cache folder; the environment variable NUMBA_CACHE_DIR sets
-another folder. NUMBA_NUM_THREADS sets the number of threads, by default the number of cores.
+If a token occurs several times in a sequence, keys (or queries) that its positions have in common
+are visited once. The keys of the next few positions are fetched into cache in advance, which the
+processor cannot do by itself, because sorted positions lie anywhere in the corpus.
+
+The loops themselves are in `_compiled`. The environment variable NUMBA_NUM_THREADS sets the number
+of threads, by default the number of cores.
 """
 
 from collections.abc import Callable
@@ -18,22 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int, Num, UInt
-from numba import config, njit
+from numba import config
+from scipy.sparse import csc_array, csr_array
 
 from assocjax.checks import is_hidden
+from assocjax.statistics import _compiled
 
-_PARTS = 32
-
-
-def compiled(function: Callable) -> Callable:
-    """Compiles a function at its first call; threads run it in parallel. If no cache folder can be
-    written, each process compiles it again.
-    """
-    options = {"nogil": True, "error_model": "numpy"}  # no error for division by 0
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        return njit(**options)(function)
+_RANGES = 128  # of rows
 
 
 class Block(NamedTuple):
@@ -62,13 +57,17 @@ def on_host(*arrays: Any) -> bool:
     )
 
 
-def lay_out(tokens: Int[ArrayLike, "N T+1"], mask: Bool[ArrayLike, "N T"]) -> Block:
-    tokens, mask = np.asarray(tokens), np.asarray(mask)
-    x, y = (a[mask].astype(np.uint32) for a in (tokens[:, :-1], tokens[:, 1:]))
+def lay_out(
+    tokens: Int[ArrayLike, "N T+1"], mask: Bool[ArrayLike, "N T"], vocab_size: int
+) -> Block:
+    kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32  # half of the memory to be read
+    tokens, mask = np.asarray(tokens).astype(kind), np.asarray(mask)
+    places = np.broadcast_to(np.arange(mask.shape[1], dtype=np.uint32), mask.shape)
+    x, y, place = (a[mask] for a in (tokens[:, :-1], tokens[:, 1:], places))
     sizes = mask.sum(axis=1)
     stop = np.cumsum(sizes)
     first, stop = (np.repeat(a, sizes) for a in (stop - sizes, stop))
-    return Block(x, y, np.nonzero(mask)[1].astype(np.uint32), first, stop)
+    return Block(x, y, place, first, stop)
 
 
 def num_threads() -> int:
@@ -94,17 +93,10 @@ def sum_contexts(
     sums: Num[np.ndarray, "V V"],
 ) -> Num[np.ndarray, "V V"]:
     """Adds weights[t] to sums[y_t, x_k] for all positions t and k = first[t]..t."""
-    by_row = partial(_sum_contexts, block.x, block.y, first, weights, sums)
-    run(by_row, _parts(block.y))
+    start, order = _compiled.sort(block.y, len(sums))
+    by_row = partial(_compiled.add_contexts, start, order, block.x, first, weights)
+    run(by_row, [(sums[a:b], a) for a, b in _ranges(start)])
     return sums
-
-
-@compiled
-def _sum_contexts(x, y, first, weights, sums, positions):
-    for t in positions:
-        row, keys, weight = sums[y[t]], x[first[t] : t + 1], weights[t]
-        for i in range(keys.size):
-            row[keys[i]] += weight
 
 
 def sum_correlations(
@@ -112,42 +104,27 @@ def sum_correlations(
     matrix: Num[np.ndarray, "V V"],
     factor: Float[np.ndarray, " T+1"],
     sums: Num[np.ndarray, "V V"],
-) -> tuple[Num[np.ndarray, "V V"], Num[np.ndarray, " T"]]:
-    """Adds D[t,k] to sums[x_t, x_k] for all positions t and their n_t keys k.
+) -> Num[np.ndarray, " T"]:
+    """Adds D[t,k] to sums[x_k, x_t] for all positions t and their n_t keys k.
 
-    D[t,k] = (n_t m[t,k] - sum_k' m[t,k']) factor[n_t]        m[t,k] = matrix[y_t, x_k]
+    D[t,k] = (n_t m[t,k] - sum_k' m[t,k']) factor[n_t]        m[t,k] = matrix[x_k, y_t]
 
-    If the sums are integers, D is rounded to integers. Returns `sums`, and the sums of D by t - k.
+    If the sums are integers, D is rounded to integers. Returns the sums of D by t - k.
+
+    There are two passes: one by target for the sums over k', and one by key for D.
     """
-    lags = np.zeros((_PARTS, factor.size - 1), sums.dtype)
-    rounded = sums.dtype.kind == "i"
-    by_row = partial(_sum_correlations, *block[:4], matrix, factor, rounded, sums)
-    run(by_row, [(*part, own) for part, own in zip(_parts(block.x), lags, strict=True)])
-    return sums, lags.sum(axis=0)
-
-
-@compiled
-def _sum_correlations(x, y, place, first, matrix, factor, rounded, sums, positions, lags):
-    m, D = np.empty(lags.size, matrix.dtype), np.empty(lags.size, sums.dtype)
-    for t in positions:
-        of_y, keys, places = matrix[y[t]], x[first[t] : t + 1], place[first[t] : t + 1]
-        n, total = keys.size, matrix.dtype.type(0)
-        for i in range(n):
-            m[i] = of_y[keys[i]]
-            total += m[i]
-        # For integers this is exact up to one product and one rounding: the same on any machine.
-        for i in range(n):
-            value = (n * m[i] - total) * factor[n]
-            D[i] = np.rint(value) if rounded else value
-        row = sums[x[t]]
-        for i in range(n):
-            row[keys[i]] += D[i]
-        if place[t] - places[0] == n - 1:  # no masked position in between: faster
-            for i in range(n):
-                lags[n - 1 - i] += D[i]
-        else:
-            for i in range(n):
-                lags[place[t] - places[i]] += D[i]
+    totals = np.empty(block.x.size, matrix.dtype)
+    start, order = _compiled.sort(block.y, len(sums))
+    by_target = partial(_compiled.add_keys, start, order, block.x, block.first, totals)
+    run(lambda a, b: by_target(_columns(matrix, a, b), a), _ranges(start))
+    start, order = _compiled.sort(block.x, len(sums))
+    by_key = partial(_compiled.add_correlations, start, order, block, totals, factor)
+    ranges = _ranges(start)
+    lags = np.zeros((len(ranges), factor.size - 1), sums.dtype)
+    run(
+        by_key, [(matrix[a:b], sums[a:b], own, a) for (a, b), own in zip(ranges, lags, strict=True)]
+    )
+    return lags.sum(axis=0)
 
 
 def add_tables(
@@ -157,52 +134,33 @@ def add_tables(
     sums: Float[np.ndarray, "V V c"],
 ) -> None:
     """Adds table[t,k] to sums[rows[t], columns[k]], for every sequence and all k <= t."""
-    by_row = partial(_add_tables, rows, columns, table, sums)
-    run(by_row, _parts(rows.ravel()))
+    start, order = _compiled.sort(rows.ravel(), len(sums))
+    run(partial(_compiled.add_tables, start, order, columns, table, sums), _ranges(start))
 
 
-@compiled
-def _add_tables(rows, columns, table, sums, positions):
-    for position in positions:
-        n, t = divmod(position, rows.shape[1])
-        row = sums[rows[n, t]]
-        for k in range(t + 1):
-            for c in range(table.shape[2]):
-                row[columns[n, k], c] += table[t, k, c]
+def _columns(matrix: Num[np.ndarray, "V V"], low: int, high: int) -> Num[np.ndarray, "n V"]:
+    """Columns of a matrix as rows, of which those in the same cache lines are copied together."""
+    return np.concatenate([matrix[:, a : min(a + 8, high)].T for a in range(low, high, 8)])
 
 
-def _parts(rows: UInt[np.ndarray, " M"]) -> list[tuple[Int[np.ndarray, " part"]]]:
-    """The positions of each part of the rows: row r belongs to part r % _PARTS."""
-    start, order = sort(rows % _PARTS, _PARTS)
-    return [(order[a:b],) for a, b in pairwise(start.tolist())]
+def _ranges(start: Int[np.ndarray, " V+1"]) -> list[tuple[int, int]]:
+    """Ranges of rows with similar numbers of positions."""
+    cuts = np.searchsorted(start, np.linspace(0, start[-1], _RANGES + 1)[1:-1])
+    cuts = [0, *cuts.tolist(), start.size - 1]
+    return [(a, b) for a, b in pairwise(cuts) if a < b]
 
 
-@compiled
-def sort(tokens, vocab_size):
-    """Positions sorted by their tokens, and the start [V+1] of each token in that order."""
-    start = np.zeros(vocab_size + 1, np.int64)
-    for t in range(tokens.size):
-        start[tokens[t] + 1] += 1
-    for token in range(vocab_size):
-        start[token + 1] += start[token]
-    order, place = np.empty(tokens.size, np.int64), start.copy()
-    for t in range(tokens.size):
-        order[place[tokens[t]]] = t
-        place[tokens[t]] += 1
-    return start, order
+def hold(matrix: csr_array | csc_array) -> Int[np.ndarray, "V V"]:
+    """A matrix in the form that the loops add to."""
+    return matrix.toarray(order="C")
 
 
-@compiled
-def compress(matrix):
-    """Columns and values of the nonzero entries, row by row, and where each row starts."""
-    start = np.zeros(len(matrix) + 1, np.int64)
-    for i in range(len(matrix)):
-        start[i + 1] = start[i] + np.count_nonzero(matrix[i])
-    columns, values = np.empty(start[-1], np.int32), np.empty(start[-1], matrix.dtype)
-    place = 0
-    for i in range(len(matrix)):
-        for j in range(len(matrix)):
-            if matrix[i, j] != 0:
-                columns[place], values[place] = j, matrix[i, j]
-                place += 1
-    return columns, values, start
+def to_csr(sums: Int[np.ndarray, "V V"]) -> csr_array:
+    return as_csr(*_compiled.compress(sums))
+
+
+def as_csr(values: np.ndarray, columns: np.ndarray, start: np.ndarray) -> csr_array:
+    """A matrix [V,V] with 32-bit indices, where they suffice."""
+    V, size = start.size - 1, start[-1]
+    start = start.astype(np.int32 if size <= np.iinfo(np.int32).max else np.int64)
+    return csr_array((values, columns, start), shape=(V, V))

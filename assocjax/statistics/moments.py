@@ -113,13 +113,13 @@ def _second_moments(statistics: EffectiveStatistics) -> Float[Array, "K K V V"]:
 
 def _loop(tokens, mask, V: int, L: int):
     """Sums over positions, in float64: centred bigrams, inputs, and sums of weights of pairs."""
-    counts = loops.count_bigrams(loops.lay_out(tokens, mask), V)
+    counts = loops.count_bigrams(loops.lay_out(tokens, mask, V), V)
     inputs = counts.sum(axis=1)
     context, moments = np.zeros((V, V, L)), np.zeros((V, V, (L + 1) * L))
     sizes = mask.sum(axis=1)
     for n in np.unique(sizes[sizes > 0]):
         # Weights depend only on the number of valid positions, so these sequences share them.
-        block = loops.lay_out(tokens[sizes == n], mask[sizes == n])
+        block = loops.lay_out(tokens[sizes == n], mask[sizes == n], V)
         x, y = block.x.reshape(-1, n), block.y.reshape(-1, n)
         weights = _pair_weights(np.ones(n, bool), L, np.float64, np)
         loops.add_tables(y, x, np.ascontiguousarray(weights[:, :, 0]), context)

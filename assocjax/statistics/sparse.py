@@ -29,6 +29,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from assocjax.arguments import check_choice, check_flag, check_is
 from assocjax.checks import Sequences
 from assocjax.errors import InputError
+from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import (
     Correlations,
     Counts,
@@ -38,12 +39,12 @@ from assocjax.statistics.counting import (
     count,
     scale,
 )
-from assocjax.statistics.loops import compiled, run
+from assocjax.statistics.loops import run
 
 RESIDUALS = ("uniform", "unigram")
 """The distribution on which the residual of a target is centred."""
 
-_BLOCK_COLUMNS = 64  # of G computed together, so that they stay in cache
+_BLOCK_COLUMNS = 32  # of G computed together; of more, rows with no entry are a smaller share
 
 
 class SparsePlusRankOne(LinearOperator):
@@ -137,8 +138,8 @@ def sparse_statistics(
       InputError: no valid position, more than 2^40 positions, an unknown residual, a residual
         together with `frequency_corrected`, which has its own, or counts of another vocabulary.
 
-    Cost: time N T^2 for the two passes and 2 V nnz(B) between them; memory about 60 bytes per entry
-    of Phi (ordered pairs of tokens that occur in the same sequence), and 1 GiB.
+    Cost: time N T^2 for the two passes and at most 2 V nnz(B) between them; memory about 60 bytes
+    per entry of Phi (ordered pairs of tokens that occur in the same sequence), and half a GiB.
     """
     check_is("source", source, Sequences)
     frequency_corrected = check_flag("frequency_corrected", frequency_corrected)
@@ -155,6 +156,7 @@ def sparse_statistics(
         raise InputError(f"counts must be of the {source.vocab_size} tokens of source; got {size}")
     units = choose_units(source.num_sequences, source.seq_len)
     found = basis(counts, units, frequency_corrected=frequency_corrected, residual=residual)
+    del counts  # large, and no longer needed
     composed = composed_on_pattern(found)
     sums = correlate(
         source, every, composed, after_block=lambda done, _: report(first + done, total)
@@ -178,8 +180,8 @@ def basis(
     M = int(counts.bigram.sum())
     if M == 0:
         raise InputError("mask must leave at least one valid position; all are False")
-    joint = counts.bigram * (1 / M)
-    attention = counts.context * (2.0**-units.attention / M)
+    joint = _times(counts.bigram, 1 / M)
+    attention = _times(counts.context, 2.0**-units.attention / M)
     f = counts.bigram.sum(axis=1) / M
     g = counts.bigram.sum(axis=0) / M
     a = attention.sum(axis=0)
@@ -199,12 +201,13 @@ def composed_on_pattern(found: Basis) -> csr_array:
 
     It is G[k,y] - sum_j chance[j] G[k,j], where r_y = y - chance.
 
-    G (V^2 entries) is computed for some columns of Phi at a time, and only the needed entries are
-    kept. With B = S + u v^T and Phi = P + p a^T, G^T is S^T S P plus a matrix of rank three:
+    G (V^2 entries) is computed for some columns of Phi at a time, in the rows where any of them has
+    an entry, and only the needed entries are kept. With B = S + u v^T and Phi = P + p a^T, G^T is
+    S^T S P plus a matrix of rank three:
 
         G^T = S^T S P + v (u^T S P) + (B^T B p) a^T + (B^T u) (v^T P)
 
-    Cost: 2 V nnz(B).
+    Cost: at most 2 V nnz(B).
     """
     B, Phi = found.bigram, found.context
     V = B.shape[0]
@@ -214,7 +217,7 @@ def composed_on_pattern(found: Basis) -> csr_array:
     left = np.stack([B.right, B.T @ (B @ Phi.left), B.T @ B.left, np.ones(V)], axis=1)
     right = np.stack([P.T @ (St @ B.left), Phi.right, P.T @ B.right, -mean], axis=1)
     entries = np.empty(P.nnz)
-    matrices = [a for M in (S, St, P) for a in (M.indptr, M.indices, M.data)]
+    matrices = [a for M in (St, P) for a in (M.indptr, M.indices, M.data)]
     run(
         partial(_compose_columns, *matrices, left, right, entries),
         [(start, min(start + _BLOCK_COLUMNS, V)) for start in range(0, V, _BLOCK_COLUMNS)],
@@ -224,34 +227,35 @@ def composed_on_pattern(found: Basis) -> csr_array:
 
 @compiled
 def _compose_columns(
-    S_indptr, S_indices, S_data, St_indptr, St_indices, St_data, P_indptr, P_indices, P_data,
-    left, right, entries, low, high,
-):  # fmt: skip
-    """Computes columns `low` to `high` completely, and stores their needed entries."""
-    columns = np.zeros((left.shape[0], high - low))
+    St_indptr, St_indices, St_data, P_indptr, P_indices, P_data, left, right, entries, low, high
+):
+    """Computes columns `low` to `high` in all rows where any of them has an entry, and stores the
+    needed entries."""
+    needed, columns = np.zeros(len(left), np.bool_), np.zeros((len(left), high - low))
     for k in range(low, high):
         for i in range(P_indptr[k], P_indptr[k + 1]):
+            needed[P_indices[i]] = True
             columns[P_indices[i], k - low] = P_data[i]
-    columns = _product(S_indptr, S_indices, S_data, columns)
-    columns = _product(St_indptr, St_indices, St_data, columns)
+    rows, product = np.nonzero(needed)[0], np.zeros_like(columns)
+    for y in rows:
+        row = columns[y]
+        for i in range(St_indptr[y], St_indptr[y + 1]):
+            to, value = product[St_indices[i]], St_data[i]
+            for c in range(row.size):
+                to[c] += value * row[c]
+    for y in rows:
+        row = columns[y]
+        row[:] = 0
+        for i in range(St_indptr[y], St_indptr[y + 1]):
+            other, value = product[St_indices[i]], St_data[i]
+            for c in range(row.size):
+                row[c] += value * other[c]
     for k in range(low, high):
         for i in range(P_indptr[k], P_indptr[k + 1]):
             y = P_indices[i]
             entries[i] = columns[y, k - low]
             for j in range(left.shape[1]):
                 entries[i] += left[y, j] * right[k, j]
-
-
-@compiled
-def _product(indptr, indices, data, X):
-    found = np.zeros_like(X)
-    for i in range(indptr.size - 1):
-        row = found[i]
-        for j in range(indptr[i], indptr[i + 1]):
-            other, value = X[indices[j]], data[j]
-            for c in range(row.size):
-                row[c] += value * other[c]
-    return found
 
 
 def correlation_unit(composed: csr_array, units: Units) -> float:
@@ -262,7 +266,7 @@ def correlation_unit(composed: csr_array, units: Units) -> float:
 def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
     """The statistics from both passes; integers of `sums` are multiples of `unit`."""
     M = found.num_positions
-    Q = sums.query_key * (unit / M)
+    Q = _times(sums.query_key, unit / M)
     B, Phi = found.bigram, found.context
     Sigma = B.T @ B
     if found.frequency_corrected:
@@ -311,6 +315,11 @@ def rows(matrix: LinearOperator, ids: np.ndarray) -> np.ndarray:
     chosen = np.zeros((matrix.shape[0], ids.size))
     chosen[ids, np.arange(ids.size)] = 1
     return matrix.rmatmat(chosen).T
+
+
+def _times(matrix: csr_array, factor: float) -> csr_array:
+    """A product that shares its indices with the matrix."""
+    return csr_array((matrix.data * factor, matrix.indices, matrix.indptr), matrix.shape)
 
 
 def _scaled(matrix: csr_array, rows: np.ndarray, columns: np.ndarray) -> csr_array:
