@@ -66,8 +66,12 @@ def seconds(function: Callable, *arguments: Any, repeats: int = 3) -> float:
     return min(_once(function, *arguments) for _ in range(repeats))
 
 
-def in_turn(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds [repeats] of every side, after one call each that compiles.
+def in_turn(
+    sides: dict[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, np.ndarray]:
+    """Seconds [repeats] of every side by a clock, after one call each that compiles.
 
     The sides take turns, so that a ratio of the same repeat says little of what else the machine
     was doing.
@@ -77,15 +81,15 @@ def in_turn(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.n
     times = np.empty((repeats, len(sides)))
     for row in times:
         for i, side in enumerate(sides.values()):
-            row[i] = _once(side)
+            row[i] = _once(side, clock=clock)
             time.sleep(min(row[i], _REST))
     return dict(zip(sides, times.T, strict=True))
 
 
-def _once(function, *arguments) -> float:
-    start = time.perf_counter()
+def _once(function, *arguments, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
