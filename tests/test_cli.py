@@ -119,7 +119,7 @@ def test_help_tells_defaults(capsys):
     for default in ("0.1 0.5 1 2", "0", "40", "3", "sgd", "assocjax-sweep", "fables", "4"):
         assert f"[default: {default}]" in out
     assert "seed of the fables [default: 0]" in out
-    assert "[default: leading effective]" in out
+    assert "[default: of leading effective, those that apply]" in out
     assert "None" not in out
 
 
@@ -463,7 +463,7 @@ BAD = {
     "function of optax": ("sweep --optimizer apply_updates", ["optimizer", "'apply_updates'"]),
     "nothing of optax": ("sweep --optimizer sgd_", ["optimizer", "'sgd_'"]),
     "attribute of a module": ("sweep --optimizer __name__", ["optimizer", "'__name__'"]),
-    "unknown gradient": ("sweep --gradient backward", ["--gradient", '"backward"']),
+    "unknown gradient": ("sweep --gradient backward", ["--gradient", "'backward'"]),
     "batch of too many": ("sweep --batch-size 9", ["batch_size", "8", "got 9"]),
     "empty batch": ("sweep --batch-size 0", ["--batch-size", ">= 1", '"0"']),
     "no memory": ("sweep --memory-limit 0", ["--memory-limit", "'0'"]),
@@ -722,7 +722,7 @@ def test_horizon_prints_a_table_and_writes_rows_laws_and_a_figure(tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sweep", "--theories", "nosuch"), '"nosuch" for --theories. Choose from: "leading"'),
+        (("sweep", "--theories", "nosuch"), "--theories must be one of 'leading', 'eff"),
         (("horizon", "--theories"), "--theories requires at least 1"),
         (("horizon", "--duration", "0"), '"0.0" for --duration. Must be > 0'),
         (("horizon", "--threshold", "-1"), '"-1.0" for --threshold. Must be >= 0'),

@@ -579,7 +579,7 @@ def test_an_nnx_module_is_a_model(data, permissive):
     np.testing.assert_allclose(model.logits(params, tokens), module(tokens), rtol=1e-6)
     assert model.weights(params)["mix/kernel"].shape == (L, 8, 8)
     dataset = aj.sweep(
-        data, model=model, learning_rates=[0.1], steps=5, num_layers=L, theories=["taylor"]
+        data, model=model, learning_rates=[0.01], steps=5, num_layers=L, theories=["taylor"]
     )
     assert dataset["loss"].isel(step=-1) < dataset["loss"].isel(step=0)
     assert dataset["cosine"].isel(step=-1, layer=-1).min() > 0.99

@@ -110,7 +110,7 @@ def check_seams(seams: Seams, optimizer: str = "sgd", **theories: tuple[str, ...
     model = get_model(seams.model)
     for option, names in theories.items():
         for name in names:
-            get_theory(name, option).check(model, optimizer)
+            get_theory(name, f"--{option}").check(model, optimizer)
 
 
 def check_training(
