@@ -56,6 +56,7 @@ from .figures import plot_loss as plot_loss
 from .figures import plot_overlap as plot_overlap
 from .figures import plot_precision as plot_precision
 from .figures import plot_statistics as plot_statistics
+from .figures import plot_twins as plot_twins
 from .figures import save_sweep as save_sweep
 from .figures import save_track as save_track
 from .models.agreement import Agreement as Agreement
@@ -88,9 +89,6 @@ from .statistics.datasets import statistics_dataset as statistics_dataset
 from .statistics.dense import Statistics as Statistics
 from .statistics.dense import attention_correlation as attention_correlation
 from .statistics.dense import corpus_statistics as corpus_statistics
-from .statistics.drawing import AliasTables as AliasTables
-from .statistics.drawing import alias_tables as alias_tables
-from .statistics.drawing import draw as draw
 from .statistics.moments import EffectiveStatistics as EffectiveStatistics
 from .statistics.moments import effective_statistics as effective_statistics
 from .statistics.moments import second_moments as second_moments
@@ -119,9 +117,6 @@ from .theories.quadrature import EffectiveWeights as EffectiveWeights
 from .theories.quadrature import effective_weights as effective_weights
 from .theories.registry import get_theory as get_theory
 from .theories.registry import register_theory as register_theory
-from .theories.taylor import taylor_flow as taylor_flow
-from .theories.taylor import taylor_series as taylor_series
-from .theories.taylor import taylor_weights as taylor_weights
 from .theories.theory import Batch as Batch
 from .theories.theory import Theory as Theory
 from .theories.theory import Training as Training

@@ -50,7 +50,7 @@ def recipe(optimizer: str, learning_rate: float, schedule: int) -> optax.Gradien
 
 def table(dataset: xr.Dataset, measure: str, step: int) -> str:
     """Rows are the run and the twins, columns are weights; all layers together."""
-    values = dataset[measure].sel(layer=0, step=step).mean("held_out")
+    values = dataset[measure].sel(layers="all", step=step).mean("held_out")
     width = max(map(len, dataset.twin.values.tolist()))
     names = [{"attention_output": "att.out"}.get(w, w) for w in dataset.weight.values.tolist()]
     lines = [f"{measure}, step {step}".ljust(width) + "".join(f"{name:>12}" for name in names)]

@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 import assocjax as aj
 from assocjax.statistics import contexts, drawing, loops
+from assocjax.statistics.drawing import alias_tables
 
 
 @pytest.fixture(params=[False, True], ids=["full", "masked"])
@@ -118,7 +119,7 @@ def test_errors(data):
     with pytest.raises(aj.InputError, match="same corpus"):
         aj.merge_contexts([small, small._replace(digits=3)])
     with pytest.raises(aj.InputError, match="nonnegative"):
-        aj.alias_tables(csr_array(np.array([[1.0, -1.0]])))
+        alias_tables(csr_array(np.array([[1.0, -1.0]])))
 
 
 def p_value(counts, probabilities):
@@ -137,7 +138,7 @@ def test_draws_have_the_exact_probabilities():
     weights[2] = 0  # an empty row between others
     weights[3] = np.eye(17)[5]  # certain
     weights[4, 0] = 3 * weights[4].sum()
-    tables = aj.alias_tables(csr_array(weights))
+    tables = alias_tables(csr_array(weights))
     probabilities = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
     rows = np.repeat([0, 1, 3, 4, 5], 400_000).reshape(5, -1)
     columns = np.asarray(jax.jit(drawing.draw)(tables, jax.random.key(0), rows))
@@ -155,7 +156,7 @@ def test_tables_hold_the_exact_probabilities():
     """Without chance: what a table gives, summed over its columns."""
     rng = np.random.default_rng(1)
     weights = rng.random((4, 500)) ** 8
-    tables = aj.alias_tables(csr_array(weights))
+    tables = alias_tables(csr_array(weights))
     found = np.zeros_like(weights)
     for r in range(4):
         e = slice(500 * r, 500 * (r + 1))

@@ -421,6 +421,12 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         "stream": ["before", "after_attention", "after_layer"],
     }  # fmt: skip
     compared = of({dim: len(of_dim) for dim, of_dim in coords.items()}, compared, **coords)
+    coords = {
+        "twin": ["run", "other run", names[0]], "held_out": [0, 1], "weight": words,
+        "layers": ["all", "1"], "step": [1, 4],
+    }  # fmt: skip
+    twins = dict.fromkeys(("cosine", "partial_cosine"), "twin held_out weight layers step")
+    twins = of({dim: len(of_dim) for dim, of_dim in coords.items()}, twins, **coords)
     return {
         "plot_cosines": (sweep, {}, "cosine"),
         "plot_errors": (sweep, {}, "relative_error"),
@@ -430,6 +436,7 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         "plot_horizon_study": (rows, {"corpus_name": attrs["corpus_name"]}, ""),
         "plot_bounds": (bounds, {}, "bound"),
         "plot_ablation": (ablation, {}, "control_loss"),
+        "plot_twins": (twins, {}, "partial_cosine"),
         "plot_overlap": (track, {}, "value_overlap"),
         "plot_precision": (track, {}, "bigram_precision"),
         "plot_context_graph": (track, {"token": names[0]}, "context_theory_id"),

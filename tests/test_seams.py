@@ -17,6 +17,7 @@ from test_checkpoints import killed_sweep
 import assocjax as aj
 from assocjax import cli
 from assocjax.experiments import _grids
+from assocjax.theories.taylor import taylor_flow, taylor_series, taylor_weights
 from assocjax.theories.theory import Batch
 
 N, T, V, L = 8, 5, 6, 2
@@ -127,6 +128,13 @@ def test_minibatches_leave_out_the_errors_of_a_theory_that_is_not_of_batches(dat
     dataset = aj.sweep(data, learning_rates=[0.1], **RUN | {"steps": 2}, batch_size=3)
     assert dataset["sampling_error"].isnull().all()
     assert dataset["relative_error"].sel(quantity="weights").isel(step=2, layer=-1).notnull().all()
+
+
+def test_models_and_theories_of_one_name_are_told_apart_by_their_settings(data, tmp_path):
+    run = {"learning_rates": [0.1], "steps": 1, "num_layers": L, "theories": []}
+    aj.sweep(data, model=aj.Factored(width=4), **run, checkpoint=tmp_path)
+    with pytest.raises(aj.InputError, match=r"settings is .*'width': 4.*here it is .*'width': 3"):
+        aj.sweep(data, model=aj.Factored(width=3), **run, checkpoint=tmp_path)
 
 
 def test_horizons_are_studied_for_them():
@@ -307,7 +315,7 @@ def batch_of(data) -> Batch:
 def test_from_zero_the_lowest_orders_are_the_closed_forms(x64, data):
     model = aj.get_model("attention-only")
     start = model.init(jax.random.key(0), SIZES, 0.0)
-    series = aj.taylor_series(model, start, batch_of(data), 4, microbatch_size=3)
+    series = taylor_series(model, start, batch_of(data), 4, microbatch_size=3)
     stats = aj.corpus_statistics(data)
 
     leading = partial(aj.leading_weights, stats, L)
@@ -316,7 +324,7 @@ def test_from_zero_the_lowest_orders_are_the_closed_forms(x64, data):
     def only(weight, k):
         """The series with order k alone, which is the lowest of this weight."""
         kept = jnp.array([[float(of == k)] for of, _ in terms])
-        return lambda eta, s: getattr(aj.taylor_weights(series * kept, start, eta, s), weight)
+        return lambda eta, s: getattr(taylor_weights(series * kept, start, eta, s), weight)
 
     for weight, k in (("output", 1), ("value", 2), ("query_key", 4), ("position", 4)):
         for eta, steps in ((0.3, 3), (0.1, 7)):
@@ -328,7 +336,7 @@ def test_from_zero_the_lowest_orders_are_the_closed_forms(x64, data):
             assert abs(expected).max() > 0
         for lower in range(k):
             np.testing.assert_allclose(only(weight, lower)(1.0, 7), 0, atol=1e-14)
-    flow = aj.taylor_flow(series, start, 0.2)
+    flow = taylor_flow(series, start, 0.2)
     closed = aj.weights_from_coefficients(stats, L, aj.flow_coefficients(0.2))
     np.testing.assert_allclose(flow.query_key, closed.query_key, rtol=1e-10, atol=1e-16)
 
@@ -339,7 +347,7 @@ def test_from_zero_the_lowest_orders_are_the_closed_forms(x64, data):
 def test_the_error_of_order_k_falls_with_the_power_k_plus_1(x64, data, model):
     model, order = aj.get_model(model), 3
     start = model.init(jax.random.key(1), SIZES, 0.3)
-    series = aj.taylor_series(model, start, batch_of(data), order)
+    series = taylor_series(model, start, batch_of(data), order)
     gradient = jax.jit(jax.grad(model.loss))
 
     def error(rate):
@@ -347,7 +355,7 @@ def test_the_error_of_order_k_falls_with_the_power_k_plus_1(x64, data, model):
         for _ in range(5):
             found = gradient(params, jnp.asarray(data.tokens), jnp.asarray(data.mask))
             params = jax.tree.map(lambda w, g: w - rate * g, params, found)
-        theory = aj.taylor_weights(series, start, rate, 5)
+        theory = taylor_weights(series, start, rate, 5)
         apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), params, theory)
         return max(jax.tree.leaves(apart))
 
@@ -357,10 +365,10 @@ def test_the_error_of_order_k_falls_with_the_power_k_plus_1(x64, data, model):
 
 def test_the_flow_is_the_limit_of_small_steps(x64, data):
     start = BAG.init(jax.random.key(1), SIZES, 0.3, jnp.float64)
-    series = aj.taylor_series(BAG, start, batch_of(data), 6)
+    series = taylor_series(BAG, start, batch_of(data), 6)
     gradient = partial(jax.grad(BAG.loss), tokens=batch_of(data).tokens, mask=batch_of(data).mask)
     exact = aj.gradient_flow(start, gradient, [0.2], rtol=1e-10).params
-    theory = aj.taylor_flow(series, start, 0.2)
+    theory = taylor_flow(series, start, 0.2)
     for name, leaf in theory.items():
         np.testing.assert_allclose(leaf, exact[name][0], atol=1e-8)
 

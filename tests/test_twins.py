@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 from conftest import assert_trees_close, random_mask, random_tokens, token_data
 
 import assocjax as aj
+from assocjax import figures
 from assocjax.experiments import twins as experiment
 from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
 from assocjax.models.model import Sizes
@@ -336,7 +338,7 @@ def recipe():
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1))
 
 
-def test_comparison(x64, promote):
+def test_comparison(x64, promote, tmp_path):
     """Against runs trained one by one, and cosines of their changes."""
     data, config, batch_size = corpus(), CONFIGS["neox"], 4
     model, R = DecoderModel("neox", config), 3
@@ -356,22 +358,25 @@ def test_comparison(x64, promote):
         seed=5,
     )
     assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
+    assert found.attrs["corpus_sha256"] == data.sha256
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
     start = model.init(key_start, Sizes(V, T, L), 1.0)
     prepared, decoder = twins.prepare_twin(aj.context_statistics(data)), Decoder(config)
 
-    def train(loss, steps):
-        params, state = start, recipe().init(start)
-        for step in range(steps):
-            gradient = jax.grad(loss)(params, step)
-            updates, state = recipe().update(gradient, state, params)
+    def train(loss):
+        """The weights after 2 and after 3 updates."""
+        params, state, found = start, recipe().init(start), []
+        gradient = jax.jit(jax.grad(loss))
+        for step in range(3):
+            updates, state = recipe().update(gradient(params, step), state, params)
             params = optax.apply_updates(params, updates)
-        return {n: np.asarray(w) for n, w in model.weights(params).items()}
+            found.append({n: np.asarray(w) for n, w in model.weights(params).items()})
+        return found[1:]
 
     def real(key):
         def loss(params, step):
             rows = aj.batch_indices(key, step, len(data.tokens), batch_size)
-            return model.loss(params, data.tokens[rows], data.mask[rows])
+            return model.loss(params, *(jnp.asarray(a)[rows] for a in (data.tokens, data.mask)))
 
         return loss
 
@@ -387,21 +392,21 @@ def test_comparison(x64, promote):
         )
 
     first = {n: np.asarray(w) for n, w in model.weights(start).items()}
-    for step in (2, 3):
-        runs = [train(real(key), step) for key in jax.random.split(key_runs, R)]
-        trained = [train(of_twin(i, twin), step) for i, twin in enumerate(chosen)]
+    runs = [train(real(key)) for key in jax.random.split(key_runs, R)]
+    trained = [train(of_twin(i, twin)) for i, twin in enumerate(chosen)]
+    for i, step in enumerate((2, 3)):
         for name, at in first.items():
-            changes = [each[name] - at for each in runs + trained]
-            for layer in (0, 1):
-                parts = [c.ravel() if layer == 0 else c[0].ravel() for c in changes]
-                if layer and len(at) != L:
-                    assert found.cosine.sel(weight=name, layer=layer).isnull().all()
+            changes = [each[i][name] - at for each in runs + trained]
+            for layers in ("all", "1"):
+                parts = [c.ravel() if layers == "all" else c[0].ravel() for c in changes]
+                if layers == "1" and len(at) != L:
+                    assert found.cosine.sel(weight=name, layers="1").isnull().all()
                     continue
                 for h in range(R):
                     mean = sum(parts[r] for r in range(R) if r != h) / (R - 1)
                     for k, a in enumerate([parts[h], *parts[R:]]):
                         cell = found.isel(twin=k).sel(
-                            held_out=h, weight=name, layer=layer, step=step
+                            held_out=h, weight=name, layers=layers, step=step
                         )
                         cosine = a @ mean / np.linalg.norm(a) / np.linalg.norm(mean)
                         assert float(cell.cosine) == pytest.approx(cosine, abs=1e-8)
@@ -414,7 +419,19 @@ def test_comparison(x64, promote):
                             continue
                         partial = a @ m / np.linalg.norm(a) / np.linalg.norm(m)
                         assert float(cell.partial_cosine) == pytest.approx(partial, abs=1e-6)
-    assert np.isfinite(found.cosine.sel(layer=0)).all()
+    assert np.isfinite(found.cosine.sel(layers="all")).all()
+    figure = figures.plot_twins(found)
+    panel = figure.axes[0]
+    assert panel.get_title() == "cosine, step 2"
+    drawn = {line.get_label(): line.get_ydata() for line in panel.lines}
+    for twin in ("twin-0", "twin-2-mean", "twin-4"):
+        expected = found.cosine.sel(twin=twin, layers="all", step=2).mean("held_out")
+        np.testing.assert_allclose(drawn[twin], expected)
+    heights = [bar.get_height() for bar in panel.patches]
+    expected = found.cosine.sel(twin="run", layers="all", step=2).mean("held_out")
+    np.testing.assert_allclose(heights, expected)
+    aj.save(found, tmp_path / "twins.nc")
+    xr.testing.assert_identical(aj.load(tmp_path / "twins.nc").drop_attrs(), found.drop_attrs())
 
 
 def test_another_text(promote):
@@ -430,11 +447,11 @@ def test_another_text(promote):
         model, halves[0], statistics=aj.context_statistics(halves[1]), **same
     )
     within = experiment.compare_twins(model, halves[0], **same)
-    twin = [each.cosine.sel(twin="twin-2-mean", layer=0) for each in (across, given, within)]
+    twin = [each.cosine.sel(twin="twin-2-mean", layers="all") for each in (across, given, within)]
     np.testing.assert_allclose(twin[0], twin[1], rtol=1e-5)
     assert abs(twin[0] - twin[2]).max() > 1e-3
     # A run on other text has less in common with the others than a run on the same text.
-    unembedding = across.cosine.sel(weight="unembedding", layer=0, step=2).mean("held_out")
+    unembedding = across.cosine.sel(weight="unembedding", layers="all", step=2).mean("held_out")
     assert unembedding.sel(twin="other run") < unembedding.sel(twin="run")
 
 

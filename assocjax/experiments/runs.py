@@ -113,9 +113,11 @@ class RunConfig:
         return Sizes(vocab_size, seq_len, self.num_layers)
 
     def described(self) -> dict[str, Any]:
-        """The settings as JSON values: objects are their names."""
+        """The settings as JSON values: objects are their names, and `settings` are their own."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts = {**self.prepared, self.model.name: self.model}
         return fields | {
+            "settings": {name: own for name, of in parts.items() if (own := _settings(of))},
             "theories": list(self.names),
             "model": self.model.name,
             "gradient": self.gradient if isinstance(self.gradient, str) else self.gradient.name,
@@ -392,6 +394,13 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
         "diverged_step": first_end(alive),
         "theory_diverged_step": first_end(theory_alive),
     }
+
+
+def _settings(part: Model | Theory) -> dict[str, Any]:
+    """What distinguishes models or theories of one name: their attributes that are JSON values."""
+    own = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else vars(part)  # type: ignore[call-overload]
+    plain = str | int | float | bool | dict | None
+    return {name: own[name] for name in own if name != "name" and isinstance(own[name], plain)}
 
 
 def _check(config, corpus, learning_rate, seed):

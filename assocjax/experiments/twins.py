@@ -12,6 +12,7 @@ is the ceiling, and so is each twin (`assocjax.theories.twins`):
 All are trained side by side; only their current states are in memory.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -25,11 +26,13 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
-from assocjax.checks import CorpusLike, check_corpus
+from assocjax.checks import CorpusLike, Sequences, check_corpus
+from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
 from assocjax.models.decoder import DecoderModel
 from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics
+from assocjax.storage import results
 from assocjax.theories.theory import Batch
 from assocjax.theories.twins import ORDERS, ROWS, StatisticsTwin
 from assocjax.training.train import batch_indices
@@ -91,9 +94,10 @@ def compare_twins(
 
     Returns:
       A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
-      held_out, weight, layer, step). `twin` has "run", the held-out run, and "other run", if there
-      is one, before the twins. Layer 0 is all layers together; weights without layers are NaN at
-      the others.
+      held_out, weight, layers, step). `twin` has "run", the held-out run, and "other run", if there
+      is one, before the twins. `layers` is "all", all layers together, "1", "2", ...; weights
+      without layers are NaN at the numbers. `plot_twins` draws it. Attributes hold the
+      configuration, except for the optimizer, versions and the corpus (see `results`).
 
     Raises:
       InputError, InputTypeError: an argument cannot be used.
@@ -176,18 +180,34 @@ def compare_twins(
         each = products(start, runs[0], [params for params, _ in states.values()])
         found.append(_measures([each[name] for name in weights], num_runs, names))
         done = last
-    dims = ("twin", "held_out", "weight", "layer", "step")
+    dims = ("twin", "held_out", "weight", "layers", "step")
     coords = {
         "twin": names,
         "held_out": range(num_runs),
         "weight": weights,
-        "layer": range(sizes.num_layers + 1),
+        "layers": ["all", *(str(layer + 1) for layer in range(sizes.num_layers))],
         "step": recorded,
     }
     measures = {
         name: (dims, np.stack([each[name] for each in found], axis=-1)) for name in found[0]
     }
-    return xr.Dataset(measures, coords, {"model": model.name, "seed": seed})
+    config = {
+        "model": model.name,
+        "architecture": dataclasses.asdict(model.config) | sizes._asdict(),
+        "twins": [dataclasses.asdict(twin) for twin in every],
+        "batch_size": batch_size,
+        "num_runs": num_runs,
+        "seed": seed,
+        "init_scale": init_scale,
+    }
+    named = as_token_data(data) if isinstance(data, Sequences) else _unnamed(tokens, mask, V)
+    return xr.Dataset(measures, coords, results.provenance(named, config))
+
+
+def _unnamed(tokens: Array, mask: Array, vocab_size: int) -> TokenData:
+    """Arrays as `TokenData`, with ids for names."""
+    vocabulary = tuple(map(str, range(vocab_size)))
+    return TokenData(np.asarray(tokens), np.asarray(mask), vocabulary, "array", "")
 
 
 def _advance(gradient: Callable[..., Any], optimizer: optax.GradientTransformation) -> Callable:

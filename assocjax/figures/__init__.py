@@ -6,6 +6,7 @@
 `matrices`  heat maps of the statistics
 `ablation`  the loss after edits of trained weights, and of controls
 `associations`  when associations form, and a token's context
+`twins`     statistics twins beside real runs
 `language_models`  similarity of layers, heads and checkpoints with the theory, and controls
 """
 
@@ -28,3 +29,4 @@ from assocjax.figures.sweeps import plot_disagreement as plot_disagreement
 from assocjax.figures.sweeps import plot_errors as plot_errors
 from assocjax.figures.sweeps import plot_loss as plot_loss
 from assocjax.figures.sweeps import save_sweep as save_sweep
+from assocjax.figures.twins import plot_twins as plot_twins

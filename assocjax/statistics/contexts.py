@@ -28,7 +28,7 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import CorpusLike, Sequences, check_corpus, is_hidden
-from assocjax.errors import InputError
+from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import choose_units
 from assocjax.statistics.loops import Block, lay_out, num_threads, run
@@ -186,7 +186,11 @@ def merge_contexts(parts: Iterable[ContextStatistics]) -> ContextStatistics:
         sums = a.token + b.token, a.pair + b.pair, a.positions + b.positions
         return ContextStatistics(a.bigram, *sums, a.digits)
 
+    if not isinstance(parts, Iterable):
+        raise InputTypeError(f"parts must be a list of ContextStatistics; got {parts!r}")
     parts = list(parts)
+    for part in parts:
+        check_is("every entry of parts", part, ContextStatistics)
     if not parts:
         raise InputError("parts must hold at least one; got none")
     return reduce(plus, parts)
