@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options = options.parse_args(arguments)
     if options.small:
         small = {"layers": 1, "width": 16, "vocab_size": 32, "seq_len": 8}
-        vars(options).update(small, sequences=[20], batch_sizes=[2, 4], repeats=1)
+        vars(options).update(small, sequences=[20], batch_sizes=[2], repeats=1)
     V, T = options.vocab_size, options.seq_len
     model = DecoderModel("neox", neox(V, T, options.layers, options.width, 2))
     middle = options.batch_sizes[len(options.batch_sizes) // 2]

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options = options.parse_args(arguments)
     if options.small:
         small = {"layers": 2, "width": 16, "heads": 2, "vocab_size": 64, "seq_len": 8}
-        vars(options).update(small, batch_size=4, steps=[1, 3], runs=2)
+        vars(options).update(small, batch_size=4, steps=[1], runs=2, twins=["twin-0", "twin-4"])
     begin = time.perf_counter()
     tokens, V = sequences(options.text, options.vocab_size, options.seq_len)
     L, d, H = options.layers, options.width, options.heads

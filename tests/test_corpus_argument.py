@@ -10,9 +10,11 @@ import optax
 import pytest
 import xarray as xr
 from conftest import random_params, random_tokens
+from scipy.sparse import issparse
 
 import assocjax as aj
 from assocjax.corpora.tokens import as_token_data
+from assocjax.models.decoder import DecoderModel, neox
 
 N, T, V = 6, 4, 5
 NAMES = tuple(map(str, range(V)))  # as those of an array's ids are called
@@ -36,10 +38,21 @@ def arguments(name: str, tokens, mask) -> dict:
     descent = {"statistics": moments, "num_layers": 1, "steps": 3, "learning_rate": 0.1}
     passages = {"row": "0", "column": "1", "matrices": ["value", "query_key"]}
     of_weight = {"optimizer": optax.sgd(0.5), "steps": 2, "weight": "output", "index": (0, 1)}
+    twins = {
+        "model": DecoderModel("neox", neox(V, T, 1, 8, 1)),
+        "optimizer": optax.sgd(0.5),
+        "steps": [1],
+        "batch_size": 2,
+        "num_runs": 2,
+        "twins": [aj.StatisticsTwin(1, rows=None)],
+    }
     return {
         "ablate": {"params": params, "theory": params, "draws": 2},
         "attention_correlation": {"matrix": params.output},
         "attribute": counted,
+        "bigram_counts": {"vocab_size": V},
+        "compare_twins": {"vocab_size": V, **twins},
+        "context_statistics": {"vocab_size": V},
         "corpus_statistics": {"vocab_size": V},
         "corrected_weights": {**descent, "nodes": 1},
         "count_distinct": {},
@@ -81,6 +94,10 @@ def forms(tokens, mask, folder) -> dict[str, dict]:
 def assert_same(found, expected):
     if isinstance(expected, xr.Dataset):
         return xr.testing.assert_equal(found, expected)
+    found, expected = (
+        jax.tree.map(lambda leaf: leaf.toarray() if issparse(leaf) else leaf, each)
+        for each in (found, expected)
+    )
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     return jax.tree.map(np.testing.assert_array_equal, found, expected)
 

@@ -236,7 +236,9 @@ def no_hub(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def test_odd_words_are_refused_in_one_line(rounds, tmp_path, monkeypatch, no_drawing, no_hub):
+def test_odd_words_are_refused_in_one_line(
+    rounds, tmp_path, monkeypatch, no_drawing, no_hub, promote
+):
     inputs, work = tmp_path / "inputs", tmp_path / "work"
     inputs.mkdir()
     work.mkdir()

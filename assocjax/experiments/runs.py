@@ -224,6 +224,7 @@ def run_comparison(
           minibatches only; NaN for theories that are not computed from minibatches.
         `diverged_step` (int32 scalar), `theory_diverged_step` [theories]: the first step at which
           loss, weights or gradient are not finite, or -1.
+        Without theories there are `loss` and `diverged_step` only.
       A weight without layers is stored at the last layer, and is NaN at the others. From
       `diverged_step` on everything is NaN, and from the `theory_diverged_step` of a theory on
       its comparisons are NaN.
@@ -349,13 +350,11 @@ def advance_run(
                 unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), found)
                 batches = snapshot.params.get(batches_of(theory.name), unknown)
                 record |= split_disagreement(*map(weights, (run[0], batches, found)))
-        compared = jax.tree.map(lambda *leaves: jnp.stack(leaves), *records) if records else {}
-        return {
-            "loss": snapshot.loss,
-            **compared,
-            "finite": _all_finite((run, snapshot.loss)),
-            "theory_finite": jnp.array([_all_finite(found) for found in theories], bool),
-        }
+        found = {"loss": snapshot.loss, "finite": _all_finite((run, snapshot.loss))}
+        if not records:
+            return found
+        found |= jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
+        return found | {"theory_finite": jnp.array([_all_finite(of) for of in theories], bool)}
 
     end, observed = train_segment(
         (carry.params, carry.optimizer_states),
@@ -372,12 +371,10 @@ def advance_run(
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
     """Turns the observations of all steps, [steps+1, ...], into the result of `run_comparison`."""
-    if not isinstance(observed, dict) or not observed.keys() >= {"finite", "theory_finite", "loss"}:
+    if not isinstance(observed, dict) or not observed.keys() >= {"finite", "loss"}:
         raise InputTypeError(f"observed must be observations from advance_run; got {observed!r}")
     observed = dict(observed)
     alive = lax.cummin(observed.pop("finite").astype(jnp.int32))
-    theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
-    both = (alive[:, None] * theory_alive).T.astype(bool)
     loss = jnp.where(alive.astype(bool), observed.pop("loss"), jnp.nan)
 
     def masked(values):  # [steps+1, theories, ...] -> [theories, ..., steps+1]
@@ -388,12 +385,13 @@ def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
         end = jnp.sum(alive, axis=0, dtype=jnp.int32)
         return jnp.where(end == len(alive), -1, end)
 
-    return {
-        "loss": loss,
-        **{name: masked(values) for name, values in observed.items()},
-        "diverged_step": first_end(alive),
-        "theory_diverged_step": first_end(theory_alive),
-    }
+    found = {"loss": loss, "diverged_step": first_end(alive)}
+    if "theory_finite" not in observed:
+        return found
+    theory_alive = lax.cummin(observed.pop("theory_finite").astype(jnp.int32), axis=0)
+    both = (alive[:, None] * theory_alive).T.astype(bool)
+    found |= {name: masked(values) for name, values in observed.items()}
+    return found | {"theory_diverged_step": first_end(theory_alive)}
 
 
 def _settings(part: Model | Theory) -> dict[str, Any]:

@@ -80,9 +80,10 @@ def pretrain_tiny(
     identity = configuration | {name: importlib.metadata.version(name) for name in libraries}
     with claim(out, "pretrain-tiny", identity, result=RECORD, overwrite=overwrite) as folder:
         if not folder.complete:
+            corpus = _tokenize(documents, config)  # refuses a short one before anything is written
             saved = Checkpoints(folder, identity)
             try:
-                _train(documents, folder, saved, config, configuration, progress)
+                _train(documents, *corpus, folder, saved, config, configuration, progress)
             finally:
                 saved.close()
             folder.finish()
@@ -91,6 +92,8 @@ def pretrain_tiny(
 
 def _train(
     documents: Documents,
+    tokenizer: Any,
+    sequences: np.ndarray,
     folder: Folder,
     saved: Checkpoints,
     config: PretrainConfig,
@@ -98,7 +101,6 @@ def _train(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Trains from the last saved state to the end."""
-    tokenizer, sequences = _tokenize(documents, config)
     vocab_size = tokenizer.get_vocab_size()
     model, params = initial_model(config, vocab_size)
     optimizer = make_optimizer(config.learning_rate, config.steps)

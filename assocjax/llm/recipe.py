@@ -35,7 +35,7 @@ def rate_schedule(learning_rate: float, steps: int) -> optax.Schedule:
     rate = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, warmup, max(steps, warmup + 1), _LAST_RATE * learning_rate
     )
-    return lambda count: rate(count + 1)
+    return lambda count: rate(jnp.asarray(count + 1, jnp.result_type(float)))
 
 
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
