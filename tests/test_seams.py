@@ -133,7 +133,7 @@ def test_minibatches_leave_out_the_errors_of_a_theory_that_is_not_of_batches(dat
 def test_models_and_theories_of_one_name_are_told_apart_by_their_settings(data, tmp_path):
     run = {"learning_rates": [0.1], "steps": 1, "num_layers": L, "theories": []}
     aj.sweep(data, model=aj.Factored(width=4), **run, checkpoint=tmp_path)
-    with pytest.raises(aj.InputError, match="settings.factored.width is 4, here it is 3"):
+    with pytest.raises(aj.InputError, match=r"settings\.factored\.width is 4, here it is 3"):
         aj.sweep(data, model=aj.Factored(width=3), **run, checkpoint=tmp_path)
 
 
