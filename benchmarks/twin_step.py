@@ -6,14 +6,8 @@ Prints seconds of a real step (loss and gradient of one batch), and the steps of
 2 to 4 over it, for growing texts at one batch size, and for growing batches of one text. A twin
 draws as many pairs as a batch has positions. The text is random, tokens with frequencies 1 / rank;
 contexts are summed before (`aj.context_statistics`), whose seconds are printed too.
-
-    python benchmarks/twin_step.py --large
-
-One step of the twin of order 4 of a network of Pythia-160M's shape, 50,304 tokens: its seconds,
-and the most memory that the process has had, with contexts of the 256 largest entries of each row.
 """
 
-import resource
 import time
 
 import jax
@@ -55,35 +49,6 @@ def measure(model, tokens, batch_size: int, repeats: int) -> dict[str, float]:
     return found | {name: ratio(times[name], times["real"]) for name in sides if name != "real"}
 
 
-def large(options) -> dict[str, float]:
-    """Seconds of one step of a large twin without compiling, and the peak of memory in GiB."""
-    V, T, L, d, H, N = (64, 8, 1, 16, 2, 20) if options.small else (50304, 64, 12, 768, 12, 2000)
-    model, batch_size = DecoderModel("neox", neox(V, T, L, d, H)), 2 if options.small else 16
-    statistics = aj.context_statistics(random_tokens(N, T, V), V)
-    prepared = aj.prepare_twin(statistics, entries=min(256, V))
-    params = jax.jit(lambda key: model.init(key, Sizes(V, T, L), 1.0))(jax.random.key(0))
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    decoder = model.decoder(params)
-    how = {"order": 4, "rows": batch_size * T, "rematerialize": True}
-
-    def loss(params, prepared, key):
-        return aj.twin_loss(decoder, params, prepared, key, **how)
-
-    arguments = params, prepared, jax.random.key(1)
-    step = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
-    begin = time.perf_counter()
-    value, _ = jax.block_until_ready(step(*arguments))
-    seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    error = float(prepared.context.error)  # type: ignore[union-attr]
-    print(
-        f"{count / 1e6:.0f} million weights, V={V}, {batch_size * T} rows: {seconds:.0f} s, loss "
-        f"{float(value):.3f} nats, peak {peak:.1f} GiB; contexts are {error:.3f} from the exact "
-        "ones (total variation)"
-    )
-    return {"weights": count, "seconds": seconds, "peak_gib": peak, "context_error": error}
-
-
 def main(arguments: list[str] | None = None) -> dict:
     options = parser(__doc__ or "")
     options.add_argument("--layers", type=int, default=4)
@@ -93,13 +58,10 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--sequences", type=int, nargs="+", default=[1000, 4000, 16000])
     options.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64])
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--large", action="store_true", help="Pythia-160M's shape, one step")
     options = options.parse_args(arguments)
     if options.small:
         small = {"layers": 1, "width": 16, "vocab_size": 32, "seq_len": 8}
         vars(options).update(small, sequences=[20], batch_sizes=[2], repeats=1)
-    if options.large:
-        return finish(large(options), options.out)
     V, T = options.vocab_size, options.seq_len
     model = DecoderModel("neox", neox(V, T, options.layers, options.width, 2))
     middle = options.batch_sizes[len(options.batch_sizes) // 2]
