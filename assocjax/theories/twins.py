@@ -209,7 +209,7 @@ def twin_loss(
         all pairs, of orders 0 to 2.
       rematerialize: whether the gradient computes each layer a second time instead of keeping its
         activations: a third more time for less memory on accelerators; static. XLA's compiler for
-        CPUs undoes it: there each layer keeps about 16 V d numbers.
+        CPUs undoes it: there the activations of all layers are kept.
 
     Raises:
       InputError, InputTypeError: `order` or `rows` is out of range; there is no mean loss of this
