@@ -224,7 +224,7 @@ def save_sweep(
             "cosine_gradients": plot_cosines(dataset, gradients=True),
             "relative_error": plot_errors(dataset),
         }
-    if "sampling_error" in dataset:
+    if "sampling_error" in dataset and dataset["sampling_error"].notnull().any():
         figures["disagreement"] = plot_disagreement(dataset)
     return save_all(figures, folder, overwrite=overwrite)
 
