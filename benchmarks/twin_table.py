@@ -22,24 +22,14 @@ import xarray as xr
 from harness import finish, parser
 
 import assocjax as aj
-from assocjax.corpora import read_documents, train_bpe
+from assocjax import llm
+from assocjax.corpora import read_documents
 from assocjax.experiments.twins import all_twins, compare_twins
+from assocjax.llm.pretrain import tokenize_corpus
 from assocjax.llm.recipe import make_optimizer
 from assocjax.models.decoder import DecoderModel, gpt2, llama, neox
 
 FAMILIES = {"neox": neox, "gpt2": gpt2, "llama": llama}
-END_OF_TEXT = "<|endoftext|>"
-
-
-def sequences(path: str | None, vocab_size: int, T: int) -> tuple[np.ndarray, int]:
-    """Sequences [N, T+1] of byte-pair tokens, all documents one after another, and V."""
-    documents = read_documents(path or "fables").documents
-    tokenizer = train_bpe(documents, vocab_size, special_tokens=[END_OF_TEXT])
-    tokenizer.encode_special_tokens = True
-    encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-    stream = np.concatenate([np.append(e.ids, 0) for e in encodings]).astype(np.int32)
-    tokens = np.lib.stride_tricks.sliding_window_view(stream, T + 1)[::T]
-    return tokens, tokenizer.get_vocab_size()
 
 
 def recipe(optimizer: str, learning_rate: float, schedule: int) -> optax.GradientTransformation:
@@ -88,9 +78,12 @@ def main(arguments: list[str] | None = None) -> dict:
         small = {"layers": 2, "width": 16, "heads": 2, "vocab_size": 64, "seq_len": 8}
         vars(options).update(small, batch_size=4, steps=[1], runs=2, twins=["twin-0", "twin-4"])
     begin = time.perf_counter()
-    tokens, V = sequences(options.text, options.vocab_size, options.seq_len)
+    sizes = {"vocab_size": options.vocab_size, "seq_len": options.seq_len}
+    config = llm.PretrainConfig(**sizes, batch_size=options.batch_size)
+    tokenizer, tokens = tokenize_corpus(read_documents(options.text or "fables"), config)
+    V = tokenizer.get_vocab_size()
     L, d, H = options.layers, options.width, options.heads
-    config = FAMILIES[options.family](V, options.seq_len, L, d, H)
+    architecture = FAMILIES[options.family](V, options.seq_len, L, d, H)
     print(f"N={len(tokens)} T={options.seq_len} V={V} L={L} d={d} B={options.batch_size}")
     halves = np.array_split(tokens, 2) if options.halves else (tokens, None)
     statistics = aj.context_statistics(halves[options.halves], V)
@@ -108,7 +101,7 @@ def main(arguments: list[str] | None = None) -> dict:
         if options.twins is None or twin.name in options.twins
     ]
     dataset = compare_twins(
-        DecoderModel(options.family, config),
+        DecoderModel(options.family, architecture),
         halves[0],
         other=halves[1],
         vocab_size=V,

@@ -70,7 +70,7 @@ def test_the_record_says_how_it_was_made(whole, documents):
 
 def test_losses_are_those_of_the_batches_before_each_update(whole, documents):
     folder, record = whole
-    _, sequences = pretrain._tokenize(documents, CONFIG)
+    _, sequences = pretrain.tokenize_corpus(documents, CONFIG)
     for step in (0, 1, 2, 4):
         model, params = llm.load_decoder(folder, f"step{step}")
         batch = sequences[pretrain._order(CONFIG, len(sequences), step)]
@@ -83,7 +83,7 @@ def test_losses_are_those_of_the_batches_before_each_update(whole, documents):
 
 
 def test_sequences_are_all_documents_in_a_row(documents):
-    tokenizer, sequences = pretrain._tokenize(documents, CONFIG)
+    tokenizer, sequences = pretrain.tokenize_corpus(documents, CONFIG)
     stream = [i for text in documents.documents for i in [*tokenizer.encode(text).ids, 0]]
     T = CONFIG.seq_len
     for n in (0, 1, len(sequences) - 1):
@@ -94,7 +94,7 @@ def test_sequences_are_all_documents_in_a_row(documents):
 def test_the_end_of_a_text_written_in_it_is_text(documents):
     said = "the token <|endoftext|> ends it <|endoftext|>"
     texts = Documents("said", (said, *documents.documents), "0" * 64)
-    tokenizer, sequences = pretrain._tokenize(texts, CONFIG)
+    tokenizer, sequences = pretrain.tokenize_corpus(texts, CONFIG)
     stream = np.append(sequences[:, :-1].ravel(), sequences[-1, -1])
     (ends,) = np.nonzero(stream == 0)
     assert tokenizer.decode(stream[: ends[0]].tolist()) == said

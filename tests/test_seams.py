@@ -521,7 +521,8 @@ def test_a_flax_gpt_is_swept_by_one_program_and_equals_a_loop(data, permissive, 
     dataset = aj.sweep(
         data, model=model, learning_rates=[0.01, 0.003], seeds=[0, 5], theories=[], **run
     )
-    assert len(traced) == 1  # vmap traces a function once: one program for all runs
+    assert len(traced) == 1  # vmap traces a function once
+    assert _grids._advance_chunk._cache_size() == 1  # one program for all runs
     assert dataset["weight"].size > 10
     config = aj.RunConfig(theories=(), model=model, **run)
     corpus = aj.Corpus.of(data, config)
@@ -634,7 +635,7 @@ def sources(*, but: set[str]):
 
 def test_no_other_room_names_a_weight():
     weight = re.compile(
-        r"\bParams\b|\bWEIGHTS\b|\binit_params\b|\.query_key\b|params\.\w+\[|\.output\b"
+        r"\b(Params|WEIGHTS|init_params)\b|\.(query_key|output)\b|params\.\w+\[|[\"']output[\"']"
     )
     found = 0
     for place, text in sources(but=OF_THE_PAPER):

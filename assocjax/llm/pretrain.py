@@ -80,7 +80,7 @@ def pretrain_tiny(
     identity = configuration | {name: importlib.metadata.version(name) for name in libraries}
     with claim(out, "pretrain-tiny", identity, result=RECORD, overwrite=overwrite) as folder:
         if not folder.complete:
-            corpus = _tokenize(documents, config)  # refuses a short one before anything is written
+            corpus = tokenize_corpus(documents, config)  # refuses a short one before it writes
             saved = Checkpoints(folder, identity)
             try:
                 _train(documents, *corpus, folder, saved, config, configuration, progress)
@@ -162,7 +162,7 @@ def _train(
     results.save_json_to(folder, RECORD, record)
 
 
-def _tokenize(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
+def tokenize_corpus(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
     """The tokeniser, and sequences [N, T+1], int32, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
     tokenizer.encode_special_tokens = True  # names of special tokens in a text are ordinary text
