@@ -23,13 +23,13 @@ from .corpora import open_tokens as open_tokens
 from .corpora import write_tokens as write_tokens
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
+from .experiments.config import Corpus as Corpus
+from .experiments.config import RunConfig as RunConfig
 from .experiments.horizons import PowerLaw as PowerLaw
 from .experiments.horizons import fit_power_law as fit_power_law
 from .experiments.horizons import horizon_study as horizon_study
 from .experiments.horizons import horizon_table as horizon_table
 from .experiments.horizons import validity_horizon as validity_horizon
-from .experiments.runs import Corpus as Corpus
-from .experiments.runs import RunConfig as RunConfig
 from .experiments.runs import advance_run as advance_run
 from .experiments.runs import finish_run as finish_run
 from .experiments.runs import run_comparison as run_comparison

@@ -158,8 +158,8 @@ def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
 
 def _trained(options: Ablate, data: "TokenData") -> tuple["Params", "Params"]:
     """The weights after the last update, of the run and of the theory."""
+    from assocjax.experiments.config import Corpus, RunConfig, check_run
     from assocjax.experiments.record import record_run
-    from assocjax.experiments.runs import Corpus, RunConfig, check_run
 
     run = RunConfig(
         steps=options.steps,

@@ -2,6 +2,7 @@
 
 In reading order:
 
+* `config`: the settings of a run, and its corpus.
 * `runs`: one run compared with its theories; differentiable.
 * `record`: one run step by step, recorded at chosen steps and resumable.
 * `_plans`: how a grid of runs is divided among devices, and the memory it needs.

@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from assocjax.experiments._plans import Plan
-from assocjax.experiments.runs import Carry, Corpus, RunConfig, advance_run, finish_run, start_run
+from assocjax.experiments.config import Corpus, RunConfig
+from assocjax.experiments.runs import Carry, advance_run, finish_run, start_run
 from assocjax.storage import Interrupts, deferred_interrupts
 from assocjax.storage.checkpoints import Checkpoints
 

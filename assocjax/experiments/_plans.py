@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from assocjax.errors import InputError
-from assocjax.experiments.runs import RunConfig, of_batches
+from assocjax.experiments.config import RunConfig, of_batches
 from assocjax.models.model import Sizes, tree_bytes
 from assocjax.training.optimizers import state_bytes
 

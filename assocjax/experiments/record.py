@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from assocjax.experiments.runs import (
-    Carry,
-    Corpus,
-    RunConfig,
-    advance_run,
-    start_run,
-    weights_at,
-)
+from assocjax.experiments.config import Corpus, RunConfig
+from assocjax.experiments.runs import Carry, advance_run, start_run, weights_at
 from assocjax.storage import deferred_interrupts
 from assocjax.storage.checkpoints import Checkpoints
 

@@ -25,7 +25,8 @@ from assocjax.experiments._plans import (
     make_plan,
     planned_bytes,
 )
-from assocjax.experiments.runs import QUANTITIES, Corpus, RunConfig, check_run
+from assocjax.experiments.config import Corpus, RunConfig, check_run
+from assocjax.experiments.runs import QUANTITIES
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model
 from assocjax.models.registry import MODEL, get_model

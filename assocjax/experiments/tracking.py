@@ -21,8 +21,8 @@ from assocjax.arguments import TOP, TRACKED_INIT_SCALE, check_integer, check_int
 from assocjax.checks import CorpusLike, check_number, check_positive
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
+from assocjax.experiments.config import Corpus, RunConfig, check_run
 from assocjax.experiments.record import record_run
-from assocjax.experiments.runs import Corpus, RunConfig, check_run
 from assocjax.models.model import Model
 from assocjax.models.registry import MODEL, get_model
 from assocjax.statistics.dense import corpus_statistics

@@ -17,8 +17,9 @@ from assocjax.analysis.ablation import RANK_NOISE, shuffled
 from assocjax.analysis.scorings import theory_weights
 from assocjax.corpora import TokenData
 from assocjax.errors import InputError
+from assocjax.experiments.config import Corpus, RunConfig, batches_of, run_keys
 from assocjax.experiments.record import record_run
-from assocjax.experiments.runs import Corpus, RunConfig, batches_of, run_keys, split_disagreement
+from assocjax.experiments.runs import split_disagreement
 from assocjax.models.agreement import by_layer, compare_weights
 from assocjax.models.attention_only import loss
 from assocjax.models.params import WEIGHTS, Params
