@@ -15,7 +15,6 @@ All are trained side by side; only their current states are in memory.
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +28,18 @@ from assocjax.arguments import check_integer, check_integers, check_is, check_se
 from assocjax.checks import CorpusLike, Sequences, check_corpus
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
+from assocjax.experiments.together import of_theory, real_runs, repeat, train_together
 from assocjax.models.decoder import DecoderModel
 from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics
 from assocjax.storage import results
 from assocjax.theories.theory import Batch
 from assocjax.theories.twins import ORDERS, ROWS, StatisticsTwin
-from assocjax.training.train import batch_indices
 
 RUN = "run"
 """Name of the held-out real run among the twins of `compare_twins`."""
+
+_RUNS = "runs"
 
 OTHER = "other run"
 """Name of the real run on another text."""
@@ -141,45 +142,23 @@ def compare_twins(
 
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(seed), 3)
     start = model.init(key_start, sizes, init_scale)
-
-    def real(params, step, key, batch):
-        chosen = batch_indices(key, step, len(batch.tokens), batch_size)
-        found = model.loss_and_gradient(params, batch.tokens[chosen], batch.mask[chosen])
-        return found[1]
-
-    def of_twin(twin, params, step, key, prepared, batch):
-        batch = batch.replace(key=jax.random.fold_in(key, step))
-        return twin.gradient(model, params, prepared, batch)
-
+    one = repeat(start, 1)
     run_keys = jax.random.split(key_runs, num_runs)
-    begin = start, optimizer.init(start)
-    runs = jax.tree.map(lambda a: jnp.stack([a] * num_runs), begin)
-    advance_runs = jax.jit(jax.vmap(_advance(real, optimizer), (0, None, None, 0, None)))
-    # What is compared with the runs: a function that trains it, and all but its state and steps.
-    compared = {}
+    groups = {_RUNS: real_runs(model, repeat(start, num_runs), run_keys, whole, batch_size)}
     if other is not None:
-        compared[OTHER] = real, (jax.random.fold_in(key_runs, num_runs), of_twins)
+        key = jax.random.fold_in(key_runs, num_runs)[None]
+        groups[OTHER] = real_runs(model, one, key, of_twins, batch_size)
     for i, twin in enumerate(every):
         statistics_of_it = prepared[twin.shuffle_seed, twin.backoff, twin.entries]
-        key = jax.random.fold_in(key_twins, i)
-        compared[twin.name] = partial(of_twin, twin), (key, statistics_of_it, of_twins)
-    advances = {name: jax.jit(_advance(f, optimizer)) for name, (f, _) in compared.items()}
-    states = dict.fromkeys(compared, begin)
-    products = jax.jit(partial(_products, model, num_runs))
-    names, weights = [RUN, *compared], list(model.weights(start))
-    found, done = [], 0
-    for last in recorded:
-        runs = jax.block_until_ready(advance_runs(runs, done, last, run_keys, whole))
-        if progress is not None:
-            progress(f"{num_runs} runs", last)
-        for name, (_, arguments) in compared.items():
-            state = advances[name](states[name], done, last, *arguments)
-            states[name] = jax.block_until_ready(state)
-            if progress is not None:
-                progress(name, last)
-        each = products(start, runs[0], [params for params, _ in states.values()])
+        key = jax.random.fold_in(key_twins, i)[None]
+        groups[twin.name] = of_theory(model, twin, one, key, statistics_of_it, of_twins)
+    names = [RUN if name == _RUNS else name for name in groups]
+    weights = list(model.weights(start))
+    products = jax.jit(partial(_products, model))
+    found = []
+    for _, states in train_together(optimizer, groups, recorded, progress):
+        each = products(start, list(states.values()))
         found.append(_measures([each[name] for name in weights], num_runs, names))
-        done = last
     dims = ("twin", "held_out", "weight", "layers", "step")
     coords = {
         "twin": names,
@@ -210,32 +189,16 @@ def _unnamed(tokens: Array, mask: Array, vocab_size: int) -> TokenData:
     return TokenData(np.asarray(tokens), np.asarray(mask), vocabulary, "array", "")
 
 
-def _advance(gradient: Callable[..., Any], optimizer: optax.GradientTransformation) -> Callable:
-    """A function (state, first, last, *arguments) -> state after `last` updates, from `first`."""
-
-    def advance(state, first, last, *arguments):
-        def step(step, state):
-            params, optimizer_state = state
-            updates, optimizer_state = optimizer.update(
-                gradient(params, step, *arguments), optimizer_state, params
-            )
-            return optax.apply_updates(params, updates), optimizer_state
-
-        return lax.fori_loop(first, last, step, state)
-
-    return advance
-
-
-def _products(model, num_runs, start, runs, twins) -> dict[str, Float[Array, "layers K K"]]:
-    """Inner products of the changes of all runs and twins, in every layer of every weight."""
-    states = [jax.tree.map(lambda a, i=i: a[i], runs) for i in range(num_runs)] + list(twins)
+def _products(model, start, states) -> dict[str, Float[Array, "layers K K"]]:
+    """Inner products of the changes of all trajectories, in every layer of every weight."""
+    every = jax.tree.map(lambda *of: jnp.concatenate(of), *states)
     origin = model.weights(start)
-    moved = [model.weights(state) for state in states]
+    moved = jax.vmap(model.weights)(every)
 
     def gram(name):
         layers = len(origin[name])
-        change = jnp.stack([(each[name] - origin[name]).reshape(layers, -1) for each in moved], 1)
-        return jnp.einsum("lkn,ljn->lkj", change, change, precision=lax.Precision.HIGHEST)
+        change = (moved[name] - origin[name][None]).reshape(len(moved[name]), layers, -1)
+        return jnp.einsum("kln,jln->lkj", change, change, precision=lax.Precision.HIGHEST)
 
     return {name: gram(name) for name in origin}
 
