@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
 from jaxtyping import Array, ArrayLike, Bool, Int32, PRNGKeyArray
 
@@ -16,8 +17,8 @@ from assocjax.arguments import (
     check_integer,
     check_is,
 )
-from assocjax.checks import CorpusLike, check_corpus
-from assocjax.corpora.tokens import TokenData
+from assocjax.checks import CorpusLike, Sequences, check_corpus
+from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model, Sizes
@@ -101,6 +102,16 @@ class RunConfig:
             "gradient": self.gradient if isinstance(self.gradient, str) else self.gradient.name,
             "optimizer": optimizer_name(self.optimizer),
         }
+
+
+def as_named(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) -> TokenData:
+    """Any corpus, given as to `corpus_statistics`, with the names of its tokens; ids in arrays."""
+    if isinstance(data, Sequences):
+        return as_token_data(data)
+    tokens, mask, vocab_size = check_corpus(data, vocab_size, mask)
+    names = as_token_data(np.arange(vocab_size)[None]).vocabulary
+    of_array = as_token_data(np.asarray(tokens))
+    return dataclasses.replace(of_array, mask=np.asarray(mask), vocabulary=names)
 
 
 @struct.dataclass

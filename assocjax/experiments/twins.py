@@ -25,9 +25,9 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
-from assocjax.checks import CorpusLike, Sequences, check_corpus
-from assocjax.corpora.tokens import TokenData, as_token_data
-from assocjax.errors import InputError
+from assocjax.checks import CorpusLike, check_corpus, check_dataset
+from assocjax.errors import InputError, reading
+from assocjax.experiments.config import as_named
 from assocjax.experiments.together import of_theory, real_runs, repeat, train_together
 from assocjax.models.decoder import DecoderModel
 from assocjax.models.model import Sizes
@@ -97,7 +97,9 @@ def compare_twins(
       A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
       held_out, weight, layers, step). `twin` has "run", the held-out run, and "other run", if there
       is one, before the twins. `layers` is "all", all layers together, "1", "2", ...; weights
-      without layers are NaN at the numbers. `plot_twins` draws it. Attributes hold the
+      without layers are NaN at the numbers. `plot_twins` draws it. `products` holds
+      the inner products of the changes of all runs and twins, from which `twin_shares` tells what
+      each statistic explains. Attributes hold the
       configuration, except for the optimizer, versions and the corpus (see `results`).
 
     Raises:
@@ -151,14 +153,14 @@ def compare_twins(
     for i, twin in enumerate(every):
         statistics_of_it = prepared[twin.shuffle_seed, twin.backoff, twin.entries]
         key = jax.random.fold_in(key_twins, i)[None]
-        groups[twin.name] = of_theory(model, twin, one, key, statistics_of_it, of_twins)
+        groups[twin.name] = of_theory(model, twin, one, key, of_twins, prepared=statistics_of_it)
     names = [RUN if name == _RUNS else name for name in groups]
     weights = list(model.weights(start))
     products = jax.jit(partial(_products, model))
     found = []
     for _, states in train_together(optimizer, groups, recorded, progress):
         each = products(start, list(states.values()))
-        found.append(_measures([each[name] for name in weights], num_runs, names))
+        found.append(_by_layer([each[name] for name in weights]))
     dims = ("twin", "held_out", "weight", "layers", "step")
     coords = {
         "twin": names,
@@ -167,9 +169,14 @@ def compare_twins(
         "layers": ["all", *(str(layer + 1) for layer in range(sizes.num_layers))],
         "step": recorded,
     }
-    measures = {
-        name: (dims, np.stack([each[name] for each in found], axis=-1)) for name in found[0]
+    measures = [_measures(each, num_runs, names) for each in found]
+    variables = {
+        name: (dims, np.stack([each[name] for each in measures], axis=-1)) for name in measures[0]
     }
+    changes = [*(f"{RUN} {i}" for i in range(num_runs)), *names[1:]]
+    products = np.moveaxis(np.stack(found), 0, -1)
+    coords |= {"change": changes, "other_change": changes}
+    by_change = xr.DataArray(products, dims=("weight", "layers", "change", "other_change", "step"))
     config = {
         "model": model.name,
         "architecture": dataclasses.asdict(model.config) | sizes._asdict(),
@@ -179,14 +186,9 @@ def compare_twins(
         "seed": seed,
         "init_scale": init_scale,
     }
-    named = as_token_data(data) if isinstance(data, Sequences) else _unnamed(tokens, mask, V)
-    return xr.Dataset(measures, coords, results.provenance(named, config))
-
-
-def _unnamed(tokens: Array, mask: Array, vocab_size: int) -> TokenData:
-    """Arrays as `TokenData`, with ids for names."""
-    vocabulary = tuple(map(str, range(vocab_size)))
-    return TokenData(np.asarray(tokens), np.asarray(mask), vocabulary, "array", "")
+    named = as_named(data, vocab_size, mask)
+    dataset = xr.Dataset(variables, coords, results.provenance(named, config))
+    return dataset.assign(products=by_change)
 
 
 def _products(model, start, states) -> dict[str, Float[Array, "layers K K"]]:
@@ -203,10 +205,8 @@ def _products(model, start, states) -> dict[str, Float[Array, "layers K K"]]:
     return {name: gram(name) for name in origin}
 
 
-def _measures(
-    products: list[Float[Array, "layers K K"]], num_runs: int, names: list[str]
-) -> dict[str, np.ndarray]:
-    """Arrays [twin, held out, weight, layer], from inner products of changes."""
+def _by_layer(products: list[Float[Array, "layers K K"]]) -> np.ndarray:
+    """Float64 [weights, 1 + L, K, K]: of all layers together, then of each, or NaN."""
     L = max(map(len, products))
     grams = np.full((len(products), L + 1, *products[0].shape[1:]), np.nan)
     for of_weight, each in zip(grams, products, strict=True):
@@ -214,6 +214,11 @@ def _measures(
         of_weight[0] = each.sum(axis=0)
         if len(each) == L:
             of_weight[1:] = each
+    return grams
+
+
+def _measures(grams: np.ndarray, num_runs: int, names: list[str]) -> dict[str, np.ndarray]:
+    """Arrays [twin, held out, weight, layer], from inner products of changes."""
     # Every change compared is a combination of the changes of runs and twins.
     K = grams.shape[-1]
     run, one = np.eye(K)[:num_runs], np.eye(K)
@@ -248,3 +253,62 @@ def _measures(
             baseline = np.broadcast_to(one[num_runs + names.index(BASELINE) - 1], twin.shape)
             found["partial_cosine"] = cosine_without(twin, mean, baseline)
     return found
+
+
+@reading("compare_twins")
+def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
+    """What each statistic of the text explains of the change of every weight.
+
+    The mean change m of the real runs is projected onto the changes of the twins of order 0, of
+    orders 0 and 1, and so on. Each order's share is what it adds to the squared norm of the
+    projection, over the squared norm of m. Beside them are what real runs do not have in common,
+
+        chance    1 - mean of <r_i, r_j> over pairs of different runs / |m|^2
+
+    which is that of their orders of batches, and the rest. All add up to 1. A rest below zero, of
+    a few percent, is what projection onto several noisy changes explains by chance.
+
+    Args:
+      dataset: from `compare_twins`. Twins with a mean loss or with shuffled rows take no part.
+
+    Returns:
+      A Dataset with `share` [part, weight, layers, step], where `part` is the names of the twins in
+      ascending order, "rest" and "chance".
+
+    Raises:
+      InputError, InputTypeError: `dataset` is not from `compare_twins`, or has no drawn twin.
+    """
+    check_dataset(dataset, "compare_twins", ["products"], "weight layers change other_change step")
+    changes = dataset["change"].values.tolist()
+    twins = [f"twin-{order}" for order in ORDERS if f"twin-{order}" in changes]
+    if not twins:
+        raise InputError("dataset must have drawn twins, such as 'twin-2'; it has none")
+    runs = np.flatnonzero([name.startswith(f"{RUN} ") for name in changes])
+    order = ("weight", "layers", "step", "change", "other_change")
+    grams = np.asarray(dataset["products"].transpose(*order).values)
+    of_runs = grams[..., runs, :][..., runs]
+    whole = of_runs.mean((-2, -1))
+    n = runs.size
+    common = (of_runs.sum((-2, -1)) - np.trace(of_runs, axis1=-2, axis2=-1)) / (n * (n - 1))
+    explained = [np.zeros(whole.shape)]
+    for last in range(1, len(twins) + 1):
+        at = [changes.index(name) for name in twins[:last]]
+        among = grams[..., at, :][..., at]
+        scale = np.sqrt(np.diagonal(among, axis1=-2, axis2=-1))
+        scale = np.where(scale > 0, scale, np.inf)  # a change that is zero explains nothing
+        with_mean = grams[..., at, :][..., runs].mean(-1) / scale
+        cosines = among / (scale[..., :, None] * scale[..., None, :])
+        valid = np.isfinite(cosines).all(axis=(-2, -1), keepdims=True)
+        inverse = np.linalg.pinv(np.where(valid, cosines, 0.0), hermitian=True)
+        squares = np.einsum("...i,...ij,...j->...", with_mean, inverse, with_mean)
+        explained.append(np.where(np.squeeze(valid, (-2, -1)), squares, np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.diff(explained, axis=0) / whole
+        chance = 1 - common / whole
+    parts = np.stack([*shares, 1 - chance - shares.sum(axis=0), chance])
+    coords = {name: dataset[name] for name in ("weight", "layers", "step")}
+    attrs = {"units": "1", "long_name": "share of the squared norm of the mean change"}
+    share = (("part", "weight", "layers", "step"), parts, attrs)
+    return xr.Dataset(
+        {"share": share}, {"part": [*twins, "rest", "chance"], **coords}, dataset.attrs
+    )

@@ -309,3 +309,40 @@ def _add(start, positions, x, first, weights, vocab_size, low, high):
             row[c] = 0
         sizes[r - low] = number
     return sizes, columns[:used], values[:used]
+
+
+def without_bigrams(
+    statistics: ContextStatistics, pairs: Iterable[tuple[int, int]]
+) -> ContextStatistics:
+    """The statistics of a text without the positions that have input x and target y.
+
+    The tokens still stand in contexts: only the positions' losses are left out, as if a mask hid
+    them. The entries of `bigram` stay, with count 0, so that arrays have the same shapes. The
+    numbers of positions by their keys, `positions`, stay too.
+
+    Args:
+      statistics: of the text, with the contexts of these pairs.
+      pairs: of input and target.
+
+    Raises:
+      InputError: a pair does not occur.
+      InputTypeError: `statistics` is not `ContextStatistics`.
+
+    Cost: a copy of the counts, and of the contexts of tokens.
+    """
+    check_is("statistics", statistics, ContextStatistics)
+    bigram, token, pair = statistics.bigram.copy(), statistics.token.copy(), statistics.pair
+    columns, counts = bigram.indices, bigram.data
+    V = bigram.indptr.size - 1
+    for x, y in pairs:
+        x, y = (check_integer("pairs", of, minimum=0, maximum=V - 1) for of in (x, y))
+        of_input = slice(*bigram.indptr[x : x + 2])
+        entry = of_input.start + int(np.searchsorted(columns[of_input], y))
+        if entry == of_input.stop or columns[entry] != y or not counts[entry]:
+            raise InputError(f"pairs must occur in the text; token {y} never follows token {x}")
+        counts[entry] = 0
+        of_pair, of_token = slice(*pair.indptr[entry : entry + 2]), slice(*token.indptr[x : x + 2])
+        context = np.zeros(V, np.int64)
+        context[pair.indices[of_pair]] = pair.data[of_pair]
+        token.data[of_token] -= context[token.indices[of_token]]
+    return statistics._replace(bigram=bigram, token=token)

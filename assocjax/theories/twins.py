@@ -237,16 +237,80 @@ def twin_loss(
                 statistics,
                 order,
             )
-        if order in MEAN_ORDERS:
-            h = _mean_rows(module, statistics, order, rematerialize)[draws.x]
-        else:
-            h = _drawn_rows(module, statistics, draws, tokens, order, rematerialize)
-        logits = module.unembed(h)
+        logits = module.unembed(
+            _last_states(module, statistics, draws, tokens, order, rematerialize)
+        )
         target = jnp.take_along_axis(logits, draws.y[:, None], axis=-1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
 
     found: Any = decoder.apply({"params": params}, method=loss)
     return found
+
+
+class TwinRows(NamedTuple):
+    """What n rows of a twin predict, and for which occurrences they stand.
+
+    Attributes:
+      inputs: x, [n].
+      share: of each of A tokens in the context of the row, [n,A].
+      probabilities: of each of B tokens as the target, [n,B].
+      weight: of the row in means, [n].
+    """
+
+    inputs: Int32[Array, " n"]
+    share: Float[Array, "n A"]
+    probabilities: Float[Array, "n B"]
+    weight: Float[Array, " n"]
+
+
+def twin_rows(
+    decoder: Decoder,
+    params: Any,
+    statistics: TwinStatistics,
+    key: PRNGKeyArray,
+    contexts: Int32[Array, " A"],
+    targets: Int32[Array, " B"],
+    *,
+    order: int,
+    rows: int,
+) -> TwinRows:
+    """What the rows of a twin predict: those of all tokens, or in orders 3 to 5 drawn ones.
+
+    Args:
+      decoder, params, statistics, order: as in `twin_loss`.
+      key: from which rows are drawn.
+      contexts: tokens whose shares are returned.
+      targets: tokens whose probabilities are returned.
+      rows: number of drawn rows.
+
+    Cost: as `twin_loss`, without its gradient.
+    """
+    order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
+    V = statistics.row.size
+    if order in MEAN_ORDERS:
+        draws, tokens = None, None
+        inputs = jnp.arange(V, dtype=jnp.int32)
+        share = _attend_on_average(statistics.context, jax.nn.one_hot(contexts, V, axis=0))
+        f = statistics.frequency
+        weight = jnp.zeros(V, f.dtype).at[statistics.inputs].add(f)
+    else:
+        draws = _draw(statistics, key, order, rows)
+        tokens = _draw_tokens(statistics, jax.random.fold_in(key, rows)) if order == 5 else None
+        inputs, weight = draws.x, jnp.full(rows, 1 / rows)
+        keys = jnp.asarray(draws.t)[:, None] + 1
+        read = (jnp.arange(draws.context.shape[1]) < keys - 1) / keys
+        ids = jnp.concatenate([draws.context, inputs[:, None]], axis=1)
+        shares = jnp.concatenate([read, 1 / keys], axis=1)
+        whole = jnp.zeros((rows, V), shares.dtype)
+        share = whole.at[jnp.arange(rows)[:, None], ids].add(shares)[:, contexts]
+
+    def predict(module):
+        h = _last_states(module, statistics, draws, tokens, order, False)
+        logits = module.unembed(h)
+        return jnp.exp(logits[:, targets] - jax.nn.logsumexp(logits, axis=-1)[:, None])
+
+    found: Any = decoder.apply({"params": params}, method=predict)
+    return TwinRows(inputs, share, found, weight)
 
 
 def attention_only_twin_loss(
@@ -496,6 +560,21 @@ def _drawn_rows(
     for block in decoder.blocks:
         h, row = (nn.remat(layer) if rematerialize else layer)(block, h, row)
     return row
+
+
+def _last_states(
+    decoder: Decoder,
+    statistics: TwinStatistics,
+    draws: _Draws | None,
+    tokens: _Draws | None,
+    order: int,
+    rematerialize: bool,
+) -> Float[Array, "n d"]:
+    """The last states of drawn rows, or without draws those of all tokens."""
+    if draws is not None and order not in MEAN_ORDERS:
+        return _drawn_rows(decoder, statistics, draws, tokens, order, rematerialize)
+    h = _mean_rows(decoder, statistics, order, rematerialize)
+    return h if draws is None else h[draws.x]
 
 
 def _take(values: Float[Array, "V ..."], ids: Int32[Array, "n t"]) -> Float[Array, "n t ..."]:
