@@ -16,6 +16,10 @@ from .analysis.formations import mean_overlap as mean_overlap
 from .analysis.influence import Influence as Influence
 from .analysis.influence import training_influence as training_influence
 from .analysis.passages import find_passages as find_passages
+from .analysis.strengths import Associations as Associations
+from .analysis.strengths import formed_at as formed_at
+from .analysis.strengths import model_strengths as model_strengths
+from .analysis.strengths import strong_associations as strong_associations
 from .corpora import TokenData as TokenData
 from .corpora import TokenFile as TokenFile
 from .corpora import load_tokens as load_tokens
@@ -25,11 +29,16 @@ from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
 from .experiments.config import Corpus as Corpus
 from .experiments.config import RunConfig as RunConfig
+from .experiments.counterfactuals import removal_scores as removal_scores
+from .experiments.counterfactuals import remove_bigrams as remove_bigrams
 from .experiments.horizons import PowerLaw as PowerLaw
 from .experiments.horizons import fit_power_law as fit_power_law
 from .experiments.horizons import horizon_study as horizon_study
 from .experiments.horizons import horizon_table as horizon_table
 from .experiments.horizons import validity_horizon as validity_horizon
+from .experiments.prediction import formation_steps as formation_steps
+from .experiments.prediction import predict_formation as predict_formation
+from .experiments.prediction import prediction_scores as prediction_scores
 from .experiments.runs import advance_run as advance_run
 from .experiments.runs import finish_run as finish_run
 from .experiments.runs import run_comparison as run_comparison
@@ -40,6 +49,7 @@ from .experiments.tables import to_dataframe as to_dataframe
 from .experiments.tracking import track as track
 from .experiments.twins import all_twins as all_twins
 from .experiments.twins import compare_twins as compare_twins
+from .experiments.twins import twin_shares as twin_shares
 from .explorer import write_explorer as write_explorer
 from .figures import LABELS as LABELS
 from .figures import plot_ablation as plot_ablation
@@ -55,6 +65,8 @@ from .figures import plot_layers_by_step as plot_layers_by_step
 from .figures import plot_loss as plot_loss
 from .figures import plot_overlap as plot_overlap
 from .figures import plot_precision as plot_precision
+from .figures import plot_predictions as plot_predictions
+from .figures import plot_shares as plot_shares
 from .figures import plot_statistics as plot_statistics
 from .figures import plot_twins as plot_twins
 from .figures import save_sweep as save_sweep
@@ -85,6 +97,7 @@ from .statistics.contexts import bigram_counts as bigram_counts
 from .statistics.contexts import context_statistics as context_statistics
 from .statistics.contexts import mean_contexts as mean_contexts
 from .statistics.contexts import merge_contexts as merge_contexts
+from .statistics.contexts import without_bigrams as without_bigrams
 from .statistics.datasets import statistics_dataset as statistics_dataset
 from .statistics.dense import Statistics as Statistics
 from .statistics.dense import attention_correlation as attention_correlation
@@ -125,6 +138,7 @@ from .theories.twins import TwinStatistics as TwinStatistics
 from .theories.twins import attention_only_twin_loss as attention_only_twin_loss
 from .theories.twins import prepare_twin as prepare_twin
 from .theories.twins import twin_loss as twin_loss
+from .theories.twins import twin_rows as twin_rows
 from .training.flow import Flow as Flow
 from .training.flow import gradient_flow as gradient_flow
 from .training.optimizers import is_linear as is_linear

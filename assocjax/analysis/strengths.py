@@ -82,7 +82,7 @@ def strong_associations(
     base = bigram.sum(axis=0) / max(1, bigram.sum())
     followed_by = csr_array((np.ones(P), (bigram.indices, np.arange(P))), shape=(V, P))
     of_context = csr_array((followed_by @ pair).T) / 2.0**statistics.digits
-    found = []
+    found, followers = [], (np.empty(0, int),) * 2
     for name, counts, (fewest, weakest) in (
         ("bigrams", bigram, bigrams),
         ("contexts", of_context, contexts),
@@ -96,8 +96,10 @@ def strong_associations(
         kept = (n >= fewest) & (strength > weakest)
         kept &= ~np.isin(a, leave_out) & ~np.isin(b, leave_out)
         if name == "contexts":
-            also = np.asarray(normalized(bigram)[a[kept], b[kept]])
-            kept[np.flatnonzero(kept)[_log_ratio(also, base[b[kept]]) > weakest]] = False
+            kept &= ~np.isin(V * a + b, V * followers[0] + followers[1])
+        else:
+            strong = strength > check_number("contexts[1]", contexts[1], minimum=0)
+            followers = a[strong], b[strong]
         best = np.flatnonzero(kept)[np.argsort(-(n * strength)[kept], kind="stable")[:most]]
         columns = (of[best] for of in (a, b, n, base[b], strength))
         found.append([np.full(best.size, name[:-1], object), *columns])
@@ -213,8 +215,8 @@ def model_strengths(
         logits = model.logits(params, x, mask)
         p = jnp.exp(logits[:, probes.second] - jax.nn.logsumexp(logits, axis=-1)[:, None])
         valid = mask.astype(p.dtype)
-        seen = (x[:, None] == probes.first[None]) * valid[:, None]
-        share = jnp.cumsum(seen, axis=0) / jnp.maximum(1, jnp.cumsum(valid))[:, None]
+        seen = (x[:, None] == probes.first[None]).astype(p.dtype) * valid[:, None]
+        share = jnp.cumsum(seen, axis=0) / jnp.maximum(jnp.cumsum(valid), 1)[:, None]
         return sum_positions(probes, x, share, p, valid)
 
     def of_block(sums, block):
@@ -255,6 +257,7 @@ def formed_at(
       InputError, InputTypeError: `fraction` is out of range.
     """
     fraction = check_positive("fraction", fraction)
+    steps, strength, in_text = map(np.asarray, (steps, strength, in_text))
     goal = fraction * in_text[:, None]
     passed = strength >= goal
     after = np.argmax(passed, axis=-1)
@@ -262,7 +265,5 @@ def formed_at(
     low, high = (np.take_along_axis(strength, at[..., None], -1)[..., 0] for at in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.where(after > 0, (goal[..., 0] - low) / (high - low), 0.0)
-    found = np.asarray(steps)[before] + part * (
-        np.asarray(steps)[after] - np.asarray(steps)[before]
-    )
+    found = steps[before] + part * (steps[after] - steps[before])
     return np.where(passed.any(axis=-1), found, np.nan)

@@ -29,4 +29,6 @@ from assocjax.figures.sweeps import plot_disagreement as plot_disagreement
 from assocjax.figures.sweeps import plot_errors as plot_errors
 from assocjax.figures.sweeps import plot_loss as plot_loss
 from assocjax.figures.sweeps import save_sweep as save_sweep
+from assocjax.figures.twins import plot_predictions as plot_predictions
+from assocjax.figures.twins import plot_shares as plot_shares
 from assocjax.figures.twins import plot_twins as plot_twins

@@ -1,4 +1,4 @@
-"""Statistics twins beside real runs: a figure of the Dataset of `compare_twins`."""
+"""Statistics twins beside real runs: changes of weights, their shares, when associations form."""
 
 import itertools
 
@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from assocjax.checks import check_dataset
 from assocjax.errors import reading
+from assocjax.experiments.prediction import prediction_scores
 from assocjax.experiments.twins import OTHER, RUN
-from assocjax.figures.style import label_axes, literal, panels, set_title
+from assocjax.figures.style import finish, label_axes, literal, panels, set_title
 
 _MEASURES = {"cosine": "cosine", "partial_cosine": "partial cosine"}
 _CONTROLS = ("twin-0", "shuffled")
@@ -63,4 +64,93 @@ def plot_twins(dataset: xr.Dataset) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     set_title(figure, "Changes of weights: statistics twins and real runs", dataset)
+    return figure
+
+
+@reading("twin_shares")
+def plot_shares(dataset: xr.Dataset) -> Figure:
+    """What each statistic of the text explains of the change of every weight, as stacked bars.
+
+    A row for all layers together and for each layer, a column for each step.
+
+    Args:
+      dataset: from `twin_shares`.
+
+    Raises:
+      InputError, InputTypeError: `dataset` is not from `twin_shares`.
+    """
+    check_dataset(dataset, "twin_shares", ["share"], "part weight layers step")
+    weights, parts = dataset["weight"].values.tolist(), dataset["part"].values.tolist()
+    layers, steps = dataset["layers"].values.tolist(), dataset["step"].values.tolist()
+    colors = dict(
+        zip(parts, matplotlib.colormaps["viridis"](np.linspace(0, 1, len(parts) - 2)), strict=False)
+    )
+    colors |= {"rest": "#cc3311", "chance": "0.85"}
+    figure, axes = panels(len(layers), len(steps), size=(max(3.0, 0.3 * len(weights)), 1.8))
+    at = np.arange(len(weights))
+    for (i, layer), (j, step) in itertools.product(enumerate(layers), enumerate(steps)):
+        ax, below = axes[i, j], np.zeros(len(weights))
+        for part in parts:
+            height = dataset["share"].sel(part=part, layers=layer, step=step).values
+            height = np.clip(np.nan_to_num(height), 0, None)
+            ax.bar(at, height, bottom=below, width=0.8, color=colors[part], label=literal(part, 30))
+            below = below + height
+        ax.set_xticks(at, [literal(weight, 20) for weight in weights], rotation=90, fontsize=8)
+        name = "all layers" if layer == "all" else f"layer {layer}"
+        ax.set_title(f"{name}, step {step}", fontsize=9)
+        ax.set_ylim(0, 1.05)
+    label_axes(axes, "", "share")
+    finish(figure, axes, "What each statistic explains of the change of every weight", dataset)
+    return figure
+
+
+_SOURCES = {
+    "other_runs": "other real runs (ceiling)",
+    "predicted": "statistics twins",
+    "frequencies": "fit on frequencies",
+    "shuffled": "twins, rows shuffled",
+}
+
+
+@reading("formation_steps")
+def plot_predictions(dataset: xr.Dataset) -> Figure:
+    """Steps at which associations form: foretold against measured in real runs.
+
+    A row for each kind of association; a column for statistics twins, with bars from the earliest
+    to the latest twin, and one for each of what else might foretell: other real runs, which are the
+    ceiling, a fit on frequencies, and twins whose rows are shuffled. Titles have the rank
+    correlation, and how many of those that form in real runs are foretold to form.
+
+    Args:
+      dataset: from `formation_steps`, with real runs.
+
+    Raises:
+      InputError, InputTypeError: `dataset` is not from `formation_steps`, or has no real runs.
+    """
+    scores = prediction_scores(dataset)
+    kinds = [kind for kind in dict.fromkeys(dataset["kind"].values.tolist())]
+    figure, axes = panels(len(kinds), len(_SOURCES), size=(2.6, 2.6), log=True)
+    for (i, kind), (j, (source, label)) in itertools.product(
+        enumerate(kinds), enumerate(_SOURCES.items())
+    ):
+        ax, of = axes[i, j], dataset.isel(association=dataset["kind"].values == kind)
+        known = np.isfinite(of["measured"].values)
+        measured, foretold = (of[name].values[known] for name in ("measured", source))
+        if source == "predicted":
+            ends = [of[name].values[known] for name in ("earliest", "latest")]
+            low, high = (np.where(np.isfinite(end), end, foretold) for end in ends)
+            spread = np.maximum(0, [foretold - low, high - foretold])
+            ax.errorbar(measured, foretold, spread, fmt="none", ecolor="0.8", lw=0.7, zorder=1)
+        ax.plot(measured, foretold, ".", ms=3, color="#0072b2", alpha=0.6, zorder=2)
+        if measured.size:
+            ends = [max(1.0, measured.min()), measured.max()]
+            ax.plot(ends, ends, color="0.4", lw=0.8, ls="--", zorder=3)
+        (row,) = [row for row in scores if row["kind"] == kind and row["source"] == source]
+        correlation = f"{row['rank_correlation']:.2f}".replace("nan", "-")
+        title = f"{label}\n{correlation}; {row['formed']} of {row['associations']}"
+        ax.set_title(title, fontsize=8)
+        ax.set_ylabel(f"{kind}: foretold step" if j == 0 else "", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("step in real runs")
+    set_title(figure, "When associations form (title: rank correlation; how many form)", dataset)
     return figure

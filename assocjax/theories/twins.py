@@ -166,7 +166,8 @@ def prepare_twin(
     of_pair = _without_half_of_itself(pair, inputs)
     of_token = _without_half_of_itself(token, np.arange(V))
     # Mixing before half of x is left out, as the definition says, mixes the rest by its mass.
-    share = np.where(np.diff(pair.indptr) > 0, n / (n + backoff), 0)
+    known = (np.diff(pair.indptr) > 0) & (n > 0)
+    share = np.divide(n, n + backoff, out=np.zeros(n.size), where=known)
     mass, rest = share * of_pair.sum(axis=1), (1 - share) * of_token.sum(axis=1)[inputs]
 
     dtype = jnp.result_type(float)
@@ -180,7 +181,7 @@ def prepare_twin(
             if entries is None
             else _sparse(mean, inputs_of / n.sum(), check_integer("entries", entries, minimum=1))
         ),
-        pairs=alias_tables(csr_array(n[None])),
+        pairs=alias_tables(csr_array((n, np.arange(n.size), [0, n.size]), shape=(1, n.size))),
         contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
         backoff=jnp.asarray(rest / (mass + rest), dtype),
         positions=tuple(statistics.positions.tolist()),
@@ -290,19 +291,23 @@ def twin_rows(
     if order in MEAN_ORDERS:
         draws, tokens = None, None
         inputs = jnp.arange(V, dtype=jnp.int32)
-        share = _attend_on_average(statistics.context, jax.nn.one_hot(contexts, V, axis=0))
+        share = _attend_on_average(
+            statistics.context,
+            jax.nn.one_hot(contexts, V, axis=0, dtype=statistics.frequency.dtype),
+        )
         f = statistics.frequency
         weight = jnp.zeros(V, f.dtype).at[statistics.inputs].add(f)
     else:
         draws = _draw(statistics, key, order, rows)
         tokens = _draw_tokens(statistics, jax.random.fold_in(key, rows)) if order == 5 else None
-        inputs, weight = draws.x, jnp.full(rows, 1 / rows)
-        keys = jnp.asarray(draws.t)[:, None] + 1
-        read = (jnp.arange(draws.context.shape[1]) < keys - 1) / keys
+        inputs, weight = draws.x, jnp.full(rows, 1 / rows, statistics.frequency.dtype)
         ids = jnp.concatenate([draws.context, inputs[:, None]], axis=1)
-        shares = jnp.concatenate([read, 1 / keys], axis=1)
-        whole = jnp.zeros((rows, V), shares.dtype)
-        share = whole.at[jnp.arange(rows)[:, None], ids].add(shares)[:, contexts]
+        t = draws.t[:, None]
+        places = np.arange(draws.context.shape[1])[None]
+        shares = np.concatenate([places < t, np.ones_like(t, bool)], axis=1) / (t + 1)
+        whole = jnp.zeros((rows, V), weight.dtype)
+        whole = whole.at[np.arange(rows)[:, None], ids].add(jnp.asarray(shares, weight.dtype))
+        share = whole[:, contexts]
 
     def predict(module):
         h = _last_states(module, statistics, draws, tokens, order, False)
