@@ -119,7 +119,7 @@ def test_help_tells_defaults(capsys):
     for default in ("0.1 0.5 1 2", "0", "40", "3", "sgd", "assocjax-sweep", "fables", "4"):
         assert f"[default: {default}]" in out
     assert "seed of the fables [default: 0]" in out
-    assert "[default: of leading effective, those that apply]" in out
+    assert "[default: of leading effective leading-factored, those that apply]" in out
     assert "None" not in out
 
 
