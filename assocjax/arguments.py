@@ -31,6 +31,7 @@ MATRICES: tuple[str, ...] = (
     "bigram",
     "context",
     "interchangeability",
+    "substitutability",
     "value",
     "composed",
     "query_key",

@@ -146,7 +146,7 @@ def corrected_by_brute_force(tokens, mask, V):
 
     B = over_root(joint - np.outer(p_x, p_y), p_x, p_y)
     Phi = over_root(context - np.outer(p_y, c), p_y, c)
-    Sigma = B.T @ B
+    Sigma, alike = B.T @ B, B @ B.T
     composed = Phi.T @ Sigma
     query_key, position = np.zeros((V, V)), np.zeros(T)
     for (n, t), keys in keys_of.items():
@@ -159,6 +159,7 @@ def corrected_by_brute_force(tokens, mask, V):
         "bigram": B,
         "context": Phi,
         "interchangeability": over_root(Sigma, np.diag(Sigma), np.diag(Sigma)),
+        "substitutability": over_root(alike, np.diag(alike), np.diag(alike)),
         "value": Phi.T @ B.T,
         "composed": composed,
         "query_key": over_root(query_key, p_x, c),

@@ -18,6 +18,7 @@ from assocjax.statistics.sparse import rows
 MATRICES = {
     "bigram": "tokens that follow it",
     "interchangeability": "tokens that follow the same tokens as it",
+    "substitutability": "tokens that are followed by the same tokens as it",
     "context": "tokens that stand anywhere before it",
     "composed": "output tokens that it predicts from anywhere before (Phi^T Sigma)",
     "value": "tokens whose followers it announces (Phi^T B^T)",
@@ -38,8 +39,8 @@ def frequency_corrected(
         B' = (joint(x,y) - p(x) p(y)) / sqrt(p(x) p(y))    Phi' likewise with the context frequency
 
     The compositions are formed from B' and Phi'; `interchangeability` is scaled to cosines between
-    columns of B', and `query_key` is divided by the square root of the product of its two
-    frequencies. `position` is Delta of the corrected composed matrix. Entries of a token that does
+    columns of B', `substitutability` to cosines between its rows, and `query_key` is divided by the
+    square root of the product of its two frequencies. `position` is Delta of the corrected composed matrix. Entries of a token that does
     not occur are 0.
 
     Args:
@@ -64,15 +65,16 @@ def frequency_corrected(
 
     B = over_root(B + jnp.outer(p_x, 1 / V - p_y), p_x, p_y)
     Phi = over_root(Phi + jnp.outer(1 / V - p_y, c), p_y, c)
-    Sigma = matmul(B.T, B)
+    Sigma, alike = matmul(B.T, B), matmul(B, B.T)
     value = matmul(Phi.T, B.T)
     composed = matmul(value, B)
     query_key, position = attention_correlation(tokens, composed, mask)
-    norms = jnp.diag(Sigma)
+    columns, rows = jnp.diag(Sigma), jnp.diag(alike)
     return statistics.replace(  # type: ignore[attr-defined]
         bigram=B,
         context=Phi,
-        interchangeability=over_root(Sigma, norms, norms),
+        interchangeability=over_root(Sigma, columns, columns),
+        substitutability=over_root(alike, rows, rows),
         value=value,
         composed=composed,
         query_key=over_root(query_key, p_x, c),

@@ -13,6 +13,7 @@ _MEANINGS = {
     "bigram": "{column} follows {row}",
     "context": "{column} stands anywhere before {row}",
     "interchangeability": "{row} and {column} follow the same tokens",
+    "substitutability": "{row} and {column} are followed by the same tokens",
     "value": "{row}, anywhere before, announces what follows {column}",
     "composed": "{row}, anywhere before, predicts {column}",
     "query_key": "{row} should attend to {column}",
