@@ -40,8 +40,8 @@ def frequency_corrected(
 
     The compositions are formed from B' and Phi'; `interchangeability` is scaled to cosines between
     columns of B', `substitutability` to cosines between its rows, and `query_key` is divided by the
-    square root of the product of its two frequencies. `position` is Delta of the corrected composed matrix. Entries of a token that does
-    not occur are 0.
+    square root of the product of its two frequencies. `position` is Delta of the corrected composed
+    matrix. Entries of a token that does not occur are 0.
 
     Args:
       statistics: `corpus_statistics` of the corpus.
