@@ -42,6 +42,7 @@ def theory_of(model, start, batch):
     """(eta, s) -> the theory's weights and gradient."""
     prepared = THEORY.prepare(model, SIZES, batch)
 
+    @jax.jit
     def at(rate, steps):
         training = Training(model, SIZES, start, "sgd", jnp.asarray(rate), 0)
         return THEORY.solution(training, THEORY.solve(training, prepared, batch), prepared, steps)
@@ -128,7 +129,7 @@ def test_from_another_output_the_lowest_orders_are_those_of_the_series(x64, batc
     d_11, d_22 = (taylor_series(model, start, batch, 2)[i] for i in (2, 5))
     prepared = THEORY.prepare(model, SIZES, batch)
     slopes = partial(factored_slopes, model, start, prepared, batch)
-    first, second = jax.jvp(slopes, (0.0,), (1.0,))
+    first, second = jax.jit(partial(jax.jvp, slopes))((0.0,), (1.0,))
     unravel = ravel_pytree(start)[1]
     for weight in start:
         of_attention = weight in ("query_key", "position")
@@ -144,7 +145,7 @@ def test_the_gradient_is_exact_at_the_start_and_is_what_moves_the_weights(x64, b
     model = MODELS[name]
     start = start_of(model, output=1.0)
     at = theory_of(model, start, batch)
-    exact = jax.grad(model.loss)(start, batch.tokens, batch.mask)
+    exact = jax.jit(jax.grad(model.loss))(start, batch.tokens, batch.mask)
     for weight, found in at(0.3, 0)[1].items():
         np.testing.assert_allclose(found, exact[weight], rtol=1e-10, atol=1e-15)
     for step in range(6):
@@ -182,14 +183,14 @@ def test_it_is_swept_beside_the_factored_model():
     """By default, compiled, over rates and starts; other models and optimizers are refused."""
     data = token_data(random_tokens(0, N, T, V), V, random_mask(1, N, T))
     model = MODELS["heads"]
-    run = {"learning_rates": [0.02, 0.01], "steps": 4, "num_layers": L}
-    found = aj.sweep(data, model=model, init_scales=[0.01, 0.02], **run)
+    run = partial(aj.sweep, data, learning_rates=[0.02, 0.01], steps=4, num_layers=L)
+    found = run(model=model, init_scales=[0.01, 0.02])
     assert found["theory"].values.tolist() == ["leading-factored"]
     moved = found["cosine"].sel(quantity="gradients").isel(step=-1, layer=-1)
     assert (moved.sel(weight=["embedding", "value", "output"]) > 0.99).all()
-    for changed, message in (
-        ({"model": "attention-only"}, "theory 'leading-factored' is of models of class Factored"),
-        ({"optimizer": "adam"}, "theory 'leading-factored' is of optimizer 'sgd'; got 'adam'"),
+    for other, optimizer, message in (
+        ("attention-only", "sgd", "theory 'leading-factored' is of models of class Factored"),
+        (model, "adam", "theory 'leading-factored' is of optimizer 'sgd'; got 'adam'"),
     ):
         with pytest.raises(aj.InputError, match=message):
-            aj.sweep(data, **({"model": model} | run | changed), theories=["leading-factored"])
+            run(model=other, optimizer=optimizer, theories=["leading-factored"])

@@ -78,7 +78,7 @@ def factored_slopes(
     Returns:
       g_0, ..., g_3, a tree like `start` with a leading axis of 4.
 
-    Cost: 5 V^2 d multiply-adds and, for 4 L matrices for each of H heads, 2 N T^2 d of them and
+    Cost: 7 V^2 d multiply-adds and, for 4 L matrices for each of H heads, 2 N T^2 d of them and
     V^2 d. Memory: five [V,V]; for each of these matrices [V,d], and [T,T] for each of 8 sequences.
     Source: this package.
     """
@@ -86,8 +86,8 @@ def factored_slopes(
     E = model.embedding(start)
     U, V = E.T if tied else start["output"], start["value"]
     predicted = jax.nn.softmax(matmul(E, U), axis=-1)
-    B, context = _at_start(statistics, predicted)
-    EtB, EtPhi = matmul(E.T, B), matmul(context, E).T
+    B, PhiE = _at_start(statistics, predicted, E)
+    EtB, EtPhi = matmul(E.T, B), PhiE.T
     # U + s dU and V + s dV + C(s,2) ddV.
     dU = jnp.zeros_like(U) if tied else eta * EtB
     slopes_V = matmul(EtPhi, U.T)[None], matmul(EtPhi, dU.T)[None]
@@ -116,13 +116,15 @@ def factored_slopes(
 
 
 def _at_start(
-    statistics: EffectiveStatistics, predicted: Float[Array, "V V"]
-) -> tuple[Float[Array, "V V"], Float[Array, "V V"]]:
-    """B_0 and Phi_0."""
-    f = statistics.frequency[:, None].astype(predicted.dtype)
-    B, Phi, mean = statistics.context[0].T, statistics.context[1], statistics.conditional_mean[0]
-    excess = f * (predicted - 1 / predicted.shape[1])
-    return B.astype(f.dtype) - excess, Phi.astype(f.dtype) - matmul(excess.T, mean.astype(f.dtype))
+    statistics: EffectiveStatistics, predicted: Float[Array, "V V"], E: Float[Array, "V d"]
+) -> tuple[Float[Array, "V V"], Float[Array, "V d"]]:
+    """B_0 and Phi_0 E."""
+    context, mean, f = (
+        of.astype(E.dtype)
+        for of in (statistics.context, statistics.conditional_mean[0], statistics.frequency)
+    )
+    excess = f[:, None] * (predicted - 1 / len(f))
+    return context[0].T - excess, matmul(context[1], E) - matmul(excess.T, matmul(mean, E))
 
 
 def _by_head(
