@@ -15,6 +15,10 @@ from assocjax.errors import InputError, InputTypeError
 T = TypeVar("T")
 
 VOCAB_SIZE = 256
+UNKNOWN = "<unk>"
+"""The token that stands for all tokens outside the vocabulary. It is part of the statistics, but
+in no list of associations."""
+
 SEPARATOR = "<|endoftext|>"
 TEXT_FIELD = "text"
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from assocjax.arguments import UNKNOWN
 from assocjax.errors import InputError
-
-UNKNOWN = "<unk>"
 
 
 class Layout(NamedTuple):

@@ -25,6 +25,7 @@ import numpy as np
 
 from assocjax.arguments import (
     TEXT_FIELD,
+    UNKNOWN,
     VOCAB_SIZE,
     Long,
     Oov,
@@ -36,7 +37,7 @@ from assocjax.arguments import (
     printable,
 )
 from assocjax.corpora import fables
-from assocjax.corpora._layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
+from assocjax.corpora._layout import count_in_documents, gather, lay_out, select_vocabulary
 from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
