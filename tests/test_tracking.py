@@ -5,12 +5,11 @@ import re
 import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import xarray as xr
-from conftest import random_mask, random_params, random_tokens, token_data
+from conftest import count_by_loops, random_mask, random_params, random_tokens, token_data
 
 import assocjax as aj
 from assocjax.analysis import scorings
@@ -63,26 +62,6 @@ def matrices_by_loops(W, value, output, frequencies, scoring):
         "value": V_l,
         "composed": (composed, composed.T),
         "query_key": both(W, p_x, c, per_occurrence=True),
-    }
-
-
-def count_by_loops(tokens, mask, V):
-    """matrix -> occurrences of its pairs, by their definitions, position by position."""
-    follows, before, attends = (np.zeros((V, V), int) for _ in range(3))
-    for sequence, valid in zip(tokens, mask, strict=True):
-        for t in np.flatnonzero(valid):
-            follows[sequence[t], sequence[t + 1]] += 1
-            for key in sequence[: t + 1][valid[: t + 1]]:
-                before[sequence[t + 1], key] += 1
-                attends[sequence[t], key] += 1
-    seen, has_before = (follows > 0).astype(int), (before > 0).astype(int)
-    return {
-        "bigram": follows,
-        "context": before,
-        "composed": before.T,
-        "query_key": attends,
-        "interchangeability": seen.T @ seen,
-        "value": has_before.T @ seen.T,
     }
 
 
@@ -568,22 +547,13 @@ def test_planted_associations_are_in_the_theory_of_weights_alone():
     fable = aj.load_tokens("fables", seq_len=32, num_sequences=2000)
     statistics = aj.corpus_statistics(fable)
     occurrences = aj.count_occurrences(fable)
-    of_text = {
-        "frequencies": scorings.Frequencies.of(statistics),
-        "support": scorings.support_of(
-            {name: occurrences.rows(name) for name in MATRICES}, fable.vocabulary
-        ),
-    }
-    scored = {}
+    counts = {name: occurrences.rows(name) for name in (*MATRICES, "context")}
+    support, scored = scorings.support_of(counts, fable.vocabulary), {}
     for scoring in ("raw", "z-score"):
-        matrices = scorings._flat(statistics.bigram, **of_text, scoring=scoring)
-        matrices |= scorings._layer(
-            statistics.query_key, statistics.value, statistics.bigram, **of_text, scoring=scoring
-        )
+        scores = scorings.theory_scores(statistics, support, scoring=scoring)
         for name in MATRICES:
             truth = fables.ground_truth()[name]
-            scores, listed = (of[0] for of in matrices[name])
-            found = aj.precision_at_k(jnp.where(listed, scores, 0), fable.vocabulary, truth, 10)
+            found = aj.precision_at_k(scores[name], fable.vocabulary, truth, 10)
             scored[scoring, name] = found
     # As in test_associations: nothing else competes.
     assert all(scored["z-score", name] >= 0.9 for name in MATRICES), scored

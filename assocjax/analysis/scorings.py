@@ -250,10 +250,21 @@ def context_lists(
     k: int,
 ) -> TopLists:
     """Lists of the basis function Phi, [2 (row, column), V, k], which no single weight learns."""
-    p_y, c = frequencies.target, frequencies.context
-    listed = support["context"] & _above_chance(context, p_y, c)
-    scored = _both_sides(context, p_y, c, scoring, listed)
-    return jax.vmap(partial(_top, k=k))(scored)
+    return jax.vmap(partial(_top, k=k))(_context(context, frequencies, support, scoring))
+
+
+@partial(jax.jit, static_argnames="scoring")
+def theory_scores(
+    statistics: Statistics, support: Support, *, scoring: str
+) -> dict[str, Float[Array, "V V"]]:
+    """Scores of all pairs in the theory's matrices and Phi, by row; 0 of those that no list may
+    hold."""
+    theory, frequencies = theory_weights(statistics), Frequencies.of(statistics)
+    of_text = {"frequencies": frequencies, "support": support, "scoring": scoring}
+    scored = _flat(theory.output, **of_text)
+    scored |= _layer(theory.query_key[0], theory.value[0], theory.output, **of_text)
+    scored["context"] = _context(statistics.context, **of_text)
+    return {name: jnp.where(of.listed[0], of.scores[0], 0) for name, of in scored.items()}
 
 
 class _Scored(NamedTuple):
@@ -265,6 +276,12 @@ class _Scored(NamedTuple):
 
 def _first(sides: _Scored) -> _Scored:
     return _Scored(sides.scores[0], sides.listed[0])
+
+
+def _context(context, frequencies: Frequencies, support: Support, scoring: str) -> _Scored:
+    p_y, c = frequencies.target, frequencies.context
+    listed = support["context"] & _above_chance(context, p_y, c)
+    return _both_sides(context, p_y, c, scoring, listed)
 
 
 def _flat(output, frequencies: Frequencies, support: Support, scoring: str) -> dict[str, _Scored]:

@@ -29,9 +29,6 @@ from assocjax.statistics import loops
 from assocjax.statistics.contexts import as_source, bigram_counts, read_blocks
 from assocjax.statistics.sparse import SparseStatistics
 
-BY_PLACES = ("bigram", "context", "composed", "query_key")
-"""Matrices of which an occurrence is a place in the text, not a token."""
-
 
 class Occurrences(NamedTuple):
     """Counts of pairs in a text, int64 [V,V], from which those of every matrix follow.
@@ -45,7 +42,7 @@ class Occurrences(NamedTuple):
     before: csr_array
     attends: csr_array
 
-    def rows(self, matrix: str, tokens: ArrayLike | None = None) -> Int[np.ndarray, "n V"]:
+    def rows(self, matrix: str, tokens: Sequence[int] | None = None) -> Int[np.ndarray, "n V"]:
         """Numbers of occurrences in the rows of a matrix.
 
         Args:
