@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._corpus import READ_VOCAB_SIZE, by_default, configure_jax
+from assocjax.cli._corpus import configure_jax
 from assocjax.cli._kinds import Count, unless_given
 from assocjax.cli._matrices import Counted
 from assocjax.cli._options import Results, chosen, options
@@ -34,11 +34,8 @@ _JOIN = "\N{NO-BREAK SPACE}"  # where no line may be broken
 class Associations(Results, Counted):
     """Print the top tokens of some tokens under each basis function and composed matrix."""
 
-    DEFAULT_VOCAB_SIZE = READ_VOCAB_SIZE
-
     tokens: tuple[str, ...] = field(kw_only=False)
     """tokens to look up"""
-    vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     statistics: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """read the results of statistics or merge from this folder, instead of a corpus"""
     top: Count = arguments.TOP
