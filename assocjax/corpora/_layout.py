@@ -84,17 +84,18 @@ def default_size(counts: np.ndarray, largest: int, oov: str) -> int:
     has fewer different tokens, all of them.
     """
     size = max(LEAST_VOCAB_SIZE, covering_size(counts)) if oov == "unk" else largest
-    return min(size, largest, np.count_nonzero(counts))
+    return int(min(size, largest, np.count_nonzero(counts)))
 
 
 def covering_size(counts: np.ndarray) -> int:
-    """The least vocabulary, with `<unk>`, whose known tokens are 95 % of a text.
+    """The least vocabulary whose known tokens are 95 % of a text, with `<unk>` for the others.
 
     Args:
         counts: int64 [types], how often each occurs.
     """
     ranked = np.cumsum(np.sort(counts)[::-1])
-    return 2 + int(np.searchsorted(ranked, COVERAGE * ranked[-1]))
+    size = 2 + int(np.searchsorted(ranked, COVERAGE * ranked[-1]))
+    return int(min(size, np.count_nonzero(counts)))
 
 
 def count_in_documents(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
