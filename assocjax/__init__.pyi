@@ -3,6 +3,7 @@ from . import reproduce as reproduce
 from .analysis.ablation import ablate as ablate
 from .analysis.ablation import exchanged as exchanged
 from .analysis.associations import MATRICES as MATRICES
+from .analysis.associations import AbsentTokenWarning as AbsentTokenWarning
 from .analysis.associations import Association as Association
 from .analysis.associations import frequency_corrected as frequency_corrected
 from .analysis.associations import precision_at_k as precision_at_k
@@ -105,6 +106,8 @@ from .statistics.dense import corpus_statistics as corpus_statistics
 from .statistics.moments import EffectiveStatistics as EffectiveStatistics
 from .statistics.moments import effective_statistics as effective_statistics
 from .statistics.moments import second_moments as second_moments
+from .statistics.occurrences import Occurrences as Occurrences
+from .statistics.occurrences import count_occurrences as count_occurrences
 from .statistics.shards import load_statistics as load_statistics
 from .statistics.sparse import SparseStatistics as SparseStatistics
 from .statistics.sparse import sparse_statistics as sparse_statistics

@@ -14,7 +14,20 @@ from assocjax.errors import InputError, InputTypeError
 
 T = TypeVar("T")
 
-VOCAB_SIZE = 256
+VOCAB_SIZE = 2048
+"""Largest default vocabulary: of a larger one, the matrices [V, V] of a sweep of three layers with
+every theory do not fit in the default memory limit."""
+
+LEAST_VOCAB_SIZE = 256
+"""Least default vocabulary, if the text has as many different tokens."""
+
+COVERAGE = 0.95
+"""Share of a text that the default vocabulary covers, within these limits."""
+
+UNKNOWN = "<unk>"
+"""The token that stands for all tokens outside the vocabulary. It is part of the statistics, but
+in no list of associations."""
+
 SEPARATOR = "<|endoftext|>"
 TEXT_FIELD = "text"
 
@@ -31,6 +44,7 @@ MATRICES: tuple[str, ...] = (
     "bigram",
     "context",
     "interchangeability",
+    "substitutability",
     "value",
     "composed",
     "query_key",

@@ -36,7 +36,6 @@ MATRIX = np.array(
         ("b", 2, [("c", 4.0), ("a", 3.0)]),
         # What is not positive is no association: of these there is none, or are fewer than k.
         ("c", 3, []),
-        ("d", 2, []),
         ("b", 3, [("c", 4.0), ("a", 3.0)]),
         # More than there are: all of them.
         ("a", 10, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
@@ -44,17 +43,28 @@ MATRIX = np.array(
 )
 def test_top_associations_by_hand(token, k, expected):
     best = aj.top_associations(MATRIX, VOCABULARY, token, k)
-    assert best == expected
-    assert all(isinstance(score, float) for _, score in best)
+    assert best == [(other, score, None) for other, score in expected]
+    assert all(isinstance(each.score, float) for each in best)
+
+
+def test_what_does_not_occur_is_no_association():
+    counts = np.array([7, 5, 0, 0])
+    best = aj.top_associations(MATRIX, ("a", "b", "c", "<unk>"), "b", occurrences=counts)
+    assert best == [("a", 3.0, 7)]
+    counts = np.array([0, 0, 4, 4])  # d, with as high a score as b, stands for many tokens
+    best = aj.top_associations(MATRIX, ("a", "b", "c", "<unk>"), "a", occurrences=counts)
+    assert best == [("c", 1.0, 4)]
+    with pytest.warns(aj.AbsentTokenWarning, match="'d' does not occur"):
+        assert aj.top_associations(MATRIX, VOCABULARY, "d") == []
 
 
 def test_vocabularies_may_be_arrays():
-    assert aj.top_associations(MATRIX, np.array(VOCABULARY), "b", 1) == [("c", 4.0)]
+    assert aj.top_associations(MATRIX, np.array(VOCABULARY), "b", 1) == [("c", 4.0, None)]
 
 
 def test_what_is_not_a_number_is_no_association():
     matrix = np.where(MATRIX == 4, np.nan, MATRIX)
-    assert aj.top_associations(matrix, VOCABULARY, "b", 2) == [("a", 3.0)]
+    assert aj.top_associations(matrix, VOCABULARY, "b", 2) == [("a", 3.0, None)]
 
 
 def test_top_associations_reads_jax_arrays():
@@ -146,7 +156,7 @@ def corrected_by_brute_force(tokens, mask, V):
 
     B = over_root(joint - np.outer(p_x, p_y), p_x, p_y)
     Phi = over_root(context - np.outer(p_y, c), p_y, c)
-    Sigma = B.T @ B
+    Sigma, alike = B.T @ B, B @ B.T
     composed = Phi.T @ Sigma
     query_key, position = np.zeros((V, V)), np.zeros(T)
     for (n, t), keys in keys_of.items():
@@ -159,6 +169,7 @@ def corrected_by_brute_force(tokens, mask, V):
         "bigram": B,
         "context": Phi,
         "interchangeability": over_root(Sigma, np.diag(Sigma), np.diag(Sigma)),
+        "substitutability": over_root(alike, np.diag(alike), np.diag(alike)),
         "value": Phi.T @ B.T,
         "composed": composed,
         "query_key": over_root(query_key, p_x, c),
@@ -228,8 +239,12 @@ def listing(arguments, capsys) -> list[str]:
 
 @pytest.mark.parametrize("matrices", ["dense", "sparse"])
 def test_the_command_reads_statistics_of_either_kind(folders, matrices, capsys):
-    expected = listing(["--num-documents", 60, "--seq-len", 8], capsys)
+    corpus = ["--num-documents", 60, "--seq-len", 8, "--scoring", "raw"]
+    expected = listing(corpus, capsys)
     found = listing(["--statistics", folders[matrices]], capsys)
+    # Numbers of places are known of bigrams only; others are in the text alone.
+    assert 0 < sum("(" in w for w in found) < sum("(" in w for w in expected)
+    found, expected = ([w for w in of if "(" not in w] for of in (found, expected))
     assert len(found) == len(expected) > 30
     # Rounding of other sums may show in the last of two digits; words do not differ.
     assert [w for w in found if w.isalpha()] == [w for w in expected if w.isalpha()]

@@ -53,6 +53,7 @@ def brute_matrices(tokens, mask, weights):
         "bigram": bigram,
         "context": context,
         "interchangeability": bigram.T @ bigram,
+        "substitutability": bigram @ bigram.T,
         "value": context.T @ bigram.T,
         "composed": composed,
         "query_key": query_key,

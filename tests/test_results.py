@@ -207,7 +207,8 @@ def test_statistics_summary(data, statistics):
         for row in datasets.statistics_summary(datasets.statistics_dataset(data, statistics))
     }
     assert list(rows) == [
-        "bigram", "context", "interchangeability", "value", "composed", "query_key",
+        "bigram", "context", "interchangeability", "substitutability", "value", "composed",
+        "query_key",
     ]  # fmt: skip
     for name, row in rows.items():
         matrix = np.asarray(getattr(statistics, name))

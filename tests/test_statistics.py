@@ -20,6 +20,7 @@ NAMES = (
     "bigram",
     "context",
     "interchangeability",
+    "substitutability",
     "value",
     "composed",
     "query_key",
@@ -45,7 +46,7 @@ def brute_force(tokens, V, mask):
     Sigma = B.T @ B
     G = Phi.T @ Sigma
     Q, Delta = brute_force_correlation(tokens, G, mask)
-    return dict(zip(NAMES, (B, Phi, Sigma, Phi.T @ B.T, G, Q, Delta), strict=True))
+    return dict(zip(NAMES, (B, Phi, Sigma, B @ B.T, Phi.T @ B.T, G, Q, Delta), strict=True))
 
 
 def brute_force_correlation(tokens, Gamma, mask):
@@ -75,8 +76,10 @@ def assert_statistics(actual, expected, rtol):
 def test_golden(golden):
     V = golden["bigram"].shape[0]
     actual = aj.corpus_statistics(golden["tokens"], V)
-    for name in NAMES:
+    for name in golden.keys() & set(NAMES):
         np.testing.assert_allclose(getattr(actual, name), golden[name], rtol=1e-10, atol=1e-17)
+    B = golden["bigram"]
+    np.testing.assert_allclose(actual.substitutability, B @ B.T, rtol=1e-10, atol=1e-17)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -8,8 +8,9 @@ Give document n the weight c_n. With the number M of valid positions held fixed,
     K_n[i,j] = (1/M) sum_{t,k} [x_t = a, x_k = i, y_t = j] ([i = b] - A_0[t,:] [x = b]) / (t+1)
 
 so that every entry E = matrix[a,b] of the theory is a homogeneous polynomial of the weights. Its
-degree k is 1 for `bigram` and `context`, 2 for `interchangeability` and `value`, 3 for `composed`
-and 4 for `query_key`. At c = 1 there are two measures of the contribution of document n:
+degree k is 1 for `bigram` and `context`, 2 for `interchangeability`, `substitutability` and
+`value`, 3 for `composed` and 4 for `query_key`. At c = 1 there are two measures of the contribution
+of document n:
 
     share_n  = (1/k) dE/dc_n                   sum_n share_n = E, by Euler's theorem
     change_n = E(1) - E(1 - e_n)               the exact loss of E without document n
@@ -47,7 +48,7 @@ from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
 from assocjax.statistics.dense import Statistics
 
-DEGREES: dict[str, int] = dict(zip(MATRICES, (1, 1, 2, 2, 3, 4), strict=True))
+DEGREES: dict[str, int] = dict(zip(MATRICES, (1, 1, 2, 2, 2, 3, 4), strict=True))
 """Matrices whose entries can be attributed, and their degree k in the documents' weights."""
 
 _BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are in memory at once
@@ -250,6 +251,8 @@ def _entry(matrix: str, factors: _Factors, a, b) -> Float[Array, ""]:
         return Phi[a, b]
     if matrix == "interchangeability":
         return jnp.dot(B[:, a], B[:, b], precision="highest")
+    if matrix == "substitutability":
+        return jnp.dot(B[a], B[b], precision="highest")
     if matrix == "value":
         return jnp.dot(Phi[:, a], B[b], precision="highest")
     if matrix == "composed":

@@ -68,6 +68,8 @@ def record_run(
     dtype = jnp.result_type(float)
     arguments = jnp.asarray(learning_rate, dtype), jnp.asarray(seed, jnp.int32)
     carry = start_run(config, corpus, *arguments, jnp.asarray(init_scale, dtype))
+    # Closed forms may hold the run's start itself, and no array can be donated twice.
+    carry = jax.tree.map(jnp.copy, carry)
     found: dict[str, np.ndarray] = {}
     done = 0 if checkpoints is None else checkpoints.done()
     if checkpoints is not None and done:

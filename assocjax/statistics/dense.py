@@ -6,6 +6,7 @@ causal attention A_0 (row t holds 1/(t+1) at positions 0..t):
     B     = (1/M) sum_n X^T R          bigram               which tokens follow a token
     Phi   = (1/M) sum_n R^T A_0 X      context              which tokens precede a token
     Sigma = B^T B                      interchangeability   which tokens follow the same tokens
+    B B^T                              substitutability     which are followed by the same tokens
     G     = Phi^T Sigma                composed             how well one token predicts another
     Q, Delta = `attention_correlation` of G                 which keys a query should attend to
 
@@ -31,7 +32,9 @@ from assocjax.statistics import loops, scatter
 
 @struct.dataclass
 class Statistics:
-    """The statistics of a corpus that the leading terms need; defined in the module's docstring.
+    """The statistics of a corpus that the leading terms need, defined in the module's docstring.
+
+    `substitutability` is that of a model with an embedding (`theories.leading_factored`).
 
     All matrices are [V,V]. The marginals `input_frequency` and `target_frequency` are the shares of
     valid positions whose input or target is token i, and `context_frequency` is the mean attention
@@ -41,6 +44,7 @@ class Statistics:
     bigram: Float[Array, "V V"]
     context: Float[Array, "V V"]
     interchangeability: Float[Array, "V V"]
+    substitutability: Float[Array, "V V"]
     value: Float[Array, "V V"]
     composed: Float[Array, "V V"]
     query_key: Float[Array, "V V"]
@@ -79,7 +83,7 @@ def corpus_statistics(
       >>> statistics.bigram.tolist()
       [[-0.25, 0.25], [0.25, -0.25]]
 
-    Cost: time N T^2 + 3 V^3, memory about 12 V^2 float64 and 50 bytes per position. Loops are
+    Cost: time N T^2 + 4 V^3, memory about 13 V^2 float64 and 50 bytes per position. Loops are
     divided among threads. The very first call compiles them, which takes seconds; the first call of
     a later process loads them (`benchmarks/cold_start.py`). Works under `jit` and `vmap`.
     Source: paper, section 4 (basis functions) and Theorem 4.1.
@@ -151,6 +155,7 @@ def _compose(B, Phi, inputs, targets, keys, num_positions) -> Statistics:
         bigram=B,
         context=Phi,
         interchangeability=matmul(B.T, B),
+        substitutability=matmul(B, B.T),
         value=value,
         composed=matmul(value, B),
         query_key=jnp.zeros((), B.dtype),

@@ -5,7 +5,7 @@ marginals f of inputs, g of targets and a of attended keys, every matrix is spar
 a product of such matrices:
 
     B     = bigram / M  - f 1^T / V         Phi = context / M - 1 a^T / V
-    Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B
+    Sigma = B^T B       value = Phi^T B^T       G = Phi^T B^T B     substitutability = B B^T
     Q     = query_key / M                   Delta = position / M
 
 With `residual="unigram"` targets are centred on their unigram distribution instead of on 1/V: the
@@ -26,7 +26,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from assocjax.arguments import check_choice, check_flag, check_is
+from assocjax.arguments import UNKNOWN, check_choice, check_flag, check_is
 from assocjax.checks import Sequences
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
@@ -60,19 +60,23 @@ class SparsePlusRankOne(LinearOperator):
     def _rmatmat(self, X):
         return self.sparse.T @ X + np.outer(self.right, self.left @ X)
 
-    def largest(self) -> tuple[float, int, int]:
-        """The largest entry of S + u v^T among the stored entries of S, its row and its column."""
+    def largest(self, known: np.ndarray) -> tuple[float, int, int]:
+        """The largest entry of S + u v^T among the stored entries of S, its row and its column.
+
+        `known` [V] says which rows and columns may be named, unless there are no others.
+        """
         rows = np.repeat(np.arange(self.sparse.indptr.size - 1), np.diff(self.sparse.indptr))
         columns = self.sparse.indices
         values = self.sparse.data + self.left[rows] * self.right[columns]
-        i = int(np.argmax(values))
+        i = int(np.argmax(np.where(known[rows] & known[columns], values, -np.inf)))
         return float(values[i]), int(rows[i]), int(columns[i])
 
-    def column_norms(self) -> np.ndarray:
-        """Sums of squares of the columns [V]."""
-        squares = self.sparse.multiply(self.sparse).sum(axis=0)
-        mixed = self.sparse.T @ self.left * self.right
-        return squares + 2 * mixed + np.sum(self.left**2) * self.right**2
+    def sums_of_squares(self, axis: int) -> np.ndarray:
+        """Those of the columns (axis 0) or of the rows (axis 1), [V]."""
+        along, across = (self.left, self.right) if axis == 0 else (self.right, self.left)
+        mixed = (self.sparse.T if axis == 0 else self.sparse) @ along * across
+        squares = self.sparse.multiply(self.sparse).sum(axis=axis)
+        return squares + 2 * mixed + np.sum(along**2) * across**2
 
 
 class Basis(NamedTuple):
@@ -94,13 +98,14 @@ class Basis(NamedTuple):
 class SparseStatistics(NamedTuple):
     """As `Statistics`, with operators instead of dense matrices; all in float64.
 
-    `bigram`, `context`, `interchangeability`, `value`, `composed` and `query_key` are linear
-    operators [V,V], `position` is [T], the frequencies are [V].
+    `bigram`, `context`, `interchangeability`, `substitutability`, `value`, `composed` and
+    `query_key` are linear operators [V,V], `position` is [T], the frequencies are [V].
     """
 
     bigram: LinearOperator
     context: LinearOperator
     interchangeability: LinearOperator
+    substitutability: LinearOperator
     value: LinearOperator
     composed: LinearOperator
     query_key: LinearOperator
@@ -268,17 +273,21 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
     M = found.num_positions
     Q = _times(sums.query_key, unit / M)
     B, Phi = found.bigram, found.context
-    Sigma = B.T @ B
+    Sigma, alike = B.T @ B, B @ B.T
     if found.frequency_corrected:
         Q = _scaled(Q, np.sqrt(found.input_frequency), np.sqrt(found.context_frequency))
-        norm = aslinearoperator(diags_array(_inverse(np.sqrt(B.column_norms()))))
-        Sigma = norm @ Sigma @ norm
+        by_column, by_row = (
+            aslinearoperator(diags_array(_inverse(np.sqrt(B.sums_of_squares(axis)))))
+            for axis in (0, 1)
+        )
+        Sigma, alike = by_column @ Sigma @ by_column, by_row @ alike @ by_row
     value = Phi.T @ B.T
     nothing = np.zeros_like(found.input_frequency)
     return SparseStatistics(
         bigram=B,
         context=Phi,
         interchangeability=Sigma,
+        substitutability=alike,
         value=value,
         composed=value @ B,
         query_key=SparsePlusRankOne(Q, nothing, nothing),
@@ -291,16 +300,19 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
 
 
 def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries, Frobenius norm and largest entry, with its tokens, of the stored matrices."""
-    summary = []
+    """Entries, Frobenius norm and largest entry, with its tokens, of the stored matrices.
+
+    The largest entry is not one of `<unk>`.
+    """
+    known, summary = np.array([token != UNKNOWN for token in vocabulary]), []
     for name in ("bigram", "context", "query_key"):
         matrix = getattr(statistics, name)
-        value, i, j = matrix.largest()
+        value, i, j = matrix.largest(known)
         summary.append(
             {
                 "matrix": name,
                 "entries": matrix.sparse.nnz,
-                "norm": float(np.sqrt(matrix.column_norms().sum())),
+                "norm": float(np.sqrt(matrix.sums_of_squares(0).sum())),
                 "largest": value,
                 "row": vocabulary[i],
                 "column": vocabulary[j],

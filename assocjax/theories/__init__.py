@@ -7,6 +7,7 @@ In reading order:
 * `closed_forms`: the weights that the paper's leading terms give after s steps of gradient descent,
   of gradient flow or of any linear optimizer.
 * `leading`: the gradient of the leading terms, and their theory of a run.
+* `leading_factored`: the leading terms of the factored model, with an embedding.
 * `effective`: the gradient of the effective theory: uniform attention, and the loss to second order
   in the context.
 * `twins`: losses of statistics twins, networks trained on statistics of a text.

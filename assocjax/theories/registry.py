@@ -8,7 +8,7 @@ from assocjax.errors import InputError
 if TYPE_CHECKING:
     from assocjax.theories.theory import Theory
 
-THEORIES = ("leading", "effective")
+THEORIES = ("leading", "effective", "leading-factored")
 """The theories that a sweep compares by default, where they apply to its model."""
 
 _TWINS = (*(f"twin-{order}" for order in range(6)), *(f"twin-{order}-mean" for order in range(3)))
@@ -19,6 +19,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
     {
         "leading": "assocjax.theories.leading",
         "effective": "assocjax.theories.effective",
+        "leading-factored": "assocjax.theories.leading_factored",
         "taylor": "assocjax.theories.taylor",
         **dict.fromkeys(_TWINS, "assocjax.theories.twins"),
     },
