@@ -233,6 +233,12 @@ class Block(nn.Module):
         q, k, v = jnp.split(qkv, [c.num_heads, c.num_heads + c.kv_heads], axis=-2)
         return q, k, v
 
+    def values(self, h: Float[Array, "... d"]) -> Float[Array, "... G r"]:
+        """The values of `heads` alone, for attention that is fixed."""
+        return _apply(self.value, self.attention_norm(h)).reshape(
+            *h.shape[:-1], -1, self.config.head_size
+        )
+
     def finish(
         self, h: Float[Array, "... d"], mixed: Float[Array, "... H r"]
     ) -> Float[Array, "... d"]:

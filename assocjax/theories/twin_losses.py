@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,8 +58,8 @@ def twin_loss(
       entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; orders 3 to
       5 also need the layers of n rows, and n T d gathers in each, order 5 (n + V) T d. Independent
       of the text's length. Memory: the activations of V + n rows in all layers, or in one layer if
-      `rematerialize`, and V + n states for each layer; V^2 logits for a mean loss. The logits of
-      drawn rows, and the keys and values that they read, are made by blocks of rows.
+      `rematerialize`, and V + n states for each layer. Logits, and the keys and values that drawn
+      rows read, are made by blocks of rows.
     """
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
     if (key is None) != (rows is None):
@@ -70,7 +71,7 @@ def twin_loss(
     if key is None or rows is None:
         check_mean(order)
         h = apply(lambda module: _mean_rows(module, statistics, order, rematerialize))
-        return _mean_nll(apply(Decoder.unembed, h), statistics, order)
+        return _mean_nll(partial(apply, Decoder.unembed), h, statistics, order)
     draws = draw_rows(statistics, key, order, check_integer("rows", rows, minimum=1))
     if order in MEAN_ORDERS:
         h = apply(lambda module: _mean_rows(module, statistics, order, rematerialize)[draws.x])
@@ -119,7 +120,7 @@ def attention_only_twin_loss(
     for value in params.value:
         read = matmul(h, value)
         h += read if order == 1 else attend_on_average(statistics.context, read)
-    return _mean_nll(matmul(h, params.output), statistics, order)
+    return _mean_nll(lambda h: matmul(h, params.output), h, statistics, order)
 
 
 def check_mean(order: int) -> None:
@@ -128,16 +129,31 @@ def check_mean(order: int) -> None:
 
 
 def _mean_nll(
-    logits: Float[Array, "V V"], statistics: TwinStatistics, order: int
+    unembed: Callable[[Array], Array],
+    h: Float[Array, "V d"],
+    statistics: TwinStatistics,
+    order: int,
 ) -> Float[Array, ""]:
-    """The negative log-likelihoods of all pairs, weighed by their frequencies."""
-    log_sums = jax.nn.logsumexp(logits, axis=-1)
-    p, y = statistics.frequency.astype(logits.dtype), statistics.targets
+    """The negative log-likelihoods of all pairs after the rows h, weighed by their frequencies."""
+    V, p, y = len(h), statistics.frequency.astype(h.dtype), statistics.targets
     x = statistics.row[statistics.inputs]
-    if order == 0:
-        f, g = (jnp.zeros_like(log_sums).at[of].add(p) for of in (x, y))
-        return jnp.sum(f * (log_sums - matmul(logits, g)))
-    return jnp.sum(p * (log_sums[x] - logits[x, y]))
+
+    def shares(rows):
+        """Of the pairs of these rows, in order, with every target."""
+        if order == 0:
+            f, g = (jnp.zeros(V, p.dtype).at[of].add(p) for of in (x, y))
+            return f[rows][:, None] * g[None]
+        first, stop = rows[0], rows[0] + len(rows)
+        place = jnp.where((first <= x) & (x < stop), x - first, len(rows))
+        return jnp.zeros((len(rows), V), p.dtype).at[place, y].add(p, mode="drop")
+
+    def nll(block):
+        states, rows = block
+        logits, share = unembed(states), shares(rows)
+        log_sums = jax.nn.logsumexp(logits, axis=-1)
+        return jnp.sum(share, axis=-1) * log_sums - jnp.sum(share * logits, axis=-1)
+
+    return jnp.sum(_in_blocks(nll, (h, jnp.arange(V, dtype=x.dtype)), _ENTRIES // V))
 
 
 def _start(
@@ -160,7 +176,7 @@ def _mean_rows(
     """The last states of the rows of orders 0 to 2."""
 
     def layer(block, h):
-        return block.finish(h, _fixed_attention(decoder, statistics, block.heads(h)[2], order))
+        return block.finish(h, _fixed_attention(decoder, statistics, block.values(h), order))
 
     h, _ = _start(decoder, statistics)
     return decoder.through_layers(layer, h, rematerialize=rematerialize)

@@ -71,7 +71,7 @@ def prepare_twin(
         `backoff`, `shuffle_seed` or `entries` is out of range.
 
     Cost: time proportional to the entries of `statistics.pair` and to V^2. Memory of the result: 12
-      bytes for each entry, and V^2 numbers, or 2 K V if sparse.
+      bytes for each entry, and V^2 numbers, or 16 to 24 K V bytes if sparse.
     """
     check_is("statistics", statistics, ContextStatistics)
     backoff = check_number("backoff", backoff, minimum=0.0)

@@ -23,6 +23,9 @@ weight of x in its own context is left out of the draws, since x itself stands a
 A mean loss (orders 0 to 2) weighs all pairs by their frequencies. Otherwise pairs are drawn, as
 many as a batch has positions, which gives gradients the noise of a batch: AdamW's steps depend on
 it. No step reads the text: its cost does not depend on the text's length.
+
+For a large vocabulary contexts are sparse (`entries`), and layers are computed twice instead of
+kept (`rematerialize`).
 """
 
 import dataclasses
@@ -117,7 +120,11 @@ class StatisticsTwin(Theory):
     def prepared_bytes(self, model, sizes, num_sequences):
         itemsize = jnp.dtype(jnp.result_type(float)).itemsize
         entries = min(num_sequences * sizes.seq_len * (sizes.seq_len + 1) // 2, MAX_ENTRIES)
-        kept = sizes.vocab_size * (self.entries or sizes.vocab_size) * itemsize + 12 * entries
+        if self.entries is None:
+            kept = sizes.vocab_size**2 * itemsize
+        else:  # and the transposed matrix
+            kept = 2 * sizes.vocab_size * min(self.entries, sizes.vocab_size) * (itemsize + 4)
+        kept += 12 * entries
         return kept, 2 * kept + 24 * entries
 
 
