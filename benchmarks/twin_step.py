@@ -57,7 +57,8 @@ def measure_large(model, sizes: Sizes, tokens, rows: int, entries: int, order: i
     """Seconds to compile and of one step of AdamW, and GiB of the process."""
     statistics = aj.context_statistics(tokens, sizes.vocab_size)
     prepared = aj.prepare_twin(statistics, entries=entries)
-    found = {"order": order, "pairs": statistics.pair.nnz, "contexts": prepared.context.largest.nse}
+    found = {"order": order, "entries of pairs": statistics.pair.nnz}
+    found |= {"of tokens": prepared.context.largest.nse}
     del statistics
     optimizer = optax.adamw(1e-3, b2=0.95, weight_decay=0.1)
     params = jax.jit(lambda key: model.init(key, sizes))(jax.random.key(0))
