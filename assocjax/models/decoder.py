@@ -295,7 +295,7 @@ class Decoder(nn.Module):
           rematerialize: whether the gradient computes each layer a second time, from the states
             before it, which are all that is kept; static. Less memory for a third more time.
         """
-        if not rematerialize:
+        if not rematerialize:  # A loop of XLA's would take more time: it copies what it keeps.
             for block in self.blocks:
                 states = layer(block, states)
             return states
