@@ -136,12 +136,12 @@ from .theories.registry import register_theory as register_theory
 from .theories.theory import Batch as Batch
 from .theories.theory import Theory as Theory
 from .theories.theory import Training as Training
+from .theories.twin_losses import attention_only_twin_loss as attention_only_twin_loss
+from .theories.twin_losses import twin_loss as twin_loss
+from .theories.twin_rows import twin_rows as twin_rows
+from .theories.twin_statistics import TwinStatistics as TwinStatistics
+from .theories.twin_statistics import prepare_twin as prepare_twin
 from .theories.twins import StatisticsTwin as StatisticsTwin
-from .theories.twins import TwinStatistics as TwinStatistics
-from .theories.twins import attention_only_twin_loss as attention_only_twin_loss
-from .theories.twins import prepare_twin as prepare_twin
-from .theories.twins import twin_loss as twin_loss
-from .theories.twins import twin_rows as twin_rows
 from .training.flow import Flow as Flow
 from .training.flow import gradient_flow as gradient_flow
 from .training.optimizers import is_linear as is_linear

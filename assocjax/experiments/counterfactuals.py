@@ -28,7 +28,8 @@ from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics, without_bigrams
 from assocjax.storage import results
 from assocjax.theories.theory import Batch
-from assocjax.theories.twins import MEAN_ORDERS, StatisticsTwin
+from assocjax.theories.twin_losses import MEAN_ORDERS
+from assocjax.theories.twins import StatisticsTwin
 
 
 def remove_bigrams(

@@ -39,7 +39,8 @@ from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics
 from assocjax.storage import results
 from assocjax.theories.theory import Batch
-from assocjax.theories.twins import StatisticsTwin, twin_rows
+from assocjax.theories.twin_rows import twin_rows
+from assocjax.theories.twins import StatisticsTwin
 
 GROUPS: tuple[str, ...] = ("twin", "shuffled", "run", "other run")
 """Trajectories: twins, the control of shuffled rows, real runs that are predicted, and others."""

@@ -34,7 +34,8 @@ from assocjax.models.model import Sizes
 from assocjax.statistics.contexts import ContextStatistics, context_statistics
 from assocjax.storage import results
 from assocjax.theories.theory import Batch
-from assocjax.theories.twins import ORDERS, ROWS, StatisticsTwin
+from assocjax.theories.twin_losses import ORDERS
+from assocjax.theories.twins import ROWS, StatisticsTwin
 
 RUN = "run"
 """Name of the held-out real run among the twins of `compare_twins`."""

@@ -14,6 +14,7 @@ Symbols: d the width, H heads of r = d / H dimensions, G heads of keys and value
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -232,6 +233,12 @@ class Block(nn.Module):
         q, k, v = jnp.split(qkv, [c.num_heads, c.num_heads + c.kv_heads], axis=-2)
         return q, k, v
 
+    def values(self, h: Float[Array, "... d"]) -> Float[Array, "... G r"]:
+        """The values of `heads` alone, for attention that is fixed."""
+        return _apply(self.value, self.attention_norm(h)).reshape(
+            *h.shape[:-1], -1, self.config.head_size
+        )
+
     def finish(
         self, h: Float[Array, "... d"], mixed: Float[Array, "... H r"]
     ) -> Float[Array, "... d"]:
@@ -269,12 +276,38 @@ class Decoder(nn.Module):
     ) -> Float[Array, "... T V"]:
         """Next-token logits; no other position attends to a position where `mask` is False."""
         positions = jnp.arange(tokens.shape[-1])
-        h = self.embed(tokens, positions)
-        for block in self.blocks:
+
+        def layer(block, h):
             q, k, v = block.heads(h)
             q, k = (rotate(self.config, x, positions) for x in (q, k))
-            h = block.finish(h, causal(self.config, q, k, v, mask))
-        return self.unembed(h)
+            return block.finish(h, causal(self.config, q, k, v, mask))
+
+        return self.unembed(self.through_layers(layer, self.embed(tokens, positions)))
+
+    def through_layers(
+        self, layer: Callable[[Block, Any], Any], states: Any, *, rematerialize: bool = False
+    ) -> Any:
+        """The states after all layers, each of which makes them `layer(block, states)`.
+
+        Args:
+          layer: a pure function; the states that it returns have the shapes of those it takes.
+          states: an array or a tree of arrays, before the first layer.
+          rematerialize: whether the gradient computes each layer a second time, from the states
+            before it, which are all that is kept; static. Less memory for a third more time.
+        """
+        if not rematerialize:  # A loop of XLA's would take more time: it copies what it keeps.
+            for block in self.blocks:
+                states = layer(block, states)
+            return states
+        block, params = Block(self.config, parent=None), self.variables["params"]
+        of_layers = [params[f"blocks_{i}"] for i in range(self.config.num_layers)]
+
+        def advance(states, of_layer):
+            return layer(block.bind({"params": of_layer}), states), None
+
+        # Without the loop XLA's compiler for CPUs merges the second computation with the first.
+        stacked = jax.tree.map(lambda *weights: jnp.stack(weights), *of_layers)
+        return lax.scan(jax.checkpoint(advance, prevent_cse=False), states, stacked)[0]
 
     def embed(
         self, tokens: Int32[Array, "..."], positions: Int32[Array, "..."]

@@ -10,7 +10,8 @@ In reading order:
 * `leading_factored`: the leading terms of the factored model, with an embedding.
 * `effective`: the gradient of the effective theory: uniform attention, and the loss to second order
   in the context.
-* `twins`: losses of statistics twins, networks trained on statistics of a text.
+* `twins`: statistics twins, networks trained on statistics of a text; what these are trained on
+  (`twin_statistics`), their losses (`twin_losses`), and what they predict (`twin_rows`).
 * `taylor`: the weights of any model as a polynomial in time.
 * `quadrature`: the weights of the effective theory, with few passes over the data.
 * `corrections`: the same, corrected for attention's feedback by a few exact gradients.
