@@ -1,3 +1,5 @@
+import functools
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +15,27 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and version("jaxlib").sta
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
+# Nobody reads the lines of Python that compiled programs would remember.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax._src.interpreters import mlir
 
 import assocjax as aj
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traces make many objects, few of them in cycles; looking for those is a twentieth of the time.
+gc.set_threshold(50_000, 20, 50)
+
+# JAX makes a context of MLIR for every program, which takes as long as to translate a tiny one.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # Compilation makes first examples slow; tests say nothing about time.
 settings.register_profile("assocjax", deadline=None, derandomize=True)
