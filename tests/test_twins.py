@@ -378,7 +378,7 @@ def test_comparison(x64, promote, tmp_path):
     assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
     assert found.attrs["corpus_sha256"] == data.sha256
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
-    start = model.init(key_start, Sizes(V, T, L), 1.0)
+    start = jax.jit(lambda key: model.init(key, Sizes(V, T, L), 1.0))(key_start)
     prepared, decoder = twins.prepare_twin(aj.context_statistics(data)), Decoder(config)
 
     def train(loss, keys):
