@@ -1,4 +1,3 @@
-import functools
 import gc
 import os
 from importlib.metadata import version
@@ -23,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
-from jax._src.interpreters import mlir
 
 import assocjax as aj
 
@@ -32,10 +30,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Traces make many objects, few of them in cycles; looking for those is a twentieth of the time.
 gc.set_threshold(50_000, 20, 50)
-
-# JAX makes a context of MLIR for every program, which takes as long as to translate a tiny one.
-if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # Compilation makes first examples slow; tests say nothing about time.
 settings.register_profile("assocjax", deadline=None, derandomize=True)
@@ -64,8 +58,15 @@ def bounded_programs():
     """
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def large_programs(tmp_path_factory):
+    """Compiles a large program once for each worker, though a function may make it again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +142,15 @@ def assert_trees_close(actual, expected, *, rtol: float) -> None:
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert jnp.shape(x) == jnp.shape(y)
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.max(np.abs(y), initial=1e-300))
+
+
+def planned_memory(lowered):
+    """The memory that the compiler plans for a program.
+
+    It is planned before machine code is made, which therefore need not be optimized.
+    """
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return lowered.compile(options).memory_analysis()
 
 
 def equations(jaxpr):
