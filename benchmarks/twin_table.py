@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--seed", type=int, default=0)
     options = options.parse_args(arguments)
     if options.small:
-        small = {"layers": 2, "width": 16, "heads": 2, "vocab_size": 64, "seq_len": 8}
+        small = {"layers": 1, "width": 16, "heads": 2, "vocab_size": 64, "seq_len": 8}
         vars(options).update(small, batch_size=4, steps=[1], runs=2, twins=["twin-0", "twin-4"])
     begin = time.perf_counter()
     sizes = {"vocab_size": options.vocab_size, "seq_len": options.seq_len}

@@ -1,3 +1,4 @@
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,8 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and version("jaxlib").sta
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
+# Nobody reads the lines of Python that compiled programs would remember.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,9 @@ import assocjax as aj
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traces make many objects, few of them in cycles; looking for those is a twentieth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 # Compilation makes first examples slow; tests say nothing about time.
 settings.register_profile("assocjax", deadline=None, derandomize=True)
@@ -52,8 +58,15 @@ def bounded_programs():
     """
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def large_programs(tmp_path_factory):
+    """Compiles a large program once for each worker, though a function may make it again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +163,15 @@ def assert_trees_close(actual, expected, *, rtol: float) -> None:
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert jnp.shape(x) == jnp.shape(y)
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.max(np.abs(y), initial=1e-300))
+
+
+def planned_memory(lowered):
+    """The memory that the compiler plans for a program.
+
+    It is planned before machine code is made, which therefore need not be optimized.
+    """
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return lowered.compile(options).memory_analysis()
 
 
 def equations(jaxpr):

@@ -115,6 +115,7 @@ def test_gradient_is_that_of_the_loss_in_every_mode(x64):
     gradient = aj.effective_gradient(params, statistics)
     direction = random_params(1, V=V, T=T, L=L, scale=1.0)
 
+    @jax.jit
     def along(step):
         moved = jax.tree.map(lambda a, d: a + step * d, params, direction)
         return aj.effective_loss(moved, statistics)

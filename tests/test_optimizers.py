@@ -177,9 +177,14 @@ def test_theories_follow_exact_training_by_any_optimizer(x64, promote, data, nam
     for gradient in gradients:
         params = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=L)
         state = made.init(params)
-        for _ in range(STEPS):
+
+        @jax.jit
+        def advance(params, state, gradient=gradient):
             updates, state = made.update(gradient(params), state, params)
-            params = optax.apply_updates(params, updates)
+            return optax.apply_updates(params, updates), state
+
+        for _ in range(STEPS):
+            params, state = advance(params, state)
         trained.append(params)
     exact, *theories = trained
     for theory, tolerance in zip(theories, TOLERANCES[name], strict=True):

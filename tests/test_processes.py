@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import random_tokens, token_data
+from conftest import planned_memory, random_tokens, token_data
 
 import assocjax as aj
 from assocjax.experiments import _grids, _plans
@@ -127,7 +127,7 @@ def test_memory_foreseen_is_what_the_compiler_plans(theories, runs, one_by_one):
     static = config, mesh, one_by_one, 4, False
     arguments = corpus, *of_chunk[:2], carry, np.asarray(0, np.int32)
     lowered = _grids._advance_chunk.lower(*static, *arguments)
-    found = lowered.compile().memory_analysis()
+    found = planned_memory(lowered)
     of_compiler = (
         found.argument_size_in_bytes
         + found.temp_size_in_bytes

@@ -1,4 +1,6 @@
 import itertools
+from collections import OrderedDict
+from functools import partial
 
 import chex
 import jax
@@ -39,48 +41,55 @@ def theory_gradient(theory, params, tokens, mask):
     return aj.effective_gradient(params, statistics, tokens, mask)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def python_step(theory, optimizer, batch_size, rate, sides, states, data, batch_key, step):
+    """A step of one run and one theory: what a sweep records before it, and all after it."""
+    tokens, mask = data
+    rows = jnp.arange(N)
+    if batch_size is not None:
+        rows = aj.batch_indices(batch_key, step, N, batch_size)
+    loss, gradient = aj.exact_loss_and_gradient(sides["run"], tokens[rows], mask[rows])
+    gradients = {
+        "run": gradient,
+        "corpus": theory_gradient(theory, sides["corpus"], tokens, mask),
+        "batches": theory_gradient(theory, sides["batches"], tokens[rows], mask[rows]),
+    }
+    row = OrderedDict(loss=loss)
+    for quantity, of in (("weights", sides), ("gradients", gradients)):
+        for name, measures in aj.compare_params(of["run"], of["corpus"]).items():
+            row |= {(m, quantity, name): v for m, v in measures._asdict().items()}
+    if batch_size is not None:
+        for name, measures in aj.compare_params(sides["run"], sides["batches"]).items():
+            row["truncation_error", name] = measures.relative_error
+            rest = jax.tree.map(jnp.subtract, sides["batches"], sides["corpus"])
+            axes = tuple(range(name != "output", getattr(rest, name).ndim))
+            norms = [
+                jnp.sqrt(jnp.sum(jnp.square(getattr(x, name)), axis=axes))
+                for x in (rest, sides["run"])
+            ]
+            row["sampling_error", name] = norms[0] / norms[1]
+    moved, made = {}, optimizer(rate)
+    for name, side in sides.items():
+        updates, states[name] = made.update(gradients[name], states[name], side)
+        moved[name] = optax.apply_updates(side, updates)
+    return row, moved, states
+
+
 def python_run(data, theory, rate, seed, scale, steps, optimizer=optax.sgd, batch_size=None):
     """One run and one theory, step by step in Python: what a sweep records of them."""
-    tokens, mask = jnp.asarray(data.tokens), jnp.asarray(data.mask)
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     sizes = {"vocab_size": V, "seq_len": T, "num_layers": L}
-    made = optimizer(rate)
     sides = {
         "run": aj.init_params(init_key, **sizes, scale=scale),
         "corpus": aj.init_params(init_key, **sizes),
         "batches": aj.init_params(init_key, **sizes),
     }
-    states = {name: made.init(params) for name, params in sides.items()}
-    record = []
+    states = {name: optimizer(rate).init(params) for name, params in sides.items()}
+    record, corpus = [], (jnp.asarray(data.tokens), jnp.asarray(data.mask))
+    step_of = partial(python_step, theory, optimizer, batch_size, rate)
     for step in range(steps + 1):
-        rows = jnp.arange(N)
-        if batch_size is not None:
-            rows = aj.batch_indices(batch_key, jnp.int32(step), N, batch_size)
-        loss, gradient = aj.exact_loss_and_gradient(sides["run"], tokens[rows], mask[rows])
-        gradients = {
-            "run": gradient,
-            "corpus": theory_gradient(theory, sides["corpus"], tokens, mask),
-            "batches": theory_gradient(theory, sides["batches"], tokens[rows], mask[rows]),
-        }
-        row = {"loss": loss}
-        for quantity, of in (("weights", sides), ("gradients", gradients)):
-            for name, measures in aj.compare_params(of["run"], of["corpus"]).items():
-                row |= {(m, quantity, name): v for m, v in measures._asdict().items()}
-        if batch_size is not None:
-            for name, measures in aj.compare_params(sides["run"], sides["batches"]).items():
-                row["truncation_error", name] = measures.relative_error
-                rest = jax.tree.map(jnp.subtract, sides["batches"], sides["corpus"])
-                axes = tuple(range(name != "output", getattr(rest, name).ndim))
-                norms = [
-                    np.sqrt(np.sum(np.square(getattr(x, name)), axis=axes))
-                    for x in (rest, sides["run"])
-                ]
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    row["sampling_error", name] = norms[0] / norms[1]
+        row, sides, states = step_of(sides, states, corpus, batch_key, jnp.int32(step))
         record.append(row)
-        for name, side in sides.items():
-            updates, states[name] = made.update(gradients[name], states[name], side)
-            sides[name] = optax.apply_updates(side, updates)
     return {name: np.stack([row[name] for row in record]) for name in record[0]}
 
 
@@ -314,7 +323,7 @@ def test_differentiable_in_the_learning_rate_and_the_start(x64, data):
     np.testing.assert_allclose(forward, slope, rtol=1e-5)
     np.testing.assert_allclose(reverse, slope, rtol=1e-5)
     by_scale = jax.jit(jax.grad(lambda s: cosines(0.5, s)[0]))(scale)
-    slope = (cosines(0.5, scale + 1e-6)[0] - cosines(0.5, scale - 1e-6)[0]) / 2e-6
+    slope = (run(rates, scale + 1e-6)[1, 0] - run(rates, scale - 1e-6)[1, 0]) / 2e-6
     np.testing.assert_allclose(by_scale, slope, rtol=1e-4)
 
 

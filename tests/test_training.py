@@ -23,10 +23,14 @@ def by_exact(tokens):
 
 
 def python_loop(params, tokens, optimizer, steps):
+    @jax.jit
+    def advance(params, state):
+        updates, state = optimizer.update(aj.exact_gradient(params, tokens), state, params)
+        return optax.apply_updates(params, updates), state
+
     state, trajectory = optimizer.init(params), [params]
     for _ in range(steps):
-        updates, state = optimizer.update(aj.exact_gradient(params, tokens), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = advance(params, state)
         trajectory.append(params)
     return trajectory
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 import xarray as xr
 from conftest import random_mask, random_tokens, token_data
+from scipy.special import log_softmax
 
 import assocjax as aj
 from assocjax import figures
@@ -24,6 +25,7 @@ CONFIGS = {
     "llama": llama(V, T, L, 16, 4, 2),
     "gpt2": gpt2(V, T, L, 16, 2),
 }
+ONE_LAYER = neox(V, T, 1, 16, 2)
 
 
 def corpus(masked=True):
@@ -31,6 +33,7 @@ def corpus(masked=True):
     return token_data(tokens, V, random_mask(1, 30, T) if masked else None)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def weights(config, seed=0):
     model = DecoderModel("decoder", config)
     params = model.init(jax.random.key(seed), Sizes(V, T, L), 3.0)
@@ -43,7 +46,12 @@ def weights(config, seed=0):
 
 
 def nll(logits, y):
-    return float(jax.nn.logsumexp(logits) - logits[y])
+    return jax.nn.logsumexp(logits) - logits[y]
+
+
+def apply(decoder, params, method):
+    """`method` of the decoder, in one program."""
+    return jax.jit(lambda params: decoder.apply({"params": params}, method=method))(params)
 
 
 def mean_states(module, context, positions):
@@ -79,11 +87,12 @@ def test_mean_losses(name, x64, monkeypatch):
     params, decoder = weights(config), Decoder(config)
     independent = np.outer(P.sum(axis=1), P.sum(axis=0))
     for order, E, share in ((0, context, independent), (1, np.eye(V), P), (2, context, P)):
-        logits = decoder.apply(
-            {"params": params},
-            method=lambda m, E=E: m.unembed(mean_states(m, E, statistics.positions)[-1]),
+        logits = apply(
+            decoder,
+            params,
+            lambda m, E=E: m.unembed(mean_states(m, E, statistics.positions)[-1]),
         )
-        expected = sum(share[x, y] * nll(logits[x], y) for x in range(V) for y in range(V))
+        expected = -np.sum(share * log_softmax(np.asarray(logits), axis=1))
         loss = jax.jit(partial(aj.twin_loss, decoder, order=order))
         assert float(loss(params, prepared)) == pytest.approx(expected, rel=1e-10)
 
@@ -128,7 +137,7 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
             total += nll(module.unembed(row), y)
         return total / len(draws.t)
 
-    return decoder.apply({"params": params}, method=loss)
+    return apply(decoder, params, loss)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +154,10 @@ def test_drawn_losses(name, order, x64):
     draws = draw_rows(prepared, key, order, 5)
     if order == 2:
         context = prepared.context
-        logits = decoder.apply(
-            {"params": params},
-            method=lambda m: m.unembed(mean_states(m, context, statistics.positions)[-1]),
+        logits = apply(
+            decoder,
+            params,
+            lambda m: m.unembed(mean_states(m, context, statistics.positions)[-1]),
         )
         expected = np.mean([nll(logits[x], y) for x, y in zip(draws.x, draws.y, strict=True)])
     else:
@@ -292,10 +302,13 @@ def test_rows_shuffled():
 
 
 def descend(loss, start, eta, steps):
+    @jax.jit
+    def step(params):
+        return jax.tree.map(lambda w, g: w - eta * g, params, jax.grad(loss)(params))
+
     params = start
     for _ in range(steps):
-        gradient = jax.grad(loss)(params)
-        params = jax.tree.map(lambda w, g: w - eta * g, params, gradient)
+        params = step(params)
     return params
 
 
@@ -386,29 +399,32 @@ def test_comparison(x64, promote, tmp_path):
     assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
     assert found.attrs["corpus_sha256"] == data.sha256
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
-    start = model.init(key_start, Sizes(V, T, L), 1.0)
+    start = jax.jit(lambda key: model.init(key, Sizes(V, T, L), 1.0))(key_start)
     prepared, decoder = aj.prepare_twin(aj.context_statistics(data)), Decoder(config)
 
-    def train(loss):
-        """The weights after 2 and after 3 updates."""
-        params, state, found = start, recipe().init(start), []
-        gradient = jax.jit(jax.grad(loss))
-        for step in range(3):
-            updates, state = recipe().update(gradient(params, step), state, params)
-            params = optax.apply_updates(params, updates)
-            found.append({n: np.asarray(w) for n, w in model.weights(params).items()})
-        return found[1:]
+    def train(loss, keys):
+        """For every key, the weights after 2 and after 3 updates."""
 
-    def real(key):
-        def loss(params, step):
-            rows = aj.batch_indices(key, step, len(data.tokens), batch_size)
-            return model.loss(params, *(jnp.asarray(a)[rows] for a in (data.tokens, data.mask)))
+        @jax.jit
+        def advance(params, state, key, step):
+            updates, state = recipe().update(jax.grad(loss)(params, key, step), state, params)
+            return optax.apply_updates(params, updates), state
 
-        return loss
+        found = []
+        for key in keys:
+            params, state, at = start, recipe().init(start), []
+            for step in range(3):
+                params, state = advance(params, state, key, step)
+                at.append({n: np.asarray(w) for n, w in model.weights(params).items()})
+            found.append(at[1:])
+        return found
 
-    def of_twin(i, twin):
-        key = jax.random.fold_in(key_twins, i)
-        return lambda params, step: aj.twin_loss(
+    def real(params, key, step):
+        rows = aj.batch_indices(key, step, len(data.tokens), batch_size)
+        return model.loss(params, *(jnp.asarray(a)[rows] for a in (data.tokens, data.mask)))
+
+    def of_twin(twin):
+        return lambda params, key, step: aj.twin_loss(
             decoder,
             params,
             prepared,
@@ -418,8 +434,9 @@ def test_comparison(x64, promote, tmp_path):
         )
 
     first = {n: np.asarray(w) for n, w in model.weights(start).items()}
-    runs = [train(real(key)) for key in jax.random.split(key_runs, R)]
-    trained = [train(of_twin(i, twin)) for i, twin in enumerate(chosen)]
+    runs, trained = train(real, jax.random.split(key_runs, R)), []
+    for i, twin in enumerate(chosen):
+        trained += train(of_twin(twin), [jax.random.fold_in(key_twins, i)])
     for i, step in enumerate((2, 3)):
         for name, at in first.items():
             changes = [each[i][name] - at for each in runs + trained]
@@ -498,7 +515,7 @@ def test_shares():
 
 def test_another_text(promote):
     """The run on it is compared, and twins have its statistics, which are given or computed."""
-    data, model = corpus(masked=False), DecoderModel("neox", CONFIGS["neox"])
+    data, model = corpus(masked=False), DecoderModel("neox", ONE_LAYER)
     halves = [token_data(half, V) for half in np.array_split(data.tokens, 2)]
     some = {"optimizer": recipe(), "steps": [2], "batch_size": 4, "num_runs": 2}
     chosen = [twins.StatisticsTwin(2, rows=None)]
@@ -560,14 +577,14 @@ def test_a_sweep_compares_the_twin(x64, promote):
 
 def test_a_sweep_of_a_decoder(promote):
     """Twins of a decoder start where the run does; with minibatches too."""
-    data, config = corpus(masked=False), CONFIGS["neox"]
+    data = corpus(masked=False)
     found = aj.sweep(
         data,
-        model=DecoderModel("small neox", config),
+        model=DecoderModel("small neox", ONE_LAYER),
         theories=["twin-2-mean", twins.StatisticsTwin(4, rows=24)],
         learning_rates=[1e-3, 1e-2],
         steps=2,
-        num_layers=L,
+        num_layers=1,
         optimizer="adamw",
         batch_size=4,
     )
