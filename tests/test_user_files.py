@@ -55,6 +55,15 @@ COMMANDS = {
 }
 
 
+READERS = ("reproduce.reproduce", "llm.texts.tokens_of_model", "corpora.load_tokens")
+READERS += ("corpora.open_tokens", "corpora.write_tokens", "corpora.read_documents")
+"""Those that import others come first, since they keep what they have imported."""
+
+
+def _fail(*arguments, **options):
+    raise AssertionError("the corpus is read")
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A user's folder, with a text, and beside it whatever else there is."""
@@ -106,7 +115,7 @@ def refused(command, capsys) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
+def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeypatch):
     if name == "compare ../model":
         pytest.importorskip("torch", reason="language models need the extra llm")
     options, change = COMMANDS[name]
@@ -114,6 +123,7 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
     around = tree(home)
 
     cli.main([*command, "out"])
+    printed = capsys.readouterr().out
     written = tree("out")
     assert MARKER in written
     assert tree(home) == around | {f"work/out/{file}": data for file, data in written.items()}
@@ -128,18 +138,29 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
         assert "assocjax may write" in refused([*command, "theirs", *more], capsys)
         assert tree("theirs") == theirs
 
-    # The same again is complete; what the user has added stays.
+    # The same again is complete, which is said, with its report, before anything is read; what the
+    # user has added stays.
     for file in ("notes.txt", "a/notes.txt", "unfinished/notes.txt"):
         Path("out", file).parent.mkdir(exist_ok=True)
         Path("out", file).write_text("mine")
     mine = {file: b"mine" for file in ("notes.txt", "a/notes.txt", "unfinished/notes.txt")}
-    cli.main([*command, "out"])
-    assert tree("out") == written | mine
-
-    # Another configuration is refused, and replaces ours, but nothing else, where it is asked to.
-    if change is not None:
-        assert "of another configuration" in refused([*command, "out", *change], capsys)
+    with monkeypatch.context() as patch:
+        for reader in READERS:
+            patch.setattr(f"assocjax.{reader}", _fail)
+        cli.main([*command, "out"])
+        again = capsys.readouterr().out.splitlines(keepends=True)
+        assert again[0] == "already complete, in out: --overwrite computes it again\n"
+        assert len(again) > 2
+        assert printed.endswith("".join(again[1:]))
         assert tree("out") == written | mine
+        if change is not None:
+            said = refused([*command, "out", *change], capsys)
+            assert f"configuration: its {change[0]} is" in said
+            assert f"here it is {change[1]};" in said
+            assert tree("out") == written | mine
+
+    # Another configuration replaces ours, but nothing else, where it is asked to.
+    if change is not None:
         cli.main([*command, "out", *change, "--overwrite"])
         after = tree("out")
         assert {file: after.pop(file) for file in mine} == mine
@@ -149,6 +170,50 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
     assert {
         file: data for file, data in tree(home).items() if not file.startswith("work/")
     } == around
+
+
+def test_texts_of_one_name_and_results_of_another_form(capsys):
+    text = Path("../text.txt").read_text("utf-8")
+    command = ["statistics", *FEW[2:], "--corpus", "copy.txt", "--out", "out"]
+    Path("copy.txt").write_text(text, "utf-8")
+    cli.main(command)
+    Path("copy.txt").write_text(text.replace("bird", "brid"), "utf-8")
+    said = refused(command, capsys)
+    assert "its text 'copy.txt' is of the same name and size as here, but not the same" in said
+    Path("copy.txt").write_text(text, "utf-8")
+    cli.main(command)
+    assert capsys.readouterr().out.startswith("already complete")
+    Path("other.txt").write_text(text, "utf-8")
+    said = refused([*command, "--corpus", "other.txt"], capsys)
+    assert "is 'copy.txt', here it is 'other.txt'" in said
+
+    # A folder holds either form, never both; of the other, only the user's own file stays.
+    Path("out/statistics.txt").write_text("mine")
+    cli.main([*command, "--matrices", "sparse", "--overwrite"])
+    names = {MARKER, "counts.nc", "correlations.nc", "summary.json", "statistics.txt"}
+    assert tree("out").keys() == names
+    refused([*command, "--shard", "1/2"], capsys)
+    cli.main(["associations", "bird", "--statistics", "out", "--out", "lists"])
+    printed = capsys.readouterr().out
+    cli.main([*command, "--overwrite"])
+    assert "counts.nc" not in tree("out")
+    cli.main(["associations", "bird", "--statistics", "out"])
+    dense = capsys.readouterr().out
+    assert "bird in copy.txt" in dense
+    assert "bird in copy.txt" in printed
+    # What was read has changed since.
+    refused(["associations", "bird", "--statistics", "out", "--out", "lists", "--top", "2"], capsys)
+
+
+def test_a_figure_that_is_no_longer_asked_for_is_removed(capsys):
+    cli.main(["track", *RUN, "--graph", "the", "--out", "out"])
+    before = tree("out").keys()
+    Path("out/context_mine.png").write_text("mine")
+    cli.main(["track", *RUN, "--out", "out"])
+    assert "already complete" in capsys.readouterr().out
+    graphs = {name for name in before if name.startswith("context_")}
+    assert len(graphs) == 2
+    assert tree("out").keys() == before - graphs | {"context_mine.png"}
 
 
 def test_the_page_and_the_shards(home, capsys):

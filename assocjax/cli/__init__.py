@@ -16,6 +16,7 @@ from typing import NoReturn
 import cyclopts
 
 from assocjax.arguments import printable
+from assocjax.cli._finished import run
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         app = make_app(*set(arguments[:1]).intersection(COMMANDS))
         command = app(arguments, print_error=False, exit_on_error=False)
         if command is not None:  # None after --help
-            command.run()
+            run(command)
     except cyclopts.CycloptsError as error:
         error.verbose = False
         of = " ".join(("assocjax", *(error.command_chain or ())))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from assocjax import arguments
 from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
 from assocjax.cli._options import arguments_of, options
-from assocjax.cli._terminal import show, status
+from assocjax.cli._terminal import note, status
 from assocjax.errors import InputError
 
 READ_VOCAB_SIZE = 3000
@@ -88,7 +88,7 @@ class Sequences(Tokens):
         from assocjax.corpora import load_tokens
 
         data = self.read(load_tokens, **sizes)
-        show_corpus(data, f", {data.unk_fraction:.1%} unknown")
+        note(f"{describe_corpus(data)}, {data.unk_fraction:.1%} unknown")
         return data
 
 
@@ -121,7 +121,7 @@ class AnyCorpus(Corpus):
                 f"vocabulary; got {self.vocab_size}"
             )
         file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
-        show_corpus(file)
+        note(describe_corpus(file))
         return file
 
 
@@ -138,8 +138,8 @@ def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
-def show_corpus(data: "TokenData | TokenFile", unknown: str = "") -> None:
-    show(
+def describe_corpus(data: "TokenData | TokenFile") -> str:
+    return (
         f"{data.name}: {data.num_sequences} sequences of {data.seq_len} positions, vocabulary of "
-        f"{data.vocab_size} tokens{unknown}"
+        f"{data.vocab_size} tokens"
     )

@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 
 from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, several, shown
 from assocjax.cli._plugins import load_plugins
+from assocjax.cli._report import Finish, Report
 from assocjax.errors import InputError
 from assocjax.models.registry import MODEL
 
@@ -65,6 +66,25 @@ class Results:
     """folder for the results"""
     overwrite: bool = False
     """replace existing results of another configuration, or compute the same results again"""
+
+    @property
+    def command(self) -> str:
+        """Name of the command, which is that of its module."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the command claims for its results; None for a single file, or none."""
+        return self.out
+
+    @property
+    def grows(self) -> bool:
+        """Whether other results of the same command may be added to the folder."""
+        return False
+
+    def run(self, finish: Finish) -> Report:
+        """Runs the command; calls `finish` with its folder, if it claims one."""
+        raise NotImplementedError
 
 
 @options("Training")

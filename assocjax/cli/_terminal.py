@@ -2,14 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from assocjax.arguments import printable
 from assocjax.errors import InputError, InputTypeError
-
-if TYPE_CHECKING:
-    from assocjax.storage import Folder
 
 
 def show(text: Any, **options: Any) -> None:
@@ -20,50 +16,36 @@ def show(text: Any, **options: Any) -> None:
     Console(highlight=False).print(text, markup=False, **options)
 
 
-def show_written(folder: Path, names: list[str]) -> None:
-    show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+def note(text: str) -> None:
+    """Prints a line about the work, as opposed to its results."""
+    show(text, soft_wrap=True)
 
 
-def show_complete(folder: "Folder") -> None:
-    show(f"already complete, in {folder.path}: --overwrite computes it again", soft_wrap=True)
-
-
-def show_table(title: str, rows: list[dict[str, Any]]) -> None:
+def show_table(part: dict[str, Any]) -> None:
+    """Prints a table of a `Report`."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(
-        title=Text(title),
+        title=Text(printable(part["table"])),
         title_justify="left",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    columns = {name: value for row in reversed(rows) for name, value in row.items()}
-    columns = {name: columns[name] for row in rows for name in row}
-    for name, value in columns.items():
-        side = "left" if isinstance(value, str) else "right"
+    for name in part["columns"]:
+        side = "left" if name in part["left"] else "right"
         table.add_column(name, justify=side, overflow="fold")  # no digit is lost
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
+    for row in part["rows"]:
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:  # a file has room for whole lines
         options = console.options.update(max_width=1000)
         width = max(console.width, console.measure(table, options=options).maximum)
         console = Console(width=width)
     console.print(table, markup=False, highlight=False)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if value and not 1e-3 <= abs(value) < 1e4:
-        return f"{value:.2e}"
-    return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def status(what: str):

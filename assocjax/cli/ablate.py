@@ -11,14 +11,8 @@ from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import AtLeast2, several
 from assocjax.cli._options import Results, Run, check_training, chosen, options
-from assocjax.cli._terminal import (
-    progress_bar,
-    show,
-    show_complete,
-    show_table,
-    show_written,
-    status,
-)
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
 from assocjax.theories.registry import THEORIES
 
@@ -47,14 +41,13 @@ class Ablate(Results, Corpus, Run):
     draws: AtLeast2 = arguments.DRAWS
     """number of random draws of each control"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.analysis import ablation
         from assocjax.models.paper import check_paper_model
         from assocjax.models.registry import get_model
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        check_claimable(self.out, "ablate")
         configure_jax(self.precision)
         check_training(self, self.num_sequences, theory=(self.theory,))
         check_paper_model("ablate", get_model(self.model))
@@ -73,7 +66,6 @@ class Ablate(Results, Corpus, Run):
         decides = results.identity(data, config)
         with claim(self.out, "ablate", decides, result=_FILE, overwrite=self.overwrite) as folder:
             if folder.complete:
-                show_complete(folder)
                 dataset = results.load(folder.path / _FILE)
             else:
                 with results.stoppable(folder):
@@ -87,21 +79,30 @@ class Ablate(Results, Corpus, Run):
             results.save_json_to(folder, "summary.json", content)
             with status("drawing"):
                 paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
-        show(
-            f"Loss {float(dataset['trained_loss']):.4f} nats after {self.steps} steps (log V = "
-            f"{math.log(data.vocab_size):.4f}). Columns: change of the loss when a weight is "
-            f"edited along its {self.theory} theory (theory), and along {self.draws} draws "
-            "(mean±sd) of random directions (random), of the theory with shuffled tokens "
-            "(shuffled), and of the "
-            "theory with tokens shuffled among those of similar frequency (matched); cosine of the "
-            "weight with the theory (cosine)"
-        )
-        for edit in self.edits:
-            of_edit = [row for row in rows if row["edit"] == edit]
-            for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
-                if f"random_{size}" in of_edit[0]:
-                    show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
-        show_written(self.out, [_FILE, "summary.json", *(path.name for path in paths)])
+            report = _report(self, dataset, rows)
+            files = [_FILE, "summary.json", *(path.name for path in paths)]
+            report.written(files)
+            finish(folder, report, files)
+        return report
+
+
+def _report(options: Ablate, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    report = Report()
+    report.line(
+        f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
+        f"{math.log(dataset.sizes['token']):.4f}). Columns: change of the loss when a weight is "
+        f"edited along its {options.theory} theory (theory), and along {options.draws} draws "
+        "(mean±sd) of random directions (random), of the theory with shuffled tokens "
+        "(shuffled), and of the "
+        "theory with tokens shuffled among those of similar frequency (matched); cosine of the "
+        "weight with the theory (cosine)"
+    )
+    for edit in options.edits:
+        of_edit = [row for row in rows if row["edit"] == edit]
+        for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
+            if f"random_{size}" in of_edit[0]:
+                report.table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
+    return report
 
 
 def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":

@@ -14,7 +14,8 @@ from assocjax.cli._corpus import READ_VOCAB_SIZE, by_default, configure_jax
 from assocjax.cli._kinds import Count
 from assocjax.cli._matrices import Counted
 from assocjax.cli._options import Results, chosen, options
-from assocjax.cli._terminal import show, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,13 +41,11 @@ class Associations(Results, Counted):
     frequency_corrected: bool = False
     """correct for token frequencies, so that rare and frequent tokens are comparable"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.analysis import associations as library
         from assocjax.corpora.tokens import find_token
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        if self.out is not None:
-            check_claimable(self.out, "associations")
         configure_jax(self.precision)
         config = chosen(self, "tokens", "top", "frequency_corrected")
         if self.statistics is None:
@@ -74,13 +73,16 @@ class Associations(Results, Counted):
             }
             for token in self.tokens
         }
+        report = Report()
         for token, matrices in listing.items():
-            show(f"\n{token} in {name}")
+            report.line(f"\n{token} in {name}")
             for matrix, best in matrices.items():
-                show(f"  {matrix}: {library.MATRICES[matrix]}")
+                report.line(f"  {matrix}: {library.MATRICES[matrix]}")
                 line = "  ".join(f"{other} {score:.2g}" for other, score in best)
                 line = line or "none: no entry is positive"
-                show(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
+                report.line(
+                    textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    ")
+                )
         if self.out is not None:
             scores = {
                 token: {name: [a._asdict() for a in best] for name, best in matrices.items()}
@@ -93,7 +95,9 @@ class Associations(Results, Counted):
             with claim(self.out, "associations", decides, overwrite=self.overwrite) as folder:
                 results.save_json_to(folder, "associations.json", content)
                 folder.finish()
-            show_written(self.out, ["associations.json"])
+                report.written(["associations.json"])
+                finish(folder, report, ["associations.json"])
+        return report
 
 
 def _read_statistics(

@@ -7,7 +7,8 @@ from assocjax import arguments
 from assocjax.cli._corpus import READ_VOCAB_SIZE, Corpus, by_default, configure_jax
 from assocjax.cli._kinds import Count, Precision, several
 from assocjax.cli._options import Results, chosen, options
-from assocjax.cli._terminal import show, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 
 _MEANINGS = {
     "bigram": "{column} follows {row}",
@@ -39,12 +40,10 @@ class Attribute(Results, Corpus):
     top: Count = arguments.TOP
     """number of documents to list for each matrix"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.analysis.passages import find_passages, listing
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        if self.out is not None:
-            check_claimable(self.out, "attribute")
         configure_jax(self.precision)
         data = self.load()
         row, column = self.tokens
@@ -52,7 +51,7 @@ class Attribute(Results, Corpus):
             data.token_id(token)  # fails before the work
         with status("attributing"):
             dataset = find_passages(data, row, column, matrices=self.weight, top=self.top)
-        content = {}
+        report, content = Report(), {}
         for matrix in self.weight:
             of_matrix = dataset.sel(matrix=matrix)
             rows, shares = listing(dataset, matrix), of_matrix["share"].values
@@ -68,8 +67,8 @@ class Attribute(Results, Corpus):
             listed = sum(row["share"] for row in rows) / entry if entry else 0
             meaning = _MEANINGS[matrix].format(row=repr(row), column=repr(column))
             less = ", less than chance, as for most pairs of rare tokens" if entry < 0 else ""
-            show(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
-            show(
+            report.line(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
+            report.line(
                 f"the sum of {content[matrix]['documents_for']} positive and "
                 f"{content[matrix]['documents_against']} negative shares of {len(shares)} "
                 f"documents; the table lists {listed:.1%} of it"
@@ -77,8 +76,8 @@ class Attribute(Results, Corpus):
             if rows:
                 products = f" (in products of {degree}, all its terms)" if degree > 1 else ""
                 title = f"change: the loss of the entry without the document{products}"
-                show_table(title, rows)
-        show(
+                report.table(title, rows)
+        report.line(
             "« » mark the key and the target with the largest share in the document. Documents are "
             "counted from 0"
         )
@@ -92,4 +91,7 @@ class Attribute(Results, Corpus):
                     folder, "attribution.json", {**attributes, "attribution": content}
                 )
                 folder.finish()
-            show_written(self.out, ["attribution.nc", "attribution.json"])
+                files = ["attribution.nc", "attribution.json"]
+                report.written(files)
+                finish(folder, report, files)
+        return report

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._corpus import Reading, show_corpus
+from assocjax.cli._corpus import Reading, describe_corpus
 from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
 from assocjax.cli._options import Results, arguments_of, chosen, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar, status
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,22 +61,20 @@ class Compare(Results, Reading):
     """folder for the results, a file for each revision; after an interruption the same command
     resumes"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.llm.files import check_revisions
         from assocjax.llm.libraries import require
         from assocjax.llm.revisions import compare_revisions
-        from assocjax.llm.tensors import SharedWeights
         from assocjax.llm.texts import tokens_of_model
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
-        check_claimable(self.out, "compare")
         revisions = [None] if self.revisions is None else list(self.revisions)
         check_revisions(self.model, revisions)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
-        show_corpus(data)
+        note(describe_corpus(data))
         with hold(self.out):  # one writer from the first revision to the last figure
             with progress_bar("reading", "") as bar:
                 others = {"name_or_path": self.model, "revisions": revisions, "source": data}
@@ -89,26 +88,37 @@ class Compare(Results, Reading):
                 results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
                 with status("drawing"):
                     paths = _draw(dataset, folder)
-                # Files of single earlier revisions stay; outdated files made from several do not.
-                written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
-                kept = (file for file in folder.files if not file.startswith("revision-"))
-                folder.remove(*(file for file in kept if file not in written))
-        for each in decoded["shared_weights"]:
-            shared = SharedWeights(**each)
-            of = "Identical" if shared.identical else "Shared"
-            show(f"{of}: {shared}. Between them, a curve compares a model with itself")
-        show(
-            f"{dataset.sizes['token']} tokens, each with at least "
-            f"{int(dataset.token_count.min())} occurrences. Median over layers of the similarity; "
-            f"in parentheses its mean over {self.shuffles} shuffles of the tokens, and the "
-            "difference in sd. attention: mean over heads, with query_key; without MLP and "
-            "embedding: the "
-            "stream after attention and after the layer, with value; bigram: the first layer's "
-            "input, with bigram and the unigram residual"
-        )
-        show_table("The paper's form", rows["feature"])
-        show_table("Token-centred", rows["token"])
-        show_written(self.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+                files = ["comparison.nc", "summary.json", *(path.name for path in paths)]
+                report = _report(self, dataset, rows, decoded)
+                report.written(files)
+                # Each revision has a file that a comparison of other revisions can use.
+                revisions = [name for name in folder.files if name.startswith("revision-")]
+                finish(folder, report, [*files, *revisions])
+        return report
+
+
+def _report(
+    options: Compare, dataset: "xr.Dataset", rows: dict[str, Any], decoded: dict[str, Any]
+) -> Report:
+    from assocjax.llm.tensors import SharedWeights
+
+    report = Report()
+    for each in decoded["shared_weights"]:
+        shared = SharedWeights(**each)
+        of = "Identical" if shared.identical else "Shared"
+        report.line(f"{of}: {shared}. Between them, a curve compares a model with itself")
+    report.line(
+        f"{dataset.sizes['token']} tokens, each with at least "
+        f"{int(dataset.token_count.min())} occurrences. Median over layers of the similarity; "
+        f"in parentheses its mean over {options.shuffles} shuffles of the tokens, and the "
+        "difference in sd. attention: mean over heads, with query_key; without MLP and "
+        "embedding: the "
+        "stream after attention and after the layer, with value; bigram: the first layer's "
+        "input, with bigram and the unigram residual"
+    )
+    report.table("The paper's form", rows["feature"])
+    report.table("Token-centred", rows["token"])
+    return report
 
 
 def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:

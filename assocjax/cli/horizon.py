@@ -18,7 +18,8 @@ from assocjax.cli._kinds import (
     several,
 )
 from assocjax.cli._options import Results, Seams, arguments_of, check_seams, chosen, options
-from assocjax.cli._terminal import progress_bar, show_complete, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,12 +51,11 @@ class Horizon(Results, Sequences, Seams):
     threshold: Threshold = arguments.THRESHOLD
     """relative error above which a theory has ended"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.experiments import horizons
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        check_claimable(self.out, "horizon")
         configure_jax(self.precision)
         check_seams(self, theories=self.theories or ())
         study = arguments_of(self, horizons.study_settings)
@@ -76,25 +76,26 @@ class Horizon(Results, Sequences, Seams):
         with claim(
             self.out, "horizon", decides, result=_HORIZONS, overwrite=self.overwrite
         ) as folder:
-            if folder.complete:
-                show_complete(folder)
-            else:
+            if not folder.complete:
                 _study(self, data, config, folder)
             content = json.loads((folder.path / _HORIZONS).read_text("utf-8"))
             rows, laws = content["horizons"], content["laws"]
             with status("drawing"):
                 figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
                 paths = figures.save(figure, "horizons", into=folder)
-        show_table(
-            f"First step at which a weight's relative error exceeds {self.threshold:g} in any "
-            f"layer (-: not within training time {self.duration:g}; 0: the theory never held)",
-            [_horizon_row(row) for row in rows],
-        )
-        show_table(
-            "Power laws: horizon as training time = prefactor * product of quantity^exponent",
-            [_law_row(law) for law in laws],
-        )
-        show_written(self.out, [_HORIZONS, *(path.name for path in paths)])
+            report, files = Report(), [_HORIZONS, *(path.name for path in paths)]
+            report.table(
+                f"First step at which a weight's relative error exceeds {self.threshold:g} in any "
+                f"layer (-: not within training time {self.duration:g}; 0: the theory never held)",
+                [_horizon_row(row) for row in rows],
+            )
+            report.table(
+                "Power laws: horizon as training time = prefactor * product of quantity^exponent",
+                [_law_row(law) for law in laws],
+            )
+            report.written(files)
+            finish(folder, report, files)
+        return report
 
 
 def _study(

@@ -3,9 +3,11 @@
 from dataclasses import field
 from pathlib import Path
 
+from assocjax.cli._finished import told_if_unchanged
 from assocjax.cli._matrices import folder_of_shards
 from assocjax.cli._options import Results, options
-from assocjax.cli._terminal import show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 
 
 @options("Shards")
@@ -19,7 +21,12 @@ class Merge(Results):
     """files of all shards"""
     out: Path = Path("assocjax-statistics")
 
-    def run(self) -> None:
+    @property
+    def folder(self) -> None:
+        """Merged files stand beside shards, as single files."""
+        return None
+
+    def run(self, finish: Finish) -> Report:
         from assocjax.statistics import shards
         from assocjax.storage import results
 
@@ -27,5 +34,8 @@ class Merge(Results):
             dataset = shards.merge(self.files)
             name = f"{dataset.attrs['kind']}.nc"
             path = folder_of_shards(self.out) / name
-            results.save(dataset, path, overwrite=self.overwrite)
-        show_written(self.out, [name])
+            with told_if_unchanged(path):
+                results.save(dataset, path, overwrite=self.overwrite)
+        report = Report()
+        report.path(f"written to {self.out}: {name}")
+        return report

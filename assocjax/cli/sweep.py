@@ -23,10 +23,13 @@ from assocjax.cli._kinds import (
     unless_given,
 )
 from assocjax.cli._options import Results, Training, arguments_of, check_training, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from assocjax.corpora import TokenData
 
 
@@ -94,12 +97,11 @@ class Sweep(_Processes, Results, Corpus, Training):
     """resume also from a checkpoint of another number or kind of devices; results then differ by
     rounding"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.experiments import sweeps
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
-        check_claimable(self.out, "sweep")
         configure_jax(self.precision, self.matmul_precision)
         first_process = _join(self)
         trains = () if self.gradient == arguments.EXACT else (self.gradient,)
@@ -115,30 +117,41 @@ class Sweep(_Processes, Results, Corpus, Training):
                     **arguments_of(self, sweeps.sweep),
                     checkpoint=self.out,
                     progress=progress,
-                    announce=show,
+                    announce=note,
                 )
             if not first_process:
-                return
+                return Report()
             rows = sweeps.summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             with claim(self.out, "sweep", None) as folder:
                 results.save_json_to(folder, "summary.json", content)
                 with status("drawing"):
                     paths = figures.save_sweep(dataset, folder)
-        show(
-            f"After {self.steps} steps with learning rate eta: loss in nats (log V = "
-            f"{math.log(data.vocab_size):.4f} at zero weights); cosine of each weight with a "
-            "theory, smallest over layers and seeds; relative error of the last weight"
-        )
-        for scale in dataset["init_scale"].values.tolist():
-            weights = dataset["weight"].values.tolist()
-            of_scale = [_short(row, weights) for row in rows if row["init_scale"] == scale]
-            for row in of_scale:
-                del row["init_scale"]
-            show_table(f"initialization sd {scale:g}", of_scale)
-        if dataset.attrs["diverged"]:
-            show(f"diverged: {dataset.attrs['diverged']}")
-        show_written(self.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
+                files = ["sweep.nc", "summary.json", *(path.name for path in paths)]
+                report = _report(self, dataset, rows)
+                report.written(files)
+                finish(folder, report, files)
+        return report
+
+
+def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    from assocjax.storage import results
+
+    report, vocab_size = Report(), results.decode(dataset.attrs)["corpus"]["vocab_size"]
+    report.line(
+        f"After {options.steps} steps with learning rate eta: loss in nats (log V = "
+        f"{math.log(vocab_size):.4f} at zero weights); cosine of each weight with a "
+        "theory, smallest over layers and seeds; relative error of the last weight"
+    )
+    for scale in dataset["init_scale"].values.tolist():
+        weights = dataset["weight"].values.tolist()
+        of_scale = [_short(row, weights) for row in rows if row["init_scale"] == scale]
+        for row in of_scale:
+            del row["init_scale"]
+        report.table(f"initialization sd {scale:g}", of_scale)
+    if dataset.attrs["diverged"]:
+        report.line(f"diverged: {dataset.attrs['diverged']}")
+    return report
 
 
 def _short(row: dict[str, Any], weights: list[str]) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
         _, full = model.loss_and_gradient(*arguments)
     errors = compare_weights(model.weights(full), model.weights(rounded))
     worst = ", ".join(f"{name} {errors[name].relative_error.max():.1e}" for name in errors)
-    show(
+    note(
         f"relative error of exact gradients with products in {options.matmul_precision}, at random "
         f"weights of scale {scale:.2g}: {worst}"
     )

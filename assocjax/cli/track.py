@@ -1,7 +1,7 @@
 """The command `track`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -9,8 +9,12 @@ from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import Count, Steps, several
 from assocjax.cli._options import Results, Run, arguments_of, check_training, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar, status
 from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @options("Record")
@@ -34,13 +38,12 @@ class Track(Results, Corpus, Run):
     graph: Annotated[tuple[str, ...], several("TOKEN")] = ()
     """tokens whose context is drawn as a small graph"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.analysis.formations import formation
         from assocjax.experiments.tracking import steps_to_record, track
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
-        check_claimable(self.out, "track")
         configure_jax(self.precision)
         check_training(self, self.num_sequences)
         steps_to_record(self.record_at, self.steps)
@@ -69,21 +72,30 @@ class Track(Results, Corpus, Run):
                         try:
                             graph = figures.plot_context_graph(dataset, token)
                         except InputError as error:  # a token without a context
-                            show(f"no graph: {error}", soft_wrap=True)
+                            note(f"no graph: {error}")
                             continue
                         paths += figures.save(graph, path, into=folder)
-        if dataset.attrs["incomplete"]:
-            show(dataset.attrs["incomplete"])
-        known = "precision_theory" in rows[0]
-        show_table(
-            f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: "
-            "first recorded step at which the weights have half of the theory's list (-: never); "
-            "best, end: largest and last share of it"
-            + ("; planted: the same for the planted associates; theory: its share" * known),
-            [_short(row) for row in rows if row["scoring"] == "corrected"],
-        )
-        show_written(self.out, ["track.nc", "summary.json", *(path.name for path in paths)])
-        show(f"To explore the result: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
+                report = _report(dataset, rows)
+                files = ["track.nc", "summary.json", *(path.name for path in paths)]
+                report.written(files)
+                report.path(f"To explore the result: assocjax explore {self.out / 'track.nc'}")
+                finish(folder, report, files)
+        return report
+
+
+def _report(dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    report = Report()
+    if dataset.attrs["incomplete"]:
+        report.line(dataset.attrs["incomplete"])
+    known = "precision_theory" in rows[0]
+    report.table(
+        f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: "
+        "first recorded step at which the weights have half of the theory's list (-: never); "
+        "best, end: largest and last share of it"
+        + ("; planted: the same for the planted associates; theory: its share" * known),
+        [_short(row) for row in rows if row["scoring"] == "corrected"],
+    )
+    return report
 
 
 def _known_truth(data) -> dict[str, Any] | None:
