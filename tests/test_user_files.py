@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +13,12 @@ from pathlib import Path
 import jax
 import pytest
 from matplotlib.figure import Figure
+from rich.cells import cell_len
+from rich.console import Console
 
 import assocjax as aj
 from assocjax import cli, figures
+from assocjax.cli._report import show_table
 from assocjax.corpora import fables
 from assocjax.statistics import shards
 from assocjax.storage import MARKER, is_ours
@@ -114,6 +119,22 @@ def refused(command, capsys) -> str:
     return err
 
 
+def check_table(table):
+    """At 80 columns no line is longer, no digit and no name of a column is lost, and in words it
+    says what it shows."""
+    screen = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    show_table(table, screen)
+    printed = screen.file.getvalue()
+    assert all(cell_len(line.rstrip()) <= 80 for line in printed.splitlines())
+    words = printed.split()
+    for (group, name), left, cells in zip(
+        table["columns"], table["left"], table["cells"], strict=True
+    ):
+        assert set(f"{group} {name}".split()) <= set(words)
+        assert left or set(cells) <= set(words)
+    assert table["verdict"].split()[0] in words
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeypatch):
     if name == "compare ../model":
@@ -125,7 +146,10 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeyp
     cli.main([*command, "out"])
     printed = capsys.readouterr().out
     written = tree("out")
-    assert MARKER in written
+    for table in (
+        part for part in json.loads(written[MARKER])["command"]["report"] if "table" in part
+    ):
+        check_table(table)
     assert tree(home) == around | {f"work/out/{file}": data for file, data in written.items()}
 
     # Files of the same names that somebody else wrote, in a folder and in one of its folders.
@@ -205,15 +229,18 @@ def test_texts_of_one_name_and_results_of_another_form(capsys):
     refused(["associations", "bird", "--statistics", "out", "--out", "lists", "--top", "2"], capsys)
 
 
-def test_a_figure_that_is_no_longer_asked_for_is_removed(capsys):
-    cli.main(["track", *RUN, "--graph", "the", "--out", "out"])
-    before = tree("out").keys()
-    Path("out/context_mine.png").write_text("mine")
-    cli.main(["track", *RUN, "--out", "out"])
-    assert "already complete" in capsys.readouterr().out
-    graphs = {name for name in before if name.startswith("context_")}
-    assert len(graphs) == 2
-    assert tree("out").keys() == before - graphs | {"context_mine.png"}
+def test_a_figure_of_a_format_that_is_no_longer_asked_for_is_removed(capsys, monkeypatch):
+    command = ["statistics", *FEW, "--out", "out", "--quiet"]
+    cli.main([*command, "--figure-format", "svg", "--dpi", "40"])
+    assert Path("out/statistics.svg").is_file()
+    assert not Path("out/statistics.png").exists()
+    Path("out/mine.svg").write_text("mine")
+    capsys.readouterr()
+    monkeypatch.setattr("assocjax.statistics.dense.corpus_statistics", _fail)  # only drawn again
+    cli.main(command)
+    assert capsys.readouterr().out.startswith("\nStatistics of text.txt")  # no notes
+    names = {"statistics.nc", "statistics.png", "statistics.pdf", "summary.json", "mine.svg"}
+    assert tree("out").keys() == {MARKER, *names}
 
 
 def test_the_page_and_the_shards(home, capsys):

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
-from assocjax.cli._options import arguments_of, options
+from assocjax.cli._options import Device, arguments_of, options
 from assocjax.cli._terminal import note, status
 from assocjax.errors import InputError
 
@@ -76,7 +76,7 @@ class Sizes:
 
 
 @options("Tokens")
-class Sequences(Tokens):
+class Sequences(Device, Tokens):
     """A corpus in memory, and the precision of JAX."""
 
     num_sequences: Annotated[Count | None, unless_given(_ALL)] = None
@@ -125,8 +125,18 @@ class AnyCorpus(Corpus):
         return file
 
 
-def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
+def configure_jax(
+    device: str | None,
+    precision: str = "float32",
+    matmul_precision: str = "highest",
+    *,
+    check: bool = True,
+) -> None:
+    """Chooses what JAX computes on, and how exactly; with `check`, calls `check_device`."""
     import jax
+
+    if device is not None:
+        jax.config.update("jax_platforms", device)
 
     jax.config.update("jax_enable_x64", precision == "float64")
     if matmul_precision != "highest":
@@ -136,6 +146,22 @@ def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if check:
+        check_device(device)
+
+
+def check_device(device: str | None) -> None:
+    """Raises InputError if JAX cannot run on the kind of device that is asked for; starts JAX."""
+    import jax
+
+    if device is None:
+        return
+    try:
+        found = f"it runs on {jax.devices()[0].platform}"
+    except RuntimeError as error:
+        found = str(error)
+    if found != f"it runs on {device}":
+        raise InputError(f"--device {device}: JAX cannot run on it here: {found}")
 
 
 def describe_corpus(data: "TokenData | TokenFile") -> str:

@@ -23,14 +23,14 @@ from assocjax.cli._terminal import note
 from assocjax.errors import InputError
 from assocjax.storage import DECIDING, Folder, check_claimable, version
 
-_WITHOUT_EFFECT = {"out", "overwrite", "memory_limit", "checkpoint_every"}
+_WITHOUT_EFFECT = {"out", "overwrite", "quiet", "device", "memory_limit", "checkpoint_every"}
 _WITHOUT_EFFECT |= {"allow_different_devices", "distributed", "coordinator", "num_processes"}
 _WITHOUT_EFFECT |= {"process_id"}
 """Options that change no result, except for rounding."""
 
 _OPEN = {"corpus", "tokenizer", "plugins", "statistics", "num_documents", "separator"}
 _OPEN |= {"text_field", "corpus_seed", "oov", "long", "short", "num_sequences", "matrices"}
-_OPEN |= {"model", "theories", "microbatch_size", "record_at", "graph"}
+_OPEN |= {"model", "theories", "microbatch_size", "record_at", "graph", "figure_format", "dpi"}
 """Options of which two values may give the same result, or another part of the same folder."""
 
 _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")

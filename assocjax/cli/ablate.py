@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import AtLeast2, several
-from assocjax.cli._options import Results, Run, check_training, chosen, options
+from assocjax.cli._options import Drawn, Run, check_training, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from assocjax.storage.results import Part
 
 _FILE = "ablation.nc"
+_CLEAR = 2
 
 
 @options("Ablation")
-class Ablate(Results, Corpus, Run):
+class Ablate(Drawn, Corpus, Run):
     """Train, remove the theory's term from each weight, and compare the loss with controls."""
 
     num_sequences: int | None = 128
@@ -48,7 +49,7 @@ class Ablate(Results, Corpus, Run):
         from assocjax.models.registry import get_model
         from assocjax.storage import claim, results
 
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         check_training(self, self.num_sequences, theory=(self.theory,))
         check_paper_model("ablate", get_model(self.model))
         data = self.load()
@@ -77,7 +78,7 @@ class Ablate(Results, Corpus, Run):
             rows = ablation.summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             results.save_json_to(folder, "summary.json", content)
-            with status("drawing"):
+            with self.drawing():
                 paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
             report = _report(self, dataset, rows)
             files = [_FILE, "summary.json", *(path.name for path in paths)]
@@ -101,7 +102,8 @@ def _report(options: Ablate, dataset: "xr.Dataset", rows: list[dict[str, Any]]) 
         of_edit = [row for row in rows if row["edit"] == edit]
         for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
             if f"random_{size}" in of_edit[0]:
-                report.table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
+                shown = [_short(row, size) for row in of_edit]
+                report.table(f"{edit}, controls {what}", shown, _verdict(of_edit, edit, size))
     return report
 
 
@@ -146,15 +148,34 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
     )
 
 
-def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
+def _short(row: dict[str, Any], size: str) -> dict[Any, Any]:
     from assocjax.analysis.ablation import DIRECTIONS
 
     of_controls = {
         direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
         for direction in DIRECTIONS
     }
-    short = {"weight": row["unit"], "cosine": row["cosine"], "loss": f"{row['loss']:.4f}"}
-    return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
+    short: dict[Any, Any] = {"weight": row["unit"], "cosine": row["cosine"], "loss": row["loss"]}
+    return (
+        short
+        | {("change of the loss", "theory"): f"{row['theory']:+.2g}"}
+        | {("change by controls", name): value for name, value in of_controls.items()}
+    )
+
+
+def _verdict(rows: list[dict[str, Any]], edit: str, size: str) -> str:
+    """The theory beside its matched control, which has the same token frequencies."""
+    above: dict[str, list[str]] = {"raises": [], "lowers": [], "does not change": []}
+    for row in rows:
+        excess, sd = row["theory"] - row[f"matched_{size}"], row[f"matched_{size}_sd"]
+        beyond = abs(excess) > _CLEAR * sd
+        how = ("raises" if excess > 0 else "lowers") if beyond else "does not change"
+        above[how].append(row["unit"])
+    parts = [f"{how} the loss for {', '.join(units)}" for how, units in above.items() if units]
+    return (
+        f"Beyond the matched control, by over {_CLEAR} of its sd, this edit ({edit}) of the theory "
+        f"{'; '.join(parts)}."
+    )
 
 
 def _trained(options: Ablate, data: "TokenData") -> tuple["Params", "Params"]:

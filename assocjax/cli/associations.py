@@ -46,7 +46,7 @@ class Associations(Results, Counted):
         from assocjax.corpora.tokens import find_token
         from assocjax.storage import claim, results
 
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         config = chosen(self, "tokens", "top", "frequency_corrected")
         if self.statistics is None:
             data = self.open()

@@ -44,7 +44,7 @@ class Attribute(Results, Corpus):
         from assocjax.analysis.passages import find_passages, listing
         from assocjax.storage import claim, results
 
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         data = self.load()
         row, column = self.tokens
         for token in self.tokens:
@@ -71,12 +71,14 @@ class Attribute(Results, Corpus):
             report.line(
                 f"the sum of {content[matrix]['documents_for']} positive and "
                 f"{content[matrix]['documents_against']} negative shares of {len(shares)} "
-                f"documents; the table lists {listed:.1%} of it"
+                "documents"
             )
             if rows:
                 products = f" (in products of {degree}, all its terms)" if degree > 1 else ""
                 title = f"change: the loss of the entry without the document{products}"
-                report.table(title, rows)
+                report.table(
+                    title, rows, f"The documents of the table carry {listed:.1%} of the entry."
+                )
         report.line(
             "« » mark the key and the target with the largest share in the document. Documents are "
             "counted from 0"

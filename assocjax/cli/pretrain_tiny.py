@@ -5,16 +5,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from assocjax.cli._corpus import Reading
+from assocjax.cli._corpus import Reading, configure_jax
 from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
-from assocjax.cli._options import Results, arguments_of, options
+from assocjax.cli._options import Device, Results, arguments_of, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
 from assocjax.llm.configuration import PretrainConfig
 
 
 @options("Model and training")
-class PretrainTiny(Results, Reading):
+class PretrainTiny(Results, Device, Reading):
     """Train a small GPT-NeoX with Pythia's recipe, and save its checkpoints as folders."""
 
     vocab_size: VocabSize = PretrainConfig.vocab_size
@@ -43,6 +43,7 @@ class PretrainTiny(Results, Reading):
         from assocjax.corpora import read_documents
         from assocjax.storage import claim, hold
 
+        configure_jax(self.device)
         config = PretrainConfig(**arguments_of(self, PretrainConfig))
         documents = self.read(read_documents)
         note(f"{documents.name}: {len(documents.documents)} documents")
@@ -57,7 +58,9 @@ class PretrainTiny(Results, Reading):
                 for name in record["revisions"]
             ]
             report = Report()
-            report.table("Loss in nats", rows)
+            first, last = record["losses"][:1], record["losses"][-1:]
+            verdict = f"From {first[0]:.4f} to {last[0]:.4f} nats." if first else ""
+            report.table("Loss in nats", rows, verdict)
             report.written(["pretraining.json", *record["revisions"]])
             with claim(self.out, "pretrain-tiny", None) as folder:
                 finish(folder, report, folder.files)

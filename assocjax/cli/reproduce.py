@@ -10,14 +10,14 @@ from cyclopts import Parameter
 from assocjax import arguments
 from assocjax.cli._corpus import configure_jax
 from assocjax.cli._kinds import Precision, several
-from assocjax.cli._options import Results, arguments_of, options
+from assocjax.cli._options import Device, Results, arguments_of, options
 from assocjax.cli._report import Finish, Report
-from assocjax.cli._terminal import note, several_bars
+from assocjax.cli._terminal import note, progress_bar
 from assocjax.reproduce.paper import ARTEFACTS
 
 
 @options("Artefacts")
-class Reproduce(Results):
+class Reproduce(Device, Results):
     """Reproduce the paper's tables and figures in one report, with its numbers and controls."""
 
     artefacts: Annotated[tuple[str, ...], Parameter(choices=(*ARTEFACTS, "all"))] = field(
@@ -40,15 +40,15 @@ class Reproduce(Results):
         return True
 
     def run(self, finish: Finish) -> Report:
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         from assocjax import reproduce as library
         from assocjax.storage import claim, hold
 
         began = time.monotonic()
-        with hold(self.out), several_bars() as progress:
+        with hold(self.out), progress_bar(unit="") as bar:
             records = library.reproduce(
                 **arguments_of(self, library.reproduce, corpora=self.corpus),
-                progress=progress,
+                progress=lambda what, done, total: bar(done, total, what),
                 announce=lambda line: note(f"[{(time.monotonic() - began) / 60:.1f} min] {line}"),
             )
             report = _report(records)
@@ -62,7 +62,7 @@ def _report(records: list[dict[str, Any]]) -> Report:
     for record in records:
         if record["rows"]:
             title = f"{record['paper']['title']} ({record['corpus_name']})"
-            report.table(title, [_short(row) for row in record["rows"]])
+            report.table(title, [_short(row) for row in record["rows"]], record["verdict"])
     folders = sorted(
         {record["folder"] for record in records} - {""}
     )  # artefacts that were left out have no folder

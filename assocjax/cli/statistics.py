@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from assocjax.cli._corpus import configure_jax
 from assocjax.cli._finished import told_if_unchanged
 from assocjax.cli._matrices import Counted, folder_of_shards
-from assocjax.cli._options import Results, options
+from assocjax.cli._options import Drawn, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
@@ -21,7 +21,7 @@ _SPARSE = ("counts.nc", "correlations.nc")
 
 
 @options("Shards")
-class Statistics(Results, Counted):
+class Statistics(Drawn, Counted):
     """Compute the basis functions of a corpus and the matrices composed from them.
 
     Sparse statistics can be computed in N shards, in any order and on any machines, in two passes:
@@ -54,7 +54,7 @@ class Statistics(Results, Counted):
 
         if self.in_shards:
             _parse_shard(self.shard)
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         data = self.open()
         if self.in_shards:
             return _run_shard(self, data)
@@ -76,7 +76,7 @@ class Statistics(Results, Counted):
             rows = datasets.statistics_summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             results.save_json_to(folder, "summary.json", content)
-            with status("drawing"):
+            with self.drawing():
                 paths = figures.save(figures.plot_statistics(dataset), "statistics", into=folder)
             files = [_DENSE, "summary.json", *(path.name for path in paths)]
             report = _report(data, int(dataset["num_positions"]), rows)
@@ -87,7 +87,12 @@ class Statistics(Results, Counted):
 
 def _report(data: "TokenData | TokenFile", positions: int, rows: list[dict[str, Any]]) -> Report:
     report = Report()
-    report.table(f"Statistics of {data.name}, {positions} positions", rows)
+    first = rows[0]
+    report.table(
+        f"Statistics of {data.name}, {positions} positions: Frobenius norm and largest entry",
+        rows,
+        f"Strongest association in {first['matrix']}: {first['column']} after {first['row']}.",
+    )
     return report
 
 
@@ -98,7 +103,8 @@ def _run_shard(options: Statistics, data: "TokenData | TokenFile") -> Report:
     shard, of = _parse_shard(options.shard)
     kind = "counts" if options.counts is None else "correlations"
     path = folder_of_shards(options.out) / f"{kind}-{shard}-of-{of}.nc"
-    with told_if_unchanged(path), progress_bar(kind, "sequences") as progress:
+    phase = "counting" if kind == "counts" else "correlating"
+    with told_if_unchanged(path), progress_bar(phase, "sequences") as progress:
         shards.run_shard(
             data,
             path,
@@ -139,9 +145,9 @@ def _sparse_statistics(
         files = [folder.path / name for name in _SPARSE]
         if not folder.complete:
             counts = None
-            for name in _SPARSE:
+            for name, phase in zip(_SPARSE, ("counting", "correlating"), strict=True):
                 part = folder.work("shards") / name
-                with progress_bar(name.removesuffix(".nc"), "sequences") as progress:
+                with progress_bar(phase, "sequences") as progress:
                     shards.run_shard(
                         data, part, shard=1, shards=1, counts=counts, progress=progress
                     )
