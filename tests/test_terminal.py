@@ -179,8 +179,8 @@ def test_ablation_and_comparison_are_told_beside_their_controls():
         ("every entry of seeds must be at least 0", "--seeds must be at least 0"),
         ("seeds of /x/seq_len/seeds and 'seq_len'", "seeds of /x/seq_len/seeds and 'seq_len'"),
         ("no sequence of 5 tokens (seq_len + 1)", "no sequence of 5 tokens (--seq-len + 1)"),
-        ("its config.steps is 6; replace it with overwrite=True (--overwrite)",
-         "its --steps is 6; replace it with --overwrite"),
+        ("another: its config.steps is 6; replace it with overwrite=True (--overwrite)",
+         "another: its --steps is 6; replace it with --overwrite"),
     ],
 )  # fmt: skip
 def test_errors_name_options_as_typed(message, typed):

@@ -135,6 +135,7 @@ def configure_jax(
     """Chooses what JAX computes on, and how exactly; with `check`, calls `check_device`."""
     import jax
 
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if device is not None:
         jax.config.update("jax_platforms", device)
 
@@ -147,7 +148,11 @@ def configure_jax(
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     if check:
-        check_device(device)
+        try:
+            check_device(device)
+        except InputError:
+            jax.config.update("jax_platforms", platforms)
+            raise
 
 
 def check_device(device: str | None) -> None:

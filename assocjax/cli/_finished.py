@@ -30,7 +30,16 @@ _WITHOUT_EFFECT |= {"process_id"}
 
 _OPEN = {"corpus", "tokenizer", "plugins", "statistics", "num_documents", "separator"}
 _OPEN |= {"text_field", "corpus_seed", "oov", "long", "short", "num_sequences", "matrices"}
-_OPEN |= {"model", "theories", "microbatch_size", "record_at", "graph", "figure_format", "dpi"}
+_OPEN |= {
+    "model",
+    "theories",
+    "microbatch_size",
+    "record_at",
+    "graph",
+    "revisions",
+    "figure_format",
+    "dpi",
+}
 """Options of which two values may give the same result, or another part of the same folder."""
 
 _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
@@ -38,6 +47,9 @@ _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
 
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
+
+_CONTENTS = ("tokens.json", "statistics.nc", "counts.nc", "config.json")
+"""Files, one of which is in each folder that is read."""
 
 _PACKAGES = (*DECIDING, "flax", "numpy", "tokenizers", "torch", "transformers")
 
@@ -106,23 +118,32 @@ def _given(command: Results) -> dict[str, Any]:
 
 
 def _hash(path: Path) -> dict[str, str] | None:
-    """SHA-256 of a file and its neighbours of the same stem (as a token file has), or of all files
-    of a folder; None if there is no such file, as for a text of the hub."""
+    """SHA-256 of the files that a path stands for; None if there are none, as for a text of the
+    hub, or a folder of something else."""
     found = {}
     with contextlib.suppress(OSError, ValueError):
-        folder = path if path.is_dir() else path.parent
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if not file.name.startswith(".")]
-        else:
-            files = [path]
-            if path.suffix in (".bin", ".npy"):
-                files += [path.with_suffix(suffix) for suffix in (".json", ".sizes.bin")]
-        for file in files:
-            if file.is_file():
-                with file.open("rb") as content:
-                    digest = hashlib.file_digest(content, "sha256").hexdigest()
-                found[file.relative_to(folder).as_posix()] = digest
+        for file in _files(path):
+            with file.open("rb") as content:
+                name = file.relative_to(path.parent).as_posix()
+                found[name] = hashlib.file_digest(content, "sha256").hexdigest()
     return found or None
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, with the parts of a token file; or what a folder of tokens, of statistics, of a
+    model or of its revisions has."""
+    if not path.is_dir():
+        parts = (".json", ".sizes.bin") if path.suffix in (".bin", ".npy") else ()
+        files = [path, *(path.with_suffix(part) for part in parts)]
+    else:
+        folders = [path, *(of for of in sorted(path.iterdir()) if of.is_dir())]
+        files = [
+            file
+            for folder in folders
+            if any((folder / name).is_file() for name in _CONTENTS)
+            for file in sorted(folder.iterdir())
+        ]
+    return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
 def _report_of(record: dict[str, Any], given: dict[str, Any] | None) -> Report | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 from cyclopts import Group, Parameter
 
 from assocjax import arguments
-from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, several, shown
+from assocjax.cli._kinds import Count, Deviation, Dpi, Layers, Rate, Seed, Steps, several, shown
 from assocjax.cli._plugins import load_plugins
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import status
@@ -85,7 +85,7 @@ def as_typed(message: str, command: Any) -> str:
         typed = f"--{option.replace('_', '-')}"
         # A name of one word may be an ordinary word too, except where an argument is named.
         first = rf"^(?:every entry of )?{name}(?= must|:| {{)"
-        patterns = [rf"(?<=its config\.){name}(?= is )", first]
+        patterns = [rf"(?<=: its )(?:config\.)?{name}(?= is )", first]
         patterns += [rf"(?<![\w./'\"-]){name}(?![\w/'\"-])"] * ("_" in name)
         for pattern in patterns:
             message = re.sub(pattern, typed, message)
@@ -130,7 +130,7 @@ class Drawn(Results):
         arguments.FIGURE_FORMATS
     )
     """formats of the figures"""
-    dpi: Annotated[Count, Parameter(metavar="N")] = arguments.DPI
+    dpi: Dpi = arguments.DPI
     """dots per inch of png figures"""
 
     @contextlib.contextmanager

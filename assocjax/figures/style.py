@@ -27,7 +27,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from assocjax.arguments import DPI, FIGURE_FORMATS, check_integer, check_names, check_path
+from assocjax.arguments import (
+    DPI,
+    FIGURE_FORMATS,
+    LARGEST_DPI,
+    check_integer,
+    check_names,
+    check_path,
+)
 from assocjax.errors import InputTypeError
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
@@ -91,10 +98,10 @@ def figure_files(formats: Sequence[str] = FIGURE_FORMATS, dpi: int = DPI) -> Ite
     `dpi` dots per inch where they have pixels.
 
     Raises:
-      InputError, InputTypeError: another format, or a number that is not positive.
+      InputError, InputTypeError: another format, or a number that is not from 1 to 1200.
     """
     formats = check_names("formats", formats, tuple(_METADATA))
-    token = _files.set((formats, check_integer("dpi", dpi, minimum=1)))
+    token = _files.set((formats, check_integer("dpi", dpi, minimum=1, maximum=LARGEST_DPI)))
     try:
         yield
     finally:
