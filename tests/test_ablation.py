@@ -282,7 +282,7 @@ def test_command(tmp_path, capsys):
     row = summary["summary"][3]
     assert row["unit"] == "output"
     assert row["loss"] == pytest.approx(float(dataset["loss"].sel(edit="remove", unit="output")))
-    assert f"{row['theory']:+.2g}" in out
+    assert f"{row['theory']:+.1e}" in out
     for words in (
         "remove, controls of the same norm",
         "by projection",

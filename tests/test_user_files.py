@@ -18,7 +18,7 @@ from rich.console import Console
 
 import assocjax as aj
 from assocjax import cli, figures
-from assocjax.cli._report import show_table
+from assocjax.cli._report import show_table, width
 from assocjax.corpora import fables
 from assocjax.statistics import shards
 from assocjax.storage import MARKER, is_ours
@@ -127,6 +127,8 @@ def check_table(table):
     printed = screen.file.getvalue()
     assert all(cell_len(line.rstrip()) <= 80 for line in printed.splitlines())
     words = printed.split()
+    if len({group for group, _ in table["columns"]}) > 1:  # rows would no longer be aligned
+        assert width(table) <= 80
     for (group, name), left, cells in zip(
         table["columns"], table["left"], table["cells"], strict=True
     ):

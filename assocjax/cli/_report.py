@@ -154,7 +154,7 @@ def _cells(values: list[Any]) -> list[str]:
     def cell(value: Any) -> str:
         if value is None or value != value:
             return "-"
-        return form(value) if isinstance(value, float) else str(value)
+        return form(value + 0.0) if isinstance(value, float) else str(value)  # no -0
 
     return [cell(value) for value in values]
 

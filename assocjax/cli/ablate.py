@@ -91,12 +91,11 @@ def _report(options: Ablate, dataset: "xr.Dataset", rows: list[dict[str, Any]]) 
     report = Report()
     report.line(
         f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
-        f"{math.log(dataset.sizes['token']):.4f}). Columns: change of the loss when a weight is "
-        f"edited along its {options.theory} theory (theory), and along {options.draws} draws "
-        "(mean±sd) of random directions (random), of the theory with shuffled tokens "
-        "(shuffled), and of the "
-        "theory with tokens shuffled among those of similar frequency (matched); cosine of the "
-        "weight with the theory (cosine)"
+        f"{math.log(dataset.sizes['token']):.4f}). Columns: cosine of the weight with the theory; "
+        f"loss, and its change, when the weight is edited along its {options.theory} theory; "
+        f"means of the change over {options.draws} draws of random directions (random), of the "
+        "theory with shuffled tokens (shuffled), and of the theory with tokens shuffled among "
+        "those of similar frequency (matched, with its sd)"
     )
     for edit in options.edits:
         of_edit = [row for row in rows if row["edit"] == edit]
@@ -151,16 +150,11 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
 def _short(row: dict[str, Any], size: str) -> dict[Any, Any]:
     from assocjax.analysis.ablation import DIRECTIONS
 
-    of_controls = {
-        direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
-        for direction in DIRECTIONS
-    }
     short: dict[Any, Any] = {"weight": row["unit"], "cosine": row["cosine"], "loss": row["loss"]}
-    return (
-        short
-        | {("change of the loss", "theory"): f"{row['theory']:+.2g}"}
-        | {("change by controls", name): value for name, value in of_controls.items()}
-    )
+    changes = {"theory": row["theory"]}
+    changes |= {direction: row[f"{direction}_{size}"] for direction in DIRECTIONS}
+    short |= {("change of the loss", name): f"{value:+.1e}" for name, value in changes.items()}
+    return short | {("change of the loss", "sd"): f"{row[f'matched_{size}_sd']:.1e}"}
 
 
 def _verdict(rows: list[dict[str, Any]], edit: str, size: str) -> str:
