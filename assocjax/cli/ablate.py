@@ -153,8 +153,11 @@ def _short(row: dict[str, Any], size: str) -> dict[Any, Any]:
     short: dict[Any, Any] = {"weight": row["unit"], "cosine": row["cosine"], "loss": row["loss"]}
     changes = {"theory": row["theory"]}
     changes |= {direction: row[f"{direction}_{size}"] for direction in DIRECTIONS}
-    short |= {("change of the loss", name): f"{value:+.1e}" for name, value in changes.items()}
-    return short | {("change of the loss", "sd"): f"{row[f'matched_{size}_sd']:.1e}"}
+    changes |= {"sd": row[f"matched_{size}_sd"]}
+    return short | {
+        ("change of the loss", name): "-" if math.isnan(value) else f"{value:+.1e}"
+        for name, value in changes.items()
+    }
 
 
 def _verdict(rows: list[dict[str, Any]], edit: str, size: str) -> str:
