@@ -190,5 +190,5 @@ def test_errors_name_options_as_typed(message, typed):
 def test_a_device_that_is_not_there():
     check_device(None)
     check_device(jax.devices()[0].platform)
-    with pytest.raises(aj.InputError, match="--device tpu: JAX cannot run on it here"):
+    with pytest.raises(aj.InputError, match="--device tpu: JAX finds no tpu here"):
         check_device("tpu")
