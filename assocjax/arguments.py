@@ -81,6 +81,10 @@ NUM_BINS = 10
 SCALES: tuple[str, ...] = ("tiny", "small", "paper")
 SCALE = "small"
 
+FIGURE_FORMATS: tuple[str, ...] = ("png", "pdf")
+DPI = 150
+LARGEST_DPI = 1200
+
 LARGEST_COUNT = 2**31 - 1
 """Upper limit of sizes and seeds: JAX uses 32-bit integers."""
 

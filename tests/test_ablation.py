@@ -282,7 +282,7 @@ def test_command(tmp_path, capsys):
     row = summary["summary"][3]
     assert row["unit"] == "output"
     assert row["loss"] == pytest.approx(float(dataset["loss"].sel(edit="remove", unit="output")))
-    assert f"{row['theory']:+.2g}" in out
+    assert f"{row['theory']:+.1e}" in out
     for words in (
         "remove, controls of the same norm",
         "by projection",
@@ -318,7 +318,7 @@ def test_command_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("assocjax.cli.ablate._trained", None)  # is not called again
     with pytest.raises(SystemExit):
         cli.main([*command, "--seed", "1", "--out", str(tmp_path / "stopped")])
-    assert "its config.seed is 0, here it is 1" in capsys.readouterr().err
+    assert "its --seed is 0, here it is 1" in capsys.readouterr().err
     cli.main([*command, "--out", str(tmp_path / "stopped")])
     assert done == ["query_key 1", "position 1", "value 1", "output", "all"]
     expected, found = (aj.load(tmp_path / name / "ablation.nc") for name in ("whole", "stopped"))

@@ -18,7 +18,7 @@ from assocjax import cli, figures, llm
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm import revisions as module
 from assocjax.llm import texts
-from assocjax.storage import results
+from assocjax.storage import MARKER, results
 
 N, T, SHUFFLES = 14, 12, 4
 REVISIONS = ["step0", "step4", "step16"]
@@ -60,12 +60,11 @@ def run_command(folder, text, out, revisions=REVISIONS):
     command = ["compare", str(folder), "--revisions", ",".join(revisions), "--corpus", str(text)]
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
-        lines = []
-        patch.setattr("assocjax.cli.compare.show", lambda line: lines.append(line))
         # Drawing in both formats takes seconds; figures are tested below.
         patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
         cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
-    return " ".join(lines)
+    report = json.loads((out / MARKER).read_text())["command"]["report"]
+    return " ".join(part["line"] for part in report if "line" in part)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +13,12 @@ from pathlib import Path
 import jax
 import pytest
 from matplotlib.figure import Figure
+from rich.cells import cell_len
+from rich.console import Console
 
 import assocjax as aj
 from assocjax import cli, figures
+from assocjax.cli._report import show_table, width
 from assocjax.corpora import fables
 from assocjax.statistics import shards
 from assocjax.storage import MARKER, is_ours
@@ -53,6 +58,15 @@ COMMANDS = {
     "pretrain-tiny": (["--corpus", "../text.txt", *MODEL], ["--seed", "1"]),
     "compare ../model": (COMPARE, ["--shuffles", "5"]),
 }
+
+
+READERS = ("reproduce.reproduce", "llm.texts.tokens_of_model", "corpora.load_tokens")
+READERS += ("corpora.open_tokens", "corpora.write_tokens", "corpora.read_documents")
+"""Those that import others come first, since they keep what they have imported."""
+
+
+def _fail(*arguments, **options):
+    raise AssertionError("the corpus is read")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +119,26 @@ def refused(command, capsys) -> str:
     return err
 
 
+def check_table(table):
+    """At 80 columns no line is longer, no digit and no name of a column is lost, and in words it
+    says what it shows."""
+    screen = Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    show_table(table, screen)
+    printed = screen.file.getvalue()
+    assert all(cell_len(line.rstrip()) <= 80 for line in printed.splitlines())
+    words = printed.split()
+    if len({group for group, _ in table["columns"]}) > 1:  # rows would no longer be aligned
+        assert width(table) <= 80
+    for (group, name), left, cells in zip(
+        table["columns"], table["left"], table["cells"], strict=True
+    ):
+        assert set(f"{group} {name}".split()) <= set(words)
+        assert left or set(cells) <= set(words)
+    assert table["verdict"].split()[0] in words
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
+def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeypatch):
     if name == "compare ../model":
         pytest.importorskip("torch", reason="language models need the extra llm")
     options, change = COMMANDS[name]
@@ -114,8 +146,12 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
     around = tree(home)
 
     cli.main([*command, "out"])
+    printed = capsys.readouterr().out
     written = tree("out")
-    assert MARKER in written
+    for table in (
+        part for part in json.loads(written[MARKER])["command"]["report"] if "table" in part
+    ):
+        check_table(table)
     assert tree(home) == around | {f"work/out/{file}": data for file, data in written.items()}
 
     # Files of the same names that somebody else wrote, in a folder and in one of its folders.
@@ -128,18 +164,29 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
         assert "assocjax may write" in refused([*command, "theirs", *more], capsys)
         assert tree("theirs") == theirs
 
-    # The same again is complete; what the user has added stays.
+    # The same again is complete, which is said, with its report, before anything is read; what the
+    # user has added stays.
     for file in ("notes.txt", "a/notes.txt", "unfinished/notes.txt"):
         Path("out", file).parent.mkdir(exist_ok=True)
         Path("out", file).write_text("mine")
     mine = {file: b"mine" for file in ("notes.txt", "a/notes.txt", "unfinished/notes.txt")}
-    cli.main([*command, "out"])
-    assert tree("out") == written | mine
-
-    # Another configuration is refused, and replaces ours, but nothing else, where it is asked to.
-    if change is not None:
-        assert "of another configuration" in refused([*command, "out", *change], capsys)
+    with monkeypatch.context() as patch:
+        for reader in READERS:
+            patch.setattr(f"assocjax.{reader}", _fail)
+        cli.main([*command, "out"])
+        again = capsys.readouterr().out.splitlines(keepends=True)
+        assert again[0] == "already complete, in out: --overwrite computes it again\n"
+        assert len(again) > 2
+        assert printed.endswith("".join(again[1:]))
         assert tree("out") == written | mine
+        if change is not None:
+            said = refused([*command, "out", *change], capsys)
+            assert f"configuration: its {change[0]} is" in said
+            assert f"here it is {change[1]};" in said
+            assert tree("out") == written | mine
+
+    # Another configuration replaces ours, but nothing else, where it is asked to.
+    if change is not None:
         cli.main([*command, "out", *change, "--overwrite"])
         after = tree("out")
         assert {file: after.pop(file) for file in mine} == mine
@@ -149,6 +196,53 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys):
     assert {
         file: data for file, data in tree(home).items() if not file.startswith("work/")
     } == around
+
+
+def test_texts_of_one_name_and_results_of_another_form(capsys):
+    text = Path("../text.txt").read_text("utf-8")
+    command = ["statistics", *FEW[2:], "--corpus", "copy.txt", "--out", "out"]
+    Path("copy.txt").write_text(text, "utf-8")
+    cli.main(command)
+    Path("copy.txt").write_text(text.replace("bird", "brid"), "utf-8")
+    said = refused(command, capsys)
+    assert "its text 'copy.txt' is of the same name and size as here, but not the same" in said
+    Path("copy.txt").write_text(text, "utf-8")
+    cli.main(command)
+    assert capsys.readouterr().out.startswith("already complete")
+    Path("other.txt").write_text(text, "utf-8")
+    said = refused([*command, "--corpus", "other.txt"], capsys)
+    assert "is 'copy.txt', here it is 'other.txt'" in said
+
+    # A folder holds either form, never both; of the other, only the user's own file stays.
+    Path("out/statistics.txt").write_text("mine")
+    cli.main([*command, "--matrices", "sparse", "--overwrite"])
+    names = {MARKER, "counts.nc", "correlations.nc", "summary.json", "statistics.txt"}
+    assert tree("out").keys() == names
+    refused([*command, "--shard", "1/2"], capsys)
+    cli.main(["associations", "bird", "--statistics", "out", "--out", "lists"])
+    printed = capsys.readouterr().out
+    cli.main([*command, "--overwrite"])
+    assert "counts.nc" not in tree("out")
+    cli.main(["associations", "bird", "--statistics", "out"])
+    dense = capsys.readouterr().out
+    assert "bird in copy.txt" in dense
+    assert "bird in copy.txt" in printed
+    # What was read has changed since.
+    refused(["associations", "bird", "--statistics", "out", "--out", "lists", "--top", "2"], capsys)
+
+
+def test_a_figure_of_a_format_that_is_no_longer_asked_for_is_removed(capsys, monkeypatch):
+    command = ["statistics", *FEW, "--out", "out", "--quiet"]
+    cli.main([*command, "--figure-format", "svg", "--dpi", "40"])
+    assert Path("out/statistics.svg").is_file()
+    assert not Path("out/statistics.png").exists()
+    Path("out/mine.svg").write_text("mine")
+    capsys.readouterr()
+    monkeypatch.setattr("assocjax.statistics.dense.corpus_statistics", _fail)  # only drawn again
+    cli.main(command)
+    assert capsys.readouterr().out.startswith("\nStatistics of text.txt")  # no notes
+    names = {"statistics.nc", "statistics.png", "statistics.pdf", "summary.json", "mine.svg"}
+    assert tree("out").keys() == {MARKER, *names}
 
 
 def test_the_page_and_the_shards(home, capsys):

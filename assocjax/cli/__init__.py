@@ -10,12 +10,16 @@ Heavy libraries are imported when a command runs, so that help never waits for J
 """
 
 import importlib
+import importlib.metadata
 import sys
 from typing import NoReturn
 
 import cyclopts
 
 from assocjax.arguments import printable
+from assocjax.cli._finished import run
+from assocjax.cli._options import as_typed
+from assocjax.cli._terminal import quiet
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
@@ -29,13 +33,15 @@ def main(arguments: list[str] | None = None) -> None:
     keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    command = None
     try:
         if not arguments:
             raise InputError("COMMAND is missing (see assocjax --help)")
         app = make_app(*set(arguments[:1]).intersection(COMMANDS))
         command = app(arguments, print_error=False, exit_on_error=False)
-        if command is not None:  # None after --help
-            command.run()
+        if command is not None:  # None after --help and --version
+            with quiet(command.quiet):
+                run(command)
     except cyclopts.CycloptsError as error:
         error.verbose = False
         of = " ".join(("assocjax", *(error.command_chain or ())))
@@ -44,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             message = f"{argument.name.lstrip('-').upper()} is missing"
         _fail(f"{message} (see {of} --help)", 2)
     except (InputError, InputTypeError) as error:
-        _fail(str(error), 2)
+        _fail(as_typed(str(error), command), 2)
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted", 130)
 
@@ -57,7 +63,8 @@ def make_app(*names: str) -> cyclopts.App:
         "statistics of a text, and closed-form and exact training side by side.",
         help_epilogue="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
         help_format="markdown",
-        version_flags=(),
+        version=lambda: importlib.metadata.version("assocjax"),
+        version_flags=("--version",),
         result_action="return_value",
     )
     for name in names or COMMANDS:

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
-from assocjax.cli._options import arguments_of, options
-from assocjax.cli._terminal import show, status
+from assocjax.cli._options import Device, arguments_of, options
+from assocjax.cli._terminal import note, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Sizes:
 
 
 @options("Tokens")
-class Sequences(Tokens):
+class Sequences(Device, Tokens):
     """A corpus in memory, and the precision of JAX."""
 
     num_sequences: Annotated[Count | None, unless_given(_ALL)] = None
@@ -86,9 +86,9 @@ class Sequences(Tokens):
         from assocjax.corpora import load_tokens
 
         data = self.read(load_tokens, **sizes)
-        show_corpus(data, f", {data.unk_fraction:.1%} unknown")
+        note(f"{describe_corpus(data)}, {data.unk_fraction:.1%} unknown")
         if data.unk_fraction > 1 - arguments.COVERAGE:
-            show(many_unknown(data), soft_wrap=True)
+            note(many_unknown(data))
         return data
 
 
@@ -118,12 +118,23 @@ class AnyCorpus(Corpus):
                 f"vocabulary; got {self.vocab_size}"
             )
         file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
-        show_corpus(file)
+        note(describe_corpus(file))
         return file
 
 
-def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
+def configure_jax(
+    device: str | None,
+    precision: str = "float32",
+    matmul_precision: str = "highest",
+    *,
+    check: bool = True,
+) -> None:
+    """Chooses what JAX computes on, and how exactly; with `check`, calls `check_device`."""
     import jax
+
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if device is not None:
+        jax.config.update("jax_platforms", device)
 
     jax.config.update("jax_enable_x64", precision == "float64")
     if matmul_precision != "highest":
@@ -133,6 +144,12 @@ def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if check:
+        try:
+            check_device(device)
+        except InputError:
+            jax.config.update("jax_platforms", platforms)
+            raise
 
 
 def many_unknown(data: "TokenData") -> str:
@@ -146,8 +163,25 @@ def many_unknown(data: "TokenData") -> str:
     )
 
 
-def show_corpus(data: "TokenData | TokenFile", unknown: str = "") -> None:
-    show(
+def check_device(device: str | None) -> None:
+    """Raises InputError if JAX cannot run on the kind of device that is asked for; starts JAX."""
+    import jax
+
+    if device is None:
+        return
+    try:
+        found = jax.devices()[0].platform
+    except RuntimeError:
+        found = None
+    if found != device:
+        raise InputError(
+            f"--device {device}: JAX finds no {device} here; without --device it takes the fastest "
+            "device that it finds"
+        )
+
+
+def describe_corpus(data: "TokenData | TokenFile") -> str:
+    return (
         f"{data.name}: {data.num_sequences} sequences of {data.seq_len} positions, vocabulary of "
-        f"{data.vocab_size} tokens{unknown}"
+        f"{data.vocab_size} tokens"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from assocjax.arguments import LARGEST_COUNT, LARGEST_DEPTH, LARGEST_STEPS
+from assocjax.arguments import LARGEST_COUNT, LARGEST_DEPTH, LARGEST_DPI, LARGEST_STEPS
 from assocjax.theories.registry import THEORIES
 
 
@@ -52,6 +52,7 @@ def unless_given(default: str) -> Parameter:
 
 
 Count = Annotated[int, _whole("N", 1)]
+Dpi = Annotated[int, _whole("N", 1, LARGEST_DPI)]
 AtLeast2 = Annotated[int, _whole("N", 2)]
 Process = Annotated[int, _whole("I", 0)]
 Seed = Annotated[int, _whole("SEED", 0)]

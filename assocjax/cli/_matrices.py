@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from assocjax.cli._corpus import AnyCorpus
 from assocjax.cli._options import options
+from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
@@ -31,9 +32,13 @@ class Counted(AnyCorpus):
 
 
 def folder_of_shards(out: Path) -> Path:
-    """A folder to which single files are added; it must not hold results of another command."""
+    """A folder to which single files are added; it must not hold the results of a command."""
     from assocjax.storage import MARKER, check_claimable, make_folder
 
     if os.path.isfile(out / MARKER):
         check_claimable(out, "statistics")
+        raise InputError(
+            f"folder {out} holds complete statistics; shards, and what is merged from them, need a "
+            "folder of their own: choose another with --out"
+        )
     return make_folder(out)

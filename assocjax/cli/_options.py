@@ -1,19 +1,26 @@
 """Defines classes of options, and the options that commands share."""
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from cyclopts import Group, Parameter
 
-from assocjax.cli._kinds import Count, Deviation, Layers, Rate, Seed, Steps, several, shown
+from assocjax import arguments
+from assocjax.cli._kinds import Count, Deviation, Dpi, Layers, Rate, Seed, Steps, several, shown
 from assocjax.cli._plugins import load_plugins
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 from assocjax.errors import InputError
 from assocjax.models.registry import MODEL
 
 T = TypeVar("T")
+
+_FORMATS = ("png", "pdf", "svg")
 
 
 @dataclass_transform(
@@ -26,7 +33,7 @@ def options(title: str, about: str = "") -> Callable[[type[T]], type[T]]:
     followed by the text `about`. A field of a base class may be stated again, with another default,
     docstring or metadata: it stays under the title of its base.
     """
-    order = {"Training": 1, "Corpus": 2, "Tokens": 3, "Results": 4}.get(title, 0)
+    order = {"Training": 1, "Corpus": 2, "Tokens": 3, "Device": 4, "Results": 5}.get(title, 0)
     group = Group(title, help=about, sort_key=order)
 
     shared = Parameter(group=group, negative=(), allow_repeating=True)
@@ -59,12 +66,87 @@ def arguments_of(options: Any, function: Callable, **others: Any) -> dict[str, A
     return chosen(options, *(name for name in names if name in known)) | others
 
 
+_RENAMED = {"k": "top", "num_shuffles": "shuffles", "num_bins": "bins", "corpora": "corpus"}
+_RENAMED |= {"vocab_size": "vocab_sizes", "seq_len": "seq_lens"}
+"""Parameters of the library, and the options that set them."""
+
+
+def as_typed(message: str, command: Any) -> str:
+    """An error of the library, in which parameters become the options of a command."""
+    if command is None:
+        return message
+    options = {of.name: of.name for of in dataclasses.fields(command) if of.kw_only}
+    options |= {
+        name: option
+        for name, option in _RENAMED.items()
+        if option in options and name not in options
+    }
+    for name, option in options.items():
+        typed = f"--{option.replace('_', '-')}"
+        # A name of one word may be an ordinary word too, except where an argument is named.
+        first = rf"^(?:every entry of )?{name}(?= must|:| {{)"
+        patterns = [rf"(?<=: its )(?:config\.)?{name}(?= is )", first]
+        patterns += [rf"(?<![\w./'\"-]){name}(?![\w/'\"-])"] * ("_" in name)
+        for pattern in patterns:
+            message = re.sub(pattern, typed, message)
+    message = message.replace("overwrite=True (--overwrite)", "--overwrite")
+    return message.replace("its config.", "its ")
+
+
 @options("Results")
 class Results:
     out: Path | None = None
     """folder for the results"""
     overwrite: bool = False
     """replace existing results of another configuration, or compute the same results again"""
+    quiet: bool = False
+    """print results and errors only"""
+
+    @property
+    def command(self) -> str:
+        """Name of the command, which is that of its module."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the command claims for its results; None for a single file, or none."""
+        return self.out
+
+    @property
+    def grows(self) -> bool:
+        """Whether other results of the same command may be added to the folder."""
+        return False
+
+    def run(self, finish: Finish) -> Report:
+        """Runs the command; calls `finish` with its folder, if it claims one."""
+        raise NotImplementedError
+
+
+@options("Results")
+class Drawn(Results):
+    """Results with figures."""
+
+    figure_format: Annotated[tuple[str, ...], several("FORMAT", _FORMATS)] = (
+        arguments.FIGURE_FORMATS
+    )
+    """formats of the figures"""
+    dpi: Dpi = arguments.DPI
+    """dots per inch of png figures"""
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """For a block that writes figures."""
+        from assocjax.figures.style import figure_files
+
+        with status("writing"), figure_files(self.figure_format, self.dpi):
+            yield
+
+
+@options("Device")
+class Device:
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """kind of device to compute on (default: that of the environment variable JAX_PLATFORMS, or the
+    fastest that JAX finds)"""
 
 
 @options("Training")

@@ -1,109 +1,135 @@
-"""Printing: lines, tables, and progress bars in a terminal."""
+"""Printing: lines, phases of the work, and progress bars in a terminal.
+
+Bars are on stderr, and only if it is a terminal. While one is shown, every line goes through its
+console, which prints the line above the bar. Results, which are printed last, go to stdout.
+"""
 
 import contextlib
+import contextvars
+import datetime
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax.arguments import printable
-from assocjax.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
-    from assocjax.storage import Folder
+    from rich.console import Console
+
+_bar_console: contextvars.ContextVar["Console | None"] = contextvars.ContextVar("bar", default=None)
+"""The console of the bar that is shown now."""
+
+_quiet = contextvars.ContextVar("quiet", default=False)
+
+_BESIDE = 66
+"""Width of a bar without the name of the phase, with up to 5 digits of units."""
+
+_FIRST_ESTIMATE = 20.0
+"""Seconds after which the time left is printed once, where no bar shows it."""
+
+
+@contextlib.contextmanager
+def quiet(enabled: bool) -> Iterator[None]:
+    """Within the block, with `enabled`, only results and errors are printed."""
+    token = _quiet.set(enabled)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, stderr=stderr)
 
 
 def show(text: Any, **options: Any) -> None:
-    from rich.console import Console
-
-    if isinstance(text, str):
-        text = printable(text)
-    Console(highlight=False).print(text, markup=False, **options)
+    """Prints a result."""
+    text = printable(text) if isinstance(text, str) else text
+    (_bar_console.get() or console()).print(text, markup=False, **options)
 
 
-def show_written(folder: Path, names: list[str]) -> None:
-    show(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
-
-
-def show_complete(folder: "Folder") -> None:
-    show(f"already complete, in {folder.path}: --overwrite computes it again", soft_wrap=True)
-
-
-def show_table(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title),
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    columns = {name: value for row in reversed(rows) for name, value in row.items()}
-    columns = {name: columns[name] for row in rows for name in row}
-    for name, value in columns.items():
-        side = "left" if isinstance(value, str) else "right"
-        table.add_column(name, justify=side, overflow="fold")  # no digit is lost
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
-    console = Console()
-    if not console.is_terminal:  # a file has room for whole lines
-        options = console.options.update(max_width=1000)
-        width = max(console.width, console.measure(table, options=options).maximum)
-        console = Console(width=width)
-    console.print(table, markup=False, highlight=False)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if value and not 1e-3 <= abs(value) < 1e4:
-        return f"{value:.2e}"
-    return f"{value:.4f}".rstrip("0").rstrip(".")
-
-
-def status(what: str):
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return console.status(what) if console.is_terminal else contextlib.nullcontext()
+def note(text: str) -> None:
+    """Prints a line about the work, as opposed to its results."""
+    if not _quiet.get():
+        show(text, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def progress_bar(what: str = "training", unit: str = "steps") -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, updated with (units done, units in total) and optionally a new
-    description. It is not shown if stderr is not a terminal."""
-    from rich import progress as rich_progress
-    from rich.console import Console
+def status(phase: str) -> Iterator[None]:
+    """Shows a phase of the work of unknown length, which disappears at its end."""
+    with _bar(phase, None, transient=True):
+        yield
 
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn(unit),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("left"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    disable = not console.is_terminal
-    with rich_progress.Progress(*columns, console=console, disable=disable) as bar:
-        task = bar.add_task("starting", total=None)
+
+@contextlib.contextmanager
+def progress_bar(
+    phase: str = "training", unit: str = "steps", first: str = "compiling"
+) -> Iterator[Callable[..., None]]:
+    """A bar, updated with (units done, units in total) and optionally the name of another phase.
+
+    The phase `first` lasts until the first update. The bar stays when the work is complete.
+    """
+    with _bar(first, unit, transient=False) as update:
+        yield lambda done, total, now=phase: update(done, total, now)
+
+
+@contextlib.contextmanager
+def _bar(
+    phase: str, unit: str | None, transient: bool
+) -> Iterator[Callable[[int, int, str], None]]:
+    from rich import progress
+
+    at = console(stderr=True)
+    if not at.is_terminal or _quiet.get() or _bar_console.get() is not None:
+        yield _estimate(unit or "")
+        return
+    name = progress.TextColumn("{task.description}")
+    elapsed = progress.TimeElapsedColumn(), progress.TextColumn("elapsed")
+    columns = [name, progress.SpinnerColumn(), *elapsed]
+    if unit is not None:
+        left = progress.TimeRemainingColumn(), progress.TextColumn("left")
+        done = progress.MofNCompleteColumn(), progress.TextColumn(unit)
+        columns = [name, progress.BarColumn(20), *done, *elapsed, *left]
+    with progress.Progress(*columns, console=at) as shown:
+        task = shown.add_task(phase, total=None)
+        token = _bar_console.set(shown.console)
+        updated, room = False, max(10, at.width - _BESIDE)
+
+        def update(done: int, total: int, now: str) -> None:
+            nonlocal updated
+            updated = True
+            now = now if len(now) <= room else f"{now[: room - 1]}…"
+            shown.update(task, description=now, completed=done, total=total)
+
+        complete = False
         try:
-            yield lambda done, total, now=what: bar.update(
-                task, description=now, completed=done, total=total
-            )
-        except (InputError, InputTypeError):
-            bar.remove_task(task)  # so that only the error is shown
-            raise
+            yield update
+            complete = updated
+        finally:
+            _bar_console.reset(token)
+            if transient or not complete:  # nothing stays of a phase that did not come to its end
+                shown.remove_task(task)
 
 
-@contextlib.contextmanager
-def several_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar, updated with (description, units done, units in total)."""
-    with progress_bar(unit="") as update:
-        yield lambda what, done, total: update(done, total, what)
+def _estimate(unit: str) -> Callable[[int, int, str], None]:
+    """Where there is no bar, as in a log: one line with the time left, if the work takes long."""
+    began, first, told = time.monotonic(), None, False
+
+    def update(done: int, total: int, now: str) -> None:
+        nonlocal first, told
+        passed = time.monotonic()
+        if first is None:
+            first = passed, done  # what comes before the first update is compilation
+        elif not told and passed - first[0] > _FIRST_ESTIMATE and first[1] < done < total:
+            told = True
+            left = (passed - first[0]) / (done - first[1]) * (total - done)
+            clocks = f"{_clock(passed - began)} elapsed, {_clock(left)} left"
+            note(f"{now}: {done}/{total} {unit}, {clocks}")
+
+    return update
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

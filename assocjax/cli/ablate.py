@@ -10,15 +10,9 @@ from cyclopts import Parameter
 from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import AtLeast2, several
-from assocjax.cli._options import Results, Run, check_training, chosen, options
-from assocjax.cli._terminal import (
-    progress_bar,
-    show,
-    show_complete,
-    show_table,
-    show_written,
-    status,
-)
+from assocjax.cli._options import Drawn, Run, check_training, chosen, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
 from assocjax.theories.registry import THEORIES
 
@@ -30,10 +24,11 @@ if TYPE_CHECKING:
     from assocjax.storage.results import Part
 
 _FILE = "ablation.nc"
+_CLEAR = 2
 
 
 @options("Ablation")
-class Ablate(Results, Corpus, Run):
+class Ablate(Drawn, Corpus, Run):
     """Train, remove the theory's term from each weight, and compare the loss with controls."""
 
     num_sequences: int | None = 128
@@ -47,15 +42,14 @@ class Ablate(Results, Corpus, Run):
     draws: AtLeast2 = arguments.DRAWS
     """number of random draws of each control"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.analysis import ablation
         from assocjax.models.paper import check_paper_model
         from assocjax.models.registry import get_model
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        check_claimable(self.out, "ablate")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         check_training(self, self.num_sequences, theory=(self.theory,))
         check_paper_model("ablate", get_model(self.model))
         data = self.load()
@@ -73,7 +67,6 @@ class Ablate(Results, Corpus, Run):
         decides = results.identity(data, config)
         with claim(self.out, "ablate", decides, result=_FILE, overwrite=self.overwrite) as folder:
             if folder.complete:
-                show_complete(folder)
                 dataset = results.load(folder.path / _FILE)
             else:
                 with results.stoppable(folder):
@@ -85,23 +78,32 @@ class Ablate(Results, Corpus, Run):
             rows = ablation.summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             results.save_json_to(folder, "summary.json", content)
-            with status("drawing"):
+            with self.drawing():
                 paths = figures.save(figures.plot_ablation(dataset), "ablation", into=folder)
-        show(
-            f"Loss {float(dataset['trained_loss']):.4f} nats after {self.steps} steps (log V = "
-            f"{math.log(data.vocab_size):.4f}). Columns: change of the loss when a weight is "
-            f"edited along its {self.theory} theory (theory), and along {self.draws} draws "
-            "(mean±sd) of random directions (random), of the theory with shuffled tokens "
-            "(shuffled), and of the "
-            "theory with tokens shuffled among those of similar frequency (matched); cosine of the "
-            "weight with the theory (cosine)"
-        )
-        for edit in self.edits:
-            of_edit = [row for row in rows if row["edit"] == edit]
-            for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
-                if f"random_{size}" in of_edit[0]:
-                    show_table(f"{edit}, controls {what}", [_short(row, size) for row in of_edit])
-        show_written(self.out, [_FILE, "summary.json", *(path.name for path in paths)])
+            report = _report(self, dataset, rows)
+            files = [_FILE, "summary.json", *(path.name for path in paths)]
+            report.written(files)
+            finish(folder, report, files)
+        return report
+
+
+def _report(options: Ablate, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    report = Report()
+    report.line(
+        f"Loss {float(dataset['trained_loss']):.4f} nats after {options.steps} steps (log V = "
+        f"{math.log(dataset.sizes['token']):.4f}). Columns: cosine of the weight with the theory; "
+        f"loss, and its change, when the weight is edited along its {options.theory} theory; "
+        f"means of the change over {options.draws} draws of random directions (random), of the "
+        "theory with shuffled tokens (shuffled), and of the theory with tokens shuffled among "
+        "those of similar frequency (matched, with its sd)"
+    )
+    for edit in options.edits:
+        of_edit = [row for row in rows if row["edit"] == edit]
+        for size, what in (("norm", "of the same norm"), ("projection", "by projection")):
+            if f"random_{size}" in of_edit[0]:
+                shown = [_short(row, size) for row in of_edit]
+                report.table(f"{edit}, controls {what}", shown, _verdict(of_edit, edit, size))
+    return report
 
 
 def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
@@ -145,15 +147,32 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
     )
 
 
-def _short(row: dict[str, Any], size: str) -> dict[str, Any]:
+def _short(row: dict[str, Any], size: str) -> dict[Any, Any]:
     from assocjax.analysis.ablation import DIRECTIONS
 
-    of_controls = {
-        direction: f"{row[f'{direction}_{size}']:+.2g}±{row[f'{direction}_{size}_sd']:.1g}"
-        for direction in DIRECTIONS
+    short: dict[Any, Any] = {"weight": row["unit"], "cosine": row["cosine"], "loss": row["loss"]}
+    changes = {"theory": row["theory"]}
+    changes |= {direction: row[f"{direction}_{size}"] for direction in DIRECTIONS}
+    changes |= {"sd": row[f"matched_{size}_sd"]}
+    return short | {
+        ("change of the loss", name): "-" if math.isnan(value) else f"{value:+.1e}"
+        for name, value in changes.items()
     }
-    short = {"weight": row["unit"], "cosine": row["cosine"], "loss": f"{row['loss']:.4f}"}
-    return short | {"theory": f"{row['theory']:+.2g}"} | of_controls
+
+
+def _verdict(rows: list[dict[str, Any]], edit: str, size: str) -> str:
+    """The theory beside its matched control, which has the same token frequencies."""
+    above: dict[str, list[str]] = {"raises": [], "lowers": [], "does not change": []}
+    for row in rows:
+        excess, sd = row["theory"] - row[f"matched_{size}"], row[f"matched_{size}_sd"]
+        beyond = abs(excess) > _CLEAR * sd
+        how = ("raises" if excess > 0 else "lowers") if beyond else "does not change"
+        above[how].append(row["unit"])
+    parts = [f"{how} the loss for {', '.join(units)}" for how, units in above.items() if units]
+    return (
+        f"Beyond the matched control, by over {_CLEAR} of its sd, this edit ({edit}) of the theory "
+        f"{'; '.join(parts)}."
+    )
 
 
 def _trained(options: Ablate, data: "TokenData") -> tuple["Params", "Params"]:

@@ -15,7 +15,8 @@ from assocjax.cli._corpus import configure_jax
 from assocjax.cli._kinds import Count, unless_given
 from assocjax.cli._matrices import Counted
 from assocjax.cli._options import Results, chosen, options
-from assocjax.cli._terminal import show, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,17 +50,15 @@ class Associations(Results, Counted):
     """corrected for token frequencies (Pearson residuals), z-score (as track scores weights), or
     raw; --statistics has raw scores only"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.analysis.associations import MATRICES
         from assocjax.analysis.listings import list_associations
         from assocjax.corpora.fables import known_truth
         from assocjax.corpora.tokens import find_token
         from assocjax.statistics.occurrences import count_occurrences, observed
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        if self.out is not None:
-            check_claimable(self.out, "associations")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         counted = self.statistics is None
         scoring = self.scoring or ("corrected" if counted else "raw")
         config = chosen(self, "tokens", "top") | {"scoring": scoring}
@@ -91,8 +90,9 @@ class Associations(Results, Counted):
             )
             for token in self.tokens
         }
+        report = Report()
         for line in _lines(listing, planted, f"{name}, {scoring} scores", bool(truth)):
-            show(line, soft_wrap=True)
+            report.line(line)
         if self.out is not None:
             scores = {
                 token: {
@@ -113,7 +113,9 @@ class Associations(Results, Counted):
             with claim(self.out, "associations", decides, overwrite=self.overwrite) as folder:
                 results.save_json_to(folder, "associations.json", content)
                 folder.finish()
-            show_written(self.out, ["associations.json"])
+                report.written(["associations.json"])
+                finish(folder, report, ["associations.json"])
+        return report
 
 
 def _lines(

@@ -8,7 +8,8 @@ from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import Count, Precision, several
 from assocjax.cli._options import Results, chosen, options
-from assocjax.cli._terminal import show, show_table, show_written, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, status
 
 _MEANINGS = {
     "bigram": "{column} follows {row}",
@@ -38,15 +39,13 @@ class Attribute(Results, Corpus):
     top: Count = arguments.TOP
     """number of documents to list for each matrix"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.analysis.associations import AbsentTokenWarning
         from assocjax.analysis.passages import find_passages, listing
         from assocjax.corpora.fables import known_truth
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        if self.out is not None:
-            check_claimable(self.out, "attribute")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         data = self.load()
         row, column = self.tokens
         for token in self.tokens:
@@ -55,9 +54,9 @@ class Attribute(Results, Corpus):
             warnings.simplefilter("always", AbsentTokenWarning)
             dataset = find_passages(data, row, column, matrices=self.weight, top=self.top)
         for each in warned:
-            show(f"warning: {each.message}", soft_wrap=True)
+            note(f"warning: {each.message}")
         truth = known_truth(data.name)
-        content = {}
+        report, content = Report(), {}
         for matrix in self.weight:
             of_matrix = dataset.sel(matrix=matrix)
             rows, shares = listing(dataset, matrix), of_matrix["share"].values
@@ -75,19 +74,21 @@ class Attribute(Results, Corpus):
             listed = sum(row["share"] for row in rows) / entry if entry else 0
             meaning = _MEANINGS[matrix].format(row=repr(row), column=repr(column))
             less = ", less than chance, as for most pairs of rare tokens" if entry < 0 else ""
-            show(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
+            report.line(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
             planted = column in truth.get(matrix, {}).get(row, ())
-            show(f"occurrences of the pair: {number}{', planted' * planted}")
-            show(
+            report.line(f"occurrences of the pair: {number}{', planted' * planted}")
+            report.line(
                 f"the sum of {content[matrix]['documents_for']} positive and "
                 f"{content[matrix]['documents_against']} negative shares of {len(shares)} "
-                f"documents; the table lists {listed:.1%} of it"
+                "documents"
             )
             if rows:
                 products = f" (in products of {degree}, all its terms)" if degree > 1 else ""
                 title = f"change: the loss of the entry without the document{products}"
-                show_table(title, rows)
-        show(
+                report.table(
+                    title, rows, f"The documents of the table carry {listed:.1%} of the entry."
+                )
+        report.line(
             "« » mark the key and the target with the largest share in the document. Documents are "
             "counted from 0"
         )
@@ -101,4 +102,7 @@ class Attribute(Results, Corpus):
                     folder, "attribution.json", {**attributes, "attribution": content}
                 )
                 folder.finish()
-            show_written(self.out, ["attribution.nc", "attribution.json"])
+                files = ["attribution.nc", "attribution.json"]
+                report.written(files)
+                finish(folder, report, files)
+        return report

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._corpus import Reading, show_corpus
+from assocjax.cli._corpus import Reading, describe_corpus
 from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
-from assocjax.cli._options import Results, arguments_of, chosen, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._options import Drawn, arguments_of, chosen, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,12 +23,15 @@ def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
     return tuple(tokens[0].value.split(","))
 
 
+_CLEAR = 3
+"""Differences from the shuffled tokens, in their sd, above which there is a signal."""
+
 _SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all if the text has fewer"
 _TOKENS = f"{arguments.NUM_TOKENS}, or all that occur --min-count times"
 
 
 @options("Comparison")
-class Compare(Results, Reading):
+class Compare(Drawn, Reading):
     """Compare layers, heads and checkpoints of a language model with the theory and controls."""
 
     model: str = field(kw_only=False)
@@ -60,24 +64,22 @@ class Compare(Results, Reading):
     """folder for the results, a file for each revision; after an interruption the same command
     resumes"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.llm.files import check_revisions
         from assocjax.llm.libraries import require
         from assocjax.llm.revisions import compare_revisions
-        from assocjax.llm.tensors import SharedWeights
         from assocjax.llm.texts import tokens_of_model
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
-        check_claimable(self.out, "compare")
         revisions = [None] if self.revisions is None else list(self.revisions)
         check_revisions(self.model, revisions)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
-        show_corpus(data)
+        note(describe_corpus(data))
         with hold(self.out):  # one writer from the first revision to the last figure
-            with progress_bar("reading", "") as bar:
+            with progress_bar(unit="", first="reading") as bar:
                 others = {"name_or_path": self.model, "revisions": revisions, "source": data}
                 others |= {"num_shuffles": self.shuffles, "num_bins": self.bins}
                 others["progress"] = lambda what, done, total: bar(done, total, what)
@@ -87,57 +89,91 @@ class Compare(Results, Reading):
             with claim(self.out, "compare", None) as folder:
                 results.save_to(folder, "comparison.nc", dataset)
                 results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
-                with status("drawing"):
+                with self.drawing():
                     paths = _draw(dataset, folder)
-                # Files of single earlier revisions stay; outdated files made from several do not.
-                written = {"comparison.nc", "summary.json", *(path.name for path in paths)}
-                kept = (file for file in folder.files if not file.startswith("revision-"))
-                folder.remove(*(file for file in kept if file not in written))
-        for each in decoded["shared_weights"]:
-            shared = SharedWeights(**each)
-            of = "Identical" if shared.identical else "Shared"
-            show(f"{of}: {shared}. Between them, a curve compares a model with itself")
-        show(
-            f"{dataset.sizes['token']} tokens, each with at least "
-            f"{int(dataset.token_count.min())} occurrences. Median over layers of the similarity; "
-            f"in parentheses its mean over {self.shuffles} shuffles of the tokens, and the "
-            "difference in sd. attention: mean over heads, with query_key; without MLP and "
-            "embedding: the "
-            "stream after attention and after the layer, with value; bigram: the first layer's "
-            "input, with bigram and the unigram residual"
-        )
-        show_table("The paper's form", rows["feature"])
-        show_table("Token-centred", rows["token"])
-        show_written(self.out, ["comparison.nc", "summary.json", *(path.name for path in paths)])
+                files = ["comparison.nc", "summary.json", *(path.name for path in paths)]
+                report = _report(self, dataset, decoded)
+                report.written(files)
+                # Each revision has a file that a comparison of other revisions can use.
+                revisions = [name for name in folder.files if name.startswith("revision-")]
+                finish(folder, report, [*files, *revisions])
+        return report
+
+
+def _report(options: Compare, dataset: "xr.Dataset", decoded: dict[str, Any]) -> Report:
+    from assocjax.llm.tensors import SharedWeights
+
+    report = Report()
+    for each in decoded["shared_weights"]:
+        shared = SharedWeights(**each)
+        of = "Identical" if shared.identical else "Shared"
+        report.line(f"{of}: {shared}. Between them, a curve compares a model with itself")
+    report.line(
+        f"{dataset.sizes['token']} tokens, each with at least "
+        f"{int(dataset.token_count.min())} occurrences. Medians over layers of the similarity, and "
+        f"of its difference from the mean over {options.shuffles} shuffles of the tokens, in their "
+        "sd. attention: mean over heads, with query_key; without MLP and embedding: the stream "
+        "after attention and after the layer, with value; bigram: the first layer's input, with "
+        "bigram and the unigram residual"
+    )
+    for title, centering in (("The paper's form", "feature"), ("Token-centred", "token")):
+        scores = _scores(dataset, centering)
+        shown = [
+            {"revision": name}
+            | {(panel, "score"): round(score, 4) for panel, (score, _, _) in of.items()}
+            | {(panel, "sd"): round(z, 0) for panel, (_, _, z) in of.items()}
+            for name, of in scores.items()
+        ]
+        report.table(title, shown, _verdict(scores))
+    return report
+
+
+def _verdict(scores: dict[str, dict[str, tuple[float, float, float]]]) -> str:
+    """Signal or no signal in the last revision."""
+    name, of = list(scores.items())[-1]
+    signal = [panel for panel, (_, _, z) in of.items() if z > _CLEAR]
+    none = [panel for panel in of if panel not in signal]
+    said = [f"signal in {', '.join(signal)}"] * bool(signal)
+    said += [f"no signal in {', '.join(none)}"] * bool(none)
+    return f"{name}, over {_CLEAR} sd above the shuffled tokens: {'; '.join(said)}."
 
 
 def _rows(dataset: "xr.Dataset", centering: str) -> list[dict[str, Any]]:
     """A row for each revision; a column for each of the paper's panels, and for bigrams."""
-    chosen = dataset.sel(centering=centering, null="all")
-    uniform, unigram = chosen.sel(residual="uniform"), chosen.sel(residual="unigram")
-    value = uniform.sel(theory="value")
-    embedding = unigram.sel(theory="bigram", stream="before").isel(layer=[0])
-    columns = {
-        "attention": (uniform.sel(head="mean"), "attention_"),
-        "without MLP": (value.sel(stream="after_attention"), ""),
-        "embedding": (value.sel(stream="after_layer"), ""),
-        "bigram": (embedding, ""),
-    }
     return [
-        {"revision": str(name)}
-        | {
-            column: _cell(part.sel(revision=name), prefix)
-            for column, (part, prefix) in columns.items()
-        }
-        for name in dataset["revision"].values
+        {"revision": name}
+        | {panel: f"{score:.4f} ({mean:.4f}, {z:+.0f})" for panel, (score, mean, z) in of.items()}
+        for name, of in _scores(dataset, centering).items()
     ]
 
 
-def _cell(part: "xr.Dataset", prefix: str) -> str:
-    score, mean, z = (
-        float(part[prefix + name].median()) for name in ("similarity", "null_mean", "z")
-    )
-    return f"{score:.4f} ({mean:.4f}, {z:+.0f})"
+def _scores(
+    dataset: "xr.Dataset", centering: str
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """By revision and panel: similarity, its mean over shuffles, and the difference in sd."""
+    chosen = dataset.sel(centering=centering, null="all")
+    uniform, unigram = chosen.sel(residual="uniform"), chosen.sel(residual="unigram")
+    value = uniform.sel(theory="value")
+    panels = {
+        "attention": (uniform.sel(head="mean"), "attention_"),
+        "without MLP": (value.sel(stream="after_attention"), ""),
+        "embedding": (value.sel(stream="after_layer"), ""),
+        "bigram": (unigram.sel(theory="bigram", stream="before").isel(layer=[0]), ""),
+    }
+
+    def score(part: "xr.Dataset", prefix: str) -> tuple[float, float, float]:
+        similarity, mean, z = (
+            float(part[prefix + name].median()) for name in ("similarity", "null_mean", "z")
+        )
+        return similarity, mean, z
+
+    return {
+        str(name): {
+            panel: score(part.sel(revision=name), prefix)
+            for panel, (part, prefix) in panels.items()
+        }
+        for name in dataset["revision"].values
+    }
 
 
 def _draw(dataset: "xr.Dataset", folder: "Folder") -> list[Path]:

@@ -3,9 +3,11 @@
 from dataclasses import field
 from pathlib import Path
 
+from assocjax.cli._finished import told_if_unchanged
 from assocjax.cli._kinds import AtLeast2
 from assocjax.cli._options import Results, arguments_of, options
-from assocjax.cli._terminal import show, status
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import status
 
 
 @options("Page")
@@ -21,19 +23,19 @@ class Explore(Results):
     max_steps: AtLeast2 | None = None
     """keep at most N recorded steps, evenly spread (default: 24; 12 for over 1500 tokens)"""
 
-    def run(self) -> None:
+    @property
+    def folder(self) -> None:
+        """The page is a single file, in any folder."""
+        return None
+
+    def run(self, finish: Finish) -> Report:
         from assocjax.explorer import write_explorer
         from assocjax.storage import results
 
         out = self.out or self.results.with_suffix(".html")
         dataset = results.load(self.results)
-        with status("writing"):
-            write_explorer(
-                dataset,
-                out,
-                **arguments_of(self, write_explorer),
-            )
-        show(
-            f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser",
-            soft_wrap=True,
-        )
+        with told_if_unchanged(out), status("writing"):
+            write_explorer(dataset, out, **arguments_of(self, write_explorer))
+        report = Report()
+        report.path(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+        return report

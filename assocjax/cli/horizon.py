@@ -17,8 +17,9 @@ from assocjax.cli._kinds import (
     VocabSize,
     several,
 )
-from assocjax.cli._options import Results, Seams, arguments_of, check_seams, chosen, options
-from assocjax.cli._terminal import progress_bar, show_complete, show_table, show_written, status
+from assocjax.cli._options import Drawn, Seams, arguments_of, check_seams, chosen, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _HORIZONS = "horizons.json"
 
 
 @options("Settings", "The first value of each list is the base; others are tried one at a time.")
-class Horizon(Results, Sequences, Seams):
+class Horizon(Drawn, Sequences, Seams):
     """Measure at which step each theory ends, and how that depends on the setting."""
 
     num_sequences: int = 128
@@ -50,13 +51,12 @@ class Horizon(Results, Sequences, Seams):
     threshold: Threshold = arguments.THRESHOLD
     """relative error above which a theory has ended"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.experiments import horizons
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        check_claimable(self.out, "horizon")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         check_seams(self, theories=self.theories or ())
         study = arguments_of(self, horizons.study_settings)
         horizons.study_settings(**study)
@@ -76,25 +76,29 @@ class Horizon(Results, Sequences, Seams):
         with claim(
             self.out, "horizon", decides, result=_HORIZONS, overwrite=self.overwrite
         ) as folder:
-            if folder.complete:
-                show_complete(folder)
-            else:
+            if not folder.complete:
                 _study(self, data, config, folder)
             content = json.loads((folder.path / _HORIZONS).read_text("utf-8"))
             rows, laws = content["horizons"], content["laws"]
-            with status("drawing"):
+            with self.drawing():
                 figure = figures.plot_horizon_study(rows, corpus_name=data[V, T].name)
                 paths = figures.save(figure, "horizons", into=folder)
-        show_table(
-            f"First step at which a weight's relative error exceeds {self.threshold:g} in any "
-            f"layer (-: not within training time {self.duration:g}; 0: the theory never held)",
-            [_horizon_row(row) for row in rows],
-        )
-        show_table(
-            "Power laws: horizon as training time = prefactor * product of quantity^exponent",
-            [_law_row(law) for law in laws],
-        )
-        show_written(self.out, [_HORIZONS, *(path.name for path in paths)])
+            report, files = Report(), [_HORIZONS, *(path.name for path in paths)]
+            report.table(
+                f"First step at which a weight's relative error exceeds {self.threshold:g} in any "
+                f"layer (-: not within training time {self.duration:g}; 0: the theory never held)",
+                [_horizon_row(row) for row in rows],
+                _verdict(rows),
+                narrow=[_horizon_row(row, of_each=False) for row in rows],
+            )
+            report.table(
+                "Power laws: horizon as training time = prefactor * product of quantity^exponent",
+                [_law_row(law) for law in laws],
+                f"{sum('none' not in law for law in laws)} of {len(laws)} laws can be fitted.",
+            )
+            report.written(files)
+            finish(folder, report, files)
+        return report
 
 
 def _study(
@@ -139,15 +143,35 @@ def _laws(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return laws
 
 
-def _horizon_row(row: dict[str, Any]) -> dict[str, Any]:
-    times = [name for name in row if "*" in name]
-    return _short({name: row[name] for name in row if "*" not in name or name == times[-1]})
-
-
-def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a table that has to fit a terminal."""
+def _horizon_row(row: dict[str, Any], of_each: bool = True) -> dict[Any, Any]:
+    """A row with short column names; with the horizon of each weight, or of the last."""
     short = {"vocab_size": "V", "seq_len": "T", "num_layers": "L", "learning_rate": "eta"}
-    return {short.get(name, name): value for name, value in row.items()}
+    times = [name for name in row if "*" in name]
+    weights = [name.removesuffix("*eta") for name in times]
+    shown: dict[Any, Any] = {
+        short.get(name, name): value
+        for name, value in row.items()
+        if name not in (*times, *weights)
+    }
+    if of_each:
+        shown |= {("horizon, in steps", name): row[name] for name in weights}
+    return shown | {("in time", times[-1]): row[times[-1]]}
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """For each theory, the steps at which its first weight ends, over the settings."""
+    said = []
+    for theory in dict.fromkeys(row["theory"] for row in rows):
+        of_theory = [row for row in rows if row["theory"] == theory]
+        weights = [name.removesuffix("*eta") for name in rows[0] if name.endswith("*eta")]
+        ends = [
+            min(known)
+            for row in of_theory
+            if (known := [row[name] for name in weights if row[name] is not None])
+        ]
+        when = f", first at step {min(ends):g} to {max(ends):g}" if ends else ""
+        said.append(f"{theory} ends in {len(ends)} of {len(of_theory)} settings{when}")
+    return f"{'; '.join(said)}."
 
 
 def _law_row(law: dict[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from assocjax.cli._corpus import Reading
+from assocjax.cli._corpus import Reading, configure_jax
 from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
-from assocjax.cli._options import Results, arguments_of, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written
+from assocjax.cli._options import Device, Results, arguments_of, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar
 from assocjax.llm.configuration import PretrainConfig
 
 
 @options("Model and training")
-class PretrainTiny(Results, Reading):
+class PretrainTiny(Results, Device, Reading):
     """Train a small GPT-NeoX with Pythia's recipe, and save its checkpoints as folders."""
 
     vocab_size: VocabSize = PretrainConfig.vocab_size
@@ -37,23 +38,30 @@ class PretrainTiny(Results, Reading):
     out: Path = Path("assocjax-pretrained")
     """folder for step0, step1, step2, ...; after an interruption the same command resumes"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import llm
         from assocjax.corpora import read_documents
-        from assocjax.storage import check_claimable
+        from assocjax.storage import claim, hold
 
-        check_claimable(self.out, "pretrain-tiny")
+        configure_jax(self.device)
         config = PretrainConfig(**arguments_of(self, PretrainConfig))
         documents = self.read(read_documents)
-        show(f"{documents.name}: {len(documents.documents)} documents")
-        with progress_bar("training") as progress:
-            record = llm.pretrain_tiny(
-                documents, self.out, config, overwrite=self.overwrite, progress=progress
-            )
-        losses = [*record["losses"], None]
-        rows = [
-            {"revision": name, "loss of the next batch": losses[int(name.removeprefix("step"))]}
-            for name in record["revisions"]
-        ]
-        show_table("Loss in nats", rows)
-        show_written(self.out, ["pretraining.json", *record["revisions"]])
+        note(f"{documents.name}: {len(documents.documents)} documents")
+        with hold(self.out):
+            with progress_bar("training") as progress:
+                record = llm.pretrain_tiny(
+                    documents, self.out, config, overwrite=self.overwrite, progress=progress
+                )
+            losses = [*record["losses"], None]
+            rows = [
+                {"revision": name, "loss of the next batch": losses[int(name.removeprefix("step"))]}
+                for name in record["revisions"]
+            ]
+            report = Report()
+            first, last = record["losses"][:1], record["losses"][-1:]
+            verdict = f"From {first[0]:.4f} to {last[0]:.4f} nats." if first else ""
+            report.table("Loss in nats", rows, verdict)
+            report.written(["pretraining.json", *record["revisions"]])
+            with claim(self.out, "pretrain-tiny", None) as folder:
+                finish(folder, report, folder.files)
+        return report

@@ -3,20 +3,21 @@
 import time
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._corpus import configure_jax
 from assocjax.cli._kinds import Precision, several
-from assocjax.cli._options import Results, arguments_of, options
-from assocjax.cli._terminal import several_bars, show, show_table, show_written
+from assocjax.cli._options import Device, Results, arguments_of, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar
 from assocjax.reproduce.paper import ARTEFACTS
 
 
 @options("Artefacts")
-class Reproduce(Results):
+class Reproduce(Device, Results):
     """Reproduce the paper's tables and figures in one report, with its numbers and controls."""
 
     artefacts: Annotated[tuple[str, ...], Parameter(choices=(*ARTEFACTS, "all"))] = field(
@@ -33,30 +34,40 @@ class Reproduce(Results):
     out: Path = Path("assocjax-reproduce")
     """folder for the results; existing results are not computed again"""
 
-    def run(self) -> None:
-        from assocjax.storage import check_claimable
+    @property
+    def grows(self) -> bool:
+        """Each artefact and corpus has files of its own, which the library compares."""
+        return True
 
-        configure_jax(self.precision)
+    def run(self, finish: Finish) -> Report:
+        configure_jax(self.device, self.precision)
         from assocjax import reproduce as library
+        from assocjax.storage import claim, hold
 
-        check_claimable(self.out, "reproduce")
         began = time.monotonic()
-        with several_bars() as progress:
+        with hold(self.out), progress_bar(unit="") as bar:
             records = library.reproduce(
                 **arguments_of(self, library.reproduce, corpora=self.corpus),
-                progress=progress,
-                announce=lambda line: show(
-                    f"[{(time.monotonic() - began) / 60:.1f} min] {line}", soft_wrap=True
-                ),
+                progress=lambda what, done, total: bar(done, total, what),
+                announce=lambda line: note(f"[{(time.monotonic() - began) / 60:.1f} min] {line}"),
             )
-        for record in records:
-            if record["rows"]:
-                title = f"{record['paper']['title']} ({record['corpus_name']})"
-                show_table(title, [_short(row) for row in record["rows"]])
-        folders = sorted(
-            {record["folder"] for record in records} - {""}
-        )  # artefacts that were left out have no folder
-        show_written(self.out, ["report.html", "report.json", *folders])
+            report = _report(records)
+            with claim(self.out, "reproduce", None) as folder:
+                finish(folder, report, folder.files)
+        return report
+
+
+def _report(records: list[dict[str, Any]]) -> Report:
+    report = Report()
+    for record in records:
+        if record["rows"]:
+            title = f"{record['paper']['title']} ({record['corpus_name']})"
+            report.table(title, [_short(row) for row in record["rows"]], record["verdict"])
+    folders = sorted(
+        {record["folder"] for record in records} - {""}
+    )  # artefacts that were left out have no folder
+    report.written(["report.html", "report.json", *folders])
+    return report
 
 
 def _short(row: dict) -> dict:

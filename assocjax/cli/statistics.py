@@ -1,20 +1,16 @@
 """The command `statistics`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from assocjax.cli._corpus import configure_jax
+from assocjax.cli._finished import told_if_unchanged
 from assocjax.cli._matrices import Counted, folder_of_shards
-from assocjax.cli._options import Results, options
-from assocjax.cli._terminal import (
-    progress_bar,
-    show_complete,
-    show_table,
-    show_written,
-    status,
-)
+from assocjax.cli._options import Drawn, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar, status
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +21,7 @@ _SPARSE = ("counts.nc", "correlations.nc")
 
 
 @options("Shards")
-class Statistics(Results, Counted):
+class Statistics(Drawn, Counted):
     """Compute the basis functions of a corpus and the matrices composed from them.
 
     Sparse statistics can be computed in N shards, in any order and on any machines, in two passes:
@@ -41,32 +37,34 @@ class Statistics(Results, Counted):
     counts: Annotated[Path | None, Parameter(metavar="FILE")] = None
     """merged counts of the first pass; --shard is then a shard of the second pass"""
 
-    def run(self) -> None:
+    @property
+    def in_shards(self) -> bool:
+        return self.shard is not None or self.counts is not None
+
+    @property
+    def folder(self) -> Path | None:
+        """Shards are single files, which other processes may write beside each other."""
+        return None if self.in_shards else self.out
+
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.statistics import datasets
         from assocjax.statistics.dense import corpus_statistics
-        from assocjax.storage import check_claimable, claim, results
+        from assocjax.storage import claim, results
 
-        in_shards = self.shard is not None or self.counts is not None
-        if in_shards:
+        if self.in_shards:
             _parse_shard(self.shard)
-        else:
-            check_claimable(self.out, "statistics")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         data = self.open()
-        if in_shards:
-            path = _run_shard(self, data)
-            show_written(self.out, [path.name])
-            return
+        if self.in_shards:
+            return _run_shard(self, data)
         if self.is_sparse(data):
-            _sparse_statistics(self, data)
-            return
+            return _sparse_statistics(self, data, finish)
         decides = results.identity(data, {"matrices": "dense"})
         with claim(
             self.out, "statistics", decides, result=_DENSE, overwrite=self.overwrite
         ) as folder:
             if folder.complete:
-                show_complete(folder)
                 dataset = results.load(folder.path / _DENSE)
             else:
                 tokens, mask = data.read(0, data.num_sequences)
@@ -78,20 +76,35 @@ class Statistics(Results, Counted):
             rows = datasets.statistics_summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             results.save_json_to(folder, "summary.json", content)
-            with status("drawing"):
+            with self.drawing():
                 paths = figures.save(figures.plot_statistics(dataset), "statistics", into=folder)
-        show_table(f"Statistics of {data.name}, {int(dataset['num_positions'])} positions", rows)
-        show_written(self.out, [_DENSE, "summary.json", *(path.name for path in paths)])
+            files = [_DENSE, "summary.json", *(path.name for path in paths)]
+            report = _report(data, int(dataset["num_positions"]), rows)
+            report.written(files)
+            finish(folder, report, files)
+        return report
 
 
-def _run_shard(options: Statistics, data: "TokenData | TokenFile") -> Path:
-    """Writes one shard of a pass and returns its file."""
+def _report(data: "TokenData | TokenFile", positions: int, rows: list[dict[str, Any]]) -> Report:
+    report = Report()
+    first = rows[0]
+    report.table(
+        f"Statistics of {data.name}, {positions} positions: Frobenius norm and largest entry",
+        rows,
+        f"Strongest association in {first['matrix']}: {first['column']} after {first['row']}.",
+    )
+    return report
+
+
+def _run_shard(options: Statistics, data: "TokenData | TokenFile") -> Report:
+    """Writes one shard of a pass."""
     from assocjax.statistics import shards
 
     shard, of = _parse_shard(options.shard)
     kind = "counts" if options.counts is None else "correlations"
     path = folder_of_shards(options.out) / f"{kind}-{shard}-of-{of}.nc"
-    with progress_bar(kind, "sequences") as progress:
+    phase = "counting" if kind == "counts" else "correlating"
+    with told_if_unchanged(path), progress_bar(phase, "sequences") as progress:
         shards.run_shard(
             data,
             path,
@@ -101,7 +114,9 @@ def _run_shard(options: Statistics, data: "TokenData | TokenFile") -> Path:
             overwrite=options.overwrite,
             progress=progress,
         )
-    return path
+    report = Report()
+    report.path(f"written to {options.out}: {path.name}")
+    return report
 
 
 def _parse_shard(text: str | None) -> tuple[int, int]:
@@ -115,7 +130,9 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
     return shard, of
 
 
-def _sparse_statistics(options: Statistics, data: "TokenData | TokenFile") -> None:
+def _sparse_statistics(
+    options: Statistics, data: "TokenData | TokenFile", finish: Finish
+) -> Report:
     """Both passes, each as one shard, so that they can be stopped and resumed too."""
     from assocjax.statistics import shards
     from assocjax.statistics.sparse import sparse_summary
@@ -126,13 +143,11 @@ def _sparse_statistics(options: Statistics, data: "TokenData | TokenFile") -> No
         options.out, "statistics", decides, result=_SPARSE[1], overwrite=options.overwrite
     ) as folder:
         files = [folder.path / name for name in _SPARSE]
-        if folder.complete:
-            show_complete(folder)
-        else:
+        if not folder.complete:
             counts = None
-            for name in _SPARSE:
+            for name, phase in zip(_SPARSE, ("counting", "correlating"), strict=True):
                 part = folder.work("shards") / name
-                with progress_bar(name.removesuffix(".nc"), "sequences") as progress:
+                with progress_bar(phase, "sequences") as progress:
                     shards.run_shard(
                         data, part, shard=1, shards=1, counts=counts, progress=progress
                     )
@@ -144,5 +159,7 @@ def _sparse_statistics(options: Statistics, data: "TokenData | TokenFile") -> No
         rows = sparse_summary(found, data.vocabulary)
         attributes = results.decode(results.provenance(data, {}))
         results.save_json_to(folder, "summary.json", {**attributes, "summary": rows})
-    show_table(f"Statistics of {data.name}, {found.num_positions} positions", rows)
-    show_written(options.out, [*_SPARSE, "summary.json"])
+        report = _report(data, found.num_positions, rows)
+        report.written([*_SPARSE, "summary.json"])
+        finish(folder, report, [*_SPARSE, "summary.json"])
+    return report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._corpus import Corpus, configure_jax
+from assocjax.cli._corpus import Corpus, check_device, configure_jax
 from assocjax.cli._kinds import (
     Count,
     Deviation,
@@ -22,15 +22,22 @@ from assocjax.cli._kinds import (
     several,
     unless_given,
 )
-from assocjax.cli._options import Results, Training, arguments_of, check_training, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._options import Drawn, Training, arguments_of, check_training, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from assocjax.corpora import TokenData
 
 
-_MOST_WEIGHTS = 6  # columns of a table; of more, the smallest cosine is shown
+_SMALL_COSINE = 0.95
+"""A theory has ended at the first step at which the cosine of a weight is smaller."""
+
+_TURNED = 0.01
+"""A loss has turned up if it is above its lowest value by more than this share of its decrease."""
 
 
 def _gibibytes(kind: Any, tokens: Any) -> int:
@@ -58,7 +65,7 @@ class _Processes:
 
 
 @options("Grid")
-class Sweep(_Processes, Results, Corpus, Training):
+class Sweep(_Processes, Drawn, Corpus, Training):
     """Train over a grid of runs and compare every one with the theories."""
 
     num_sequences: int | None = 128
@@ -94,14 +101,14 @@ class Sweep(_Processes, Results, Corpus, Training):
     """resume also from a checkpoint of another number or kind of devices; results then differ by
     rounding"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.experiments import sweeps
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
-        check_claimable(self.out, "sweep")
-        configure_jax(self.precision, self.matmul_precision)
+        configure_jax(self.device, self.precision, self.matmul_precision, check=False)
         first_process = _join(self)
+        check_device(self.device)
         trains = () if self.gradient == arguments.EXACT else (self.gradient,)
         check_training(self, self.num_sequences, theories=self.theories or (), gradient=trains)
         data = self.load()
@@ -115,39 +122,94 @@ class Sweep(_Processes, Results, Corpus, Training):
                     **arguments_of(self, sweeps.sweep),
                     checkpoint=self.out,
                     progress=progress,
-                    announce=show,
+                    announce=note,
                 )
             if not first_process:
-                return
+                return Report()
             rows = sweeps.summary(dataset)
             content = {**results.decode(dataset.attrs), "summary": rows}
             with claim(self.out, "sweep", None) as folder:
                 results.save_json_to(folder, "summary.json", content)
-                with status("drawing"):
+                with self.drawing():
                     paths = figures.save_sweep(dataset, folder)
-        show(
-            f"After {self.steps} steps with learning rate eta: loss in nats (log V = "
-            f"{math.log(data.vocab_size):.4f} at zero weights); cosine of each weight with a "
-            "theory, smallest over layers and seeds; relative error of the last weight"
+                files = ["sweep.nc", "summary.json", *(path.name for path in paths)]
+                report = _report(self, dataset, rows)
+                report.written(files)
+                finish(folder, report, files)
+        return report
+
+
+def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    from assocjax.storage import results
+
+    report, vocab_size = Report(), results.decode(dataset.attrs)["corpus"]["vocab_size"]
+    report.line(
+        f"After {options.steps} steps with learning rate eta: loss in nats (log V = "
+        f"{math.log(vocab_size):.4f} at zero weights); cosine of each weight with a theory, "
+        "smallest over layers and seeds; relative error of the last weight"
+    )
+    weights = dataset["weight"].values.tolist()
+    for scale in dataset["init_scale"].values.tolist():
+        at = dataset.sel(init_scale=scale)
+        of_scale = [row for row in rows if row["init_scale"] == scale]
+        report.table(
+            f"initialization sd {scale:g}",
+            [_short(row, weights) for row in of_scale],
+            " ".join([*_ends(at), _turns(at)]),
+            narrow=[_short(row, weights, of_each=False) for row in of_scale],
         )
-        for scale in dataset["init_scale"].values.tolist():
-            weights = dataset["weight"].values.tolist()
-            of_scale = [_short(row, weights) for row in rows if row["init_scale"] == scale]
-            for row in of_scale:
-                del row["init_scale"]
-            show_table(f"initialization sd {scale:g}", of_scale)
-        if dataset.attrs["diverged"]:
-            show(f"diverged: {dataset.attrs['diverged']}")
-        show_written(self.out, ["sweep.nc", "summary.json", *(path.name for path in paths)])
+    if dataset.attrs["diverged"]:
+        report.line(f"diverged: {dataset.attrs['diverged']}")
+    return report
 
 
-def _short(row: dict[str, Any], weights: list[str]) -> dict[str, Any]:
-    """A row with short column names, so that the table fits a terminal."""
-    short = {"learning_rate": "eta"}
-    if len(weights) > _MOST_WEIGHTS and weights[0] in row:
-        row = {"cosine": min(row[name] for name in weights)} | row
-        row = {name: value for name, value in row.items() if name not in weights}
-    return {short.get(name, name): value for name, value in row.items()}
+def _short(row: dict[str, Any], weights: list[str], of_each: bool = True) -> dict[Any, Any]:
+    """A row with short column names; with a cosine of each weight, or their smallest."""
+    short: dict[Any, Any] = {"theory": row["theory"]} if row["theory"] is not None else {}
+    short |= {"eta": row["learning_rate"], "s*eta": row["s*eta"], "loss": row["loss"]}
+    if row["theory"] is None:
+        return short
+    cosines = {name: round(row[name], 4) for name in weights}
+    if not of_each:
+        return short | {"error": row["error"], "cosine": min(cosines.values())}
+    return short | {"error": row["error"]} | {("cosine", name): cosines[name] for name in weights}
+
+
+def _ends(dataset: "xr.Dataset") -> Iterator[str]:
+    """For each theory, the steps at which it ends: a cosine is small, or a run has diverged."""
+    import numpy as np
+
+    steps = dataset["step"].values
+    for theory in dataset["theory"].values.tolist():
+        at = dataset.sel(theory=theory)
+        cosine = at["cosine"].sel(quantity="weights")
+        ended = (cosine < _SMALL_COSINE).any(["weight", "layer"])
+        ended = ended | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
+        ended = ended.any("seed").transpose("learning_rate", "step").values
+        rates = [f"{rate:g}" for rate in dataset["learning_rate"].values]
+        found = [
+            f"step {steps[np.argmax(of)]} (eta {rate})"
+            for rate, of in zip(rates, ended, strict=True)
+            if of.any()
+        ]
+        stays = [rate for rate, of in zip(rates, ended, strict=True) if not of.any()]
+        said = [f"ends at {', '.join(found)}"] * bool(found)
+        said += [f"stays to the last step at eta {' '.join(stays)}"] * bool(stays)
+        yield f"{theory} {' and '.join(said)}."
+
+
+def _turns(dataset: "xr.Dataset") -> str:
+    """Whether the loss of a run is above its lowest value again at its last finite step."""
+    import numpy as np
+
+    turned = []
+    for rate in dataset["learning_rate"].values:
+        for loss in dataset["loss"].sel(learning_rate=rate).transpose("seed", "step").values:
+            finite = loss[np.isfinite(loss)]
+            if finite.size and finite[-1] > finite.min() + _TURNED * (finite[0] - finite.min()):
+                turned.append(f"{rate:g}")
+    where = " ".join(dict.fromkeys(turned))
+    return f"The loss has turned up at eta {where}." if turned else "No loss has turned up."
 
 
 def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
@@ -168,7 +230,7 @@ def _show_matmul_error(data: "TokenData", options: Sweep) -> None:
         _, full = model.loss_and_gradient(*arguments)
     errors = compare_weights(model.weights(full), model.weights(rounded))
     worst = ", ".join(f"{name} {errors[name].relative_error.max():.1e}" for name in errors)
-    show(
+    note(
         f"relative error of exact gradients with products in {options.matmul_precision}, at random "
         f"weights of scale {scale:.2g}: {worst}"
     )

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from assocjax.cli._corpus import Sizes, Tokens, by_default, show_corpus
+from assocjax.cli._corpus import Sizes, Tokens, by_default, describe_corpus
 from assocjax.cli._options import Results, options
-from assocjax.cli._terminal import show_written
+from assocjax.cli._report import Finish, Report
 
 
 @options("Tokens")
@@ -17,12 +17,16 @@ class Tokenize(Results, Sizes, Tokens):
     vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     out: Path = Path("assocjax-tokens")
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax.corpora import write_tokens
-        from assocjax.storage import check_claimable
+        from assocjax.storage import claim, hold
 
-        check_claimable(self.out, "tokenize")
         size = self.DEFAULT_VOCAB_SIZE
-        file = self.read(write_tokens, folder=self.out, default_vocab_size=size)
-        show_corpus(file)
-        show_written(self.out, sorted(path.name for path in self.out.glob("tokens.*")))
+        report = Report()
+        with hold(self.out):
+            file = self.read(write_tokens, folder=self.out, default_vocab_size=size)
+            report.line(describe_corpus(file))
+            with claim(self.out, "tokenize", None) as folder:
+                report.written(sorted(folder.files))
+                finish(folder, report, folder.files)
+        return report

@@ -1,20 +1,24 @@
 """The command `track`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import Count, Steps, several
-from assocjax.cli._options import Results, Run, arguments_of, check_training, options
-from assocjax.cli._terminal import progress_bar, show, show_table, show_written, status
+from assocjax.cli._options import Drawn, Run, arguments_of, check_training, options
+from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import note, progress_bar
 from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @options("Record")
-class Track(Results, Corpus, Run):
+class Track(Drawn, Corpus, Run):
     """Train one run and record when associations form, and in which weight."""
 
     num_sequences: int | None = 512
@@ -34,14 +38,13 @@ class Track(Results, Corpus, Run):
     graph: Annotated[tuple[str, ...], several("TOKEN")] = ()
     """tokens whose context is drawn as a small graph"""
 
-    def run(self) -> None:
+    def run(self, finish: Finish) -> Report:
         from assocjax import figures
         from assocjax.analysis.formations import formation
         from assocjax.experiments.tracking import steps_to_record, track
-        from assocjax.storage import check_claimable, claim, hold, results
+        from assocjax.storage import claim, hold, results
 
-        check_claimable(self.out, "track")
-        configure_jax(self.precision)
+        configure_jax(self.device, self.precision)
         check_training(self, self.num_sequences)
         steps_to_record(self.record_at, self.steps)
         data = self.load()
@@ -61,7 +64,7 @@ class Track(Results, Corpus, Run):
             content = {**results.decode(dataset.attrs), "formation": rows}
             with claim(self.out, "track", None) as folder:
                 results.save_json_to(folder, "summary.json", content)
-                with status("drawing"):
+                with self.drawing():
                     paths = figures.save_track(dataset, folder)
                     for token in self.graph:
                         name = "".join(c if c.isalnum() else "_" for c in token)
@@ -69,21 +72,40 @@ class Track(Results, Corpus, Run):
                         try:
                             graph = figures.plot_context_graph(dataset, token)
                         except InputError as error:  # a token without a context
-                            show(f"no graph: {error}", soft_wrap=True)
+                            note(f"no graph: {error}")
                             continue
                         paths += figures.save(graph, path, into=folder)
-        if dataset.attrs["incomplete"]:
-            show(dataset.attrs["incomplete"])
-        known = "precision_theory" in rows[0]
-        show_table(
-            f"Lists of up to {dataset.sizes['rank']} tokens that occur with each, by z-score. "
-            "formed: first recorded step at which the weights have half of the theory's list "
-            "(-: never); best, end: largest and last share of it"
-            + ("; planted: the same for the planted associates; theory: its share" * known),
-            [_short(row) for row in rows if row["scoring"] == "z-score"],
-        )
-        show_written(self.out, ["track.nc", "summary.json", *(path.name for path in paths)])
-        show(f"To explore the result: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
+                report = _report(dataset, rows)
+                files = ["track.nc", "summary.json", *(path.name for path in paths)]
+                report.written(files)
+                report.path(f"To explore the result: assocjax explore {self.out / 'track.nc'}")
+                finish(folder, report, files)
+        return report
+
+
+def _report(dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    report = Report()
+    if dataset.attrs["incomplete"]:
+        report.line(dataset.attrs["incomplete"])
+    lists = [row for row in rows if row["scoring"] == "z-score"]
+    known = any("precision_theory" in row for row in lists)
+    report.table(
+        f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: first "
+        "recorded step at which the weights have half of the theory's list (-: never); best, end: "
+        "largest and last share of it"
+        + ("; planted: the same for the planted associates, and the theory's share" * known),
+        [_short(row) for row in lists],
+        _verdict(lists),
+    )
+    return report
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Which of the theory's lists have formed, and when."""
+    lists = [row for row in rows if "formed" in row]
+    steps = [row["formed"] for row in lists if row["formed"] is not None]
+    when = f", between steps {min(steps)} and {max(steps)}" if steps else ""
+    return f"{len(steps)} of {len(lists)} of the theory's lists have formed in the weights{when}."
 
 
 def _known_truth(data) -> dict[str, Any] | None:
@@ -99,15 +121,15 @@ def _known_truth(data) -> dict[str, Any] | None:
     } or None
 
 
-def _short(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with short column names, to fit a terminal; equal names differ by a space."""
-    weights = (
-        row["weights"] if row["layer"] is None else row["weights"].replace("l", str(row["layer"]))
-    )
-    names = {"formed": "formed", "best": "best", "end": "end", "precision_formed": "planted"}
-    names |= {"precision_best": "best ", "precision_end": "end ", "precision_theory": "theory"}
-    values = {short: row.get(name) for name, short in names.items()}
-    rounded = {n: round(v, 2) if isinstance(v, float) else v for n, v in values.items()}
-    if "precision_theory" not in row:
-        rounded = {name: rounded[name] for name in ("formed", "best", "end")}
-    return {"matrix": row["matrix"], "weights": weights} | rounded
+def _short(row: dict[str, Any]) -> dict[Any, Any]:
+    """A row with short column names, to fit a terminal."""
+    layer = "" if row["layer"] is None else str(row["layer"])
+    short: dict[Any, Any] = {
+        "matrix": row["matrix"],
+        "weights": row["weights"].replace("l", layer) if layer else row["weights"],
+    }
+    short |= {("theory's list", name): row.get(name) for name in ("formed", "best", "end")}
+    if "precision_theory" in row:
+        names = ("formed", "best", "end", "theory")
+        short |= {("planted", name): row.get(f"precision_{name}") for name in names}
+    return {key: round(v, 2) if isinstance(v, float) else v for key, v in short.items()}

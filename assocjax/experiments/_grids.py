@@ -95,15 +95,11 @@ def run_grid(
                 announce(f"resuming from {checkpoints.folder}: {done} of {parts} parts are done")
             first = _put(np.asarray(within * segment, np.int32), mesh)
             arguments = corpus, rates, seeds, carry, first
-            began = time.monotonic()
             with _listening(progress, chunk * total, len(chunks) * total, total):
                 carry, found = _advance_chunk(*static, *arguments)
                 _wait(found, interrupts, announce)
                 found = _fetch(found)
                 jax.effects_barrier()
-            if part == done < parts - 1:
-                left = (time.monotonic() - began) * (parts - part - 1)
-                announce(f"about {duration_text(left)} to go")
             if not observed:
                 observed = _nothing_observed(found, grid, plan, total)
             _record(observed, found, rows, columns, within * segment)
@@ -331,11 +327,3 @@ def _any_process(interrupts: Interrupts) -> bool:
     if jax.process_count() == 1:
         return interrupts.count > 0
     return bool(np.any(multihost_utils.process_allgather(np.array(interrupts.count > 0))))
-
-
-def duration_text(seconds: float) -> str:
-    """A duration as readable text: 90 s, 5 min, 3 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(1, round(seconds))} s"

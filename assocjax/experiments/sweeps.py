@@ -112,7 +112,7 @@ def sweep(
       overwrite: replace another sweep in the folder, or start this one again.
       progress: called with (steps done, total steps) as the work advances.
       announce: called with one-line messages for the user: estimated memory, the resumed
-        checkpoint, and after the first part the estimated time left.
+        checkpoint.
 
     Returns:
       A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,

@@ -23,6 +23,7 @@ from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons
 from assocjax.figures.matrices import plot_statistics as plot_statistics
 from assocjax.figures.style import LABELS as LABELS
+from assocjax.figures.style import figure_files as figure_files
 from assocjax.figures.style import save as save
 from assocjax.figures.sweeps import plot_cosines as plot_cosines
 from assocjax.figures.sweeps import plot_disagreement as plot_disagreement

@@ -8,12 +8,13 @@ global state, no display.
 """
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from assocjax.arguments import check_path
+from assocjax.arguments import (
+    DPI,
+    FIGURE_FORMATS,
+    LARGEST_DPI,
+    check_integer,
+    check_names,
+    check_path,
+)
 from assocjax.errors import InputTypeError
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
@@ -77,7 +85,27 @@ _METADATA = {
     "png": {"Software": SIGNATURE},
     # No date in the file: the same results draw the same bytes.
     "pdf": {"Creator": SIGNATURE, "CreationDate": None},
+    "svg": {"Creator": SIGNATURE, "Date": None},
 }
+_files: contextvars.ContextVar[tuple[tuple[str, ...], int]] = contextvars.ContextVar(
+    "files", default=(FIGURE_FORMATS, DPI)
+)
+
+
+@contextlib.contextmanager
+def figure_files(formats: Sequence[str] = FIGURE_FORMATS, dpi: int = DPI) -> Iterator[None]:
+    """Within the block, all figures are written in these formats, of png, pdf and svg, and with
+    `dpi` dots per inch where they have pixels.
+
+    Raises:
+      InputError, InputTypeError: another format, or a number that is not from 1 to 1200.
+    """
+    formats = check_names("formats", formats, tuple(_METADATA))
+    token = _files.set((formats, check_integer("dpi", dpi, minimum=1, maximum=LARGEST_DPI)))
+    try:
+        yield
+    finally:
+        _files.reset(token)
 
 
 def save(
@@ -87,7 +115,7 @@ def save(
     into: Folder | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Writes a figure as PNG and PDF; returns both paths.
+    """Writes a figure as PNG and PDF, or as `figure_files` says; returns the paths.
 
     Args:
       figure: from a `plot_*` function.
@@ -103,13 +131,15 @@ def save(
         raise InputTypeError(f"figure must be a matplotlib Figure; got {type(figure)}")
     path = check_path("path", path, "a path without a suffix")
     paths = []
-    for kind, metadata in _METADATA.items():
+    formats, dpi = _files.get()
+    for kind in formats:
         name = f"{path}.{kind}"
         place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
-        with place as part, warnings.catch_warnings():
+        with place as part, warnings.catch_warnings(), matplotlib.rc_context():
+            matplotlib.rcParams["svg.hashsalt"] = "assocjax"  # else names in the file are random
             # For marks combined with a character of another font; `literal` warned of others.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
-            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(part, format=kind, dpi=dpi, metadata=_METADATA[kind])
         paths.append(Path(name) if into is None else into.path / name)
     return paths
 

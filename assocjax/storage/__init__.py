@@ -18,12 +18,13 @@ all.
 """
 
 from assocjax.storage._folders import MARKER, Folder, check_claimable, claim
-from assocjax.storage._identity import difference, flatten
+from assocjax.storage._identity import DECIDING, difference, flatten, version
 from assocjax.storage._interrupts import Interrupts, deferred_interrupts
 from assocjax.storage._locks import hold, locked
 from assocjax.storage.files import SIGNATURE, is_ours, make_folder, whole_file
 
 __all__ = [
+    "DECIDING",
     "MARKER",
     "SIGNATURE",
     "Folder",
@@ -37,5 +38,6 @@ __all__ = [
     "is_ours",
     "locked",
     "make_folder",
+    "version",
     "whole_file",
 ]

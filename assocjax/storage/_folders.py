@@ -7,6 +7,7 @@ A folder belongs to assocjax ("is ours") if it has a marker, the file `.assocjax
     complete    whether the result is complete
     files       paths that we wrote, relative to the folder; those ending in / are folders
     replaced    files of an earlier result that are still to be removed
+    command     of a finished command, what it needs to show its result again (`Folder.describe`)
 
 A folder without a marker is only used if it is empty. Files that the marker does not list are never
 replaced or removed.
@@ -166,6 +167,21 @@ class Folder:
             self._delete(names)
             self._record["files"] = [name for name in self.files if name not in names]
             self._write()
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Removes those of `files` that are not among `names`: files of an earlier run."""
+        kept = set(names)
+        self.remove(*(name for name in self.files if name not in kept))
+
+    def describe(self, command: Mapping[str, Any]) -> None:
+        """Adds JSON values to the marker: what a finished command needs to show its result again.
+
+        They are lost with the result that they describe.
+        """
+        self._begin()
+        assert self._record is not None
+        self._record["command"] = dict(command)
+        self._write()
 
     @contextlib.contextmanager
     def writing(self, path: Path | None = None) -> Iterator[None]:

@@ -1,8 +1,6 @@
 """Results: files in standard formats that record their provenance."""
 
 import contextlib
-import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,7 +16,15 @@ import xarray as xr
 from assocjax.arguments import check_is, check_path
 from assocjax.errors import InputError
 from assocjax.precision import chosen_precision
-from assocjax.storage import SIGNATURE, Folder, difference, flatten, whole_file
+from assocjax.storage import (
+    DECIDING,
+    SIGNATURE,
+    Folder,
+    difference,
+    flatten,
+    version,
+    whole_file,
+)
 
 
 class Corpus(Protocol):
@@ -41,9 +47,6 @@ LAYOUT = 4
 """Version of the layout of Datasets in files, part of a result's identity. To be raised when names
 or dimensions change. Layout 1 had a variable for each weight and counted layers of language models
 from 0; layout 2 did not say which weights have layers; layout 3 had no counts of associations."""
-
-DECIDING = ("assocjax", "jax", "jaxlib", "optax")
-"""Packages whose versions affect the numbers of a result."""
 
 _JSON = ("config", "corpus", "versions", "weights", "shared_weights", "truth")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
@@ -68,12 +71,9 @@ def provenance(data: Corpus, config: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version(), **_packages()}
-
-
-@functools.cache  # slow: searches every folder of the import path
-def _packages() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {
+        name: found for name in _PACKAGES if (found := version(name)) is not None
+    }
 
 
 def decode(attrs: dict[Any, Any]) -> dict[str, Any]:

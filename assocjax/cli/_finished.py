@@ -1,0 +1,175 @@
+"""Runs a command; if its result is finished already, shows that instead, before anything is read.
+
+When a command has finished, the marker of its folder gets the options that it was given, hashes of
+the files that it read, and its report. The same command again finds all of these equal and prints
+the report. A command is refused if an option differs that always changes the result. Everything
+else (a text of the hub, a copy of a file, two ways to ask for the same) is decided by the library,
+which compares identities when it has read the corpus.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from assocjax.cli._options import Results
+from assocjax.cli._report import Report
+from assocjax.cli._terminal import note
+from assocjax.errors import InputError
+from assocjax.storage import DECIDING, Folder, check_claimable, version
+
+_WITHOUT_EFFECT = {"out", "overwrite", "quiet", "device", "memory_limit", "checkpoint_every"}
+_WITHOUT_EFFECT |= {"allow_different_devices", "distributed", "coordinator", "num_processes"}
+_WITHOUT_EFFECT |= {"process_id"}
+"""Options that change no result, except for rounding."""
+
+_OPEN = {"corpus", "tokenizer", "plugins", "statistics", "num_documents", "separator"}
+_OPEN |= {"text_field", "corpus_seed", "oov", "long", "short", "num_sequences", "matrices"}
+_OPEN |= {
+    "model",
+    "theories",
+    "microbatch_size",
+    "record_at",
+    "graph",
+    "revisions",
+    "figure_format",
+    "dpi",
+}
+"""Options of which two values may give the same result, or another part of the same folder."""
+
+_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
+"""Options that may name files or folders to read."""
+
+_NAMED = ("fables", "python-docs", "word", "bpe")
+"""Values of these that the versions of Python and of the packages determine."""
+
+_CONTENTS = ("tokens.json", "statistics.nc", "counts.nc", "config.json")
+"""Files, one of which is in each folder that is read."""
+
+_PACKAGES = (*DECIDING, "flax", "numpy", "tokenizers", "torch", "transformers")
+
+
+def run(command: Results) -> None:
+    """Runs a command and prints its report, or that of its finished result."""
+    folder = command.folder
+    record = None if folder is None else check_claimable(folder, command.command)
+    given = None if folder is None else _given(command)
+    finished = record is not None and not command.overwrite and _is_whole(record, command)
+    report = _report_of(record, given) if record is not None and finished else None
+    if report is None:
+        if record is not None and finished and not command.grows:
+            _refuse(record, given, command)
+
+        def finish(folder: Folder, report: Report, files: Iterable[str]) -> None:
+            folder.keep_only(files)
+            folder.describe({"given": given, "report": report.parts})
+
+        report = command.run(finish)
+        finished = finished and not command.grows  # else it may have added something
+    if finished:
+        note(f"already complete, in {folder}: --overwrite computes it again")
+    report.show(folder)
+
+
+@contextlib.contextmanager
+def told_if_unchanged(path: Path) -> Iterator[None]:
+    """For commands that write one file: says so if the block left an existing file as it was."""
+
+    def stamp() -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            return found.st_ino, found.st_mtime_ns
+        return None
+
+    before = stamp()
+    yield
+    if before is not None and stamp() == before:
+        note(f"already complete: {path}; --overwrite computes it again")
+
+
+def _is_whole(record: dict[str, Any], command: Results) -> bool:
+    """Whether a result is complete and none of its files is missing."""
+    assert command.out is not None
+    return record["complete"] and all((command.out / name).exists() for name in record["files"])
+
+
+def _given(command: Results) -> dict[str, Any]:
+    """The options of a command, the hashes of the files they name, and versions; JSON values."""
+    options = {
+        field.name: getattr(command, field.name)
+        for field in dataclasses.fields(command)
+        if field.name not in _WITHOUT_EFFECT
+    }
+    versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    files = {}
+    for option in _FILES:
+        values = options.get(option) or ()
+        for value in values if isinstance(values, tuple) else (values,):
+            # A user's file may have the name of a corpus; the name comes first.
+            if str(value) not in _NAMED and (option != "model" or command.command == "compare"):
+                files[str(value)] = _hash(Path(value))
+    given = {"options": options, "files": files, "versions": versions}
+    return json.loads(json.dumps(given, default=str))
+
+
+def _hash(path: Path) -> dict[str, str] | None:
+    """SHA-256 of the files that a path stands for; None if there are none, as for a text of the
+    hub, or a folder of something else."""
+    found = {}
+    with contextlib.suppress(OSError, ValueError):
+        for file in _files(path):
+            with file.open("rb") as content:
+                name = file.relative_to(path.parent).as_posix()
+                found[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found or None
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, with the parts of a token file; or what a folder of tokens, of statistics, of a
+    model or of its revisions has."""
+    if not path.is_dir():
+        parts = (".json", ".sizes.bin") if path.suffix in (".bin", ".npy") else ()
+        files = [path, *(path.with_suffix(part) for part in parts)]
+    else:
+        folders = [path, *(of for of in sorted(path.iterdir()) if of.is_dir())]
+        files = [
+            file
+            for folder in folders
+            if any((folder / name).is_file() for name in _CONTENTS)
+            for file in sorted(folder.iterdir())
+        ]
+    return [file for file in files if file.is_file() and not file.name.startswith(".")]
+
+
+def _report_of(record: dict[str, Any], given: dict[str, Any] | None) -> Report | None:
+    """The report of a finished command; None unless it is certain to be the same command."""
+    command = record.get("command")
+    if not isinstance(command, dict) or command.get("given") != given or given is None:
+        return None
+    return None if None in given["files"].values() else Report.read(command.get("report"))
+
+
+def _refuse(record: dict[str, Any], given: dict[str, Any] | None, command: Results) -> None:
+    """Raises InputError if an option always changes the result, and differs."""
+    before = record.get("command")
+    theirs = before.get("given") if isinstance(before, dict) else None
+    if not given or not theirs:
+        return
+    for name, mine in given["options"].items():
+        other = theirs["options"].get(name)
+        if name not in _OPEN and None not in (other, mine) and other != mine:
+            raise InputError(
+                f"folder {command.out} holds the finished result of another configuration: its "
+                f"--{name.replace('_', '-')} is {_typed(other)}, here it is {_typed(mine)}; "
+                "choose another folder, or replace it with --overwrite"
+            )
+
+
+def _typed(value: Any) -> str:
+    """A value of an option, as typed."""
+    return " ".join(map(_typed, value)) if isinstance(value, list) else str(value)
