@@ -2,15 +2,21 @@
 
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from assocjax.cli._kinds import AtLeast2
-from assocjax.cli._options import Results, arguments_of, options
+from assocjax import arguments
+from assocjax.cli._kinds import AtLeast2, Count, Seed
+from assocjax.cli._options import Results, arguments_of, chosen, options
 from assocjax.cli._terminal import show, status
+from assocjax.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @options("Page")
 class Explore(Results):
-    """Write a page that shows each token's associations over training."""
+    """Write a page that shows each token's associations over training, with their passages."""
 
     results: Path = field(kw_only=False)
     """track.nc, as written by track"""
@@ -20,20 +26,57 @@ class Explore(Results):
     """token that is shown first (default: bird, or a word of medium frequency)"""
     max_steps: AtLeast2 | None = None
     """keep at most N recorded steps, evenly spread (default: 24; 12 for over 1500 tokens)"""
+    corpus: str | None = None
+    """the text of the results, as it was given to track, for passages and counts (default: none;
+    for results of the fables, the fables)"""
+    separator: str = arguments.SEPARATOR
+    """string between documents of a .txt file, as it was given to track"""
+    text_field: str = arguments.TEXT_FIELD
+    """field or column with the text, as it was given to track"""
+    corpus_seed: Seed = 0
+    """seed of the fables, as it was given to track"""
+    max_text: Count = arguments.PAGE_TEXT
+    """keep at most N tokens of the text, those with the highest scores"""
 
     def run(self) -> None:
+        from assocjax.corpora.fables import ground_truth
         from assocjax.explorer import write_explorer
         from assocjax.storage import results
 
         out = self.out or self.results.with_suffix(".html")
         dataset = results.load(self.results)
+        fables = dataset.attrs.get("corpus_name") == "fables"
+        corpus = self.corpus or ("fables" if fables else None)
+        data = None if corpus is None else self._read(corpus, dataset)
         with status("writing"):
             write_explorer(
                 dataset,
                 out,
-                **arguments_of(self, write_explorer),
+                **arguments_of(
+                    self, write_explorer, data=data, truth=ground_truth() if fables else None
+                ),
             )
+        if data is None:
+            show("without passages: --corpus names the text of the results", soft_wrap=True)
         show(
             f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser",
             soft_wrap=True,
         )
+
+    def _read(self, corpus: str, dataset: "xr.Dataset") -> Any:
+        """The corpus in the tokens of the results, which record how they were made."""
+        from assocjax.corpora import load_tokens
+        from assocjax.storage import results
+
+        made = results.decode(dataset.attrs).get("corpus", {})
+        names = ("seq_len", "num_sequences", "tokenizer", "oov", "long", "short", "num_documents")
+        if not made.keys() >= {*names, "vocab_size"}:
+            raise InputError(f"{self.results} does not record how its text became tokens")
+        with status("reading"):
+            return load_tokens(
+                corpus,
+                **{name: made[name] for name in names},
+                default_vocab_size=made["vocab_size"],
+                seed=self.corpus_seed,
+                **chosen(self, "separator", "text_field"),
+            )
