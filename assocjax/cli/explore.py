@@ -27,7 +27,7 @@ class Explore(Results):
     max_steps: AtLeast2 | None = None
     """keep at most N recorded steps, evenly spread (default: 24; 12 for over 1500 tokens)"""
     corpus: str | None = None
-    """the text of the results, as it was given to track, for passages and counts (default: none;
+    """the text of the results, as it was given to track, for passages (default: none;
     for results of the fables, the fables)"""
     separator: str = arguments.SEPARATOR
     """string between documents of a .txt file, as it was given to track"""
@@ -39,22 +39,19 @@ class Explore(Results):
     """keep at most N tokens of the text, those with the highest scores"""
 
     def run(self) -> None:
-        from assocjax.corpora.fables import ground_truth
         from assocjax.explorer import write_explorer
         from assocjax.storage import results
 
         out = self.out or self.results.with_suffix(".html")
         dataset = results.load(self.results)
         fables = dataset.attrs.get("corpus_name") == "fables"
-        corpus = self.corpus or ("fables" if fables else None)
+        corpus = "fables" if self.corpus is None and fables else self.corpus
         data = None if corpus is None else self._read(corpus, dataset)
         with status("writing"):
             write_explorer(
                 dataset,
                 out,
-                **arguments_of(
-                    self, write_explorer, data=data, truth=ground_truth() if fables else None
-                ),
+                **arguments_of(self, write_explorer, data=data),
             )
         if data is None:
             show("without passages: --corpus names the text of the results", soft_wrap=True)

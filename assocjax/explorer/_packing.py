@@ -4,6 +4,8 @@ The "size" of a list is its first and largest score. A block holds one matrix, s
 little-endian, with these parts one after the other:
 
     float64  [2]            low, high: natural logarithms of the smallest and largest size
+    uint32   [V, k]         numbers of occurrences in each list of the theory
+    uint32   [L, V, S, k]   the same of the weights
     uint16   [V]            size of each list of the theory
     uint16   [V, k]         its ids
     uint16   [L, V, S]      size of each list of the weights
@@ -25,20 +27,22 @@ import numpy as np
 def pack(
     theory_ids: np.ndarray,
     theory_scores: np.ndarray,
+    theory_counts: np.ndarray,
     ids: np.ndarray,
     scores: np.ndarray,
+    counts: np.ndarray,
     cosines: np.ndarray,
 ) -> bytes:
     """One block, compressed.
 
     Args:
-      theory_ids, theory_scores: [V, k]; scores are positive and decreasing, NaN after the end of a
-        list.
-      ids, scores: [L, S, V, k], likewise.
+      theory_ids, theory_scores, theory_counts: [V, k]; scores are positive and decreasing, NaN
+        after the end of a list.
+      ids, scores, counts: [L, S, V, k], likewise.
       cosines: [L, S, V], NaN where undefined.
     """
     # The steps of a token are adjacent: their lists are similar, so that gzip compresses them well.
-    ids, scores, cosines = (np.moveaxis(of, 1, 2) for of in (ids, scores, cosines))
+    ids, scores, counts, cosines = (np.moveaxis(of, 1, 2) for of in (ids, scores, counts, cosines))
     sizes = [of[..., 0] for of in (theory_scores, scores)]
     logs = [np.log(size, dtype=float) for size in sizes]
     known = np.concatenate([of[np.isfinite(of)] for of in logs])
@@ -49,6 +53,8 @@ def pack(
     score_codes = [np.nan_to_num(np.rint(127 * of), nan=-1).astype("i1") for of in shares]
     parts = (
         np.array([low, high], "<f8"),
+        theory_counts.astype("<u4"),
+        counts.astype("<u4"),
         size_codes[0],
         theory_ids.astype("<u2"),
         size_codes[1],

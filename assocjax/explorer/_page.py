@@ -1,18 +1,17 @@
 """Writes the page of associations with its style, its scripts and the data."""
 
+import json
 import os
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from assocjax.analysis.associations import check_truth
-from assocjax.analysis.formations import READ_AT, Truth, mean_overlap
+from assocjax.analysis.formations import READ_AT, mean_overlap
 from assocjax.analysis.scorings import LAYERED, MATRICES, SCORINGS, SIDES
-from assocjax.arguments import PAGE_TEXT, check_choice, check_integer, check_is
+from assocjax.arguments import PAGE_TEXT, check_integer
 from assocjax.checks import CorpusLike, check_dataset
-from assocjax.corpora.tokens import UNKNOWN, TokenData, as_token_data, find_token
+from assocjax.corpora.tokens import TokenData, as_token_data, find_token
 from assocjax.errors import InputError, reading
 from assocjax.explorer._packing import pack
 from assocjax.explorer._template import fill
@@ -24,22 +23,21 @@ _SCRIPTS = ("elements.js", "data.js", "text.js", "lists.js", "passages.js", "con
 
 
 class _Reads(NamedTuple):
-    """How the page reads a matrix: symbol in theory, titles of a token's row and column, and for
-    both how an associate stands to the token in the text. `direct`: the entry is a sum over such
-    occurrences, so that there is none without them; others go through a third token."""
+    """How the page reads a matrix: its symbol in theory, the titles of a token's row and column,
+    and for both what an occurrence of an associate is: where it stands relative to the token, or
+    "third" if the two are associated through a third token (`statistics.occurrences`)."""
 
     theory: str
     row: str
     column: str
     row_stands: str
     column_stands: str
-    direct: bool
 
 
 _READS = {
-    "bigram": _Reads("B", "Tokens that follow {}", "Tokens right before {}", "next", "last", True),
+    "bigram": _Reads("B", "Tokens that follow {}", "Tokens right before {}", "next", "last"),
     "interchangeability": _Reads(
-        "B^T B", "Tokens used like {}", "Tokens used like {}", "together", "together", False
+        "B^T B", "Tokens used like {}", "Tokens used like {}", "third", "third"
     ),
     "composed": _Reads(
         "Φ^T Σ",
@@ -47,23 +45,23 @@ _READS = {
         "Tokens that predict {} from afar",
         "after",
         "before",
-        False,
     ),
     "value": _Reads(
         "Φ^T B^T",
         "Tokens whose followers {} announces",
         "Tokens that announce followers of {}",
-        "together",
-        "together",
-        False,
+        "third",
+        "third",
     ),
     "query_key": _Reads(
-        "Q", "Keys that {} attends to", "Queries that attend to {}", "before", "after", True
+        "Q", "Keys that {} attends to", "Queries that attend to {}", "key", "query"
     ),
     "context": _Reads(
-        "Φ", "Tokens anywhere before {}", "Tokens with {} anywhere before", "before", "after", True
+        "Φ", "Tokens anywhere before {}", "Tokens with {} anywhere before", "before", "after"
     ),
 }
+_SHOWN = next(name for name in SCORINGS if name not in ("raw", "independence"))
+"""The scoring that is shown first: in others the most frequent tokens lead most lists."""
 
 
 @reading("track")
@@ -72,7 +70,6 @@ def write_explorer(
     path: str | os.PathLike,
     *,
     data: CorpusLike | None = None,
-    truth: Truth | None = None,
     token: str | None = None,
     max_steps: int | None = None,
     max_text: int = PAGE_TEXT,
@@ -81,15 +78,13 @@ def write_explorer(
     """Writes one HTML file in which any token of a `track` Dataset can be looked up.
 
     The file is self-contained: lists are packed into blocks, which the page unpacks when they are
-    shown. The same arguments give the same bytes.
+    shown. The same arguments give the same bytes. Planted associations, of a Dataset that was
+    recorded with a `truth`, are marked.
 
     Args:
       dataset: from `track`.
       path: path of the file.
-      data: the corpus of the Dataset. With it the page shows how often the tokens of an association
-        occur together in the text, and in which passages; a list of the matrices B, Φ and Q then
-        holds no tokens that never do.
-      truth: as in `track`; the page marks these associations.
+      data: the corpus of the Dataset. With it the page shows the passages of an association.
       token: the token that is shown first; by default "bird", as in the documentation, or a word of
         medium frequency if the vocabulary has no "bird".
       max_steps: keep at most this many recorded steps, evenly spread; by default 24, or 12 for more
@@ -119,11 +114,11 @@ def write_explorer(
         start = _middling(vocabulary, dataset["input_frequency"].values)
     else:
         start = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the results"))
-    meta = {"start": start, "planted": _planted(truth, vocabulary), "text": None}
+    meta = {"start": start, "planted": _planted(dataset, vocabulary), "text": None}
     blocks = {}
     if data is not None:
         corpus = _same_corpus(dataset, as_token_data(data))
-        followers = dataset.sel(scoring="corrected", side="row")
+        followers = dataset.sel(scoring=_SHOWN, side="row")
         followers = [followers[f"bigram_theory_{what}"].values for what in ("id", "score")]
         blocks["text"], meta["text"] = pack_text(corpus, *followers, max_text)
     max_steps = max_steps or (24 if len(vocabulary) <= 1500 else 12)
@@ -147,21 +142,16 @@ def _same_corpus(dataset: xr.Dataset, data: TokenData) -> TokenData:
     return data
 
 
-def _planted(truth: Truth | None, vocabulary: list[str]) -> dict[str, list[list[int]]]:
-    """Pairs (row, column) of ids of each matrix in which they are planted."""
-    if truth is None:
-        return {}
-    check_is("truth", truth, Mapping)
+def _planted(dataset: xr.Dataset, vocabulary: list[str]) -> dict[str, list[list[int]]]:
+    """Pairs (row, column) of ids of each matrix in which the Dataset's truth has them."""
     ids = {word: i for i, word in enumerate(vocabulary)}
     planted = {}
-    for kind, of in truth.items():
-        check_choice("every key of truth", kind, tuple(READ_AT))
-        check_truth(f"truth[{kind!r}]", of)
-        pairs = [(a, b) for a in sorted(of) for b in sorted(of[a]) if {a, b} <= ids.keys()]
-        planted.setdefault(kind, []).extend([ids[a], ids[b]] for a, b in pairs)
+    for kind, of in json.loads(dataset.attrs.get("truth", "{}")).items():
+        pairs = [(ids[a], ids[b]) for a in of for b in of[a] if {a, b} <= ids.keys()]
+        planted.setdefault(kind, []).extend(pairs)
         matrix, side = READ_AT[kind]
         if side == "column":  # Φ, which shows in the columns of another matrix
-            planted.setdefault(matrix, []).extend([ids[b], ids[a]] for a, b in pairs)
+            planted.setdefault(matrix, []).extend((b, a) for a, b in pairs)
     return planted
 
 
@@ -170,12 +160,14 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str]) -> dict:
     names = ("corpus_name", "corpus_sha256", "corpus", "config", "versions", "device", "incomplete")
     return {
         "vocabulary": vocabulary,
-        "unknown": vocabulary.index(UNKNOWN) if UNKNOWN in vocabulary else None,
         "frequency": _rounded(dataset["input_frequency"]),
         "steps": dataset["step"].values.tolist(),
         "layers": dataset["layer"].values.tolist(),
         "loss": _rounded(dataset["loss"]),
         "k": dataset.sizes["rank"],
+        "counted": "composed_count" in dataset,
+        "scorings": list(SCORINGS),
+        "scoring": _SHOWN,
         "matrices": [
             {
                 "name": name,
@@ -186,7 +178,6 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str]) -> dict:
                 "row": reads.row,
                 "column": reads.column,
                 "stands": {"row": reads.row_stands, "column": reads.column_stands},
-                "direct": reads.direct,
             }
             for name, reads in _READS.items()
         ],
@@ -204,15 +195,17 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str]) -> dict:
 
 def _block(dataset: xr.Dataset, matrix: str, side: str) -> bytes:
     def values(what):
+        if f"{matrix}_{what}" not in dataset:  # results without counts
+            return np.zeros_like(values(what.replace("count", "id")))
         found = dataset[f"{matrix}_{what}"]
         return (found.sel(side=side) if "side" in found.dims else found).values
 
-    theory = values("theory_id"), values("theory_score")
+    theory = [values(f"theory_{what}") for what in ("id", "score", "count")]
     if matrix not in MATRICES:  # Phi, which no weight learns
         V, k = theory[0].shape
         empty = np.zeros((0, 1, V, k))
-        return pack(*theory, empty, empty, empty[..., 0])
-    found = [values(what) for what in ("id", "score", "cosine")]
+        return pack(*theory, empty, empty, empty, empty[..., 0])
+    found = [values(what) for what in ("id", "score", "count", "cosine")]
     if matrix in LAYERED:
         found = [np.moveaxis(of, 1, 0) for of in found]
     else:

@@ -2,10 +2,10 @@
 
 // Of the passages in the dialog: the associate, the token in whose list it is, and the matrix.
 const CLOSED = { with: null, about: null, of: null };
-const START = { token: meta.start, step: S - 1, layer: meta.layers.length - 1, scoring: "corrected",
+const START = { token: meta.start, step: S - 1, layer: meta.layers.length - 1, scoring: meta.scoring,
                 side: "row", compare: null, ...CLOSED };
 const state = { ...START };
-const SCORINGS = ["raw", "independence", "corrected"], SIDES = ["row", "column"];
+const SIDES = ["row", "column"];
 
 function address() {
   const parts = { token: meta.vocabulary[state.token], step: meta.steps[state.step],
@@ -33,7 +33,7 @@ function fromAddress() {
   if (asked.has("step") && step >= 0) news.step = step;
   if (asked.get("layer") === "all") news.layer = "all";
   else if (layer >= 0) news.layer = layer;
-  if (SCORINGS.includes(asked.get("scoring"))) news.scoring = asked.get("scoring");
+  if (meta.scorings.includes(asked.get("scoring"))) news.scoring = asked.get("scoring");
   if (SIDES.includes(asked.get("side"))) news.side = asked.get("side");
   news.of = meta.matrices.some(({ name }) => name === asked.get("of")) ? asked.get("of") : null;
   if (news.with === null || news.of === null || news.with === news.about) Object.assign(news, CLOSED);
@@ -207,7 +207,7 @@ const boxes = [
 const layerNames = [...meta.layers.map((layer, i) => [String(i), String(layer)])];
 if (meta.layers.length > 1) layerNames.push(["all", "all"]);
 choice("layer", layerNames, (value) => go({ layer: value === "all" ? value : Number(value) }));
-choice("scoring", SCORINGS.map((name) => [name, name]), (value) => go({ scoring: value }));
+choice("scoring", meta.scorings.map((name) => [name, name]), (value) => go({ scoring: value }));
 choice("side", SIDES.map((name) => [name, name]), (value) => go({ side: value }));
 
 $("step").max = S - 1;
@@ -261,8 +261,8 @@ $("summary").textContent = [
   config.init_scale !== undefined && `start sd ${number(config.init_scale)}`, config.optimizer, from.incomplete,
 ].filter(Boolean).join(" · ");
 $("text-about").textContent = meta.text === null
-  ? "This page holds no text: it does not know how often tokens occur together, and shows no passages."
-  : `This page holds ${wholeText() ? "the whole text" : `the part of the text with the highest scores, ${meta.text.sequences.toLocaleString("en")} of ${several(meta.text.all_sequences, "sequence")}; counts are of this part`}: ${several(meta.text.tokens, "token")}.`;
+  ? "This page holds no text, and shows no passages."
+  : `This page holds ${wholeText() ? "the whole text" : `the part of the text with the highest scores, ${meta.text.sequences.toLocaleString("en")} of ${several(meta.text.all_sequences, "sequence")}`}: ${several(meta.text.tokens, "token")}.`;
 provenance();
 fromAddress();
 history.replaceState(null, "", address());

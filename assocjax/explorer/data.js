@@ -37,40 +37,34 @@ function reader(buffer) {
   };
 }
 
-const lists = (matrix, scoring, side) => {
-  side = matrix.sided ? side : "row";
-  return block(`${matrix.name}.${scoring}.${side}`, (buffer) => readLists(buffer, matrix, side));
-};
+const lists = (matrix, scoring, side) => block(
+  `${matrix.name}.${scoring}.${matrix.sided ? side : "row"}`, (buffer) => readLists(buffer, matrix));
 
-function readLists(buffer, matrix, side) {
+function readLists(buffer, matrix) {
   const take = reader(buffer);
   const L = matrix.weights === null ? 0 : matrix.layered ? meta.layers.length : 1;
   const count = L * S * V;
   const [low, high] = take(Float64Array, 2);
-  const theory = { size: take(Uint16Array, V), ids: take(Uint16Array, V * K) };
-  const weights = { size: take(Uint16Array, count), ids: take(Uint16Array, count * K) };
+  const counts = [take(Uint32Array, V * K), take(Uint32Array, count * K)];
+  const theory = { counts: counts[0], size: take(Uint16Array, V), ids: take(Uint16Array, V * K) };
+  const weights = { counts: counts[1], size: take(Uint16Array, count), ids: take(Uint16Array, count * K) };
   theory.scores = take(Int8Array, V * K);
   weights.scores = take(Int8Array, count * K);
   const cosines = take(Int8Array, count);
   const size = (code) => Math.exp(low + (high - low) * (code - 1) / 65534);
   const place = (layer, step, token) => ((L > 1 ? layer : 0) * V + token) * S + step;
 
-  // A list holds no unknown token; of a direct matrix no token that never occurs with this one.
-  function read(of, list, token) {
-    const found = [], stands = matrix.stands[side];
-    found.never = 0;
-    for (let at = list * K; at < (list + 1) * K && of.scores[at] !== -1; at++) {
-      const id = of.ids[at], times = timesTogether(token, id, stands);
-      if (id === meta.unknown) continue;
-      if (matrix.direct && times === 0) { found.never++; continue; }
-      found.push({ id, times, score: of.scores[at] / 127 * size(of.size[list]) });
-    }
+  function read(of, list) {  // which may end before K
+    const found = [];
+    for (let at = list * K; at < (list + 1) * K && of.scores[at] !== -1; at++)
+      found.push({ id: of.ids[at], count: meta.counted ? of.counts[at] : null,
+                   score: of.scores[at] / 127 * size(of.size[list]) });
     return found;
   }
 
   return {
-    theory: (token) => read(theory, token, token),
-    weights: (layer, step, token) => read(weights, place(layer, step, token), token),
+    theory: (token) => read(theory, token),
+    weights: (layer, step, token) => read(weights, place(layer, step, token)),
     cosine: (layer, step, token) => {
       const code = cosines[place(layer, step, token)];
       return code === -128 ? null : code / 127;

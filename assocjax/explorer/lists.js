@@ -57,12 +57,17 @@ function drawWhen(shown) {
 
 // ---- Cards ------------------------------------------------------------------------------------
 
-const times = (count) => `${wholeText() ? "" : "≥ "}${count.toLocaleString("en")}×`;
+// What the count of an associate says.
+function counted(count, matrix, token) {
+  const stands = matrix.stands[state.side];
+  return stands === "third" ? `through ${several(count, "third token")}`
+    : `${several(count, "time")} ${STANDS[stands].says} ${names[token]}`;
+}
 
-function entry({ id, score, times: count }, rank, { kind, both, largest, token, matrix }) {
+function entry({ id, score, count }, rank, { kind, both, largest, token, matrix }) {
   const truth = isPlanted(matrix, state.side, token, id);
   const said = [names[id], `score ${number(score)}`];
-  if (count !== null) said.push(`${times(count)} ${STANDS[matrix.stands[state.side]]} ${names[token]}`);
+  if (count !== null) said.push(counted(count, matrix, token));
   said.push(both ? "in both lists" : `only in ${kind}`);
   if (truth) said.push("planted");
   const button = make(
@@ -72,22 +77,20 @@ function entry({ id, score, times: count }, rank, { kind, both, largest, token, 
     make("span", { class: "mark", "aria-hidden": "true" }, both ? "●" : kind === "theory" ? "○" : "◇"),
     make("span", { class: "word" }, names[id]));
   if (truth) button.append(make("span", { class: "planted" }, "✱"));
-  if (count !== null) button.append(make("span", { class: "times" }, times(count)));
+  if (count !== null) button.append(make("span", { class: "times" },
+    matrix.stands[state.side] === "third" ? `via ${count.toLocaleString("en")}` : `${count.toLocaleString("en")}×`));
   button.append(make("span", { class: "number" }, number(score)));
   return make("li", { class: both ? "both" : kind }, button);
 }
 
 // Why a list ends before it is full.
-function whyShort(found, matrix, token, kind, cosine) {
+function whyShort(found, token, kind, cosine) {
   if (found.length === K) return null;
-  const says = [];
-  if (kind === "weights" && cosine === null)
-    says.push(found.length ? "" : `No list: the entries of ${names[token]} here are still all equal, in the weights or in theory.`);
-  else if (!found.length) says.push("No token has a score above zero and is associated here.");
-  else says.push(`Only ${found.length}: no other token has a score above zero and is associated here.`);
-  if (found.never) says.push(
-    `Left out: ${several(found.never, "token")} that never ${found.never === 1 ? "stands" : "stand"} ${STANDS[matrix.stands[state.side]]} it in the text.`);
-  return says.filter(Boolean).join(" ") || null;
+  const least = meta.counted ? "is above zero here and occurs in the text" : "is above zero here";
+  if (found.length) return `Only ${found.length}: no other association of ${names[token]} ${least}.`;
+  return kind === "weights" && cosine === null
+    ? `No list: all entries of ${names[token]} are still equal, in the weights or in theory.`
+    : `No association of ${names[token]} ${least}.`;
 }
 
 function column(title, found, other, { kind, token, matrix, cosine }) {
@@ -97,7 +100,7 @@ function column(title, found, other, { kind, token, matrix, cosine }) {
   const list = make("ol", { "aria-label": `${title}, ${names[token]}`, "data-kind": kind });
   found.forEach((one, rank) => list.append(
     entry(one, rank, { kind, both: known.has(one.id), largest, token, matrix })));
-  const why = whyShort(found, matrix, token, kind, cosine);
+  const why = whyShort(found, token, kind, cosine);
   const body = make("div", {});
   if (found.length) body.append(list);
   if (why) body.append(make("p", { class: "nothing" }, why));

@@ -15,32 +15,41 @@ function openPassages() {
   if (text === null) {
     about.push("This page holds no text, so that it cannot show passages: ", make("code", {}, "assocjax explore"),
                " adds the text that it is given with ", make("code", {}, "--corpus"), ".");
+  } else if (stands === "third") {
+    const found = thirds(matrix, state.side, token, other);
+    about.push(`In ${part()}, ${several(found.length, "third token")} ${found.length === 1 ? "connects" : "connect"} the two: `,
+               matrix.name === "interchangeability" ? "both follow it directly. " : "one announces it from afar, the other stands right before it. ",
+               found.length ? "For each a passage with either, those that add most to the entry first." : "");
+    list(found, ({ id, legs }) => make("li", {}, make("h3", {}, "through ", bold(id)),
+      ...legs.map(([first, second, adjacent]) => {
+        const best = occurrences(first, second, { adjacent }).places[0];
+        const kind = (one) => one === token ? "token" : one === other ? "other" : "third";
+        return passageText(best.n, new Map([[best.first, kind(first)], [best.second, kind(second)]]));
+      })));
   } else {
-    const found = passages(token, other, stands);
-    const count = timesTogether(token, other, stands) ?? 0;
-    const part = wholeText() ? "the text" : "the part of the text that this page holds";
-    if (!found.length) about.push(`In ${part}, ${names[other]} never stands ${STANDS[stands]} ${names[token]}.`);
-    else if (stands === "together") about.push(`Both are in ${several(found.length, "passage")} of ${part}; those where they are nearest come first.`);
-    else about.push(`${names[other]} stands ${STANDS[stands]} ${names[token]} ${several(count, "time")} in ${part}, in ${several(found.length, "passage")}`,
-                    stands === "next" || stands === "last" ? "." : "; those with the fewest tokens before the pair, which weigh most in Φ, come first.");
-    if (!matrix.direct) about.push(" This association goes through third tokens, so that its score depends on more than these passages.");
-    listPassages(found, 0);
+    const { says, first, inputs } = STANDS[stands], adjacent = stands === "next" || stands === "last";
+    const order = first === "token" ? [token, other] : [other, token];
+    const { pairs, places } = occurrences(...order, { adjacent, inputs });
+    about.push(`In ${part()}, `, bold(other), ` stands ${says} `, bold(token), ` ${several(pairs, "time")}, in ${several(places.length, "sequence")}.`);
+    if (!adjacent && places.length) about.push(" One place of each; those with the fewest tokens before them, which weigh most in Φ, come first.");
+    if (matrix.name === "composed") about.push(" The score counts also what stands after the one and is used like the other.");
+    const kinds = first === "token" ? ["token", "other"] : ["other", "token"];
+    list(places, (one) => make("li", {}, passageText(one.n, new Map([[one.first, kinds[0]], [one.second, kinds[1]]]))));
   }
   $("passages-about").replaceChildren(...about);
   if (!dialog.open) dialog.showModal();
 }
 
-function listPassages(found, from) {
-  const next = found.slice(from, from + MORE);
-  $("passages-list").append(...next.map((one) => make("li", { "data-sequence": text.numbers[one.n] },
-    make("small", {}, `sequence ${text.numbers[one.n]}`), passageText(one))));
+const part = () => wholeText() ? "the text" : "the part of the text that this page holds";
+
+function list(found, show, from = 0) {
+  const next = found.slice(from, from + MORE), items = next.map(show);
+  $("passages-list").append(...items);
   const left = found.length - from - next.length, button = $("passages-more");
   button.hidden = left <= 0;
   button.textContent = `Show ${Math.min(left, MORE)} more of ${found.length}`;
-  button.onclick = () => {
-    listPassages(found, from + MORE);
-    $("passages-list").children[from + MORE].scrollIntoView({ block: "nearest" });
-  };
+  button.onclick = () => list(found, show, from + MORE);
+  if (from) items[0].scrollIntoView({ block: "nearest" });
 }
 
 let clicked = "theory";  // the kind of list from which the dialog was opened

@@ -15,72 +15,89 @@ async function loadText() {
 
 const wholeText = () => meta.text !== null && meta.text.sequences === meta.text.all_sequences;
 
-// How an associate stands to the token: in words, the order of the two, and whether they touch.
+const sequence = (n) => text.ids.subarray(text.starts[n], text.starts[n + 1]);
+
+// Where an associate stands relative to the token, in words; `first` says which of the two comes
+// first. Of an attending position both are inputs, which the last token of a sequence is not.
 const STANDS = {
-  next: "right after", last: "right before", after: "anywhere after", before: "anywhere before",
-  together: "in one passage with",
+  next: { says: "right after", first: "token" },
+  last: { says: "right before", first: "other" },
+  after: { says: "after", first: "token" },
+  before: { says: "before", first: "other" },
+  key: { says: "before", first: "other", inputs: true },
+  query: { says: "after", first: "token", inputs: true },
 };
 
-const counts = new Map();  // token -> for each of STANDS the count of every other token
-
-// Occurrences of other tokens after this one, occurrences of this one after others, or, together,
-// sequences that hold both.
-function countsOf(token) {
-  if (counts.has(token)) return counts.get(token);
-  const of = Object.fromEntries(Object.keys(STANDS).map((name) => [name, new Uint32Array(V)]));
+// All places of an association: their number of pairs of positions, and of each sequence the best
+// place, best first, as { n, first, second }. As in Φ, a pair at a distance weighs more if fewer
+// tokens stand before the second.
+function occurrences(first, second, { adjacent = false, inputs = false } = {}) {
+  const places = [];
+  let pairs = 0;
   for (let n = 0; n < text.numbers.length; n++) {
-    const sequence = text.ids.subarray(text.starts[n], text.starts[n + 1]);
-    if (!sequence.includes(token)) continue;
-    const distinct = new Set(sequence), earlier = new Set();
-    for (const other of distinct) of.together[other]++;
-    let seen = false;
-    sequence.forEach((id, i) => {
-      if (i && sequence[i - 1] === token) of.next[id]++;
-      if (i && id === token) of.last[sequence[i - 1]]++;
-      if (seen) of.after[id]++;
-      if (id === token) for (const other of earlier) of.before[other]++;
-      earlier.add(id);
-      seen ||= id === token;
-    });
-  }
-  if (counts.size > 50) counts.clear();
-  counts.set(token, of);
-  return of;
-}
-
-// null if the page does not know: it has no text, or not all of it and the pair is not in its part.
-function timesTogether(token, id, stands) {
-  if (text === null) return null;
-  return countsOf(token)[stands][id] || (wholeText() ? 0 : null);
-}
-
-// The best place in each sequence, best first: { n, token, other }, the positions of both. As in the
-// theory's Φ, an association at a distance weighs more where fewer tokens stand before its target;
-// together, what is nearer is better.
-function passages(token, other, stands) {
-  const found = [];
-  const order = { next: [token, other], after: [token, other], last: [other, token], before: [other, token] }[stands];
-  for (let n = 0; n < text.numbers.length; n++) {
-    const sequence = text.ids.subarray(text.starts[n], text.starts[n + 1]);
-    let best = null, a = -1, b = -1;  // the last place of either
-    sequence.forEach((id, i) => {
-      let pair = null;
-      if (order) {
-        if (id === order[1] && a >= 0 && (i === a + 1 || stands === "after" || stands === "before"))
-          pair = { first: a, second: i, rank: stands === "next" || stands === "last" ? 0 : i };
-        if (id === order[0]) a = i;
-      } else {
-        if (id === token) a = i;
-        if (id === other) b = i;
-        if (a >= 0 && b >= 0) pair = { first: a, second: b, rank: Math.abs(a - b) };
+    const ids = sequence(n), end = ids.length - (inputs ? 1 : 0);
+    let before = 0, last = -1, best = null;
+    for (let i = 0; i < end; i++) {
+      if (ids[i] === second && last >= 0 && (!adjacent || last === i - 1)) {
+        pairs += adjacent ? 1 : before;
+        best ??= { n, first: last, second: i };
       }
-      if (pair !== null && (best === null || pair.rank < best.rank)) best = pair;
-    });
-    if (best === null) continue;
-    const swapped = order !== undefined && order[0] === other;
-    found.push({ n, rank: best.rank, token: swapped ? best.second : best.first, other: swapped ? best.first : best.second });
+      if (ids[i] === first) { before++; last = i; }
+    }
+    if (best) places.push(best);
   }
-  return found.sort((p, q) => p.rank - q.rank || p.n - q.n);
+  if (!adjacent) places.sort((p, q) => p.second - q.second || p.n - q.n);
+  return { pairs, places };
+}
+
+// How often each token directly follows another, how often each is an input, and for one token the
+// sums of 1/(t+1) over its places before each target: counts of B, of its rows, and a column of Φ.
+function follows(before, after) {
+  const counts = new Uint32Array(V);
+  for (let n = 0; n < text.numbers.length; n++) {
+    const ids = sequence(n);
+    for (let i = 1; i < ids.length; i++) {
+      if (after === undefined ? ids[i - 1] === before : ids[i] === after)
+        counts[after === undefined ? ids[i] : ids[i - 1]]++;
+    }
+  }
+  return counts;
+}
+function inputs() {
+  const counts = new Uint32Array(V);
+  for (let n = 0; n < text.numbers.length; n++) sequence(n).subarray(0, -1).forEach((id) => { counts[id]++; });
+  return counts;
+}
+function announced(token) {
+  const sums = new Float64Array(V);
+  for (let n = 0; n < text.numbers.length; n++) {
+    const ids = sequence(n);
+    let before = 0;
+    for (let i = 1; i < ids.length; i++) {
+      if (ids[i - 1] === token) before++;
+      sums[ids[i]] += before / i;
+    }
+  }
+  return sums;
+}
+
+// The third tokens through which two are associated: those that both follow (B^T B), or those that
+// one announces and the other precedes (Φ^T B^T), with the largest summands of the entry first.
+function thirds(matrix, side, token, other) {
+  let terms, legs;
+  const mean = (values) => values.reduce((sum, v) => sum + v, 0) / V;
+  if (matrix.name === "interchangeability") {
+    const [a, b, n] = [follows(undefined, token), follows(undefined, other), inputs()];
+    terms = (k) => a[k] && b[k] ? (a[k] - n[k] / V) * (b[k] - n[k] / V) : null;
+    legs = (k) => [[k, token, true], [k, other, true]];
+  } else {
+    const [announces, precedes] = side === "row" ? [token, other] : [other, token];
+    const a = announced(announces), b = follows(precedes), means = [mean(a), mean(b)];
+    terms = (y) => a[y] && b[y] ? (a[y] - means[0]) * (b[y] - means[1]) : null;
+    legs = (y) => [[announces, y, false], [precedes, y, true]];
+  }
+  return [...meta.vocabulary.keys()].map((id) => ({ id, term: terms(id), legs: legs(id) }))
+    .filter(({ term }) => term !== null).sort((p, q) => q.term - p.term);
 }
 
 // Words of a sequence with the blanks between them, of which subwords know by themselves.
@@ -90,17 +107,18 @@ const gap = (id) => subwords || /^[.,;:!?)]/.test(names[id]) ? "" : " ";
 
 const AROUND = 12;  // tokens shown beside a token of the pair
 
-function passageText({ n, token, other }) {
-  const sequence = text.ids.subarray(text.starts[n], text.starts[n + 1]), parts = [];
+// `marks`: position -> its kind, "token", "other" or "third".
+function passageText(n, marks) {
+  const parts = [], ids = sequence(n), centres = [...marks.keys()];
   let before = -1;
-  sequence.forEach((id, i) => {
-    if (Math.abs(i - token) > AROUND && Math.abs(i - other) > AROUND) return;
+  ids.forEach((id, i) => {
+    if (centres.every((centre) => Math.abs(i - centre) > AROUND)) return;
     if (i > before + 1) parts.push(parts.length ? " … " : "… ");
     else if (parts.length) parts.push(gap(id));
-    const kind = i === token ? "token" : i === other ? "other" : null;
-    parts.push(kind === null ? spelled(id) : make("mark", { class: kind }, spelled(id)));
+    parts.push(marks.has(i) ? make("mark", { class: marks.get(i) }, spelled(id)) : spelled(id));
     before = i;
   });
-  if (before < sequence.length - 1) parts.push(" …");
-  return make("p", {}, ...parts);
+  if (before < ids.length - 1) parts.push(" …");
+  return make("p", { "data-sequence": text.numbers[n] },
+              make("small", {}, `sequence ${text.numbers[n]} `), ...parts);
 }
