@@ -462,7 +462,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "weights_from_coefficients": {"statistics": statistics, "num_layers": 1,
             "coefficients": coefficients},
         "write_explorer": {"dataset": tracked, "path": folder / "page.html", "token": None,
-            "max_steps": None, "overwrite": True},
+            "max_steps": None, "max_text": 9, "data": data, "overwrite": True},
         "write_tokens": {"corpus": folder / "text.txt", "folder": folder / "written", **text,
             "tokenizer": "word", "oov": "unk", "long": "window", "short": "drop", "seed": 0,
             "separator": "|", "text_field": "text", "default_vocab_size": 6, "overwrite": True},

@@ -147,7 +147,7 @@ function searchBox(name, { chosen, current, hint }) {
   }
   function choose(id) {
     open([]);
-    input.value = id === null ? "" : names[id];
+    input.value = names[id];
     input.select();
     go({ [chosen]: id });
   }
@@ -163,6 +163,7 @@ function searchBox(name, { chosen, current, hint }) {
 
   input.addEventListener("input", () => {
     open(input.value ? search(input.value) : []);
+    if (!input.value && chosen === "compare") go({ compare: null });
     if (input.value && !choices.length) refuse();
     else show();
   });
@@ -179,7 +180,6 @@ function searchBox(name, { chosen, current, hint }) {
       event.preventDefault();
       const found = choices.length ? choices[active] : input.value ? search(input.value)[0] : undefined;
       if (found !== undefined) choose(found);
-      else if (!input.value && chosen === "compare") choose(null);
       else if (input.value) refuse();
     } else if (event.key === "Escape") {
       open([]);
@@ -198,7 +198,7 @@ const boxes = [
   }),
   searchBox("compare", {
     chosen: "compare", current: () => state.compare,
-    hint: (id) => id === null ? "another token, side by side" : "empty it and press Enter to end",
+    hint: (id) => id === null ? "shown side by side" : "empty it to end",
   }),
 ];
 
