@@ -1,6 +1,5 @@
 """The page of the explorer in a browser, against the numbers and the text that it was given."""
 
-import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from browsers import check_accessibility, settled
 from tracked_lists import AWKWARD, SCORING, K, L, random_lists, same_scores, with_text
 
 import assocjax as aj
@@ -18,65 +18,25 @@ V = 320
 WORDS = [*(f"w{i}" for i in range(V - len(AWKWARD))), *AWKWARD]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dataset() -> xr.Dataset:
     return random_lists(WORDS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def path(dataset, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("explorer") / "page.html"
     aj.write_explorer(dataset, path, token="w7")
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> tuple[xr.Dataset, aj.TokenData, Path]:
     """A Dataset, its text, and the page of both."""
     dataset, data = with_text()
     path = tmp_path_factory.mktemp("explorer") / "text.html"
     aj.write_explorer(dataset, path, data=data)
     return dataset, data, path
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as runner:
-        try:
-            found = runner.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a file, which must end without an error and without a request beyond itself."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    errors, requests, paths = [], [], []
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-
-    def open_file(path: Path, address: str = ""):
-        paths.append(path)
-        page.goto("about:blank")
-        page.goto(path.as_uri() + address)
-        page.wait_for_function("() => document.body.dataset.shown")
-        return page
-
-    yield open_file
-    context.close()
-    assert errors == []
-    # The page itself, and its data: icon.
-    asked = {url.partition("#")[0] for url in requests} - {"about:blank"}
-    assert {url for url in asked if not url.startswith("data:")} == {of.as_uri() for of in paths}
 
 
 @pytest.fixture
@@ -136,13 +96,6 @@ def check_card(page, dataset, matrix, *, token, step, layer=L, scoring=SCORING, 
         assert [entry[2] for entry in entries] == [sign.format(count) for count in counts]
         if matrix in MATRICES:
             assert [entry[3] == "●" for entry in entries] == [i in both for i in ids.tolist()]
-
-
-def settled(page, action):
-    """Acts, and waits until the page shows what it brings."""
-    before = page.evaluate("document.body.dataset.shown")
-    action()
-    page.wait_for_function("before => document.body.dataset.shown !== before", arg=before)
 
 
 def test_a_token_is_found_and_its_lists_follow_the_slider(page, dataset):
@@ -500,21 +453,10 @@ def test_a_click_shows_passages_and_leads_on(text_page, texts):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessibility(opened, texts, width, scheme):
-    """axe-core finds no serious or critical fault."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(texts[2], "#token=bird&compare=flew&step=10")
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": width, "height": 800})
-    for details in page.locator("details").all():
-        details.evaluate("details => { details.open = true; }")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = [axe.run(page).response]
+    check_accessibility(page, width, scheme)
     settled(page, page.locator("[data-matrix=value] li button").first.click)
-    found.append(axe.run(page, context="dialog").response)
-    assert {of["testEngine"]["name"] for of in found} == {"axe-core"}
-    faults = [of for each in found for of in each["violations"]]
-    faults = [of for of in faults if of["impact"] in ("serious", "critical")]
-    assert [(of["id"], of["nodes"][0]["html"]) for of in faults] == []
+    check_accessibility(page, width, scheme, "dialog")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 from matplotlib.figure import Figure
+from tracked_lists import random_comparison
 
 import assocjax as aj
 from assocjax import cli, figures
@@ -189,6 +190,9 @@ FUNCTIONS = {
     "save_track": lambda path, dataset, data, **o: aj.save_track(_track(data), path, **o),
     "write_explorer": lambda path, dataset, data, **o: aj.write_explorer(
         _track(data), path / "a.html", **o
+    ),
+    "write_comparison": lambda path, dataset, data, **o: aj.write_comparison(
+        random_comparison(), path / "a.html", **o
     ),
     "write_tokens": lambda path, dataset, data, **o: aj.write_tokens(
         "../text.txt", path, seq_len=4, **o

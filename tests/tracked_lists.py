@@ -106,3 +106,44 @@ def same_scores(found, expected):
     # Rounded to 127ths of the largest, whose logarithm is rounded in 65534 steps of at most 30.
     errors = np.abs(found - expected) / expected[..., :1]
     assert (errors[~np.isnan(errors)] < 0.5 / 127 + 5e-4).all()
+
+
+def random_comparison() -> xr.Dataset:
+    """In the form of `llm.compare_revisions`: 3 revisions of a model of 2 layers and 2 heads."""
+    rng = np.random.default_rng(3)
+    axes = {
+        "revision": ["step0", "step16", "step512"],
+        "null": ["all", "frequency"],
+        "residual": ["uniform", "unigram"],
+        "theory": ["bigram", "value", "query_key"],
+        "centering": ["feature", "token"],
+        "layer": [1, 2],
+        "stream": ["before", "after_attention", "after_layer"],
+        "head": ["0", "1", "mean"],
+        "rank": list(range(1, 6)),
+    }
+    of = {
+        "": ("residual", "theory", "centering", "layer", "stream"),
+        "attention_": ("residual", "centering", "layer", "head"),
+    }
+
+    def draw(*dims):
+        return rng.random([len(axes[dim]) for dim in dims]).astype(np.float32)
+
+    variables = {}
+    for prefix, dims in of.items():
+        dims = ("revision", *dims)
+        variables[f"{prefix}similarity"] = (dims, draw(*dims))
+        with_null = ("revision", "null", *dims[1:])
+        for name, scale in (("null_mean", 0.5), ("null_sd", 0.05), ("p", 1.0), ("z", 9.0)):
+            variables[prefix + name] = (with_null, scale * draw(*with_null))
+        ranked = (*dims, "rank")
+        shares = -np.sort(-draw(*ranked), axis=-1) / 10
+        variables[f"{prefix}top_share"] = (ranked, shares)
+        ids = rng.integers(0, len(AWKWARD), shares.shape).astype(np.int32)
+        variables[f"{prefix}top_token"] = (ranked, ids)
+    variables["token_count"] = ("token", rng.integers(10, 10**5, len(AWKWARD)))
+    coords = axes | {"token": np.array(AWKWARD, object)}
+    shared = '[{"revisions": ["step0", "step16"], "unit": "tensors", "shared": 2, "of": 5}]'
+    attrs = {"model": "a <model>", "corpus_name": "a text", "shared_weights": shared}
+    return xr.Dataset(variables, coords, attrs)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @options("Page")
 class Explore(Results):
-    """Write a page that shows each token's associations over training, with their passages."""
+    """Write a page that shows associations over training, or a compared language model."""
 
     results: Path = field(kw_only=False)
-    """track.nc, as written by track"""
+    """track.nc, as written by track; or comparison.nc, as written by compare, of which the options
+    other than --out and --overwrite do not apply"""
     out: Path | None = None
     """the HTML file (default: RESULTS with the ending .html)"""
     token: str | None = None
@@ -39,26 +40,31 @@ class Explore(Results):
     """keep at most N tokens of the text, those with the highest scores"""
 
     def run(self) -> None:
-        from assocjax.explorer import write_explorer
+        from assocjax.explorer import write_comparison
         from assocjax.storage import results
 
         out = self.out or self.results.with_suffix(".html")
         dataset = results.load(self.results)
-        fables = dataset.attrs.get("corpus_name") == "fables"
-        corpus = "fables" if self.corpus is None and fables else self.corpus
-        data = None if corpus is None else self._read(corpus, dataset)
-        with status("writing"):
-            write_explorer(
-                dataset,
-                out,
-                **arguments_of(self, write_explorer, data=data),
-            )
-        if data is None:
-            show("without passages: --corpus names the text of the results", soft_wrap=True)
+        if "similarity" in dataset:
+            with status("writing"):
+                write_comparison(dataset, out, overwrite=self.overwrite)
+        else:
+            self._write(dataset, out)
         show(
             f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser",
             soft_wrap=True,
         )
+
+    def _write(self, dataset: "xr.Dataset", out: Path) -> None:
+        from assocjax.explorer import write_explorer
+
+        fables = dataset.attrs.get("corpus_name") == "fables"
+        corpus = "fables" if self.corpus is None and fables else self.corpus
+        data = None if corpus is None else self._read(corpus, dataset)
+        with status("writing"):
+            write_explorer(dataset, out, **arguments_of(self, write_explorer, data=data))
+        if data is None:
+            show("without passages: --corpus names the text of the results", soft_wrap=True)
 
     def _read(self, corpus: str, dataset: "xr.Dataset") -> Any:
         """The corpus in the tokens of the results, which record how they were made."""

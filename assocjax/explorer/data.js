@@ -1,4 +1,4 @@
-// ---- The data: tokens, and lists that are unpacked when they are shown ------------------------
+// ---- Tokens, and lists that are unpacked when they are shown ----------------------------------
 
 const V = meta.vocabulary.length, K = meta.k, S = meta.steps.length;
 const names = meta.vocabulary.map(visible);
@@ -11,31 +11,6 @@ const planted = new Map(Object.entries(meta.planted).map(
   ([matrix, pairs]) => [matrix, new Set(pairs.map(([row, column]) => row * V + column))]));
 const isPlanted = (matrix, side, token, id) =>
   planted.get(matrix.name)?.has(side === "row" ? token * V + id : id * V + token) ?? false;
-
-const blocks = new Map();  // name -> a promise of its content
-
-function block(name, read) {
-  if (!blocks.has(name)) blocks.set(name, unpack(name).then(read));
-  return blocks.get(name);
-}
-
-async function unpack(name) {
-  const element = $(name), text = atob(element.textContent);
-  element.remove();
-  const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).arrayBuffer();
-}
-
-// Arrays one after the other, as written by _packing.py and _text.py.
-function reader(buffer) {
-  let at = 0;
-  return (type, length) => {
-    const part = new type(buffer, at, length);
-    at += part.byteLength;
-    return part;
-  };
-}
 
 const lists = (matrix, scoring, side) => block(
   `${matrix.name}.${scoring}.${matrix.sided ? side : "row"}`, (buffer) => readLists(buffer, matrix));

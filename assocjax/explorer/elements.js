@@ -73,6 +73,35 @@ function chart(curves, { first, last, now, label }) {
   return svg;
 }
 
+// ---- Blocks of data, which are unpacked when they are needed ----------------------------------
+
+const blocks = new Map();  // name -> a promise of its content
+
+function block(name, read) {
+  if (!blocks.has(name)) blocks.set(name, unpack(name).then(read));
+  return blocks.get(name);
+}
+
+async function unpack(name) {
+  const element = $(name), text = atob(element.textContent);
+  element.remove();
+  const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+// Arrays one after the other, as the Python modules beside this file write them.
+function reader(buffer) {
+  let at = 0;
+  return (type, length) => {
+    const part = new type(buffer, at, length);
+    at += part.byteLength;
+    return part;
+  };
+}
+
+// ---- What both pages say of their data --------------------------------------------------------
+
 function provenance() {
   const told = (value) => typeof value !== "object" || value === null ? String(value)
     : Object.entries(value).map(([key, v]) => `${key}: ${JSON.stringify(v)}`).join(", ");

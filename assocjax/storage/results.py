@@ -37,10 +37,11 @@ Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 """Returns a named part of a result, given a function that computes it: see `parts_kept_in` and
 `compute_anew`."""
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the layout of Datasets in files, part of a result's identity. To be raised when names
 or dimensions change. Layout 1 had a variable for each weight and counted layers of language models
-from 0; layout 2 did not say which weights have layers."""
+from 0; layout 2 did not say which weights have layers; layout 3 had no
+tokens that carry a score."""
 
 DECIDING = ("assocjax", "jax", "jaxlib", "optax")
 """Packages whose versions affect the numbers of a result."""
