@@ -40,7 +40,7 @@ def write_comparison(
       InputError: the Dataset is not from `compare_revisions`, or the file cannot be written.
       InputTypeError: an argument has a wrong type.
 
-    Cost: the file has about 150 bytes for each score: 1 MB for 6 layers of 8 heads and 10 revisions.
+    Cost: the file has about 150 bytes for each score: 1 MB for 6 layers of 8 heads at 10 revisions.
     """
     names = ["similarity", "null_mean", "null_sd", "p", "top_token", "top_share"]
     check_dataset(dataset, "compare_revisions", names, "revision theory layer stream")
