@@ -93,6 +93,8 @@ from .statistics.dense import corpus_statistics as corpus_statistics
 from .statistics.moments import EffectiveStatistics as EffectiveStatistics
 from .statistics.moments import effective_statistics as effective_statistics
 from .statistics.moments import second_moments as second_moments
+from .statistics.occurrences import Occurrences as Occurrences
+from .statistics.occurrences import count_occurrences as count_occurrences
 from .statistics.shards import load_statistics as load_statistics
 from .statistics.sparse import SparseStatistics as SparseStatistics
 from .statistics.sparse import sparse_statistics as sparse_statistics

@@ -14,7 +14,20 @@ from assocjax.errors import InputError, InputTypeError
 
 T = TypeVar("T")
 
-VOCAB_SIZE = 256
+VOCAB_SIZE = 3000
+"""Largest default vocabulary, the paper's: of a larger one, the dense matrices [V, V] that commands
+hold, ten and more, would take gigabytes."""
+
+LEAST_VOCAB_SIZE = 256
+"""Least default vocabulary, if the text has as many different tokens."""
+
+COVERAGE = 0.95
+"""Share of a text that the default vocabulary covers, within these limits."""
+
+UNKNOWN = "<unk>"
+"""The token that stands for all tokens outside the vocabulary. It is part of the statistics, but
+in no list of associations."""
+
 SEPARATOR = "<|endoftext|>"
 TEXT_FIELD = "text"
 

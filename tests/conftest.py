@@ -114,6 +114,26 @@ def random_mask(seed: int, N: int, T: int) -> np.ndarray:
     return mask
 
 
+def count_by_loops(tokens, mask, V):
+    """matrix -> occurrences of its pairs, by their definitions, position by position."""
+    follows, before, attends = (np.zeros((V, V), int) for _ in range(3))
+    for sequence, valid in zip(tokens, mask, strict=True):
+        for t in np.flatnonzero(valid):
+            follows[sequence[t], sequence[t + 1]] += 1
+            for key in sequence[: t + 1][valid[: t + 1]]:
+                before[sequence[t + 1], key] += 1
+                attends[sequence[t], key] += 1
+    seen, has_before = (follows > 0).astype(int), (before > 0).astype(int)
+    return {
+        "bigram": follows,
+        "context": before,
+        "composed": before.T,
+        "query_key": attends,
+        "interchangeability": seen.T @ seen,
+        "value": has_before.T @ seen.T,
+    }
+
+
 def random_params(seed: int, *, V: int, T: int, L: int, scale: float = 0.3) -> aj.Params:
     return aj.init_params(jax.random.key(seed), vocab_size=V, seq_len=T, num_layers=L, scale=scale)
 

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import count_by_loops
 
 import assocjax as aj
 from assocjax import cli
+from assocjax.analysis import scorings
 from assocjax.analysis.associations import MATRICES
 from assocjax.corpora import fables
 from assocjax.models.params import WEIGHTS
@@ -343,32 +345,56 @@ def test_statistics(tmp_path, capsys):
         assert (tmp_path / f"statistics.{kind}").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("corrected", [False, True])
-def test_associations(corrected, tmp_path, capsys):
-    option = ["--frequency-corrected"] if corrected else []
-    cli.main(["associations", "bird", ".", *TINY_TEXT, "--top", "3", *option])
+@pytest.mark.parametrize("scoring", ["corrected", "raw", "z-score"])
+def test_associations(scoring, tmp_path, capsys):
+    option = ["--scoring", scoring] if scoring != "corrected" else []  # the default
+    command = ["associations", "bird", ".", "red", *TINY_TEXT, "--top", "3", *option]
+    cli.main(command)
     printed = capsys.readouterr().out
-    cli.main(
-        ["associations", "bird", ".", *TINY_TEXT, "--top", "3", *option, "--out", str(tmp_path)]
-    )
+    cli.main([*command, "--out", str(tmp_path)])
     assert capsys.readouterr().out.startswith(printed.rstrip("\n"))
     data = aj.load_tokens("fables", seq_len=8, num_documents=60)
     statistics = aj.corpus_statistics(data)
-    if corrected:
+    counts = count_by_loops(data.tokens, data.mask, data.vocab_size)
+    matrices = {name: getattr(statistics, name) for name in MATRICES}
+    if scoring == "corrected":
         statistics = aj.frequency_corrected(statistics, data.tokens, data.mask)
+        matrices = {name: getattr(statistics, name) for name in MATRICES}
+    elif scoring == "z-score":
+        support = scorings.support_of(counts, data.vocabulary)
+        matrices = scorings.theory_scores(statistics, support, scoring=scoring)
     content = read_json(tmp_path / "associations.json")
-    assert content["config"]["frequency_corrected"] is corrected
+    assert content["config"]["scoring"] == scoring
     assert content["corpus_sha256"] == data.sha256
-    assert list(content["associations"]) == ["bird", "."]
-    for token, matrices in content["associations"].items():
-        assert f"{token} in fables" in printed
-        assert list(matrices) == list(MATRICES)
-        for name, best in matrices.items():
-            expected = aj.top_associations(getattr(statistics, name), data.vocabulary, token, 3)
-            assert [(entry["token"], entry["score"]) for entry in best] == expected
+    assert list(content["associations"]) == ["bird", ".", "red"]
+    truth, words = fables.ground_truth(), " ".join(printed.replace("*", "").split())
+    for token, lists in content["associations"].items():
+        assert f"{token} in fables, {scoring} scores" in printed
+        assert list(lists) == list(MATRICES)
+        for name, best in lists.items():
+            row = counts[name][data.token_id(token)]
+            expected = aj.top_associations(
+                matrices[name], data.vocabulary, token, 3, occurrences=row
+            )
+            found = [(each["token"], each["score"], each["occurrences"]) for each in best]
+            assert found == expected
+            planted = truth[name].get(token, ())
+            assert all(each["planted"] == (each["token"] in planted) for each in best)
             assert MATRICES[name] in printed
-            for other, score in expected:
-                assert f"{other} {score:.2g}" in " ".join(printed.split())
+            for other, score, number in expected:
+                assert number > 0
+                assert f"{other} {score:.2g} ({number})" in words
+    assert "apple* " in printed
+
+
+def test_an_empty_list_says_why(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the end .\n" * 3 + "ab cd ef gh\n")
+    corpus = ["--corpus", str(tmp_path / "text.txt"), "--separator", "\n", "--seq-len", "2"]
+    cli.main(["associations", ".", "end", *corpus, "--scoring", "raw"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "none: no token follows '.' in this text" in printed
+    assert "none: no token stands before 'the'" not in printed
+    assert "bigram: tokens that follow it . " in printed
 
 
 # Associations over training
@@ -390,7 +416,7 @@ def test_track_and_explore(tmp_path, capsys):
     assert summary["formation"][0]["matrix"] == "bigram"
     # Names are frequent enough to be among the 60, and with them what is planted of them.
     assert 0 <= float(dataset["interchangeability_theory_precision"].sel(scoring="raw")) <= 1
-    row = next(r for r in summary["formation"] if r["scoring"] == "corrected")
+    row = next(r for r in summary["formation"] if r["scoring"] == "z-score")
     line = next(line for line in printed.splitlines() if line.strip().startswith("bigram"))
     assert f"{row['end']:.2f}".rstrip("0").rstrip(".") in line.split()
     files = {path.name for path in tmp_path.iterdir()}

@@ -1,6 +1,7 @@
 """From corpora to token arrays: formats, tokenisers, vocabulary, windows, and every error."""
 
 import collections
+import functools
 import hashlib
 import itertools
 import json
@@ -28,7 +29,7 @@ from assocjax.corpora import (
     write_tokens,
 )
 from assocjax.corpora import sources as sources_module
-from assocjax.corpora._layout import gather, lay_out
+from assocjax.corpora._layout import default_size, gather, lay_out
 from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics import shards
 from assocjax.storage import results
@@ -213,12 +214,37 @@ def test_unknown_fraction_leaves_padding_out(tmp_path):
     assert data.unk_fraction == pytest.approx(2 / 6)
 
 
-def test_default_vocabulary_is_at_most_256(tmp_path):
+@pytest.mark.parametrize(
+    ("counts", "oov", "largest", "size"),
+    [
+        ([1000] * 10 + [1] * 300, "unk", 3000, 256),  # 11 would do
+        ([1000] * 10 + [1] * 50, "unk", 3000, 60),  # all of them
+        # 5 % of 6,300 are 315: all but these are 300 tokens, and <unk> is one more.
+        ([20] * 300 + [1] * 300, "unk", 3000, 301),
+        ([20] * 300 + [1] * 300, "unk", 50, 50),
+        ([20] * 300 + [1] * 300, "drop", 3000, 600),
+    ],
+)
+def test_the_default_vocabulary_covers_the_text(counts, oov, largest, size):
+    counts = np.random.default_rng(0).permutation([0, *counts])
+    assert default_size(counts, largest, oov) == size
+
+
+def test_the_default_of_a_text_with_many_tokens(tmp_path):
     # Letters only, or digits would be tokens of their own.
     many = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(300)]
-    data = load_tokens(write(tmp_path / "a.txt", " ".join(many)), seq_len=4)
-    assert data.vocab_size == 256
+    data = load_tokens(write(tmp_path / "a.txt", " ".join(many)), seq_len=299)
+    assert data.vocab_size == 286
     assert data.vocabulary[-1] == "<unk>"
+    assert data.unk_fraction == pytest.approx(0.05)
+
+
+def test_the_covering_size_leaves_few_unknown(text_file):
+    read = functools.partial(load_tokens, text_file, seq_len=20, short="pad")  # whole documents
+    data = read()
+    known, less = (read(vocab_size=data.covering_size - n) for n in (0, 1))
+    assert known.unk_fraction <= 0.05 < less.unk_fraction
+    assert "covering_size" not in data.describe()
 
 
 def test_drop_policy(tmp_path):

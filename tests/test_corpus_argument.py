@@ -56,6 +56,7 @@ def arguments(name: str, tokens, mask) -> dict:
         "corpus_statistics": {"vocab_size": V},
         "corrected_weights": {**descent, "nodes": 1},
         "count_distinct": {},
+        "count_occurrences": {"vocab_size": V, "tokens": [0, 2]},
         "data_parallel_loss_and_gradient": {"params": params, "mesh": jax.make_mesh((2,), "data")},
         "effective_gradient": {"params": params, "statistics": moments},
         "effective_statistics": {"vocab_size": V, "depth": 1},

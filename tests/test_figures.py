@@ -277,26 +277,29 @@ def test_rates_are_drawn_from_small_to_large(dataset):
     assert_drawn(ax, "step 6", RATES, expected)
 
 
-def test_statistics_show_the_most_frequent_tokens():
+def test_statistics_show_the_most_associated_tokens():
+    # "$ b" always occur together, the frequent "a" and "<unk>" with everything.
     rng = np.random.default_rng(0)
-    tokens = ["a", "$", "<unk>", "b"]
-    names = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
-    matrices = {name: (("token", "other_token"), rng.normal(size=(4, 4))) for name in names}
-    frequency = ("token", np.array([0.1, 0.2, 0.6, 0.1]))
-    dataset = xr.Dataset(
-        {**matrices, "target_frequency": frequency},
-        {"token": tokens, "other_token": tokens},
+    text = np.concatenate(
+        [[1, 3] if rng.random() < 0.1 else [rng.choice([0, 2])] for _ in range(999)]
     )
+    tokens = ("a", "$", "<unk>", "b")
+    data = aj.TokenData(
+        text[None].astype(np.int32), np.ones((1, len(text) - 1), bool), tokens, "text", "0" * 64
+    )
+    dataset = aj.statistics_dataset(data, aj.corpus_statistics(data))
     figure = figures.plot_statistics(dataset, top=2)
-    shown = [1, 0]  # by frequency, without <unk>; a before b, of the same frequency
+    names, shown = figures.matrices._ORDER, [1, 3]
     for ax, name in zip(figure.axes, names, strict=False):
         assert ax.get_title().splitlines()[0] == name
         image = ax.images[0]
-        expected = matrices[name][1][np.ix_(shown, shown)]
+        expected = dataset[name].values[np.ix_(shown, shown)]
         np.testing.assert_array_equal(image.get_array(), expected)
         # Zero is white.
         assert image.norm.vmin == -image.norm.vmax
-        assert [text.get_text() for text in ax.get_yticklabels()] == [r"\$", "a"]
+        assert [text.get_text() for text in ax.get_yticklabels()] == [r"\$", "b"]
+    labels = figures.plot_statistics(dataset).axes[0].get_yticklabels()
+    assert [text.get_text() for text in labels] == [r"\$", "b", "a"]  # all but <unk>
     figure.canvas.draw()  # a dollar sign must not be taken for mathematics
 
 
@@ -397,18 +400,21 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     sizes = {"step": 3, "layer": 2, "scoring": 3, "side": 2, "token": V, "rank": k}
     track = {f"{m}_overlap": "step layer scoring side token" for m in figures.associations.MATRICES}
     track |= {"context_theory_score": "scoring side token rank", "target_frequency": "token"}
+    track |= {"context_theory_count": "scoring side token rank"}
     track |= {"bigram_precision": "step scoring", "bigram_theory_precision": "scoring"}
     coords = {"scoring": list(SCORINGS), "side": list(SIDES), "step": [0, 1, 4]}
     track = of(sizes, track, token=words, layer=[1, 2], **coords)
     ids = rng.integers(0, V, (3, 2, V, k))
     track["context_theory_id"] = ("scoring", "side", "token", "rank"), ids
-    sizes = {"token": V, "other_token": V}
+    sizes = {"token": V, "other_token": V, "lag": 3}
     statistics = of(
         sizes,
-        dict.fromkeys(MATRICES, "token other_token") | {"target_frequency": "token"},
+        dict.fromkeys(MATRICES, "token other_token")
+        | dict.fromkeys(("input_frequency", "target_frequency", "context_frequency"), "token")
+        | {"position": "lag", "num_positions": ""},
         token=words,
         other_token=words,
-    )
+    ).assign(num_positions=1000)
     scores = ("similarity", "null_mean", "null_sd", "z")
     shared = "null residual centering layer revision"
     compared = {name: f"{shared} theory stream" for name in scores}

@@ -361,6 +361,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "corpus_statistics": {**of_corpus, "vocab_size": 5},
         "corrected_weights": {**of_corpus, "statistics": moments, **flow, "nodes": 3},
         "count_distinct": {"data": tokens},
+        "count_occurrences": {**of_corpus, "vocab_size": 5, "tokens": [0]},
         "data_parallel_loss_and_gradient": {**of, "mesh": jax.make_mesh((1,), ("data",))},
         "descent_coefficients": {"learning_rate": 0.5, "steps": 3},
         "effective_gradient": {**of, "statistics": moments, "around": "token"},

@@ -5,6 +5,7 @@ In reading order:
 * `scorings`: lists of each token's associates, according to weights and theory.
 * `formations`: when associations form: overlap with the theory, precision against a truth.
 * `associations`: top tokens of a matrix, frequency correction, precision at k.
+* `listings`: a token's lists under every matrix, or why there is none.
 * `attribution`: entries of the theory as sums over documents.
 * `passages`: the documents and passages that an association comes from.
 * `influence`: the derivative of a trained weight with respect to every document.

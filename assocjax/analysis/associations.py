@@ -1,14 +1,15 @@
 """Token associations in a matrix, and their precision against a known truth."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int32
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Int32
 from scipy.sparse.linalg import LinearOperator
 
-from assocjax.arguments import TOP, check_integer, check_is, check_sequence, check_string
+from assocjax.arguments import TOP, UNKNOWN, check_integer, check_is, check_sequence, check_string
 from assocjax.checks import CorpusLike, as_array, check_tokens, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
@@ -99,10 +100,15 @@ def check_counted(
 
 
 class Association(NamedTuple):
-    """A token and its score in a row of a matrix."""
+    """A token, its score in a row of a matrix, and how often the text shows it, if known."""
 
     token: str
     score: float
+    occurrences: int | None = None
+
+
+class AbsentTokenWarning(UserWarning):
+    """A token does not occur in the text, or in no place where it could have associations."""
 
 
 def top_associations(
@@ -110,35 +116,74 @@ def top_associations(
     vocabulary: Sequence[str],
     token: str,
     k: int = TOP,
+    *,
+    occurrences: Int[ArrayLike, " V"] | None = None,
 ) -> list[Association]:
-    """The k highest entries of a token's row, without the token itself, highest first.
+    """The k highest entries of a token's row, highest first: its associations.
 
-    Entries that are not positive, and so not above chance, are left out: there may be fewer than k.
+    An association is above chance, so that its entry is positive, and, if `occurrences` are given,
+    it occurs in the text. Others are left out, and so are the token itself and `<unk>`, which
+    stands for many tokens. So there may be fewer than k, or none.
 
     Args:
       matrix: [V,V], an array or an operator of `SparseStatistics`.
       vocabulary: token of each row.
+      occurrences: integers [V], how often the text shows each pair of the row:
+        `count_occurrences(data).rows(name, [id])[0]` for the matrix of this name.
 
     Raises:
       InputError: the token is not in the vocabulary, or the matrix has another size.
       InputTypeError: an argument has the wrong type.
 
+    Warns:
+      AbsentTokenWarning: the token does not occur where the rows of the matrix count it, such as
+        among inputs: its occurrences are 0 or, if they are not given, all entries of its row are
+        equal.
+
     Examples:
       >>> import numpy as np
-      >>> matrix = np.array([[9.0, 1.0, 3.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+      >>> matrix = np.array([[9.0, 1.0, 3.0], [0.0, 9.0, -1.0], [0.0, 0.0, 9.0]])
       >>> [found.token for found in top_associations(matrix, ["bird", "swam", "flew"], "bird")]
       ['flew', 'swam']
       >>> top_associations(matrix, ["bird", "swam", "flew"], "swam")
       []
+      >>> top_associations(
+      ...     matrix, ["bird", "swam", "flew"], "bird", occurrences=np.array([0, 4, 0])
+      ... )
+      [Association(token='swam', score=1.0, occurrences=4)]
     """
     k = check_integer("k", k, minimum=1)
     matrix, words = _check_matrix(matrix, vocabulary)
     if check_string("token", token) not in words:
         raise InputError(f"token {token!r} is not in the vocabulary")
     own = np.array([words.index(token)])
-    row = rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own]
+    row = np.array(rows(matrix, own) if isinstance(matrix, LinearOperator) else matrix[own], float)
+    absent = np.ptp(row) == 0
+    counts = None
+    if occurrences is not None:
+        counts = as_array("occurrences", occurrences)
+        if counts.shape != (len(words),) or not np.issubdtype(counts.dtype, np.integer):
+            raise InputError(
+                f"occurrences must be integers, one for each of the {len(words)} tokens; got "
+                f"shape {counts.shape}, dtype {counts.dtype}"
+            )
+        row[:, counts <= 0] = -np.inf
+        absent = not counts.any()
+    if absent:
+        warnings.warn(
+            f"no association can be listed: token {token!r} does not occur where the rows of this "
+            "matrix count it",
+            AbsentTokenWarning,
+            stacklevel=2,
+        )
+    if UNKNOWN in words:
+        row[:, words.index(UNKNOWN)] = -np.inf
     best: list[int] = _ranking(row, own)[0, :k].tolist()
-    return [Association(words[i], float(row[0, i])) for i in best if row[0, i] > 0]
+    return [
+        Association(words[i], float(row[0, i]), None if counts is None else int(counts[i]))
+        for i in best
+        if row[0, i] > 0
+    ]
 
 
 def precision_at_k(

@@ -1,16 +1,19 @@
 """The passages of a corpus that an association comes from, as a Dataset."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from assocjax.analysis.associations import AbsentTokenWarning
 from assocjax.analysis.attribution import DEGREES, Summands
 from assocjax.arguments import TOP, check_integer, check_names, check_string
 from assocjax.checks import CorpusLike
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.statistics.dense import Statistics, corpus_statistics
+from assocjax.statistics.occurrences import count_occurrences
 from assocjax.storage.results import provenance
 
 _AROUND = 4  # tokens shown before, after and between the two that are marked
@@ -40,7 +43,8 @@ def find_passages(
       statistics: `corpus_statistics` of the corpus, if already computed.
 
     Returns:
-      Over `matrix`: `entry`. Over (`matrix`, `document`): `share`. Over (`matrix`, `sequence`,
+      Over `matrix`: `entry`, and the `occurrences` of the pair in the text
+      (`statistics.occurrences`). Over (`matrix`, `document`): `share`. Over (`matrix`, `sequence`,
       `position`): `position_share`. Over (`matrix`, `rank`): `listed_document`, `listed_share`,
       `change` (of the entry, if that document is left out: see `leave_out`) and `passage`. The
       document of each sequence is the coordinate `document_of`.
@@ -48,7 +52,11 @@ def find_passages(
     Raises:
       InputError: a token is not in the vocabulary, or `matrices` or `top` is invalid.
 
-    Cost: `attribute` for each matrix, and `leave_out` for the documents that are listed.
+    Warns:
+      AbsentTokenWarning: a token does not occur in the sequences.
+
+    Cost: `attribute` for each matrix, `leave_out` for the documents that are listed, and
+    `count_occurrences` of one token.
     """
     top = check_integer("top", top, minimum=1)
     matrices = check_names("matrices", matrices, DEGREES)
@@ -56,6 +64,16 @@ def find_passages(
     check_string("row", row)
     check_string("column", column)
     a, b = data.token_id(row), data.token_id(column)
+    real = np.concatenate([data.tokens[:, :-1][data.mask], data.tokens[:, 1:][data.mask]])
+    for token, i in ((row, a), (column, b)):
+        if i not in real:
+            warnings.warn(
+                f"token {token!r} does not occur in the sequences of {data.name}: no passage can "
+                "show it",
+                AbsentTokenWarning,
+                stacklevel=2,
+            )
+    occurrences = count_occurrences(data, tokens=[a])
     document_of = np.arange(data.num_sequences) if data.documents is None else data.documents
     ids, documents = np.unique(document_of, return_inverse=True)
     if statistics is None:
@@ -67,6 +85,8 @@ def find_passages(
     stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
     stacked["listed_document"] = ids[stacked["listed_document"]]
     dims = {"entry": (), "share": ("document",), "position_share": ("sequence", "position")}
+    stacked["occurrences"] = np.array([occurrences.rows(of, [a])[0, b] for of in matrices])
+    dims["occurrences"] = ()
     variables = {
         name: (("matrix", *dims.get(name, ("rank",))), values) for name, values in stacked.items()
     }

@@ -18,40 +18,46 @@ Frequent tokens have the largest entries in most rows. So a matrix M is scored i
 functions of a weight and the three frequencies only, so that they apply to a model without its
 text:
 
-    raw            M
+    z-score        (N[i,j] - mean_i N[i,j]) / sd_i N[i,j],    N = M, but M[i,j] / r[i] of query_key
     independence   M - r (1^T M) - (M 1) s^T + (1^T M 1) r s^T
-    corrected      (N[i,j] - mean_i N[i,j]) / sd_i N[i,j],    N = M, but M[i,j] / r[i] of query_key
+    raw            M
 
-`independence` subtracts the entries that the sums of rows and columns would give if tokens occurred
-independently: for B it leaves p(x,y) - p(x) p(y). `corrected` measures how far a row is above the
-mean of all rows, in standard deviations of the column. Rows of W_l are first divided by their
-frequency, since W_l is trained on a query only where it occurs. Columns are scored as rows of M^T.
-Compositions are products of scored factors: B^T B and V_l W_O are products of scored W_O and V_l,
-and under `corrected` the first is scaled to cosines; their columns are not scored again.
+`z-score` measures how far a row is above the mean of all rows, in standard deviations of the
+column. Rows of W_l are first divided by their frequency, since W_l is trained on a query only where
+it occurs. `independence` subtracts the entries that the sums of rows and columns would give if
+tokens occurred independently: for B it leaves p(x,y) - p(x) p(y). Columns are scored as rows of
+M^T. Compositions are products of scored factors: B^T B and V_l W_O are products of scored W_O and
+V_l, and under `z-score` the first is scaled to cosines; their columns are not scored again.
 
-A list holds associations only: tokens whose score is positive and that are associated with the
-token in the unscored matrix. A high score is not enough: among tokens that never follow one another
-in a text, a rare one has a high score, because other rows are further below chance. In a
-composition, two tokens are associated through a third one:
+A list holds associations only, tokens
 
-    bigram, context      M[i,j] > 0, more than chance, or more than independence
-    value, query_key     M[i,j] > 0
-    interchangeability   some token is associated with both in W_O: it comes before both
-    composed             some token is associated with i in V_l, and with j in W_O
+* whose score is positive,
+* which occur with the token in the text, as `statistics.occurrences` defines it for each matrix,
+* and, except in the products `interchangeability` and `composed`, whose unscored entry is positive
+  too: of bigram and context it suffices that the entry is above independence.
 
-So all tokens that the theory lists under bigram and context occur together in the text.
+The second holds for lists of weights too, and is needed: among tokens that never follow one another
+a rare one has a high z-score, because other rows are further below chance. The third leaves out
+those that do occur together, but less than by chance. `<unk>`, which stands for many different
+tokens, is in no list and has none.
 
-`frequency_corrected` is another correction, which needs the text and does not apply to weights.
+"Corrected" is the name of another scoring, of the statistics: `frequency_corrected`, Pearson
+residuals of B and Phi, from which the compositions are formed. Those cannot be computed from a
+weight such as V_l, whose factors are not known. Neither can one compute z-scores of compositions of
+a vocabulary so large that the matrices are not dense.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from assocjax.arguments import UNKNOWN
 from assocjax.models.params import Params
 from assocjax.precision import matmul
 from assocjax.statistics.dense import Statistics
@@ -66,7 +72,7 @@ MATRICES = {
 """Matrices of the theory, and the weights that learn them; l marks those of each layer."""
 
 LAYERED = ("value", "composed", "query_key")
-SCORINGS = ("raw", "independence", "corrected")
+SCORINGS = ("z-score", "independence", "raw")
 SIDES = ("row", "column")
 
 
@@ -112,6 +118,44 @@ class Reading(NamedTuple):
     cosine: Float[Array, "... V"]
 
 
+Support = dict[str, Bool[Array, "V V"]]
+"""For each of `MATRICES` and "context", the pairs that a list may hold; columns are transposed."""
+
+
+def support_of(counts: dict[str, Int[np.ndarray, "V V"]], vocabulary: Sequence[str]) -> Support:
+    """The pairs that occur in a text, without those of the token `<unk>`.
+
+    Args:
+      counts: numbers of occurrences by matrix (`Occurrences.rows`).
+      vocabulary: token of each row.
+    """
+    known = np.array([token != UNKNOWN for token in vocabulary])
+    known = np.outer(known, known)
+    return {name: jnp.asarray((of > 0) & known) for name, of in counts.items()}
+
+
+def count_listed(
+    counts: Int[np.ndarray, "V V"],
+    ids: Int[np.ndarray, "... V k"],
+    scores: Float[np.ndarray, "... V k"],
+    *,
+    sided: bool = True,
+) -> Int[np.ndarray, "... V k"]:
+    """Numbers of occurrences of the pairs in lists, 0 where a list has ended.
+
+    Args:
+      counts: of the matrix, `Occurrences.rows`.
+      ids, scores: of the lists; if `sided`, an axis 2 (row, column) precedes that of tokens.
+    """
+    tokens = np.arange(len(counts))[:, None]
+    if sided:
+        by_row, by_column = np.moveaxis(ids, -3, 0)
+        found = np.stack([counts[tokens, by_row], counts[by_column, tokens]], axis=-3)
+    else:
+        found = counts[tokens, ids]
+    return np.where(np.isfinite(scores), found, 0)
+
+
 def theory_weights(statistics: Statistics) -> Params:
     """B, Phi^T B^T and Q as the weights that learn them, with one layer."""
     return Params(
@@ -124,17 +168,19 @@ def theory_weights(statistics: Statistics) -> Params:
 
 @partial(jax.jit, static_argnames=("scoring", "k"))
 def theory_lists(
-    theory: Params, frequencies: Frequencies, *, scoring: str, k: int
+    theory: Params, frequencies: Frequencies, support: Support, *, scoring: str, k: int
 ) -> dict[str, TopLists]:
     """Lists of the theory: leaves [2 (row, column), V, k], for symmetric matrices [V, k].
 
     Args:
       theory: from `theory_weights`.
+      support: the pairs that occur, from `support_of`.
       scoring: one of `SCORINGS`.
       k: length of the lists, at most V - 1.
     """
-    scored = _flat(theory.output, frequencies, scoring)
-    scored |= _layer(theory.query_key[0], theory.value[0], theory.output, frequencies, scoring)
+    of_text = {"frequencies": frequencies, "support": support, "scoring": scoring}
+    scored = _flat(theory.output, **of_text)
+    scored |= _layer(theory.query_key[0], theory.value[0], theory.output, **of_text)
     lists = {name: jax.vmap(partial(_top, k=k))(sides) for name, sides in scored.items()}
     symmetric = lists["interchangeability"]
     return lists | {"interchangeability": TopLists(symmetric.ids[0], symmetric.scores[0])}
@@ -146,6 +192,7 @@ def read_weights(
     theory: Params,
     lists: dict[str, TopLists],
     frequencies: Frequencies,
+    support: Support,
     *,
     scoring: str,
     k: int,
@@ -158,7 +205,7 @@ def read_weights(
       lists: `theory_lists` of `theory` with the same scoring and k. They are an argument so that
         tokens with equal scores, whose order depends on rounding, have the same order at every
         step.
-      scoring, k: as in `theory_lists`.
+      support, scoring, k: as in `theory_lists`.
 
     Returns:
       A `Reading` for each of `MATRICES`. Its leaves have a leading axis L for those in `LAYERED`,
@@ -167,7 +214,8 @@ def read_weights(
     Cost: 3 (L + 2) products [V,V] by [V,V], and 6 L + 3 rankings of [V,V]. Memory: that of one
     layer.
     """
-    flat = partial(_flat, frequencies=frequencies, scoring=scoring)
+    of_text = {"frequencies": frequencies, "support": support, "scoring": scoring}
+    flat = partial(_flat, **of_text)
     agree = partial(_agree, k=k)
     by_theory, by_weights = flat(theory.output), flat(weights.output)
     readings = {
@@ -178,7 +226,7 @@ def read_weights(
             _first(by_weights["interchangeability"]),
         ),
     }
-    one_layer = partial(_layer, frequencies=frequencies, scoring=scoring)
+    one_layer = partial(_layer, **of_text)
     layered_theory = one_layer(theory.query_key[0], theory.value[0], theory.output)
 
     def read_layer(layer):
@@ -194,73 +242,90 @@ def read_weights(
 
 @partial(jax.jit, static_argnames=("scoring", "k"))
 def context_lists(
-    context: Float[Array, "V V"], frequencies: Frequencies, *, scoring: str, k: int
+    context: Float[Array, "V V"],
+    frequencies: Frequencies,
+    support: Support,
+    *,
+    scoring: str,
+    k: int,
 ) -> TopLists:
     """Lists of the basis function Phi, [2 (row, column), V, k], which no single weight learns."""
-    p_y, c = frequencies.target, frequencies.context
-    scored = _both_sides(context, p_y, c, scoring, _counted(context, p_y, c))
-    return jax.vmap(partial(_top, k=k))(scored)
+    return jax.vmap(partial(_top, k=k))(_context(context, frequencies, support, scoring))
+
+
+@partial(jax.jit, static_argnames="scoring")
+def theory_scores(
+    statistics: Statistics, support: Support, *, scoring: str
+) -> dict[str, Float[Array, "V V"]]:
+    """Scores of all pairs in the theory's matrices and Phi, by row; 0 of those that no list may
+    hold."""
+    theory, frequencies = theory_weights(statistics), Frequencies.of(statistics)
+    of_text = {"frequencies": frequencies, "support": support, "scoring": scoring}
+    scored = _flat(theory.output, **of_text)
+    scored |= _layer(theory.query_key[0], theory.value[0], theory.output, **of_text)
+    scored["context"] = _context(statistics.context, **of_text)
+    return {name: jnp.where(of.listed[0], of.scores[0], 0) for name, of in scored.items()}
 
 
 class _Scored(NamedTuple):
     """Scores of a matrix, and which of its entries may be listed, for rows, columns or both."""
 
     scores: Float[Array, "... V V"]
-    tied: Bool[Array, "... V V"]
+    listed: Bool[Array, "... V V"]
 
 
 def _first(sides: _Scored) -> _Scored:
-    return _Scored(sides.scores[0], sides.tied[0])
+    return _Scored(sides.scores[0], sides.listed[0])
 
 
-def _flat(output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
+def _context(context, frequencies: Frequencies, support: Support, scoring: str) -> _Scored:
+    p_y, c = frequencies.target, frequencies.context
+    listed = support["context"] & _above_chance(context, p_y, c)
+    return _both_sides(context, p_y, c, scoring, listed)
+
+
+def _flat(output, frequencies: Frequencies, support: Support, scoring: str) -> dict[str, _Scored]:
     """Scored matrices without a layer, as rows and as columns: [2, V, V]."""
     p_x, p_y, _ = frequencies
-    tied = _counted(output, p_x, p_y)
-    bigram = _both_sides(output, p_x, p_y, scoring, tied)
+    listed = support["bigram"] & _above_chance(output, p_x, p_y)
+    bigram = _both_sides(output, p_x, p_y, scoring, listed)
     factor = bigram.scores[0]
-    if scoring == "corrected":
+    if scoring == "z-score":
         norms = jnp.sqrt(jnp.sum(factor * factor, axis=0, keepdims=True))
         factor = factor / jnp.where(norms > 0, norms, 1)
-    alike = _Scored(matmul(factor.T, factor)[None], _joined(tied.T, tied)[None])
+    alike = _Scored(matmul(factor.T, factor)[None], support["interchangeability"][None])
     return {"bigram": bigram, "interchangeability": alike}
 
 
-def _layer(query_key, value, output, frequencies: Frequencies, scoring: str) -> dict[str, _Scored]:
+def _layer(
+    query_key, value, output, frequencies: Frequencies, support: Support, scoring: str
+) -> dict[str, _Scored]:
     """Scored matrices of a layer, as rows and as columns: [2, V, V]."""
     p_x, p_y, c = frequencies
-    values = _both_sides(value, c, p_x, scoring, value > 0)
+    values = _both_sides(value, c, p_x, scoring, support["value"] & (value > 0))
     composed = matmul(values.scores[0], _score(output, p_x, p_y, scoring))
-    tied = _joined(value > 0, _counted(output, p_x, p_y))
+    listed = support["composed"]
+    keys = support["query_key"] & (query_key > 0)
     return {
         "value": values,
-        "composed": _Scored(jnp.stack([composed, composed.T]), jnp.stack([tied, tied.T])),
-        "query_key": _both_sides(query_key, p_x, c, scoring, query_key > 0, per_occurrence=True),
+        "composed": _Scored(jnp.stack([composed, composed.T]), jnp.stack([listed, listed.T])),
+        "query_key": _both_sides(query_key, p_x, c, scoring, keys, per_occurrence=True),
     }
 
 
-def _counted(matrix, rows, columns) -> Bool[Array, "V V"]:
-    """Associations in a matrix of counts minus chance, or in the weight that learns it.
-
-    An entry is above chance, 1/V, or above independence. For counts, either implies that the two
-    tokens occur together.
-    """
+def _above_chance(matrix, rows, columns) -> Bool[Array, "V V"]:
+    """Whether an entry of B or Phi, or of a weight that learns it, is above 1/V or independence."""
     return (matrix > 0) | (_score(matrix, rows, columns, "independence") > 0)
 
 
-def _joined(first: Bool[Array, "V V"], second: Bool[Array, "V V"]) -> Bool[Array, "V V"]:
-    """Whether some token is associated with both: the Boolean product, exact in any precision."""
-    return jnp.matmul(first.astype(jnp.float32), second.astype(jnp.float32)) > 0
-
-
-def _both_sides(matrix, rows, columns, scoring: str, tied, per_occurrence: bool = False) -> _Scored:
+def _both_sides(matrix, rows, columns, scoring: str, listed, per_occurrence=False) -> _Scored:
     scores = jnp.stack(
         [
             _score(matrix, rows, columns, scoring, per_occurrence),
             _score(matrix.T, columns, rows, scoring, per_occurrence),
         ]
     )
-    return _Scored(scores, jnp.stack([tied, tied.T]))
+    return _Scored(scores, jnp.stack([listed, listed.T]))
 
 
 def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
@@ -285,8 +350,8 @@ def _score(matrix, rows, columns, scoring: str, per_occurrence: bool = False):
 
 
 def _top(matrix: _Scored, k: int) -> TopLists:
-    scores, tied = matrix
-    listed = tied & (scores > 0) & _ranks(scores)[:, None]
+    scores, listed = matrix
+    listed = listed & (scores > 0) & _ranks(scores)[:, None]
     best, ids = lax.top_k(_without_own(jnp.where(listed, scores, -jnp.inf), -jnp.inf), k)
     return TopLists(jnp.where(best > 0, ids, 0), jnp.where(best > 0, best, jnp.nan))
 

@@ -13,9 +13,6 @@ from assocjax.cli._options import arguments_of, options
 from assocjax.cli._terminal import show, status
 from assocjax.errors import InputError
 
-READ_VOCAB_SIZE = 3000
-"""The paper's vocabulary size; commands that do not train take seconds with it."""
-
 if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
 
@@ -23,8 +20,11 @@ if TYPE_CHECKING:
 _ALL = "all; for the fables, all of 2000 stories"
 
 
-def by_default(vocab_size: int) -> Parameter:
-    return unless_given(f"{vocab_size}, or all tokens of the text if fewer")
+def by_default(largest: int) -> Parameter:
+    return unless_given(
+        f"as many as cover {arguments.COVERAGE:.0%} of the text, from "
+        f"{arguments.LEAST_VOCAB_SIZE} to {largest}"
+    )
 
 
 @options("Corpus")
@@ -67,9 +67,7 @@ class Tokens(Reading):
 class Sizes:
     """Sizes of the vocabulary and of sequences."""
 
-    DEFAULT_VOCAB_SIZE = arguments.VOCAB_SIZE
-
-    vocab_size: Annotated[VocabSize | None, by_default(DEFAULT_VOCAB_SIZE)] = None
+    vocab_size: Annotated[VocabSize | None, by_default(arguments.VOCAB_SIZE)] = None
     """keep the V most frequent tokens"""
     seq_len: Length = 32
     """number of positions of a sequence"""
@@ -89,15 +87,14 @@ class Sequences(Tokens):
 
         data = self.read(load_tokens, **sizes)
         show_corpus(data, f", {data.unk_fraction:.1%} unknown")
+        if data.unk_fraction > 1 - arguments.COVERAGE:
+            show(many_unknown(data), soft_wrap=True)
         return data
 
 
 @options("Tokens")
 class Corpus(Sizes, Sequences):
     """A corpus in memory, with one vocabulary size and sequence length."""
-
-    def load(self, **sizes: int) -> "TokenData":
-        return super().load(**sizes, default_vocab_size=self.DEFAULT_VOCAB_SIZE)
 
 
 @options("Tokens")
@@ -136,6 +133,17 @@ def configure_jax(precision: str, matmul_precision: str = "highest") -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def many_unknown(data: "TokenData") -> str:
+    """The warning that much of a text is outside the vocabulary, and what to give instead."""
+    larger = "a larger --vocab-size knows more of it"
+    if data.covering_size > data.vocab_size:
+        larger = f"--vocab-size {data.covering_size} knows {arguments.COVERAGE:.0%} of the text"
+    return (
+        f"warning: {data.unk_fraction:.1%} of the tokens are outside the vocabulary and become "
+        f"{arguments.UNKNOWN}; {larger}"
+    )
 
 
 def show_corpus(data: "TokenData | TokenFile", unknown: str = "") -> None:

@@ -5,13 +5,13 @@ import os
 import textwrap
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._corpus import READ_VOCAB_SIZE, by_default, configure_jax
-from assocjax.cli._kinds import Count
+from assocjax.cli._corpus import configure_jax
+from assocjax.cli._kinds import Count, unless_given
 from assocjax.cli._matrices import Counted
 from assocjax.cli._options import Results, chosen, options
 from assocjax.cli._terminal import show, show_written, status
@@ -19,72 +19,101 @@ from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from jax import Array
+    from scipy.sparse.linalg import LinearOperator
 
+    from assocjax.analysis.associations import Association
     from assocjax.corpora import TokenData, TokenFile
     from assocjax.statistics.sparse import SparseStatistics
+
+
+_JOIN = "\N{NO-BREAK SPACE}"  # where no line may be broken
 
 
 @options("Lists")
 class Associations(Results, Counted):
     """Print the top tokens of some tokens under each basis function and composed matrix."""
 
-    DEFAULT_VOCAB_SIZE = READ_VOCAB_SIZE
-
     tokens: tuple[str, ...] = field(kw_only=False)
     """tokens to look up"""
-    vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     statistics: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """read the results of statistics or merge from this folder, instead of a corpus"""
     top: Count = arguments.TOP
     """number of associations to list for each matrix"""
-    frequency_corrected: bool = False
-    """correct for token frequencies, so that rare and frequent tokens are comparable"""
+    scoring: Annotated[
+        Literal["corrected", "z-score", "raw"] | None,
+        unless_given("corrected, or raw with --statistics"),
+    ] = None
+    """corrected for token frequencies (Pearson residuals), z-score (as track scores weights), or
+    raw; --statistics has raw scores only"""
 
     def run(self) -> None:
-        from assocjax.analysis import associations as library
+        from assocjax.analysis.associations import MATRICES
+        from assocjax.analysis.listings import list_associations
+        from assocjax.corpora.fables import known_truth
         from assocjax.corpora.tokens import find_token
+        from assocjax.statistics.occurrences import count_occurrences, observed
         from assocjax.storage import check_claimable, claim, results
 
         if self.out is not None:
             check_claimable(self.out, "associations")
         configure_jax(self.precision)
-        config = chosen(self, "tokens", "top", "frequency_corrected")
+        counted = self.statistics is None
+        scoring = self.scoring or ("corrected" if counted else "raw")
+        config = chosen(self, "tokens", "top") | {"scoring": scoring}
         if self.statistics is None:
             data = self.open()
-            name, vocabulary, attributes = (
-                data.name,
-                data.vocabulary,
-                results.provenance(data, config),
-            )
-            for token in self.tokens:
-                data.token_id(token)  # fails before the work
+            name, vocabulary = data.name, data.vocabulary
+            attributes = results.provenance(data, config)
+            ids = [data.token_id(token) for token in self.tokens]  # fails before the work
+            if scoring == "z-score" and self.is_sparse(data):
+                raise InputError("--scoring z-score needs --matrices dense")
             with status("counting"):
-                found = _find(self, data)
+                matrices = _find(self, data, scoring)
+                occurrences = count_occurrences(data, tokens=ids)
         else:
             found, vocabulary, attributes = _read_statistics(self.statistics, config)
             name = attributes["corpus_name"]
             for token in self.tokens:
                 find_token(token, vocabulary, name)
-        listing = {
-            token: {
-                matrix: library.top_associations(
-                    getattr(found, matrix), vocabulary, token, self.top
-                )
-                for matrix in library.MATRICES
-            }
+            matrices = {matrix: getattr(found, matrix) for matrix in MATRICES}
+            occurrences = observed(found)
+        truth = known_truth(name)
+        planted = {
+            token: {matrix: truth.get(matrix, {}).get(token, frozenset()) for matrix in MATRICES}
             for token in self.tokens
         }
-        for token, matrices in listing.items():
-            show(f"\n{token} in {name}")
-            for matrix, best in matrices.items():
-                show(f"  {matrix}: {library.MATRICES[matrix]}")
-                line = "  ".join(f"{other} {score:.2g}" for other, score in best)
-                line = line or "none: no entry is positive"
-                show(textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    "))
+        listing = {
+            token: list_associations(
+                matrices, occurrences, vocabulary, token, self.top, counted=counted
+            )
+            for token in self.tokens
+        }
+        for token, lists in listing.items():
+            show(f"\n{token} in {name}, {scoring} scores")
+            for matrix, (best, reason) in lists.items():
+                show(f"  {matrix}: {MATRICES[matrix]}")
+                shown = (_shown(each, each.token in planted[token][matrix]) for each in best)
+                line = "  ".join(shown) or f"none: {reason}"
+                text = textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    ")
+                show(text.replace(_JOIN, " "))
+        show(
+            "\nEach token with its score and (its number of occurrences with the token, of "
+            "interchangeability and value through a third token)" + "; *: planted" * bool(truth),
+            soft_wrap=True,
+        )
         if self.out is not None:
             scores = {
-                token: {name: [a._asdict() for a in best] for name, best in matrices.items()}
-                for token, matrices in listing.items()
+                token: {
+                    matrix: [
+                        each._asdict() | {"planted": each.token in planted[token][matrix]}
+                        if truth
+                        else each._asdict()
+                        for each in best
+                    ]
+                    for matrix, (best, _) in lists.items()
+                }
+                for token, lists in listing.items()
             }
             content = {**results.decode(attributes), "associations": scores}
             decides = {name: content[name] for name in ("config", "corpus")}
@@ -96,6 +125,11 @@ class Associations(Results, Counted):
             show_written(self.out, ["associations.json"])
 
 
+def _shown(found: "Association", planted: bool) -> str:
+    count = [] if found.occurrences is None else [f"({found.occurrences})"]
+    return _JOIN.join([f"{found.token}{'*' * planted}", f"{found.score:.2g}", *count])
+
+
 def _read_statistics(
     folder: Path, config: dict[str, Any]
 ) -> tuple["SparseStatistics | xr.Dataset", list[str], dict[str, Any]]:
@@ -104,8 +138,8 @@ def _read_statistics(
     from assocjax.statistics import shards
     from assocjax.storage import results
 
-    if config["frequency_corrected"]:
-        raise InputError("--frequency-corrected needs a corpus: it does not work with --statistics")
+    if config["scoring"] != "raw":
+        raise InputError(f"--scoring {config['scoring']} needs a corpus, not --statistics")
     dense, counts = folder / "statistics.nc", folder / "counts.nc"
     # os.path returns False for names that no file can have; Path raises.
     if not os.path.isfile(dense) and not os.path.isfile(counts):
@@ -131,14 +165,26 @@ def _read_statistics(
     return found, vocabulary, attributes | {"config": json.dumps(config, sort_keys=True)}
 
 
-def _find(options: Associations, data: "TokenData | TokenFile"):
-    """The statistics of a corpus, dense or sparse."""
-    from assocjax.analysis.associations import frequency_corrected
+def _find(
+    options: Associations, data: "TokenData | TokenFile", scoring: str
+) -> dict[str, "Array | LinearOperator"]:
+    """The matrices of a corpus with these scores, dense or sparse."""
+    from assocjax.analysis import scorings
+    from assocjax.analysis.associations import MATRICES, frequency_corrected
     from assocjax.statistics.dense import corpus_statistics
+    from assocjax.statistics.occurrences import count_occurrences
     from assocjax.statistics.sparse import sparse_statistics
 
     if options.is_sparse(data):
-        return sparse_statistics(data, frequency_corrected=options.frequency_corrected)
-    tokens, mask = data.read(0, data.num_sequences)
-    found = corpus_statistics(tokens, data.vocab_size, mask)
-    return frequency_corrected(found, tokens, mask) if options.frequency_corrected else found
+        found = sparse_statistics(data, frequency_corrected=scoring == "corrected")
+    else:
+        tokens, mask = data.read(0, data.num_sequences)
+        found = corpus_statistics(tokens, data.vocab_size, mask)
+        if scoring == "corrected":
+            found = frequency_corrected(found, tokens, mask)
+        elif scoring == "z-score":
+            occurrences = count_occurrences(data)
+            counts = {matrix: occurrences.rows(matrix) for matrix in MATRICES}
+            support = scorings.support_of(counts, data.vocabulary)
+            return scorings.theory_scores(found, support, scoring=scoring)
+    return {matrix: getattr(found, matrix) for matrix in MATRICES}

@@ -1,10 +1,11 @@
 """The command `attribute`: the passages that an association comes from."""
 
+import warnings
 from dataclasses import field
 from typing import Annotated
 
 from assocjax import arguments
-from assocjax.cli._corpus import READ_VOCAB_SIZE, Corpus, by_default, configure_jax
+from assocjax.cli._corpus import Corpus, configure_jax
 from assocjax.cli._kinds import Count, Precision, several
 from assocjax.cli._options import Results, chosen, options
 from assocjax.cli._terminal import show, show_table, show_written, status
@@ -28,11 +29,8 @@ class Attribute(Results, Corpus):
     [bird, flew] is how strongly bird, anywhere before, announces the tokens that follow flew.
     """
 
-    DEFAULT_VOCAB_SIZE = READ_VOCAB_SIZE
-
     tokens: tuple[str, str] = field(kw_only=False)
     """the row and the column of the entry"""
-    vocab_size: Annotated[int | None, by_default(DEFAULT_VOCAB_SIZE)] = None
     precision: Precision = "float64"
     weight: Annotated[tuple[str, ...], several("MATRIX", arguments.MATRICES)] = ("value",)
     """matrices whose entry is decomposed"""
@@ -40,7 +38,9 @@ class Attribute(Results, Corpus):
     """number of documents to list for each matrix"""
 
     def run(self) -> None:
+        from assocjax.analysis.associations import AbsentTokenWarning
         from assocjax.analysis.passages import find_passages, listing
+        from assocjax.corpora.fables import known_truth
         from assocjax.storage import check_claimable, claim, results
 
         if self.out is not None:
@@ -50,15 +50,21 @@ class Attribute(Results, Corpus):
         row, column = self.tokens
         for token in self.tokens:
             data.token_id(token)  # fails before the work
-        with status("attributing"):
+        with status("attributing"), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", AbsentTokenWarning)
             dataset = find_passages(data, row, column, matrices=self.weight, top=self.top)
+        for each in warned:
+            show(f"warning: {each.message}", soft_wrap=True)
+        truth = known_truth(data.name)
         content = {}
         for matrix in self.weight:
             of_matrix = dataset.sel(matrix=matrix)
             rows, shares = listing(dataset, matrix), of_matrix["share"].values
             entry, degree = float(of_matrix["entry"]), int(of_matrix["degree"])
+            number = int(of_matrix["occurrences"])
             content[matrix] = {
                 "entry": entry,
+                "occurrences": number,
                 "degree": degree,
                 "sum_of_shares": float(shares.sum()),
                 "documents_for": int((shares > 0).sum()),
@@ -69,6 +75,8 @@ class Attribute(Results, Corpus):
             meaning = _MEANINGS[matrix].format(row=repr(row), column=repr(column))
             less = ", less than chance, as for most pairs of rare tokens" if entry < 0 else ""
             show(f"\n{matrix} [{row}, {column}] = {entry:.4g}: {meaning}{less}")
+            planted = column in truth.get(matrix, {}).get(row, ())
+            show(f"occurrences of the pair: {number}{', planted' * planted}")
             show(
                 f"the sum of {content[matrix]['documents_for']} positive and "
                 f"{content[matrix]['documents_against']} negative shares of {len(shares)} "

@@ -53,7 +53,7 @@ class Track(Results, Corpus, Run):
                     data,
                     **arguments_of(self, track),
                     k=self.top,
-                    truth=_known_truth(data) if self.corpus == "fables" else None,
+                    truth=_known_truth(data),
                     checkpoint=self.out,
                     progress=progress,
                 )
@@ -76,11 +76,11 @@ class Track(Results, Corpus, Run):
             show(dataset.attrs["incomplete"])
         known = "precision_theory" in rows[0]
         show_table(
-            f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: "
-            "first recorded step at which the weights have half of the theory's list (-: never); "
-            "best, end: largest and last share of it"
+            f"Lists of up to {dataset.sizes['rank']} tokens that occur with each, by z-score. "
+            "formed: first recorded step at which the weights have half of the theory's list "
+            "(-: never); best, end: largest and last share of it"
             + ("; planted: the same for the planted associates; theory: its share" * known),
-            [_short(row) for row in rows if row["scoring"] == "corrected"],
+            [_short(row) for row in rows if row["scoring"] == "z-score"],
         )
         show_written(self.out, ["track.nc", "summary.json", *(path.name for path in paths)])
         show(f"To explore the result: assocjax explore {self.out / 'track.nc'}", soft_wrap=True)
@@ -92,7 +92,7 @@ def _known_truth(data) -> dict[str, Any] | None:
 
     known = {
         kind: {query: found for query, of in truth.items() if (found := of & set(data.vocabulary))}
-        for kind, truth in fables.ground_truth().items()
+        for kind, truth in fables.known_truth(data.name).items()
     }
     return {
         kind: truth for kind, truth in known.items() if truth.keys() & set(data.vocabulary)

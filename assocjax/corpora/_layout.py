@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from assocjax.arguments import COVERAGE, LEAST_VOCAB_SIZE, UNKNOWN
 from assocjax.errors import InputError
-
-UNKNOWN = "<unk>"
 
 
 class Layout(NamedTuple):
@@ -41,7 +40,7 @@ def select_vocabulary(
         types: The tokens of the corpus, or of its tokeniser.
         vocab_size: Number of tokens to keep. With `oov="unk"` the last of them is `<unk>`, if the
             text has any other token.
-        default_vocab_size: Default of `vocab_size`, if the text has as many different tokens.
+        default_vocab_size: Largest default of `vocab_size`, see `default_size`.
         oov: `"unk"` or `"drop"`.
         subwords: Whether types are those of a subword tokeniser, which are kept unchanged if
             `vocab_size` is None or equal to their number.
@@ -56,7 +55,8 @@ def select_vocabulary(
     if subwords and vocab_size in (None, len(types)):
         return np.arange(len(types), dtype=np.int32), types
     present = np.flatnonzero(counts).tolist()
-    vocab_size = min(default_vocab_size, len(present)) if vocab_size is None else vocab_size
+    if vocab_size is None:
+        vocab_size = default_size(counts, default_vocab_size, oov)
     if vocab_size > len(present):
         raise InputError(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "
@@ -75,6 +75,27 @@ def select_vocabulary(
     new_ids = np.full(len(types), other, np.int32)
     new_ids[kept] = np.arange(len(kept), dtype=np.int32)
     return new_ids, vocabulary
+
+
+def default_size(counts: np.ndarray, largest: int, oov: str) -> int:
+    """The default size of a vocabulary: `covering_size`, at least 256 and at most `largest`.
+
+    With `oov="drop"`, by which any other token costs a whole document, it is `largest`. If the text
+    has fewer different tokens, all of them.
+    """
+    size = max(LEAST_VOCAB_SIZE, covering_size(counts)) if oov == "unk" else largest
+    return int(min(size, largest, np.count_nonzero(counts)))
+
+
+def covering_size(counts: np.ndarray) -> int:
+    """The least vocabulary whose known tokens are 95 % of a text, with `<unk>` for the others.
+
+    Args:
+        counts: int64 [types], how often each occurs.
+    """
+    ranked = np.cumsum(np.sort(counts)[::-1])
+    size = 2 + int(np.searchsorted(ranked, COVERAGE * ranked[-1]))
+    return int(min(size, np.count_nonzero(counts)))
 
 
 def count_in_documents(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ import numpy as np
 
 from assocjax.arguments import (
     TEXT_FIELD,
+    UNKNOWN,
     VOCAB_SIZE,
     Long,
     Oov,
@@ -36,7 +37,13 @@ from assocjax.arguments import (
     printable,
 )
 from assocjax.corpora import fables
-from assocjax.corpora._layout import UNKNOWN, count_in_documents, gather, lay_out, select_vocabulary
+from assocjax.corpora._layout import (
+    count_in_documents,
+    covering_size,
+    gather,
+    lay_out,
+    select_vocabulary,
+)
 from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
 from assocjax.corpora.tokenizers import (
     MAX_VOCAB_SIZE,
@@ -69,6 +76,8 @@ class TokenData:
         dropped_oov: Documents dropped for a token outside the vocabulary.
         dropped_short: Further documents dropped because they are too short.
         unk_fraction: Fraction of the real tokens in `tokens` that are `<unk>`.
+        covering_size: The least vocabulary that leaves at most 5 % of the text unknown; 0 if the
+            text was not counted.
         documents: int32 [N], the document of each sequence, counted from 0 in the order of
             reading; None if unknown.
 
@@ -90,6 +99,7 @@ class TokenData:
     dropped_oov: int = 0
     dropped_short: int = 0
     unk_fraction: float = 0.0
+    covering_size: int = 0
     documents: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -155,9 +165,9 @@ class TokenData:
 
         Two results count as results of the same data if these descriptions are equal.
         """
-        arrays = ("tokens", "mask", "vocabulary", "documents")
+        left_out = ("tokens", "mask", "vocabulary", "documents", "covering_size")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        made = {name: value for name, value in fields.items() if name not in arrays}
+        made = {name: value for name, value in fields.items() if name not in left_out}
         computed = ("num_sequences", "seq_len", "vocab_size", "tokens_sha256")
         return made | {name: getattr(self, name) for name in computed}
 
@@ -262,8 +272,9 @@ def load_tokens(
     Args:
         corpus: The corpus: a name, a path, or texts, that is any iterable of strings, a table or
             rows with a column `text_field`; see `assocjax.corpora.sources`.
-        vocab_size: V, at least 2 and at most 2^24. By default `default_vocab_size`, or the number
-            of different tokens if that is less; for a loaded tokeniser its whole vocabulary.
+        vocab_size: V, at least 2 and at most 2^24. By default as many as cover 95 % of the text
+            (with `oov="drop"` as many as there are), at least 256, at most `default_vocab_size` and
+            the number of different tokens; for a loaded tokeniser its whole vocabulary.
         seq_len: T, the number of positions, at least 1 and at most 2^20; a sequence has T + 1
             tokens.
         num_sequences: Keep only the first `num_sequences`; by default all. For the fables, enough
@@ -285,7 +296,7 @@ def load_tokens(
         num_documents: Largest number of documents to read (by default all; 10,000 from the hub).
         separator: String between two documents of a `.txt` file.
         text_field: The field or column that holds the text.
-        default_vocab_size: Default of `vocab_size`, if the text has as many different tokens.
+        default_vocab_size: Largest default of `vocab_size`; by default the paper's 3,000.
 
     Returns:
         The sequences, in the order of the text.
@@ -370,6 +381,7 @@ def load_tokens(
         dropped_oov=dropped_oov,
         dropped_short=dropped_short,
         unk_fraction=float(np.mean(tokens[real] == unknown)),
+        covering_size=covering_size(counts),
         documents=np.repeat(documents_read, layout.per_document)[:num_sequences],
     )
 

@@ -5,6 +5,7 @@ Only lists are kept, no matrix per step: for each token up to k associations und
 which weight first.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,14 @@ import xarray as xr
 from assocjax.analysis import scorings
 from assocjax.analysis.formations import Truth, find_queries, precision
 from assocjax.analysis.scorings import LAYERED, SCORINGS, SIDES, Frequencies
-from assocjax.arguments import TOP, TRACKED_INIT_SCALE, check_integer, check_integers, check_is
+from assocjax.arguments import (
+    MATRICES,
+    TOP,
+    TRACKED_INIT_SCALE,
+    check_integer,
+    check_integers,
+    check_is,
+)
 from assocjax.checks import CorpusLike, check_number, check_positive
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError
@@ -26,6 +34,7 @@ from assocjax.experiments.runs import Corpus, RunConfig, check_run
 from assocjax.models.model import Model
 from assocjax.models.registry import MODEL, get_model
 from assocjax.statistics.dense import corpus_statistics
+from assocjax.statistics.occurrences import count_occurrences
 from assocjax.storage import claim, results
 from assocjax.storage.checkpoints import Checkpoints
 from assocjax.training.optimizers import Optimizer, check_resumable
@@ -36,6 +45,7 @@ _LONG_NAMES = {
     "loss": "mean negative log-likelihood",
     "id": "index of the associated token",
     "score": "score of the associated token; NaN where the list has ended",
+    "count": "occurrences of the pair in the text; 0 where the list has ended",
     "overlap": "share of the theory's list that is in the weights'; NaN where it is empty",
     "cosine": "cosine of the token's entries in weights and theory",
 }
@@ -91,16 +101,18 @@ def track(
 
     Returns:
       A Dataset over `step`, `layer`, `scoring`, `side` (row, column), `token` and `rank`. For every
-      matrix m of `scorings.MATRICES` it holds the weights' lists `m_id` and `m_score`, the theory's
-      lists `m_theory_id` and `m_theory_score`, and `m_overlap` and `m_cosine` (see
-      `scorings.Reading`). Bigram and interchangeability have no `layer`; interchangeability, which
-      is symmetric, has no `side`. After the end of a list, scores are NaN and ids have no meaning
-      (`scorings.TopLists`). `context_theory_id` and `context_theory_score` are those of Phi. Other
-      variables are `loss` in nats, and `input_frequency` and `target_frequency` of tokens. With
-      `truth`, there are `m_precision` and `m_theory_precision` for its kinds
-      (`formations.precision`). If loss or weights stop being finite, the Dataset ends before that
-      step, and its attribute `incomplete` says so. `mean_overlap` weights all tokens equally. To
-      weight them by their occurrences, where few tokens (the, full stop) dominate, use
+      matrix m of `scorings.MATRICES` it holds the weights' lists `m_id`, `m_score` and `m_count`,
+      the theory's lists `m_theory_id`, `m_theory_score` and `m_theory_count`, and `m_overlap` and
+      `m_cosine` (see `scorings.Reading`). Counts are occurrences of the pair in the text
+      (`statistics.occurrences`), at least 1 in a list. Bigram and interchangeability have no
+      `layer`; interchangeability, which is symmetric, has no `side`. After the end of a list,
+      scores are NaN, counts 0 and ids have no meaning (`scorings.TopLists`). `context_theory_id`,
+      `_score` and `_count` are those of Phi. Other variables are `loss` in nats, and
+      `input_frequency` and `target_frequency` of tokens. With `truth`, there are `m_precision` and
+      `m_theory_precision` for its kinds (`formations.precision`), and the attribute `truth` is its
+      JSON. If loss or weights stop being finite, the Dataset ends before that step, and its
+      attribute `incomplete` says so. `mean_overlap` weights all tokens equally. To weight them by
+      their occurrences, where few tokens (the, full stop) dominate, use
       `dataset.value_overlap.weighted(dataset.input_frequency).mean("token")`.
 
     Raises:
@@ -108,8 +120,8 @@ def track(
       KeyboardInterrupt: Ctrl-C; with `checkpoint`, its text says how much was saved.
 
     Cost: steps + 1 gradients, and at each recorded step `scorings.read_weights` three times.
-    Memory: that of `train`, about 10 matrices [V,V] to read weights, and 72 (2 L + 1) V k bytes for
-    each recorded step.
+    Memory: that of `train`, about 10 matrices [V,V] to read weights and as many of occurrences, and
+    120 (2 L + 1) V k bytes for each recorded step.
     """
     data = as_token_data(data)
     run = RunConfig(
@@ -128,6 +140,7 @@ def track(
     if truth is not None:
         check_is("truth", truth, Mapping)
     queries = {kind: find_queries(kind, of, data.vocabulary) for kind, of in (truth or {}).items()}
+    true = {kind: {q: sorted(of[q]) for q in of} for kind, of in (truth or {}).items()}
     settings = {
         "learning_rate": check_positive("learning_rate", learning_rate),
         **run.described(),
@@ -136,11 +149,11 @@ def track(
         "seed": check_integer("seed", seed, minimum=0),
         "init_scale": check_number("init_scale", init_scale, minimum=0),
     }
-    compute = partial(_track, data, settings, queries, run, progress=progress)
+    attributes = results.provenance(data, settings) | {"truth": json.dumps(true)}
+    compute = partial(_track, data, settings, attributes, queries, run, progress=progress)
     if checkpoint is None:
         return compute()
     check_resumable(optimizer)
-    true = {kind: {q: sorted(of[q]) for q in of} for kind, of in (truth or {}).items()}
     decides = results.identity(data, settings | {"truth": true})
     with claim(checkpoint, "track", decides, result=_FILE, overwrite=overwrite) as folder:
         if folder.complete:
@@ -156,6 +169,7 @@ def track(
 def _track(
     data: TokenData,
     settings: dict[str, Any],
+    attributes: dict[str, Any],
     queries: dict[str, tuple[np.ndarray, np.ndarray]],
     run: RunConfig,
     checkpoints: Checkpoints | None = None,
@@ -166,12 +180,13 @@ def _track(
     rate, seed, scale, record_at, k = (
         settings[name] for name in ("learning_rate", "seed", "init_scale", "record_at", "k")
     )
-    attributes = results.provenance(data, settings)
     statistics = corpus_statistics(data)
     theory = scorings.theory_weights(statistics)
     frequencies = Frequencies.of(statistics)
+    counts = _counts(data)
+    support = scorings.support_of(counts, data.vocabulary)
     lists = {
-        scoring: scorings.theory_lists(theory, frequencies, scoring=scoring, k=k)
+        scoring: scorings.theory_lists(theory, frequencies, support, scoring=scoring, k=k)
         for scoring in SCORINGS
     }
 
@@ -179,11 +194,11 @@ def _track(
         weights = run.model.in_tokens(params["run"])
         readings = {
             scoring: scorings.read_weights(
-                weights, theory, lists[scoring], frequencies, scoring=scoring, k=k
+                weights, theory, lists[scoring], frequencies, support, scoring=scoring, k=k
             )
             for scoring in SCORINGS
         }
-        return _by_variable(readings)
+        return _with_counts(_by_variable(readings), counts)
 
     found = record_run(
         run,
@@ -201,10 +216,10 @@ def _track(
     if not found.records:
         raise InputError(f"learning_rate {rate:g} and this start: {incomplete}")
 
-    Phi = partial(scorings.context_lists, statistics.context, frequencies, k=k)
+    Phi = partial(scorings.context_lists, statistics.context, frequencies, support, k=k)
     for scoring in SCORINGS:
         lists[scoring] |= {"context": Phi(scoring=scoring)}
-    variables = _by_variable(lists, suffix="_theory") | found.records
+    variables = _with_counts(_by_variable(lists, suffix="_theory"), counts) | found.records
     recorded = [step for step in record_at if end is None or step < end]
     variables["loss"] = found.loss[recorded]
     dataset = _to_dataset(variables, recorded, data, frequencies, run.num_layers, k)
@@ -213,6 +228,29 @@ def _track(
             dataset[f"{kind}{of}_precision"] = precision(dataset, kind, of, tokens, associates)
     dataset.attrs = attributes | {"incomplete": incomplete}
     return dataset
+
+
+def _counts(data: TokenData) -> dict[str, np.ndarray]:
+    """Matrix -> numbers of occurrences of its pairs, int32 [V,V]."""
+    occurrences = count_occurrences(data)
+    most = np.iinfo(np.int32).max
+    return {name: occurrences.rows(name).clip(max=most).astype(np.int32) for name in MATRICES}
+
+
+def _with_counts(
+    variables: dict[str, np.ndarray], counts: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Adds the numbers of occurrences of listed pairs, `m_count` beside `m_id` and `m_score`."""
+    found = {}
+    for name in variables:
+        of, _, what = name.rpartition("_")
+        if what == "id":
+            pairs = counts[matrix := of.removesuffix("_theory")]
+            sided = matrix != "interchangeability"
+            found[f"{of}_count"] = scorings.count_listed(
+                pairs, variables[name], variables[f"{of}_score"], sided=sided
+            )
+    return variables | found
 
 
 def steps_to_record(record_at: Sequence[int] | None, steps: int) -> list[int]:
@@ -249,7 +287,7 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
         dims = () if "_theory" in name else ("step", *["layer"] * (matrix in LAYERED))
         if name != "loss":
             dims += ("scoring", *["side"] * (matrix != "interchangeability"), "token")
-        dims += ("rank",) * (what in ("id", "score"))
+        dims += ("rank",) * (what in ("id", "score", "count"))
         value = value.astype(id_type) if what == "id" else value
         attrs = {"units": "nat" if name == "loss" else "1", "long_name": _LONG_NAMES[what]}
         found[name] = (dims, value, attrs)

@@ -1,5 +1,6 @@
 """Associations over training, from a Dataset of `track`: when they form, and a token's context."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -11,7 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from assocjax.analysis.formations import READ_AT, mean_overlap
-from assocjax.analysis.scorings import MATRICES, SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.analysis.scorings import (
+    MATRICES,
+    SCORINGS,
+    SIDES,
+    Frequencies,
+    context_lists,
+    support_of,
+)
 from assocjax.arguments import check_choice, check_integer
 from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
@@ -25,6 +33,7 @@ from assocjax.figures.style import (
     save_all,
     set_title,
 )
+from assocjax.statistics.occurrences import observed
 from assocjax.storage import Folder
 
 _COLORS = {
@@ -117,12 +126,13 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
 
 @reading("track or statistics_dataset")
 def plot_context_graph(
-    dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "corrected"
+    dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "z-score"
 ) -> Figure:
     """A token and the tokens that stand before it, by the basis function Phi: paper, Figure 3.
 
-    The width of a line to the token is the score. Other lines join two associates if one of them is
-    in the list of the other.
+    The width of a line to the token is the score, which is written on it, for a `track` with the
+    number of occurrences in parentheses. Other lines join two associates if one of them is in the
+    list of the other. The names of planted associates are in a thick frame.
 
     Args:
       dataset: from `track`, or from `datasets.statistics_dataset`.
@@ -142,7 +152,7 @@ def plot_context_graph(
     check_dataset(dataset, "track or statistics_dataset", ["target_frequency"], "token")
     vocabulary = [str(word) for word in dataset["token"].values]
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
-    ids, scores = _context_lists(dataset, k, scoring)
+    ids, scores, counts = _context_lists(dataset, k, scoring)
     listed = [row[found].tolist() for row, found in zip(ids, np.isfinite(scores), strict=True)]
     if not listed[own]:
         raise InputError(
@@ -157,12 +167,16 @@ def plot_context_graph(
         for j in set(listed[i]) & places.keys():
             ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
     scores = scores[own][: len(places)]
+    labels = [f"{score:.2g}" for score in scores]
+    if counts is not None:
+        labels = [f"{label} ({n})" for label, n in zip(labels, counts[own], strict=False)]
     widths = 1 + 5 * scores / scores[0]
-    for (i, place), width, score in zip(places.items(), widths, scores, strict=True):
+    planted = json.loads(dataset.attrs.get("truth", "{}")).get("context", {}).get(token, ())
+    for (i, place), width, label in zip(places.items(), widths, labels, strict=True):
         ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
-        _node(ax, place, vocabulary[i], "#fdf3df")
+        _node(ax, place, vocabulary[i], "#fdf3df", 2 if vocabulary[i] in planted else 1)
         ax.annotate(
-            f"{score:.2g}", 0.55 * place, fontsize=7, color="0.3", ha="center", va="center",
+            label, 0.55 * place, fontsize=7, color="0.3", ha="center", va="center",
             bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
     _node(ax, (0, 0), vocabulary[own], "#ffffff")
@@ -174,23 +188,29 @@ def plot_context_graph(
     return figure
 
 
-def _context_lists(dataset: xr.Dataset, k: int, scoring: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and scores [V, k] in the rows of Phi: recorded, or computed from the matrix."""
+def _context_lists(
+    dataset: xr.Dataset, k: int, scoring: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ids, scores and counts [V, k] in the rows of Phi: recorded, or computed from the matrix,
+    which does not have the counts."""
     source = "track or statistics_dataset"
     if "context" not in dataset:
-        names = ("context_theory_id", "context_theory_score")
+        names = [f"context_theory_{what}" for what in ("id", "score", "count")]
         check_dataset(dataset, source, names, "scoring side token rank")
         lists = dataset.sel(scoring=scoring, side="row")
-        ids, scores = (lists[name].values[:, :k] for name in names)
-        return ids.astype(int), scores
-    check_dataset(dataset, source, ["context"], "token other_token")
+        ids, scores, counts = (lists[name].values[:, :k] for name in names)
+        return ids.astype(int), scores, counts
+    check_dataset(dataset, source, ["context", "bigram", "query_key"], "token other_token")
     names = [f"{name}_frequency" for name in Frequencies._fields]
     check_dataset(dataset, source, names, "token")
-    shares = (dataset[name].values for name in names)
-    frequencies = Frequencies(*map(jnp.asarray, shares))
+    frequencies = Frequencies(*(jnp.asarray(dataset[name].values) for name in names))
+    support = support_of(
+        {"context": observed(dataset).rows("context")}, dataset["token"].values.tolist()
+    )
+    matrix = jnp.asarray(dataset["context"].values)
     k = min(k, dataset.sizes["token"] - 1)
-    lists = context_lists(jnp.asarray(dataset["context"].values), frequencies, scoring=scoring, k=k)
-    return np.asarray(lists.ids[0]), np.asarray(lists.scores[0])
+    lists = context_lists(matrix, frequencies, support, scoring=scoring, k=k)
+    return np.asarray(lists.ids[0]), np.asarray(lists.scores[0]), None
 
 
 def save_track(
@@ -227,8 +247,8 @@ def _at_right(ax: Axes) -> dict:
     return {"transform": ax.get_yaxis_transform(), "clip_on": False, "solid_capstyle": "butt"}
 
 
-def _node(ax: Axes, place, token: str, color: str) -> None:
+def _node(ax: Axes, place, token: str, color: str, width: float = 1) -> None:
     ax.annotate(
         literal(token, most=_MOST), place, fontsize=10, ha="center", va="center", zorder=3,
-        bbox={"boxstyle": "round,pad=0.35", "fc": color, "ec": "0.4"},
+        bbox={"boxstyle": "round,pad=0.35", "fc": color, "ec": "0.4", "lw": width},
     )  # fmt: skip

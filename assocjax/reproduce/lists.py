@@ -14,7 +14,14 @@ import numpy as np
 import xarray as xr
 
 from assocjax.analysis.associations import frequency_corrected, top_associations
-from assocjax.analysis.scorings import SCORINGS, SIDES, Frequencies, context_lists
+from assocjax.analysis.scorings import (
+    SCORINGS,
+    SIDES,
+    Frequencies,
+    context_lists,
+    count_listed,
+    support_of,
+)
 from assocjax.corpora import TokenData
 from assocjax.figures.associations import plot_context_graph
 from assocjax.reproduce import paper
@@ -22,8 +29,9 @@ from assocjax.reproduce.records import Result, text_setting
 from assocjax.reproduce.scales import Scale
 from assocjax.reproduce.work import Work
 from assocjax.statistics.dense import Statistics, corpus_statistics
+from assocjax.statistics.occurrences import Occurrences, count_occurrences
 
-_SCORINGS = ("raw", "corrected")
+_SCORINGS = ("corrected", "raw")
 
 _AS_MANY = "other words with as many"
 _VARIABLES = {
@@ -44,7 +52,7 @@ def figure_5(scale: Scale, work: Work) -> Result:
     settings = scale.lists
     data = work.tokens(settings.text)
     shuffles = [shuffled_text(data, seed) for seed in range(settings.shuffles)]
-    statistics = [_statistics(text) for text in (data, *shuffles)]
+    texts = [(_statistics(text), count_occurrences(text)) for text in (data, *shuffles)]
     rows, lists = [], []
     for (matrix, word), reported in paper.LISTS.items():
         known = [token for token in reported if token in data.vocabulary]
@@ -53,12 +61,12 @@ def figure_5(scale: Scale, work: Work) -> Result:
                 row = _row(matrix, word, reported, known) | {"scores": scoring}
                 rows.append(row | {"control: shuffled text": None, _AS_MANY: None})
                 continue
-            matrices = [np.asarray(getattr(of[scoring], matrix)) for of in statistics]
+            evidence = [_evidence(of[scoring], counts, matrix, data) for of, counts in texts]
             ours, *shuffled = (
                 [each.token for each in top_associations(of, data.vocabulary, word, settings.top)]
-                for of in matrices
+                for of in evidence
             )
-            others = _hits(matrices[0], data.vocabulary, word, known, settings.top)
+            others = _hits(evidence[0], data.vocabulary, word, known, settings.top)
             row = _row(matrix, word, reported, known, ours, others) | {"scores": scoring}
             by_chance = float(np.mean([_common(of, known) for of in shuffled]))
             as_many = float((others >= row["found"]).mean())
@@ -81,7 +89,7 @@ def figure_3(scale: Scale, work: Work) -> Result:
         row = _row("context", word, paper.GRAPH, known)
         return Result(xr.Dataset(), [row], text_setting(data), {})
     dataset = _context_lists(data, settings.top)
-    lists = dataset.sel(scoring="corrected", side="row")
+    lists = dataset.sel(scoring="z-score", side="row")
     every = lists["context_theory_id"].values.astype(int)
     listed = np.isfinite(lists["context_theory_score"].values)
     own = data.vocabulary.index(word)
@@ -130,12 +138,18 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
     statistics = corpus_statistics(data)
     frequencies = Frequencies.of(statistics)
     k = min(top, data.vocab_size - 1)
-    lists = [context_lists(statistics.context, frequencies, scoring=s, k=k) for s in SCORINGS]
+    counts = count_occurrences(data).rows("context")
+    support = support_of({"context": counts}, data.vocabulary)
+    lists = [
+        context_lists(statistics.context, frequencies, support, scoring=s, k=k) for s in SCORINGS
+    ]
+    ids, scores = (np.stack([np.asarray(of[i]) for of in lists]) for i in range(2))
     dims = ("scoring", "side", "token", "rank")
     return xr.Dataset(
         {
-            "context_theory_id": (dims, np.stack([np.asarray(of.ids) for of in lists])),
-            "context_theory_score": (dims, np.stack([np.asarray(of.scores) for of in lists])),
+            "context_theory_id": (dims, ids),
+            "context_theory_score": (dims, scores),
+            "context_theory_count": (dims, count_listed(counts, ids, scores)),
             "target_frequency": ("token", np.asarray(statistics.target_frequency)),
         },
         {
@@ -153,6 +167,14 @@ def shuffled_text(data: TokenData, seed: int) -> TokenData:
     tokens = data.tokens.copy()
     tokens[real] = np.random.default_rng(seed).permutation(tokens[real])
     return dataclasses.replace(data, tokens=tokens)
+
+
+def _evidence(
+    statistics: Statistics, occurrences: Occurrences, matrix: str, data: TokenData
+) -> np.ndarray:
+    """A matrix of which a list may hold the positive entries: 0 where a pair does not occur."""
+    support = support_of({matrix: occurrences.rows(matrix)}, data.vocabulary)
+    return np.where(support[matrix], getattr(statistics, matrix), 0)
 
 
 def _statistics(data: TokenData) -> dict[str, Statistics]:

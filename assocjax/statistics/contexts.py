@@ -98,10 +98,10 @@ def bigram_counts(
 
     Cost: N T log(N T) comparisons of integers; no factor T^2.
     """
-    source = _source(data, vocab_size, mask)
+    source = as_source(data, vocab_size, mask)
     V = source.vocab_size
     total = csr_array((V, V), dtype=np.int64)
-    for block in _blocks(source, sequences):
+    for block in read_blocks(source, sequences):
         pairs, counts = np.unique(_pairs(block, V), return_counts=True)
         start = np.searchsorted(pairs // V, np.arange(V + 1))
         total += csr_array((counts.astype(np.int64), pairs % V, start), shape=(V, V))
@@ -140,7 +140,7 @@ def context_statistics(
     Cost: time N T^2; memory 12 bytes for each entry of `pair` and `token`, twice while blocks are
     added, and 1 GiB.
     """
-    source = _source(data, vocab_size, mask)
+    source = as_source(data, vocab_size, mask)
     max_entries = check_integer("max_entries", max_entries, minimum=0, maximum=2**40)
     V, T = source.vocab_size, source.seq_len
     if bigram is None:
@@ -157,7 +157,7 @@ def context_statistics(
     token = csr_array((V, V), dtype=np.int64)
     pair = csr_array((known.size, V), dtype=np.int64)
     positions = np.zeros(T, np.int64)
-    for block in _blocks(source, sequences):
+    for block in read_blocks(source, sequences):
         weights = by_num_keys[block.num_keys - 1]
         positions += np.bincount(block.num_keys - 1, minlength=T)
         every = np.arange(block.x.size)
@@ -213,7 +213,7 @@ def normalized(matrix: csr_array) -> csr_array:
     return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _source(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) -> Sequences:
+def as_source(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) -> Sequences:
     """The corpus as `Sequences`, which are not read yet."""
     if isinstance(data, Sequences):
         if mask is not None:
@@ -230,7 +230,7 @@ def _source(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) ->
     return _Arrays(np.asarray(tokens), np.asarray(valid), V)
 
 
-def _blocks(source: Sequences, sequences: range | None) -> Iterator[Block]:
+def read_blocks(source: Sequences, sequences: range | None) -> Iterator[Block]:
     """The valid positions of the sequences, a block at a time; empty blocks are left out."""
     N, T = source.num_sequences, source.seq_len
     if sequences is None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from assocjax.arguments import check_is
+from assocjax.arguments import UNKNOWN, check_is
 from assocjax.checks import CorpusLike
 from assocjax.corpora import TokenFile
 from assocjax.corpora.tokens import as_token_data
@@ -28,12 +28,13 @@ def statistics_dataset(data: CorpusLike, statistics: Statistics) -> xr.Dataset:
 
 
 def statistics_summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """Frobenius norm and largest entry, with its tokens, of each matrix."""
-    rows = []
+    """Frobenius norm and largest entry, not of `<unk>`, with its tokens, of each matrix."""
+    rows, known = [], dataset["token"].values != UNKNOWN
     for name, variable in dataset.data_vars.items():
         if variable.dims == ("token", "other_token"):
             matrix = variable.values
-            i, j = np.unravel_index(np.argmax(matrix), matrix.shape)
+            entries = np.where(np.outer(known, known), matrix, -np.inf)
+            i, j = np.unravel_index(np.argmax(entries), matrix.shape)
             tokens = dataset["token"].values
             rows.append(
                 {

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from assocjax.arguments import check_choice, check_flag, check_is
+from assocjax.arguments import UNKNOWN, check_choice, check_flag, check_is
 from assocjax.checks import Sequences
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
@@ -60,12 +60,15 @@ class SparsePlusRankOne(LinearOperator):
     def _rmatmat(self, X):
         return self.sparse.T @ X + np.outer(self.right, self.left @ X)
 
-    def largest(self) -> tuple[float, int, int]:
-        """The largest entry of S + u v^T among the stored entries of S, its row and its column."""
+    def largest(self, known: np.ndarray) -> tuple[float, int, int]:
+        """The largest entry of S + u v^T among the stored entries of S, its row and its column.
+
+        `known` [V] says which rows and columns may be named, unless there are no others.
+        """
         rows = np.repeat(np.arange(self.sparse.indptr.size - 1), np.diff(self.sparse.indptr))
         columns = self.sparse.indices
         values = self.sparse.data + self.left[rows] * self.right[columns]
-        i = int(np.argmax(values))
+        i = int(np.argmax(np.where(known[rows] & known[columns], values, -np.inf)))
         return float(values[i]), int(rows[i]), int(columns[i])
 
     def column_norms(self) -> np.ndarray:
@@ -291,11 +294,14 @@ def assemble(found: Basis, sums: Correlations, unit: float) -> SparseStatistics:
 
 
 def sparse_summary(statistics: SparseStatistics, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
-    """Entries, Frobenius norm and largest entry, with its tokens, of the stored matrices."""
-    summary = []
+    """Entries, Frobenius norm and largest entry, with its tokens, of the stored matrices.
+
+    The largest entry is not one of `<unk>`.
+    """
+    known, summary = np.array([token != UNKNOWN for token in vocabulary]), []
     for name in ("bigram", "context", "query_key"):
         matrix = getattr(statistics, name)
-        value, i, j = matrix.largest()
+        value, i, j = matrix.largest(known)
         summary.append(
             {
                 "matrix": name,
