@@ -180,6 +180,7 @@ def test_the_command_leaves_the_number_of_steps_to_the_size_of_the_vocabulary(tm
     ("change", "options", "message"),
     [
         (lambda d: d.drop_vars("composed_theory_id"), {}, "must be from track"),
+        (lambda d: d.drop_vars("composed_theory_count"), {}, "must be from track"),
         (lambda d: d, {"token": "nosuch"}, "'nosuch' is not among"),
         (lambda d: d, {"max_steps": 1}, "max_steps must be at least 2"),
         (lambda d: d, {"max_text": 0}, "max_text must be at least 1"),

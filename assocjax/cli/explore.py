@@ -72,14 +72,14 @@ class Explore(Results):
         from assocjax.storage import results
 
         made = results.decode(dataset.attrs).get("corpus", {})
-        names = ("seq_len", "num_sequences", "tokenizer", "oov", "long", "short", "num_documents")
-        if not made.keys() >= {*names, "vocab_size"}:
+        names = ("vocab_size", "seq_len", "num_sequences", "num_documents")
+        names += ("tokenizer", "oov", "long", "short")
+        if not made.keys() >= set(names):
             raise InputError(f"{self.results} does not record how its text became tokens")
         with status("reading"):
             return load_tokens(
                 corpus,
                 **{name: made[name] for name in names},
-                default_vocab_size=made["vocab_size"],
                 seed=self.corpus_seed,
                 **chosen(self, "separator", "text_field"),
             )

@@ -1,6 +1,5 @@
 """Writes the page of associations with its style, its scripts and the data."""
 
-import json
 import os
 from typing import NamedTuple
 
@@ -60,8 +59,6 @@ _READS = {
         "Φ", "Tokens anywhere before {}", "Tokens with {} anywhere before", "before", "after"
     ),
 }
-_SHOWN = next(name for name in SCORINGS if name not in ("raw", "independence"))
-"""The scoring that is shown first: in others the most frequent tokens lead most lists."""
 
 
 @reading("track")
@@ -104,7 +101,9 @@ def write_explorer(
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
     max_text = check_integer("max_text", max_text, minimum=1)
-    check_dataset(dataset, "track", ["composed_theory_id"], "scoring token rank")
+    check_dataset(
+        dataset, "track", ["composed_theory_id", "composed_theory_count"], "scoring token rank"
+    )
     if dataset.sizes["token"] > 1 << 16:
         raise InputError(f"the explorer holds up to 65536 tokens; got {dataset.sizes['token']}")
     vocabulary = [str(word) for word in dataset["token"].values]
@@ -118,7 +117,7 @@ def write_explorer(
     blocks = {}
     if data is not None:
         corpus = _same_corpus(dataset, as_token_data(data))
-        followers = dataset.sel(scoring=_SHOWN, side="row")
+        followers = dataset.sel(scoring=SCORINGS[0], side="row")
         followers = [followers[f"bigram_theory_{what}"].values for what in ("id", "score")]
         blocks["text"], meta["text"] = pack_text(corpus, *followers, max_text)
     max_steps = max_steps or (24 if len(vocabulary) <= 1500 else 12)
@@ -146,7 +145,7 @@ def _planted(dataset: xr.Dataset, vocabulary: list[str]) -> dict[str, list[list[
     """Pairs (row, column) of ids of each matrix in which the Dataset's truth has them."""
     ids = {word: i for i, word in enumerate(vocabulary)}
     planted = {}
-    for kind, of in json.loads(dataset.attrs.get("truth", "{}")).items():
+    for kind, of in results.decode(dataset.attrs).get("truth", {}).items():
         pairs = [(ids[a], ids[b]) for a in of for b in of[a] if {a, b} <= ids.keys()]
         planted.setdefault(kind, []).extend(pairs)
         matrix, side = READ_AT[kind]
@@ -165,9 +164,7 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str]) -> dict:
         "layers": dataset["layer"].values.tolist(),
         "loss": _rounded(dataset["loss"]),
         "k": dataset.sizes["rank"],
-        "counted": "composed_count" in dataset,
         "scorings": list(SCORINGS),
-        "scoring": _SHOWN,
         "matrices": [
             {
                 "name": name,
@@ -195,8 +192,6 @@ def _meta(dataset: xr.Dataset, vocabulary: list[str]) -> dict:
 
 def _block(dataset: xr.Dataset, matrix: str, side: str) -> bytes:
     def values(what):
-        if f"{matrix}_{what}" not in dataset:  # results without counts
-            return np.zeros_like(values(what.replace("count", "id")))
         found = dataset[f"{matrix}_{what}"]
         return (found.sel(side=side) if "side" in found.dims else found).values
 

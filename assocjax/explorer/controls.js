@@ -2,7 +2,7 @@
 
 // Of the passages in the dialog: the associate, the token in whose list it is, and the matrix.
 const CLOSED = { with: null, about: null, of: null };
-const START = { token: meta.start, step: S - 1, layer: meta.layers.length - 1, scoring: meta.scoring,
+const START = { token: meta.start, step: S - 1, layer: meta.layers.length - 1, scoring: meta.scorings[0],
                 side: "row", compare: null, ...CLOSED };
 const state = { ...START };
 const SIDES = ["row", "column"];

@@ -32,7 +32,7 @@ function readLists(buffer, matrix) {
   function read(of, list) {  // which may end before K
     const found = [];
     for (let at = list * K; at < (list + 1) * K && of.scores[at] !== -1; at++)
-      found.push({ id: of.ids[at], count: meta.counted ? of.counts[at] : null,
+      found.push({ id: of.ids[at], count: of.counts[at],
                    score: of.scores[at] / 127 * size(of.size[list]) });
     return found;
   }

@@ -66,9 +66,8 @@ function counted(count, matrix, token) {
 
 function entry({ id, score, count }, rank, { kind, both, largest, token, matrix }) {
   const truth = isPlanted(matrix, state.side, token, id);
-  const said = [names[id], `score ${number(score)}`];
-  if (count !== null) said.push(counted(count, matrix, token));
-  said.push(both ? "in both lists" : `only in ${kind}`);
+  const said = [names[id], `score ${number(score)}`, counted(count, matrix, token),
+                both ? "in both lists" : `only in ${kind}`];
   if (truth) said.push("planted");
   const button = make(
     "button",
@@ -77,16 +76,15 @@ function entry({ id, score, count }, rank, { kind, both, largest, token, matrix 
     make("span", { class: "mark", "aria-hidden": "true" }, both ? "●" : kind === "theory" ? "○" : "◇"),
     make("span", { class: "word" }, names[id]));
   if (truth) button.append(make("span", { class: "planted" }, "✱"));
-  if (count !== null) button.append(make("span", { class: "times" },
-    matrix.stands[state.side] === "third" ? `via ${count.toLocaleString("en")}` : `${count.toLocaleString("en")}×`));
-  button.append(make("span", { class: "number" }, number(score)));
+  button.append(make("span", { class: "times" }, (matrix.stands[state.side] === "third" ? "via #" : "#×").replace("#", count.toLocaleString("en"))),
+                make("span", { class: "number" }, number(score)));
   return make("li", { class: both ? "both" : kind }, button);
 }
 
 // Why a list ends before it is full.
 function whyShort(found, token, kind, cosine) {
   if (found.length === K) return null;
-  const least = meta.counted ? "is above zero here and occurs in the text" : "is above zero here";
+  const least = "is above zero here and occurs in the text";
   if (found.length) return `Only ${found.length}: no other association of ${names[token]} ${least}.`;
   return kind === "weights" && cosine === null
     ? `No list: all entries of ${names[token]} are still equal, in the weights or in theory.`
