@@ -76,7 +76,8 @@ function entry({ id, score, count }, rank, { kind, both, largest, token, matrix 
     make("span", { class: "mark", "aria-hidden": "true" }, both ? "●" : kind === "theory" ? "○" : "◇"),
     make("span", { class: "word" }, names[id]));
   if (truth) button.append(make("span", { class: "planted" }, "✱"));
-  button.append(make("span", { class: "times" }, (matrix.stands[state.side] === "third" ? "via #" : "#×").replace("#", count.toLocaleString("en"))),
+  const unit = matrix.stands[state.side] === "third" ? "via #" : "#×";
+  button.append(make("span", { class: "times" }, unit.replace("#", count.toLocaleString("en"))),
                 make("span", { class: "number" }, number(score)));
   return make("li", { class: both ? "both" : kind }, button);
 }

@@ -1,4 +1,4 @@
-"""The explorer page of the fables on the first page: trained and written while the site is built."""
+"""The explorer page of the fables, trained and written while the site is built."""
 
 import functools
 import tempfile
