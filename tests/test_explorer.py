@@ -15,7 +15,7 @@ from tracked_lists import AWKWARD, SCORING, K, L, S, random_lists, same_scores, 
 
 import assocjax as aj
 from assocjax import cli
-from assocjax.explorer._packing import pack
+from assocjax.explorer._packing import Lists, pack
 from assocjax.storage import results
 
 V = 1510
@@ -69,7 +69,7 @@ def test_packing_is_undone(dataset):
     arrays += [np.moveaxis(few[f"value_{name}"].values, 1, 0) for name in (*names, "cosine")]
     arrays[1] = arrays[1].copy()
     arrays[1][3] = np.nan
-    found = unpack(pack(*arrays), L, S, 30, K)
+    found = unpack(pack(Lists(*arrays[:3]), Lists(*arrays[3:6]), arrays[6]), L, S, 30, K)
     for exact in (0, 2, 3, 5):
         np.testing.assert_array_equal(found[exact], arrays[exact])
     same_scores(found[1], arrays[1])
@@ -80,9 +80,9 @@ def test_packing_is_undone(dataset):
 def test_packing_of_lists_that_are_all_empty():
     ids = np.tile(np.arange(2), (3, 1))
     scores = np.full((3, 2), np.nan)
-    lists = ids, scores, ids
-    weights = (of[None, None] for of in lists)
-    found = unpack(pack(*lists, *weights, np.full((1, 1, 3), np.nan)), 1, 1, 3, 2)
+    weights = Lists(*(of[None, None] for of in (ids, scores, ids)))
+    block = pack(Lists(ids, scores, ids), weights, np.full((1, 1, 3), np.nan))
+    found = unpack(block, 1, 1, 3, 2)
     np.testing.assert_array_equal(found[4][0, 0], scores)
     assert np.isnan(found[6]).all()
 

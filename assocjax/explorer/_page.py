@@ -12,7 +12,7 @@ from assocjax.arguments import PAGE_TEXT, check_integer
 from assocjax.checks import CorpusLike, check_dataset
 from assocjax.corpora.tokens import TokenData, as_token_data, find_token
 from assocjax.errors import InputError, reading
-from assocjax.explorer._packing import pack
+from assocjax.explorer._packing import Lists, pack
 from assocjax.explorer._template import fill
 from assocjax.explorer._text import pack_text
 from assocjax.storage import difference, results
@@ -117,9 +117,9 @@ def write_explorer(
     blocks = {}
     if data is not None:
         corpus = _same_corpus(dataset, as_token_data(data))
-        followers = dataset.sel(scoring=SCORINGS[0], side="row")
-        followers = [followers[f"bigram_theory_{what}"].values for what in ("id", "score")]
-        blocks["text"], meta["text"] = pack_text(corpus, *followers, max_text)
+        rows = dataset.sel(scoring=SCORINGS[0], side="row")
+        ids, scores = rows["bigram_theory_id"].values, rows["bigram_theory_score"].values
+        blocks["text"], meta["text"] = pack_text(corpus, ids, scores, max_text)
     max_steps = max_steps or (24 if len(vocabulary) <= 1500 else 12)
     if dataset.sizes["step"] > max_steps:
         last = dataset.sizes["step"] - 1
@@ -195,17 +195,17 @@ def _block(dataset: xr.Dataset, matrix: str, side: str) -> bytes:
         found = dataset[f"{matrix}_{what}"]
         return (found.sel(side=side) if "side" in found.dims else found).values
 
-    theory = [values(f"theory_{what}") for what in ("id", "score", "count")]
+    names = Lists._fields
+    theory = Lists(*(values(f"theory_{name}".removesuffix("s")) for name in names))
     if matrix not in MATRICES:  # Phi, which no weight learns
-        V, k = theory[0].shape
-        empty = np.zeros((0, 1, V, k))
-        return pack(*theory, empty, empty, empty, empty[..., 0])
-    found = [values(what) for what in ("id", "score", "count", "cosine")]
+        empty = np.zeros((0, 1, *theory.ids.shape))
+        return pack(theory, Lists(empty, empty, empty), empty[..., 0])
+    *lists, cosines = (values(name.removesuffix("s")) for name in (*names, "cosine"))
     if matrix in LAYERED:
-        found = [np.moveaxis(of, 1, 0) for of in found]
+        lists, cosines = [np.moveaxis(of, 1, 0) for of in lists], np.moveaxis(cosines, 1, 0)
     else:
-        found = [of[None] for of in found]
-    return pack(*theory, *found)
+        lists, cosines = [of[None] for of in lists], cosines[None]
+    return pack(theory, Lists(*lists), cosines)
 
 
 def _means(dataset: xr.Dataset, matrix: str, side: str) -> list:
