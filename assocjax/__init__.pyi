@@ -3,6 +3,7 @@ from . import reproduce as reproduce
 from .analysis.ablation import ablate as ablate
 from .analysis.ablation import exchanged as exchanged
 from .analysis.associations import MATRICES as MATRICES
+from .analysis.associations import AbsentTokenWarning as AbsentTokenWarning
 from .analysis.associations import Association as Association
 from .analysis.associations import frequency_corrected as frequency_corrected
 from .analysis.associations import precision_at_k as precision_at_k

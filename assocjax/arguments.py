@@ -14,9 +14,9 @@ from assocjax.errors import InputError, InputTypeError
 
 T = TypeVar("T")
 
-VOCAB_SIZE = 3000
-"""Largest default vocabulary, the paper's: of a larger one, the dense matrices [V, V] that commands
-hold, ten and more, would take gigabytes."""
+VOCAB_SIZE = 2048
+"""Largest default vocabulary: of a larger one, the matrices [V, V] of a sweep of three layers with
+every theory do not fit in the default memory limit."""
 
 LEAST_VOCAB_SIZE = 256
 """Least default vocabulary, if the text has as many different tokens."""

@@ -36,7 +36,6 @@ MATRIX = np.array(
         ("b", 2, [("c", 4.0), ("a", 3.0)]),
         # What is not positive is no association: of these there is none, or are fewer than k.
         ("c", 3, []),
-        ("d", 2, []),
         ("b", 3, [("c", 4.0), ("a", 3.0)]),
         # More than there are: all of them.
         ("a", 10, [("b", 2.0), ("d", 2.0), ("c", 1.0)]),
@@ -44,17 +43,28 @@ MATRIX = np.array(
 )
 def test_top_associations_by_hand(token, k, expected):
     best = aj.top_associations(MATRIX, VOCABULARY, token, k)
-    assert best == expected
-    assert all(isinstance(score, float) for _, score in best)
+    assert best == [(other, score, None) for other, score in expected]
+    assert all(isinstance(each.score, float) for each in best)
+
+
+def test_what_does_not_occur_is_no_association():
+    counts = np.array([7, 5, 0, 0])
+    best = aj.top_associations(MATRIX, ("a", "b", "c", "<unk>"), "b", occurrences=counts)
+    assert best == [("a", 3.0, 7)]
+    counts = np.array([0, 0, 4, 4])  # d, with as high a score as b, stands for many tokens
+    best = aj.top_associations(MATRIX, ("a", "b", "c", "<unk>"), "a", occurrences=counts)
+    assert best == [("c", 1.0, 4)]
+    with pytest.warns(aj.AbsentTokenWarning, match="'d' does not occur"):
+        assert aj.top_associations(MATRIX, VOCABULARY, "d") == []
 
 
 def test_vocabularies_may_be_arrays():
-    assert aj.top_associations(MATRIX, np.array(VOCABULARY), "b", 1) == [("c", 4.0)]
+    assert aj.top_associations(MATRIX, np.array(VOCABULARY), "b", 1) == [("c", 4.0, None)]
 
 
 def test_what_is_not_a_number_is_no_association():
     matrix = np.where(MATRIX == 4, np.nan, MATRIX)
-    assert aj.top_associations(matrix, VOCABULARY, "b", 2) == [("a", 3.0)]
+    assert aj.top_associations(matrix, VOCABULARY, "b", 2) == [("a", 3.0, None)]
 
 
 def test_top_associations_reads_jax_arrays():

@@ -530,8 +530,8 @@ BAD = {
         ["--statistics", "none", "statistics.nc", "counts.nc"],
     ),
     "correction without a corpus": (
-        "associations bird --statistics {dir} --frequency-corrected",
-        ["--frequency-corrected", "--statistics"],
+        "associations bird --statistics {dir} --scoring corrected",
+        ["--scoring corrected", "--statistics"],
     ),
     "token file that is not there": ("statistics --corpus {dir}/no.bin", ["no.json"]),
     "tokens of some sequences": ("tokenize --num-sequences 3", ["--num-sequences"]),
@@ -708,7 +708,7 @@ def test_shards_of_a_token_file_give_the_bits_of_one_run(tmp_path, capsys):
 def test_frequency_correction_of_sparse_matrices(tmp_path):
     scores = []
     for matrices in ("dense", "sparse"):
-        how = ("--frequency-corrected", "--matrices", matrices, "--precision", "float64")
+        how = ("--matrices", matrices, "--precision", "float64")
         out = ("--out", str(tmp_path / matrices))
         cli.main(["associations", "bird", *TINY_TEXT, *how, *out])
         found = read_json(tmp_path / matrices / "associations.json")["associations"]["bird"]

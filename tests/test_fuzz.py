@@ -451,7 +451,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
             "learning_rate": 0.02, "steps": 2, "init_scale": 1e-12, "xi": 0.0},
         "to_dataframe": {"dataset": swept},
         "top_associations": {"matrix": np.eye(5), "vocabulary": data.vocabulary, "token": "w0",
-            "k": 2},
+            "k": 2, "occurrences": np.ones(5, int)},
         "track": {"data": data, **track, "record_at": [0, 2], "seed": 0, "init_scale": 0.0,
             "optimizer": "sgd", "batch_size": None, "microbatch_size": None, "truth": truth,
             "checkpoint": folder / "tracked", "overwrite": True},

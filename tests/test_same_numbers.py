@@ -101,4 +101,4 @@ def test_tracking(data):
         batch_size=5,
     )
     compare("track loss", dataset["loss"])
-    compare("track value cosine", dataset["value_cosine"].isel(step=-1, scoring=0))
+    compare("track value cosine", dataset["value_cosine"].isel(step=-1).sel(scoring="raw"))

@@ -176,9 +176,11 @@ def top_associations(
             AbsentTokenWarning,
             stacklevel=2,
         )
+    row[:, own] = -np.inf
     if UNKNOWN in words:
         row[:, words.index(UNKNOWN)] = -np.inf
-    best: list[int] = _ranking(row, own)[0, :k].tolist()
+    # Stable, so that among equal scores the lower id, the more frequent token, comes first.
+    best: list[int] = np.argsort(-row[0], kind="stable")[:k].tolist()
     return [
         Association(words[i], float(row[0, i]), None if counts is None else int(counts[i]))
         for i in best

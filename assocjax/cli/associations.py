@@ -3,6 +3,7 @@
 import json
 import os
 import textwrap
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
     from assocjax.analysis.associations import Association
+    from assocjax.analysis.listings import Listing
     from assocjax.corpora import TokenData, TokenFile
     from assocjax.statistics.sparse import SparseStatistics
 
@@ -89,19 +91,8 @@ class Associations(Results, Counted):
             )
             for token in self.tokens
         }
-        for token, lists in listing.items():
-            show(f"\n{token} in {name}, {scoring} scores")
-            for matrix, (best, reason) in lists.items():
-                show(f"  {matrix}: {MATRICES[matrix]}")
-                shown = (_shown(each, each.token in planted[token][matrix]) for each in best)
-                line = "  ".join(shown) or f"none: {reason}"
-                text = textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    ")
-                show(text.replace(_JOIN, " "))
-        show(
-            "\nEach token with its score and (its number of occurrences with the token, of "
-            "interchangeability and value through a third token)" + "; *: planted" * bool(truth),
-            soft_wrap=True,
-        )
+        for line in _lines(listing, planted, f"{name}, {scoring} scores", bool(truth)):
+            show(line, soft_wrap=True)
         if self.out is not None:
             scores = {
                 token: {
@@ -123,6 +114,29 @@ class Associations(Results, Counted):
                 results.save_json_to(folder, "associations.json", content)
                 folder.finish()
             show_written(self.out, ["associations.json"])
+
+
+def _lines(
+    listing: dict[str, dict[str, "Listing"]],
+    planted: dict[str, dict[str, frozenset[str]]],
+    of: str,
+    known: bool,
+) -> Iterator[str]:
+    """What is printed: the lists of each token, and what the numbers are."""
+    from assocjax.analysis.associations import MATRICES
+
+    for token, lists in listing.items():
+        yield f"\n{token} in {of}"
+        for matrix, (best, reason) in lists.items():
+            yield f"  {matrix}: {MATRICES[matrix]}"
+            shown = (_shown(each, each.token in planted[token][matrix]) for each in best)
+            line = "  ".join(shown) or f"none: {reason}"
+            text = textwrap.fill(line, 76, initial_indent="    ", subsequent_indent="    ")
+            yield text.replace(_JOIN, " ")
+    yield (
+        "\nEach token with its score and (its number of occurrences with the token, of "
+        "interchangeability and value through a third token)" + "; *: planted" * known
+    )
 
 
 def _shown(found: "Association", planted: bool) -> str:

@@ -296,7 +296,7 @@ def load_tokens(
         num_documents: Largest number of documents to read (by default all; 10,000 from the hub).
         separator: String between two documents of a `.txt` file.
         text_field: The field or column that holds the text.
-        default_vocab_size: Largest default of `vocab_size`; by default the paper's 3,000.
+        default_vocab_size: Largest default of `vocab_size`; by default 2,048.
 
     Returns:
         The sequences, in the order of the text.
