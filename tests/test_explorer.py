@@ -202,3 +202,25 @@ def test_blocks_are_those_of_the_file(path):
     text = path.read_text("utf-8")
     found = re.search(r'id="context\.raw\.column">([^<]*)<', text)
     assert gzip.decompress(base64.b64decode(html.unescape(found[1])))
+
+
+def test_the_command_reads_the_text_as_it_was_recorded(tmp_path, capsys):
+    words = [a + b for a in "bcdfghk" for b in "aeiouyz"]
+    rng = np.random.default_rng(0)
+    documents = [" ".join(rng.choice(words, 20)) for _ in range(30)]
+    for name in ("text", "other"):
+        (tmp_path / f"{name}.txt").write_text("|".join(documents), "utf-8")
+        documents[3] += " ba"
+    sizes = {"seq_len": 8, "num_sequences": 20, "vocab_size": 40}
+    data = aj.load_tokens(tmp_path / "text.txt", separator="|", **sizes)
+    dataset = random_lists(list(data.vocabulary))
+    dataset.attrs["corpus"] = json.dumps(data.describe())
+    results.save(dataset, tmp_path / "track.nc")
+    explore = ["explore", str(tmp_path / "track.nc"), "--overwrite"]
+    cli.main(explore)
+    assert "--corpus names the text" in capsys.readouterr().out
+    cli.main([*explore, "--corpus", str(tmp_path / "text.txt"), "--separator", "|"])
+    assert [ids for _, ids in text_of(tmp_path / "track.html")[1]] == data.tokens.tolist()
+    with pytest.raises(SystemExit):
+        cli.main([*explore, "--corpus", str(tmp_path / "other.txt"), "--separator", "|"])
+    assert "is not the corpus of the results: its sha256 is" in capsys.readouterr().err

@@ -1,19 +1,26 @@
 // ---- Tokens, and lists that are unpacked when they are shown ----------------------------------
 
-const V = meta.vocabulary.length, K = meta.k, S = meta.steps.length;
+const V = meta.vocabulary.length,
+  K = meta.k,
+  S = meta.steps.length;
 const names = meta.vocabulary.map(visible);
 const lower = meta.vocabulary.map((word) => word.toLowerCase());
 const ids = new Map(meta.vocabulary.map((word, i) => [word, i]));
 const byFrequency = [...meta.vocabulary.keys()].sort(
-  (a, b) => meta.frequency[b] - meta.frequency[a] || a - b);
+  (a, b) => meta.frequency[b] - meta.frequency[a] || a - b,
+);
 const learned = meta.matrices.filter((matrix) => matrix.weights !== null);
-const planted = new Map(Object.entries(meta.planted).map(
-  ([matrix, pairs]) => [matrix, new Set(pairs.map(([row, column]) => row * V + column))]));
+const planted = new Map(
+  Object.entries(meta.planted).map(([matrix, pairs]) => [
+    matrix,
+    new Set(pairs.map(([row, column]) => row * V + column)),
+  ]),
+);
 const isPlanted = (matrix, side, token, id) =>
   planted.get(matrix.name)?.has(side === "row" ? token * V + id : id * V + token) ?? false;
 
-const lists = (matrix, scoring, side) => block(
-  `${matrix.name}.${scoring}.${matrix.sided ? side : "row"}`, (buffer) => readLists(buffer, matrix));
+const lists = (matrix, scoring, side) =>
+  block(`${matrix.name}.${scoring}.${matrix.sided ? side : "row"}`, (buffer) => readLists(buffer, matrix));
 
 function readLists(buffer, matrix) {
   const take = reader(buffer);
@@ -26,14 +33,18 @@ function readLists(buffer, matrix) {
   theory.scores = take(Int8Array, V * K);
   weights.scores = take(Int8Array, count * K);
   const cosines = take(Int8Array, count);
-  const size = (code) => Math.exp(low + (high - low) * (code - 1) / 65534);
+  const size = (code) => Math.exp(low + ((high - low) * (code - 1)) / 65534);
   const place = (layer, step, token) => ((L > 1 ? layer : 0) * V + token) * S + step;
 
-  function read(of, list) {  // which may end before K
+  function read(of, list) {
+    // which may end before K
     const found = [];
     for (let at = list * K; at < (list + 1) * K && of.scores[at] !== -1; at++)
-      found.push({ id: of.ids[at], count: of.counts[at],
-                   score: of.scores[at] / 127 * size(of.size[list]) });
+      found.push({
+        id: of.ids[at],
+        count: of.counts[at],
+        score: (of.scores[at] / 127) * size(of.size[list]),
+      });
     return found;
   }
 

@@ -1,14 +1,18 @@
 // ---- The text: how often tokens occur together, and where -------------------------------------
 
-let text = null;  // { numbers, starts, ids }: sequence n holds ids[starts[n]] to ids[starts[n + 1] - 1]
+let text = null; // { numbers, starts, ids }: sequence n holds ids[starts[n]] to ids[starts[n + 1] - 1]
 
 async function loadText() {
   if (meta.text === null || text !== null) return;
   text = await block("text", (buffer) => {
-    const take = reader(buffer), n = meta.text.sequences;
-    const numbers = take(Uint32Array, n), lengths = take(Uint32Array, n);
+    const take = reader(buffer),
+      n = meta.text.sequences;
+    const numbers = take(Uint32Array, n),
+      lengths = take(Uint32Array, n);
     const starts = new Uint32Array(n + 1);
-    lengths.forEach((length, i) => { starts[i + 1] = starts[i] + length; });
+    lengths.forEach((length, i) => {
+      starts[i + 1] = starts[i] + length;
+    });
     return { numbers, starts, ids: take(Uint16Array, starts[n]) };
   });
 }
@@ -35,14 +39,20 @@ function occurrences(first, second, { adjacent = false, inputs = false } = {}) {
   const places = [];
   let pairs = 0;
   for (let n = 0; n < text.numbers.length; n++) {
-    const ids = sequence(n), end = ids.length - (inputs ? 1 : 0);
-    let before = 0, last = -1, best = null;
+    const ids = sequence(n),
+      end = ids.length - (inputs ? 1 : 0);
+    let before = 0,
+      last = -1,
+      best = null;
     for (let i = 0; i < end; i++) {
       if (ids[i] === second && last >= 0 && (!adjacent || last === i - 1)) {
         pairs += adjacent ? 1 : before;
         best ??= { n, first: last, second: i };
       }
-      if (ids[i] === first) { before++; last = i; }
+      if (ids[i] === first) {
+        before++;
+        last = i;
+      }
     }
     if (best) places.push(best);
   }
@@ -65,7 +75,12 @@ function follows(before, after) {
 }
 function inputs() {
   const counts = new Uint32Array(V);
-  for (let n = 0; n < text.numbers.length; n++) sequence(n).subarray(0, -1).forEach((id) => { counts[id]++; });
+  for (let n = 0; n < text.numbers.length; n++)
+    sequence(n)
+      .subarray(0, -1)
+      .forEach((id) => {
+        counts[id]++;
+      });
   return counts;
 }
 function announced(token) {
@@ -88,28 +103,40 @@ function thirds(matrix, side, token, other) {
   const mean = (values) => values.reduce((sum, v) => sum + v, 0) / V;
   if (matrix.name === "interchangeability") {
     const [a, b, n] = [follows(undefined, token), follows(undefined, other), inputs()];
-    terms = (k) => a[k] && b[k] ? (a[k] - n[k] / V) * (b[k] - n[k] / V) : null;
-    legs = (k) => [[k, token, true], [k, other, true]];
+    terms = (k) => (a[k] && b[k] ? (a[k] - n[k] / V) * (b[k] - n[k] / V) : null);
+    legs = (k) => [
+      [k, token, true],
+      [k, other, true],
+    ];
   } else {
     const [announces, precedes] = side === "row" ? [token, other] : [other, token];
-    const a = announced(announces), b = follows(precedes), means = [mean(a), mean(b)];
-    terms = (y) => a[y] && b[y] ? (a[y] - means[0]) * (b[y] - means[1]) : null;
-    legs = (y) => [[announces, y, false], [precedes, y, true]];
+    const a = announced(announces),
+      b = follows(precedes),
+      means = [mean(a), mean(b)];
+    terms = (y) => (a[y] && b[y] ? (a[y] - means[0]) * (b[y] - means[1]) : null);
+    legs = (y) => [
+      [announces, y, false],
+      [precedes, y, true],
+    ];
   }
-  return [...meta.vocabulary.keys()].map((id) => ({ id, term: terms(id), legs: legs(id) }))
-    .filter(({ term }) => term !== null).sort((p, q) => q.term - p.term);
+  return [...meta.vocabulary.keys()]
+    .map((id) => ({ id, term: terms(id), legs: legs(id) }))
+    .filter(({ term }) => term !== null)
+    .sort((p, q) => q.term - p.term);
 }
 
 // Words of a sequence with the blanks between them, of which subwords know by themselves.
 const subwords = meta.text !== null && !meta.text.word && meta.vocabulary.some((word) => /^[Ġ▁]/u.test(word));
-const spelled = (id) => subwords ? names[id].replace(/[Ġ▁]/gu, " ").replace(/Ċ/g, "⏎") : names[id];
-const gap = (id) => subwords || /^[.,;:!?)]/.test(names[id]) ? "" : " ";
+const spelled = (id) => (subwords ? names[id].replace(/[Ġ▁]/gu, " ").replace(/Ċ/g, "⏎") : names[id]);
+const gap = (id) => (subwords || /^[.,;:!?)]/.test(names[id]) ? "" : " ");
 
-const AROUND = 12;  // tokens shown beside a token of the pair
+const AROUND = 12; // tokens shown beside a token of the pair
 
 // `marks`: position -> its kind, "token", "other" or "third".
 function passageText(n, marks) {
-  const parts = [], ids = sequence(n), centres = [...marks.keys()];
+  const parts = [],
+    ids = sequence(n),
+    centres = [...marks.keys()];
   let before = -1;
   ids.forEach((id, i) => {
     if (centres.every((centre) => Math.abs(i - centre) > AROUND)) return;
@@ -119,6 +146,10 @@ function passageText(n, marks) {
     before = i;
   });
   if (before < ids.length - 1) parts.push(" …");
-  return make("p", { "data-sequence": text.numbers[n] },
-              make("small", {}, `sequence ${text.numbers[n]} `), ...parts);
+  return make(
+    "p",
+    { "data-sequence": text.numbers[n] },
+    make("small", {}, `sequence ${text.numbers[n]} `),
+    ...parts,
+  );
 }
