@@ -13,6 +13,7 @@ from tracked_lists import AWKWARD, SCORING, K, L, random_lists, same_scores, wit
 import assocjax as aj
 from assocjax.analysis.passages import find_passages
 from assocjax.analysis.scorings import LAYERED, MATRICES
+from assocjax.statistics.occurrences import count_occurrences
 
 V = 320
 WORDS = [*(f"w{i}" for i in range(V - len(AWKWARD))), *AWKWARD]
@@ -366,6 +367,7 @@ def test_passages_are_those_of_the_text(opened, texts, matrix, side):
     where = {n: places for n, places in where.items() if places}
     assert len(where) > 10
     total = sum(map(len, where.values()))
+    assert total == count_occurrences(data).rows(matrix, [0])[0, 1]
     assert f"{total} times, in {len(where)} sequences" in about
     assert [marks for _, marks in found] == [{"token": "bird", "other": "flew"}] * 10
     while page.locator("#passages-more").is_visible():
@@ -411,6 +413,8 @@ def test_third_tokens_and_their_summands(opened, texts):
     ):
         page = opened(path, f"#token=bird&passages=w2&about=bird&of={matrix}&side={side}")
         expected = [k for k in range(40) if connects(k)]
+        pair = (a, b) if side == "row" else (b, a)
+        assert len(expected) == count_occurrences(data).rows(matrix)[pair]
         assert f"{len(expected)} third tokens connect the two" in dialog(page)[0]
         while page.locator("#passages-more").is_visible():
             page.locator("#passages-more").click()
@@ -453,7 +457,7 @@ def test_a_click_shows_passages_and_leads_on(text_page, texts):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessibility(opened, texts, width, scheme):
-    page = opened(texts[2], "#token=bird&compare=flew&step=10")
+    page = opened(texts[2], "#token=bird&step=10" + "&compare=flew" * (scheme == "dark"))
     check_accessibility(page, width, scheme)
     settled(page, page.locator("[data-matrix=value] li button").first.click)
     check_accessibility(page, width, scheme, "dialog")

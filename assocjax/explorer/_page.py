@@ -95,8 +95,8 @@ def write_explorer(
         is another corpus; or the file cannot be written.
       InputTypeError: an argument has a wrong type.
 
-    Cost: the file has about 17 bytes for each list of 10, of which there are 9 (2 L + 1) V for each
-    step, and 2 bytes for each token of text: about 40 MB for V = 3,000, L = 3 and 12 steps.
+    Cost: the file has about 25 bytes for each list of 10, of which there are 9 (2 L + 1) V for each
+    step, and at most 3 bytes for each token of text: about 60 MB for V = 3,000, L = 3 and 12 steps.
     """
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)

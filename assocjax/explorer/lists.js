@@ -126,6 +126,7 @@ function entry({ id, score, count }, rank, { kind, both, largest, token, matrix 
 // Why a list ends before it is full.
 function whyShort(found, token, kind, cosine) {
   if (found.length === K) return null;
+  if (meta.vocabulary[token] === "<unk>") return "No list: this token stands for many different ones.";
   const least = "is above zero here and occurs in the text";
   if (found.length) return `Only ${found.length}: no other association of ${names[token]} ${least}.`;
   return kind === "weights" && cosine === null
