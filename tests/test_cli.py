@@ -17,6 +17,8 @@ from assocjax.analysis import scorings
 from assocjax.analysis.associations import MATRICES
 from assocjax.corpora import fables
 from assocjax.models.params import WEIGHTS
+from assocjax.statistics.datasets import statistics_summary
+from assocjax.statistics.sparse import sparse_summary
 from assocjax.storage import MARKER
 
 TINY = ("--num-sequences", "8", "--seq-len", "8", "--num-layers", "1", "--num-documents", "60")
@@ -395,6 +397,46 @@ def test_an_empty_list_says_why(tmp_path, capsys):
     assert "none: no token follows '.' in this text" in printed
     assert "none: no token stands before 'the'" not in printed
     assert "bigram: tokens that follow it . " in printed
+
+
+def test_many_unknown_tokens_are_announced(capsys):
+    corpus = ["associations", "the", *TINY_TEXT, "--scoring", "raw"]
+    cli.main(corpus)
+    assert "warning" not in capsys.readouterr().out
+    cli.main([*corpus, "--vocab-size", "20"])
+    printed = capsys.readouterr().out
+    (line,) = (line for line in printed.splitlines() if line.startswith("warning"))
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60, vocab_size=20)
+    assert f"{data.unk_fraction:.1%} of the tokens" in line
+    enough = int(line.split("--vocab-size ")[1].split()[0])
+    assert 20 < enough < 202
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60, vocab_size=enough, short="pad")
+    assert data.unk_fraction < 0.06  # 5 % of the text; windows repeat some of its tokens
+    assert "<unk>" not in printed.replace(line, "")
+
+
+def test_no_largest_entry_is_of_unknown_tokens():
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60, vocab_size=20)
+    dense, sparse = aj.corpus_statistics(data), aj.sparse_statistics(data)
+    of_dense = statistics_summary(aj.statistics_dataset(data, dense))
+    of_sparse = {row["matrix"]: row for row in sparse_summary(sparse, data.vocabulary)}
+    unknown = data.token_id("<unk>")
+    for row in of_dense:
+        matrix = np.asarray(getattr(dense, row["matrix"]))
+        known = np.delete(np.delete(matrix, unknown, 0), unknown, 1)
+        assert row["largest"] == known.max()
+        at = data.token_id(row["row"]), data.token_id(row["column"])
+        assert matrix[at] == known.max()
+        if row["matrix"] in of_sparse:
+            assert of_sparse[row["matrix"]]["largest"] == pytest.approx(known.max(), rel=1e-5)
+
+
+def test_attribute_says_how_often_the_pair_occurs(capsys):
+    cli.main(["attribute", "red", "apple", *TINY_TEXT, "--weight", "bigram", "--top", "1"])
+    data = aj.load_tokens("fables", seq_len=8, num_documents=60)
+    counts = count_by_loops(data.tokens, data.mask, data.vocab_size)["bigram"]
+    number = counts[data.token_id("red"), data.token_id("apple")]
+    assert f"occurrences of the pair: {number}, planted" in capsys.readouterr().out
 
 
 # Associations over training

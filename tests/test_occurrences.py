@@ -70,6 +70,7 @@ def test_lists_of_associations_occur(corpus, request):
             found = list_associations(matrices, occurrences, data.vocabulary, token, 10)
             for name, (associations, reason) in found.items():
                 assert bool(associations) != bool(reason)
+                assert not associations or token != "<unk>"
                 for each in associations:
                     j = data.vocabulary.index(each.token)
                     assert each.score == matrices[name][i, j] > 0

@@ -480,11 +480,13 @@ def test_minibatches_are_those_of_the_library(data):
 def test_figures_draw_the_dataset(tracked, tmp_path):
     figure = plot_overlap(tracked)
     line = figure.axes[0].lines[0]
-    mean = tracked["bigram_overlap"].sel(scoring="raw", side="row").mean("token")
+    mean = tracked["bigram_overlap"].sel(scoring=SCORINGS[0], side="row").mean("token")
     np.testing.assert_allclose(line.get_ydata(), mean, rtol=1e-6)
     figure = plot_precision(tracked)
     line = figure.axes[0].lines[0]
-    np.testing.assert_allclose(line.get_ydata(), tracked["bigram_precision"].sel(scoring="raw"))
+    np.testing.assert_allclose(
+        line.get_ydata(), tracked["bigram_precision"].sel(scoring=SCORINGS[0])
+    )
     assert {path.name for path in aj.save_track(tracked, tmp_path)} == {
         f"{name}.{kind}" for name in ("overlap", "precision") for kind in ("png", "pdf")
     }

@@ -15,7 +15,7 @@ _OCCUR = {
     "interchangeability": "follows a token that {} follows too in this text",
     "value": "is followed by a token that has {} before it in this text",
     "composed": "has {} before it in this text",
-    "query_key": "stands before {} or another token up to it in this text",
+    "query_key": "stands before {}, where another token follows, in this text",
 }
 """What a token does that occurs with the token of a row."""
 
@@ -54,7 +54,9 @@ def list_associations(
         others = np.array([word not in (token, UNKNOWN) for word in vocabulary])
         number = int(np.count_nonzero(counts[others]))
         best, reason = [], f"no token {_OCCUR[name].format(repr(token))}"
-        if number:
+        if token == UNKNOWN:
+            reason = f"{UNKNOWN} stands for many different tokens"
+        elif number:
             best = top_associations(matrices[name], vocabulary, token, k, occurrences=counts)
             reason = f"of {number} tokens that occur with {token!r}, none does more than by chance"
         if not counted and name not in ("bigram", "interchangeability", "value"):

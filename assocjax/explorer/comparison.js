@@ -169,7 +169,7 @@ function drawBars({ similarity, controls }) {
       : controls
           .map(
             (control) =>
-              `${deviations(control, similarity)} beside the mean of ${SHUFFLED[control.name] ?? control.name} (p = ${number(control.p)})`,
+              `${deviations(control, similarity)} from the mean of ${SHUFFLED[control.name] ?? control.name} (p = ${number(control.p)})`,
           )
           .join("; ") + ".";
   $("verdict").textContent = says;

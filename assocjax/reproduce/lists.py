@@ -62,10 +62,7 @@ def figure_5(scale: Scale, work: Work) -> Result:
                 rows.append(row | {"control: shuffled text": None, _AS_MANY: None})
                 continue
             evidence = [_evidence(of[scoring], counts, matrix, data) for of, counts in texts]
-            ours, *shuffled = (
-                [each.token for each in top_associations(of, data.vocabulary, word, settings.top)]
-                for of in evidence
-            )
+            ours, *shuffled = (_list(of, data.vocabulary, word, settings.top) for of in evidence)
             others = _hits(evidence[0], data.vocabulary, word, known, settings.top)
             row = _row(matrix, word, reported, known, ours, others) | {"scores": scoring}
             by_chance = float(np.mean([_common(of, known) for of in shuffled]))
@@ -121,7 +118,7 @@ def _row(
         "matrix": matrix,
         "word": word,
         "paper": ", ".join(reported),
-        "ours": "not in the vocabulary" if ours is None else ", ".join(ours),
+        "ours": "not in the vocabulary" if ours is None else ", ".join(ours) or "none",
         "reproduced": found == len(known) if known and ours is not None else None,
         "of the paper's in the vocabulary": len(known),
         "found": found,
@@ -175,6 +172,13 @@ def _evidence(
     """A matrix of which a list may hold the positive entries: 0 where a pair does not occur."""
     support = support_of({matrix: occurrences.rows(matrix)}, data.vocabulary)
     return np.where(support[matrix], getattr(statistics, matrix), 0)
+
+
+def _list(evidence: np.ndarray, vocabulary: Sequence[str], word: str, top: int) -> list[str]:
+    """The associates of a word; none of one that does not occur, as in a small text."""
+    if not evidence[vocabulary.index(word)].any():
+        return []
+    return [each.token for each in top_associations(evidence, vocabulary, word, top)]
 
 
 def _statistics(data: TokenData) -> dict[str, Statistics]:
