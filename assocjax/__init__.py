@@ -24,7 +24,7 @@ statistics, trains the transformer, and compares the two. The data flows one way
     llm.compare_revisions("model", ["step0", "step16"], ...)    -> by checkpoint    llm/
     save_sweep(dataset, ".")                                    -> figures          figures/
     reproduce.reproduce(["all"], out="reproduced/")             -> paper's results  reproduce/
-    write_explorer(associations, "explorer.html")               -> an HTML page     explorer/
+    write_explorer(associations, "explorer.html", data=data)    -> an HTML page     explorer/
 
 The rooms, in reading order: `storage`, `corpora`, `statistics`, `models`, `training`, `theories`,
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.

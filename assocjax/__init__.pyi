@@ -51,6 +51,7 @@ from .experiments.tracking import track as track
 from .experiments.twins import all_twins as all_twins
 from .experiments.twins import compare_twins as compare_twins
 from .experiments.twins import twin_shares as twin_shares
+from .explorer import write_comparison as write_comparison
 from .explorer import write_explorer as write_explorer
 from .figures import LABELS as LABELS
 from .figures import plot_ablation as plot_ablation

@@ -54,6 +54,9 @@ MATRICES: tuple[str, ...] = (
 TOP = 10
 """Number of associations or documents in a list."""
 
+PAGE_TEXT = 1_000_000
+"""Largest number of tokens of text in an explorer page."""
+
 EDITS = ("remove", "keep", "replace", "swap")
 DRAWS = 16
 

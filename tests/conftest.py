@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -185,3 +186,44 @@ def equations(jaxpr):
 
 def is_jaxpr(parameter):
     return hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Closed after each module: its event loop would disturb others."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as runner:
+        try:
+            found = runner.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a file, which must end without an error and without a request beyond itself."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    errors, requests, paths = [], [], []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+
+    def open_file(path: Path, address: str = ""):
+        paths.append(path)
+        page.goto("about:blank")
+        page.goto(path.as_uri() + address)
+        page.wait_for_function("() => document.body.dataset.shown")
+        return page
+
+    yield open_file
+    context.close()
+    assert errors == []
+    # The page itself, and its data: icon.
+    asked = {url.partition("#")[0] for url in requests} - {"about:blank"}
+    assert {url for url in asked if not url.startswith("data:")} == {of.as_uri() for of in paths}

@@ -19,7 +19,7 @@ LIBRARY = {
     "tokenize": [aj.write_tokens],
     "merge": [],
     "track": [aj.track, aj.load_tokens],
-    "explore": [aj.write_explorer],
+    "explore": [aj.write_explorer, aj.write_comparison, aj.load_tokens],
     "ablate": [aj.ablate, aj.load_tokens],
     "attribute": [passages.find_passages, aj.load_tokens],
     "pretrain-tiny": [llm.PretrainConfig, llm.pretrain_tiny, corpora.read_documents],

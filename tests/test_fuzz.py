@@ -28,6 +28,7 @@ import xarray as xr
 from conftest import random_mask, random_params, random_tokens, token_data
 from cyclopts import Argument
 from matplotlib.figure import Figure
+from tracked_lists import random_comparison
 
 import assocjax as aj
 from assocjax import cli, llm
@@ -462,8 +463,10 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "validity_horizon": {"dataset": swept, "threshold": 0.1},
         "weights_from_coefficients": {"statistics": statistics, "num_layers": 1,
             "coefficients": coefficients},
+        "write_comparison": {"dataset": random_comparison(), "path": folder / "compared.html",
+            "overwrite": True},
         "write_explorer": {"dataset": tracked, "path": folder / "page.html", "token": None,
-            "max_steps": None, "overwrite": True},
+            "max_steps": None, "max_text": 9, "data": data, "overwrite": True},
         "write_tokens": {"corpus": folder / "text.txt", "folder": folder / "written", **text,
             "tokenizer": "word", "oov": "unk", "long": "window", "short": "drop", "seed": 0,
             "separator": "|", "text_field": "text", "default_vocab_size": 6, "overwrite": True},

@@ -112,6 +112,30 @@ def test_attention(inputs, dataset, residual, centering, layer, head, null):
     assert_entry(dataset, "attention_", selection, expected)
 
 
+@pytest.mark.parametrize("centering", CENTERINGS)
+def test_tokens_that_carry_a_score(inputs, dataset, centering):
+    """Against sums over pairs of tokens: shares of all tokens are the similarity."""
+    streams, matrices, _, attention = inputs
+    queries, keys = attention[0]
+    pairs = {
+        "": (streams.before[1], "value", {"theory": "value", "layer": 2, "stream": "before"}),
+        "attention_": (queries[1] @ keys[1].T, "query_key", {"layer": 1, "head": "1"}),
+    }
+    for prefix, (A, theory, where) in pairs.items():
+        M = matrices["unigram"][theory]
+        M = M / np.linalg.norm(M, axis=1, keepdims=True)
+        axis = {"feature": 1, "token": 0}[centering]
+        A, M = (of - of.mean(axis=axis, keepdims=True) for of in (A.astype(float), M))
+        A, M = A @ A.T, M @ M.T
+        shares = (A * M).sum(axis=1) / (np.linalg.norm(A) * np.linalg.norm(M))
+        at = dataset.sel(where | {"residual": "unigram", "centering": centering})
+        assert float(at[f"{prefix}similarity"]) == pytest.approx(shares.sum(), abs=1e-5)
+        np.testing.assert_allclose(at[f"{prefix}top_share"], np.sort(shares)[::-1][:10], atol=1e-5)
+        np.testing.assert_allclose(
+            shares[at[f"{prefix}top_token"]], at[f"{prefix}top_share"], atol=1e-5
+        )
+
+
 def test_planted_theory_stands_out(dataset):
     z = dataset.z.sel(null="all", centering="token", theory="value")
     best = z.where(z == z.max(), drop=True)
@@ -133,6 +157,7 @@ def test_coordinates_and_files(inputs, dataset, tmp_path):
         "stream": 3,
         "null": 2,
         "head": HEADS + 1,
+        "rank": 10,
     }
     assert dataset.attrs == {"num_tokens": N, **OPTIONS}
     aj.save(dataset, tmp_path / "compare.nc")

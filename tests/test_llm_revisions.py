@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,17 @@ def finished(folder, text, tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(finished):
     return aj.load(finished[0] / "comparison.nc")
+
+
+def test_the_page_of_a_comparison(finished, dataset, tmp_path):
+    page = tmp_path / "page.html"
+    cli.main(["explore", str(finished[0] / "comparison.nc"), "--out", str(page)])
+    meta = json.loads(re.search(r'id="meta">(.*?)</script>', page.read_text("utf-8"))[1])
+    assert meta["axes"]["revision"] == dataset["revision"].values.tolist()
+    assert meta["counts"] == dataset["token_count"].values.tolist()
+    assert len(meta["shared"]) == len(json.loads(dataset.attrs["shared_weights"]))
+    assert (abs(dataset["top_share"]) <= 1).all()
+    assert (dataset["top_token"] < dataset.sizes["token"]).all()
 
 
 # A text in a model's tokens

@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.cells import cell_len
 from rich.console import Console
+from tracked_lists import random_comparison
 
 import assocjax as aj
 from assocjax import cli, figures
@@ -283,6 +284,9 @@ FUNCTIONS = {
     "save_track": lambda path, dataset, data, **o: aj.save_track(_track(data), path, **o),
     "write_explorer": lambda path, dataset, data, **o: aj.write_explorer(
         _track(data), path / "a.html", **o
+    ),
+    "write_comparison": lambda path, dataset, data, **o: aj.write_comparison(
+        random_comparison(), path / "a.html", **o
     ),
     "write_tokens": lambda path, dataset, data, **o: aj.write_tokens(
         "../text.txt", path, seq_len=4, **o

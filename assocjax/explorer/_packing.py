@@ -4,6 +4,8 @@ The "size" of a list is its first and largest score. A block holds one matrix, s
 little-endian, with these parts one after the other:
 
     float64  [2]            low, high: natural logarithms of the smallest and largest size
+    uint32   [V, k]         numbers of occurrences in each list of the theory
+    uint32   [L, V, S, k]   the same of the weights
     uint16   [V]            size of each list of the theory
     uint16   [V, k]         its ids
     uint16   [L, V, S]      size of each list of the weights
@@ -18,41 +20,45 @@ plus about 0.1 % of its own value.
 """
 
 import gzip
+from typing import NamedTuple
 
 import numpy as np
 
 
-def pack(
-    theory_ids: np.ndarray,
-    theory_scores: np.ndarray,
-    ids: np.ndarray,
-    scores: np.ndarray,
-    cosines: np.ndarray,
-) -> bytes:
-    """One block, compressed.
+class Lists(NamedTuple):
+    """Lists of all tokens: [V, k] of the theory, [L, S, V, k] of the weights.
 
-    Args:
-      theory_ids, theory_scores: [V, k]; scores are positive and decreasing, NaN after the end of a
-        list.
-      ids, scores: [L, S, V, k], likewise.
-      cosines: [L, S, V], NaN where undefined.
+    Scores are positive and decreasing, NaN after the end of a list; counts are numbers of
+    occurrences.
     """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+
+
+def pack(theory: Lists, weights: Lists, cosines: np.ndarray) -> bytes:
+    """One block, compressed; cosines are [L, S, V], NaN where undefined."""
     # The steps of a token are adjacent: their lists are similar, so that gzip compresses them well.
-    ids, scores, cosines = (np.moveaxis(of, 1, 2) for of in (ids, scores, cosines))
-    sizes = [of[..., 0] for of in (theory_scores, scores)]
+    weights = Lists(*(np.moveaxis(of, 1, 2) for of in weights))
+    cosines = np.moveaxis(cosines, 1, 2)
+    scores = (theory.scores, weights.scores)
+    sizes = [of[..., 0] for of in scores]
     logs = [np.log(size, dtype=float) for size in sizes]
     known = np.concatenate([of[np.isfinite(of)] for of in logs])
     low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     places = [(of - low) / ((high - low) or 1.0) for of in logs]
     size_codes = [np.nan_to_num(1 + np.rint(65534 * of)).astype("<u2") for of in places]
-    shares = [of / size[..., None] for of, size in zip((theory_scores, scores), sizes, strict=True)]
+    shares = [of / size[..., None] for of, size in zip(scores, sizes, strict=True)]
     score_codes = [np.nan_to_num(np.rint(127 * of), nan=-1).astype("i1") for of in shares]
     parts = (
         np.array([low, high], "<f8"),
+        theory.counts.astype("<u4"),
+        weights.counts.astype("<u4"),
         size_codes[0],
-        theory_ids.astype("<u2"),
+        theory.ids.astype("<u2"),
         size_codes[1],
-        ids.astype("<u2"),
+        weights.ids.astype("<u2"),
         *score_codes,
         np.nan_to_num(np.rint(127 * cosines), nan=-128).astype("i1"),
     )

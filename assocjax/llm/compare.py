@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax import lax
 from jaxtyping import ArrayLike, Float
 
 from assocjax.arguments import (
     LARGEST_DRAWS,
     NUM_BINS,
     NUM_SHUFFLES,
+    TOP,
     check_integer,
     check_integers,
     check_is,
@@ -33,7 +35,13 @@ from assocjax.arguments import (
 from assocjax.checks import as_array
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.nulls import Null, frequency_bins, permutation_null
-from assocjax.llm.similarity import CENTERINGS, FactoredMatrix
+from assocjax.llm.similarity import (
+    CENTERINGS,
+    FactoredMatrix,
+    centre,
+    scale_rows,
+    token_shares,
+)
 
 STREAMS = ("before", "after_attention", "after_layer")
 """Points at which the residual stream is read."""
@@ -88,7 +96,9 @@ def compare_model(
 
     Returns:
       Dataset with `similarity` over (residual, theory, centering, layer, stream), and `null_mean`,
-      `null_sd`, `z`, `p` over null and these dimensions. With attention, the same variables with
+      `null_sd`, `z`, `p` over null and these dimensions. `top_token` and `top_share` over these and
+      rank, without null: the tokens that add most to the similarity, as indices of the n tokens,
+      and how much each adds (`similarity.token_shares`). With attention, the same variables with
       the prefix `attention_` over (residual, centering, layer, head), for `query_key`; the
       coordinate `head` is "0", "1", ... and "mean".
 
@@ -98,8 +108,8 @@ def compare_model(
 
     Cost: for each centering n^2 (n theories + d streams + 2 num_shuffles theories streams)
       multiply-adds, with 3 streams for each layer. The same for attention, with heads instead of
-      streams, the heads' width instead of d, and residuals instead of theories. Memory: three times
-      the streams.
+      streams, the heads' width instead of d, and residuals instead of theories. Twice as much again
+      without shuffles for the shares of tokens. Memory: three times the streams.
     """
     names = _check_matrices(matrices)
     residuals = list(matrices)
@@ -143,6 +153,11 @@ def compare_model(
     dims = ("null", "residual", "theory", "centering", "layer", "stream")
     parts = [part.reshape(shape).transpose(1, 2, 3, 0, 4, 5) for part in found]
     variables = _variables("", parts, dims)
+    shape = (len(centerings), num_layers, len(STREAMS), len(residuals), len(names), -1)
+    tops = [
+        of.reshape(shape).transpose(3, 4, 0, 1, 2, 5) for of in _tops(stacked, theories, centerings)
+    ]
+    variables |= _top_variables("", tops, dims[1:])
     coords: dict[str, Any] = {
         "residual": residuals,
         "theory": names,
@@ -150,6 +165,7 @@ def compare_model(
         "layer": layers,
         "stream": list(STREAMS),
         "null": list(NULLS),
+        "rank": np.arange(1, 1 + min(TOP, n)),
     }
     if attention is not None:
         heads, mean = _read_attention(attention, num_layers, n)
@@ -164,6 +180,19 @@ def compare_model(
         variables |= _variables(
             "attention_", [part.transpose(1, 2, 0, 3, 4) for part in parts], dims
         )
+        tops = [
+            np.concatenate(
+                [
+                    each.reshape(len(centerings), num_layers, num_heads, len(residuals), -1),
+                    one.reshape(len(centerings), num_layers, 1, len(residuals), -1),
+                ],
+                axis=2,
+            ).transpose(3, 0, 1, 2, 4)
+            for each, one in zip(
+                *(_tops(of, query_key, centerings) for of in (heads, mean)), strict=True
+            )
+        ]
+        variables |= _top_variables("attention_", tops, dims[1:])
         coords["head"] = [*map(str, range(num_heads)), MEAN_HEAD]
     attrs = {"num_tokens": n, "num_shuffles": num_shuffles, "num_bins": num_bins, "seed": seed}
     return xr.Dataset(variables, coords, attrs)
@@ -186,6 +215,33 @@ def _compare(vectors, theories, *, bins, centerings, step, **options) -> list[np
         found.append([np.asarray(part) for part in every(centering)])
         step()
     return [np.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def _tops(vectors, theories, centerings: Sequence[str]) -> list[np.ndarray]:
+    """The tokens with the largest shares, and these: [centering, vectors, theory, rank] each."""
+    found = [_top_shares(vectors, theories, centering) for centering in centerings]
+    return [np.stack([np.asarray(each[i]) for each in found]) for i in (1, 0)]
+
+
+@partial(jax.jit, static_argnames="centering")
+def _top_shares(vectors, theories, centering: str):
+    # One pair at a time, so that memory is that of one.
+    centred = lax.map(lambda M: centre(scale_rows(M), centering), theories)
+
+    def of_vectors(A):
+        A = centre(A, centering)
+        return lax.map(
+            lambda M: lax.top_k(shares := token_shares(A, M), min(TOP, shares.size)), centred
+        )
+
+    return lax.map(of_vectors, vectors)
+
+
+def _top_variables(
+    prefix: str, tops: Sequence[np.ndarray], dims: tuple[str, ...]
+) -> dict[str, Any]:
+    names = (f"{prefix}top_token", f"{prefix}top_share")
+    return {name: ((*dims, "rank"), of) for name, of in zip(names, tops, strict=True)}
 
 
 def _variables(prefix: str, parts: Sequence[np.ndarray], dims: tuple[str, ...]) -> dict[str, Any]:

@@ -157,6 +157,15 @@ def score(A: Centred, M: Centred) -> Float[Array, ""]:
     return ratio(shared, inner_product_norm(A.rows) * inner_product_norm(M.rows))
 
 
+def token_shares(A: Centred, M: Centred) -> Float[Array, " n"]:
+    """The share of each token in the similarity, which they sum to.
+
+    share_i = sum_j (A A^T)_ij (M M^T)_ij / (||A A^T|| ||M M^T||)
+    """
+    shared = jnp.sum(matmul(A.rows, matmul(A.rows.T, M.rows)) * M.rows, axis=1)
+    return ratio(shared, inner_product_norm(A.rows) * inner_product_norm(M.rows))
+
+
 def ratio(numerator: Array, denominator: Array) -> Array:
     """The ratio; NaN where the denominator is zero, without NaN in derivatives elsewhere."""
     defined = denominator > 0

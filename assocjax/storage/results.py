@@ -46,7 +46,8 @@ Part = Callable[[str, Callable[[], xr.Dataset]], xr.Dataset]
 LAYOUT = 4
 """Version of the layout of Datasets in files, part of a result's identity. To be raised when names
 or dimensions change. Layout 1 had a variable for each weight and counted layers of language models
-from 0; layout 2 did not say which weights have layers; layout 3 had no counts of associations."""
+from 0; layout 2 did not say which weights have layers; layout 3 had no counts of associations and
+no tokens that carry a score."""
 
 _JSON = ("config", "corpus", "versions", "weights", "shared_weights", "truth")
 _PACKAGES = ("assocjax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")

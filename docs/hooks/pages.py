@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import command_pages
+import explorer_page
 import notebook_pages
 import reference_pages
 from mkdocs.structure.files import File
@@ -39,6 +40,7 @@ def on_config(config):
     for source, page in COPIES.items():
         text = (ROOT / source).read_text("utf-8")
         _generated[page] = mend_links(text, posixpath.dirname(source), page)
+    _generated[explorer_page.PAGE] = explorer_page.page()
     return config
 
 
