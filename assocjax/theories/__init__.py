@@ -10,8 +10,11 @@ In reading order:
 * `leading_factored`: the leading terms of the factored model, with an embedding.
 * `effective`: the gradient of the effective theory: uniform attention, and the loss to second order
   in the context.
-* `twins`: statistics twins, networks trained on statistics of a text; what these are trained on
-  (`twin_statistics`), their losses (`twin_losses`), and what they predict (`twin_rows`).
+* `twin_statistics`: what statistics twins, networks that never read a text, are trained on; their
+  contexts for a large vocabulary (`_sparse_contexts`).
+* `twin_losses`: their losses, and the states of their rows, which are drawn by `_twin_draws`.
+* `twins`: statistics twins as theories.
+* `twin_rows`: what the rows of twins predict.
 * `taylor`: the weights of any model as a polynomial in time.
 * `quadrature`: the weights of the effective theory, with few passes over the data.
 * `corrections`: the same, corrected for attention's feedback by a few exact gradients.
