@@ -1,7 +1,8 @@
 """The command line: a module for each command, with its options and its code.
 
-`sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `statistics`
-and `associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
+`sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `predict`
+foretells, from statistics alone, when associations form in a language model. `statistics` and
+`associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
 `merge` are for large texts. `compare` compares language models with the theory, and `pretrain_tiny`
 trains small ones. `reproduce` makes the paper's tables and figures.
 
@@ -23,7 +24,7 @@ from assocjax.cli._terminal import quiet
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
-COMMANDS += ("explore", "ablate", "attribute", "pretrain-tiny", "compare", "reproduce")
+COMMANDS += ("explore", "predict", "ablate", "attribute", "pretrain-tiny", "compare", "reproduce")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,7 +29,8 @@ def _whole(metavar: str, least: int, most: int = LARGEST_COUNT) -> Parameter:
     return Parameter(metavar=metavar, converter=_integer, validator=Number(gte=least, lte=most))
 
 
-def _real(metavar: str, **bounds: float) -> Parameter:
+def real(metavar: str, **bounds: float) -> Parameter:
+    """An option that takes a finite number."""
     return Parameter(metavar=metavar, validator=Number(**bounds, lt=math.inf))
 
 
@@ -60,10 +61,10 @@ Steps = Annotated[int, _whole("STEPS", 0, LARGEST_STEPS)]
 Layers = Annotated[int, _whole("L", 1, LARGEST_DEPTH)]
 VocabSize = Annotated[int, _whole("V", 2)]
 Length = Annotated[int, _whole("T", 1)]
-Rate = Annotated[float, _real("ETA", gt=0)]
-Duration = Annotated[float, _real("TAU", gt=0)]
-Deviation = Annotated[float, _real("SD", gte=0)]
-Threshold = Annotated[float, _real("ERROR", gte=0)]
+Rate = Annotated[float, real("ETA", gt=0)]
+Duration = Annotated[float, real("TAU", gt=0)]
+Deviation = Annotated[float, real("SD", gte=0)]
+Threshold = Annotated[float, real("ERROR", gte=0)]
 Precision = Literal["float32", "float64"]
 Theories = Annotated[
     tuple[str, ...] | None, several("NAME"), unless_given(f"of {shown(THEORIES)}, those that apply")
