@@ -20,6 +20,13 @@ LIBRARY = {
     "merge": [],
     "track": [aj.track, aj.load_tokens],
     "explore": [aj.write_explorer, aj.write_comparison, aj.load_tokens],
+    "predict": [
+        aj.predict_formation,
+        aj.formation_steps,
+        aj.strong_associations,
+        aj.remove_bigrams,
+        aj.load_tokens,
+    ],
     "ablate": [aj.ablate, aj.load_tokens],
     "attribute": [passages.find_passages, aj.load_tokens],
     "pretrain-tiny": [llm.PretrainConfig, llm.pretrain_tiny, corpora.read_documents],
@@ -98,6 +105,11 @@ TOGETHER = {
     "ablate": [["--model", "factored"], ["--batch-size", "999"]],
     "compare": [["--revisions", "step0,step0"]],
     "pretrain-tiny": [["--width", "20"]],
+    "predict": [
+        ["--width", "15"],
+        ["--without", "bird"],
+        ["--order", "3", "--without", "bird:flew"],
+    ],
     "associations": [["--statistics", "none"]],
 }
 """What only several options tell."""

@@ -1,5 +1,7 @@
 """When associations form, as statistics twins foretell and real runs measure; and removals."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from matplotlib.collections import LineCollection
 from scipy.stats import spearmanr
 
 import assocjax as aj
+from assocjax import cli
 from assocjax.analysis.strengths import Associations, Probes, sum_positions
 from assocjax.experiments.prediction import GROUPS
 from assocjax.models.decoder import DecoderModel, neox
@@ -297,3 +300,21 @@ def test_removals(x64):
     for wrong, message in (([(0, 1, 2)], "pairs must be pairs of ids"), ([], "pairs")):
         with pytest.raises(aj.InputError, match=message):
             aj.remove_bigrams(MODEL, tokens, wrong, **some)
+
+
+def test_the_command_foresees_removals(tmp_path, capsys, promote):
+    arguments = ["predict", "--vocab-size", "24", "--seq-len", "8", "--num-sequences", "40"]
+    arguments += ["--batch-size", "8", "--num-layers", "1", "--width", "8", "--num-heads", "1"]
+    arguments += ["--steps", "2", "--num-runs", "1", "--out", str(tmp_path / "out")]
+    cli.main([*arguments, "--without", "upon:a", "there:was", ".:the"])
+    printed = " ".join(capsys.readouterr().out.split())
+    dataset = aj.load(tmp_path / "out" / "removals.nc")
+    assert dataset["removed"].values.tolist() == ["upon a", "there was", ". the"]
+    scores = aj.removal_scores(dataset)
+    assert f"have correlation {scores['correlation']:.2f}" in printed
+    row = json.loads((tmp_path / "out" / "summary.json").read_text())["summary"][1]
+    assert row["measured"] == float(dataset["measured"][0, 1, 1])
+    assert row["foreseen elsewhere"] == float(abs(dataset["foreseen"][0, 1, [0, 2]]).max())
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--without", "upon:nosuch"])
+    assert "'upon:nosuch'" in capsys.readouterr().err

@@ -45,6 +45,10 @@ COMPARE = [
 ]
 COMPARE += ["--num-tokens", "30", "--shuffles", "4", "--bins", "2", "--revisions", "step0"]
 
+PREDICT = ["--corpus", "../text.txt", "--num-sequences", "60", "--vocab-size", "20"]
+PREDICT += ["--seq-len", "6", "--batch-size", "4", "--num-layers", "1", "--width", "8"]
+PREDICT += ["--num-heads", "1", "--steps", "2", "--num-twins", "1", "--num-runs", "1"]
+
 COMMANDS = {
     "sweep": ([*RUN, "--learning-rates", "0.5", "--theories", "leading"], ["--steps", "3"]),
     "horizon": (STUDY, ["--duration", "1.5"]),
@@ -54,6 +58,7 @@ COMMANDS = {
     "attribute bird flew": (FEW, ["--top", "3"]),
     "tokenize": (CORPUS, ["--seq-len", "5"]),
     "track": (RUN, ["--seed", "1"]),
+    "predict": (PREDICT, ["--fraction", "0.4"]),
     "ablate": ([*RUN, "--draws", "2"], ["--seed", "1"]),
     "reproduce figure5 --scale tiny": ([], None),
     "pretrain-tiny": (["--corpus", "../text.txt", *MODEL], ["--seed", "1"]),

@@ -41,7 +41,6 @@ class Predict(Drawn, Corpus):
     """dimension of the residual stream"""
     num_heads: Annotated[Count, Parameter(metavar="H")] = 4
     """number of attention heads"""
-    seq_len: int = 64
     learning_rate: Rate = 1e-3
     """largest learning rate of AdamW, reached after a warmup of 1 % of --schedule"""
     schedule: Count = 512
@@ -69,9 +68,15 @@ class Predict(Drawn, Corpus):
         from assocjax import figures
         from assocjax.experiments import prediction
         from assocjax.storage import claim, results
+        from assocjax.theories.twin_losses import MEAN_ORDERS
 
         configure_jax(self.device, self.precision)
         model = self._model()
+        for given in self.without:
+            if ":" not in given[1:-1]:
+                raise InputError(f"--without: expected A:B, got {given!r}")
+        if self.without and self.order > MEAN_ORDERS[-1]:
+            raise InputError(f"--order: at most {MEAN_ORDERS[-1]} with --without; got {self.order}")
         data = self.load()
         pairs = [self._pair(data, given) for given in self.without]
         names = ("model", "num_layers", "width", "num_heads", "learning_rate", "schedule", "steps")
