@@ -7,7 +7,8 @@ controls from the same start by the same recipe (`assocjax.experiments.twins`). 
 recorded step it prints the cosine of the change since the start with the mean change of the other
 real runs: of a held-out real run, which is the ceiling, and of each twin. Each real run is held out
 once, and cosines are averaged over them. Then the partial cosine, after the change of the twin of
-order 0 has been projected out of both, and the ratio of norms, twin over real run.
+order 0 has been projected out of both, and the ratio of norms, twin over real run. Last, what each
+order adds to the part of the change that is explained (`twin_shares`).
 
 The recipe is Pythia's (`assocjax.llm.recipe`): AdamW, clipping at norm 1, warmup over 1 % of
 `--schedule` steps, cosine decay. With `--optimizer sgd` it is plain descent, clipped likewise.
@@ -28,6 +29,7 @@ from assocjax.experiments.twins import all_twins, compare_twins
 from assocjax.llm.pretrain import tokenize_corpus
 from assocjax.llm.recipe import make_optimizer
 from assocjax.models.decoder import DecoderModel, gpt2, llama, neox
+from assocjax.theories.twin_losses import ORDERS
 
 FAMILIES = {"neox": neox, "gpt2": gpt2, "llama": llama}
 
@@ -48,6 +50,18 @@ def table(dataset: xr.Dataset, measure: str, step: int) -> str:
         cells = (f"{cell:12.3f}" for cell in values.sel(twin=twin).values)
         lines.append(twin.ljust(width) + "".join(cells).replace("nan", "  -"))
     return "\n".join(lines)
+
+
+def shares(dataset: xr.Dataset, step: int) -> str:
+    """What each order adds to the part of the change that is explained; all layers together."""
+    values = aj.twin_shares(dataset)["share"].sel(layers="all", step=step)
+    names = [{"attention_output": "att.out"}.get(w, w) for w in dataset.weight.values.tolist()]
+    head = f"share, step {step}".ljust(16) + "".join(f"{name:>12}" for name in names)
+    rows = (
+        part.ljust(16) + "".join(f"{cell:12.3f}" for cell in values.sel(part=part).values)
+        for part in values["part"].values.tolist()
+    )
+    return "\n".join([head, *rows]).replace("nan", "  -")
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -117,6 +131,8 @@ def main(arguments: list[str] | None = None) -> dict:
     for step in dataset.step.values.tolist():
         for measure in ("cosine", "partial_cosine", "norm_ratio"):
             print(table(dataset, measure, step), end="\n\n")
+        if any(f"twin-{order}" in dataset.twin.values for order in ORDERS):
+            print(shares(dataset, step), end="\n\n")
     result = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "seconds": time.perf_counter() - begin,

@@ -239,6 +239,12 @@ def test_statistics_without_bigrams():
     np.testing.assert_array_equal(edited.bigram.toarray(), counts)
     np.testing.assert_allclose(edited.token.toarray() / 2.0**edited.digits, contexts, atol=1e-12)
     assert edited.bigram.nnz == statistics.bigram.nnz  # so that programs are not compiled again
+    # An input that only ever has one target: without it nothing is left of the input.
+    only = np.array([[0, 1, 2, 0, 1, 2, 0]], np.int32)
+    left = aj.prepare_twin(aj.without_bigrams(aj.context_statistics(only, 3), [(0, 1)]))
+    np.testing.assert_allclose(left.context[0], [1, 0, 0])
+    assert np.isfinite(left.backoff).all()
+    assert float(jnp.sum(left.frequency)) == pytest.approx(1)
     absent = next(zip(*np.nonzero(statistics.bigram.toarray() == 0), strict=True))
     for wrong, message in (
         ([absent], "never follows"),

@@ -95,6 +95,9 @@ def prepare_twin(
     share = np.divide(n, n + backoff, out=np.zeros(n.size), where=known)
     mass, rest = share * of_pair.sum(axis=1), (1 - share) * of_token.sum(axis=1)[inputs]
 
+    # A pair that is never drawn may have no context at all.
+    backoff_share = np.divide(rest, mass + rest, out=np.zeros(n.size), where=mass + rest > 0)
+
     dtype = jnp.result_type(float)
     return TwinStatistics(
         inputs=jnp.asarray(inputs, jnp.int32),
@@ -110,7 +113,7 @@ def prepare_twin(
         ),
         pairs=alias_tables(csr_array((n, np.arange(n.size), [0, n.size]), shape=(1, n.size))),
         contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
-        backoff=jnp.asarray(rest / (mass + rest), dtype),
+        backoff=jnp.asarray(backoff_share, dtype),
         positions=tuple(statistics.positions.tolist()),
     )
 
