@@ -145,6 +145,7 @@ from .theories.twin_statistics import prepare_twin as prepare_twin
 from .theories.twins import StatisticsTwin as StatisticsTwin
 from .training.flow import Flow as Flow
 from .training.flow import gradient_flow as gradient_flow
+from .training.optimizers import ScheduledOptimizer as ScheduledOptimizer
 from .training.optimizers import is_linear as is_linear
 from .training.optimizers import make_optimizer as make_optimizer
 from .training.parallel import data_parallel_loss_and_gradient as data_parallel_loss_and_gradient

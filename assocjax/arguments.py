@@ -57,6 +57,9 @@ TOP = 10
 PAGE_TEXT = 1_000_000
 """Largest number of tokens of text in an explorer page."""
 
+SCHEDULES: tuple[str, ...] = ("constant", "linear", "cosine")
+"""Schedules of the learning rate, each with any number of steps of warm-up."""
+
 EDITS = ("remove", "keep", "replace", "swap")
 DRAWS = 16
 

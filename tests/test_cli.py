@@ -534,6 +534,11 @@ BAD = {
     "function of optax": ("sweep --optimizer apply_updates", ["optimizer", "'apply_updates'"]),
     "nothing of optax": ("sweep --optimizer sgd_", ["optimizer", "'sgd_'"]),
     "attribute of a module": ("sweep --optimizer __name__", ["optimizer", "'__name__'"]),
+    "unknown schedule": ("sweep --schedule step", ["--schedule", '"step"', '"cosine"']),
+    "warm-up as long as the run": (
+        "sweep --schedule cosine --warmup-steps 9 --steps 9",
+        ["--warmup-steps must be less than steps, 9; got 9"],
+    ),
     "unknown gradient": ("sweep --gradient backward", ["--gradient", "'backward'"]),
     "batch of too many": ("sweep --batch-size 9", ["--batch-size", "8", "got 9"]),
     "empty batch": ("sweep --batch-size 0", ["--batch-size", ">= 1", '"0"']),

@@ -88,7 +88,8 @@ def track(
       init_scale: scale of the start, as the model defines it; for the paper's model the standard
         deviation, of which 0 is the zero start.
       model: a `Model` or its name; it must have a reading in tokens (`Model.in_tokens`).
-      optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
+      optimizer: name of an optax optimizer, a `ScheduledOptimizer`, or another function of the
+        learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None chooses by memory.
       truth: maps kinds of `formations.READ_AT` to mappings from a query token to its true
