@@ -153,3 +153,5 @@ from .training.train import Snapshot as Snapshot
 from .training.train import batch_indices as batch_indices
 from .training.train import train as train
 from .training.train import train_segment as train_segment
+
+__version__: str

@@ -19,6 +19,7 @@ from assocjax.arguments import (
 )
 from assocjax.checks import CorpusLike, Sequences, check_corpus
 from assocjax.corpora.tokens import TokenData, as_token_data
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model, Sizes
@@ -122,6 +123,7 @@ def as_named(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) -
     return dataclasses.replace(of_array, mask=np.asarray(mask), vocabulary=names)
 
 
+@summarized
 @struct.dataclass
 class Corpus:
     """A corpus for training, and what theories have prepared from it.
