@@ -186,12 +186,13 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `value`, True or False, as a Python bool.
+    """Returns `value`, True or False of Python, NumPy or JAX, as a Python bool.
 
     Raises:
         InputTypeError: If it is anything else, such as "no" or 0.
     """
-    if type(value).__name__ not in ("bool", "bool_"):  # bool_ is NumPy's, not imported here
+    scalar = getattr(value, "shape", None) == () and hasattr(value, "item")
+    if not isinstance(value, bool) and not (scalar and str(value.dtype) == "bool"):
         raise InputTypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 

@@ -164,7 +164,7 @@ def test_sweep_leaves_netcdf_that_plain_xarray_opens(tiny_sweep):
         np.testing.assert_array_equal(dataset["weight"], WEIGHTS)
         assert {name: v.dims for name, v in dataset.data_vars.items()} == expected
         assert all(v.dtype == np.float32 for n, v in dataset.items() if "diverged" not in n)
-        assert all("long_name" in variable.attrs for variable in dataset.values())
+        assert all("long_name" in variable.attrs for variable in dataset.variables.values())
         assert dataset["loss"].attrs["units"] == "nat"
         data = aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60)
         assert dataset.attrs["corpus_sha256"] == data.sha256

@@ -4,11 +4,14 @@ import tomllib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import random_mask, random_tokens, token_data
 
 import assocjax as aj
+from assocjax.arguments import check_flag, check_integer
+from assocjax.checks import check_number, check_positive
 
 N, T, V, L = 3, 4, 5, 2
 
@@ -77,3 +80,16 @@ def test_a_traced_tree_is_shown_too():
 def test_the_version_is_that_of_the_project():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
     assert aj.__version__ == project["project"]["version"]
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    for three in (np.int64(3), np.array(3), jnp.int32(3)):
+        assert check_integer("x", three, minimum=1) == 3
+        assert check_number("x", three) == 3
+    for half in (np.float16(0.5), np.array(0.5), jnp.bfloat16(0.5)):
+        assert check_number("x", half) == check_positive("x", half) == 0.5
+    for true in (True, np.bool_(True), np.array(True), jnp.array(True)):
+        assert check_flag("x", true) is True
+    for other in (1, np.int8(1), "yes", np.array([True])):
+        with pytest.raises(aj.InputTypeError, match="x must be True or False"):
+            check_flag("x", other)

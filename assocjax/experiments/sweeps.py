@@ -352,6 +352,7 @@ def _to_dataset(
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
         },
     )
+    dataset = results.name_coordinates(dataset)
     steps = dataset["diverged_step"].transpose(*GRID).values
     rates, seeds, scales = (grid[name] for name in GRID)
     dataset.attrs["diverged"] = "; ".join(

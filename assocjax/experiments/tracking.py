@@ -295,7 +295,7 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
     for name in ("input", "target"):
         attrs = {"units": "1", "long_name": f"share of the token among {name}s"}
         found[f"{name}_frequency"] = ("token", np.asarray(getattr(frequencies, name)), attrs)
-    return xr.Dataset(
+    dataset = xr.Dataset(
         found,
         {
             "step": ("step", np.array(steps, np.int32), {"units": "updates"}),
@@ -306,3 +306,4 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
             "rank": np.arange(1, k + 1, dtype=np.int32),
         },
     )
+    return results.name_coordinates(dataset)
