@@ -30,10 +30,18 @@ The rooms, in reading order: `storage`, `corpora`, `statistics`, `models`, `trai
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
 A room is a subpackage; its docstring is a tour of its modules, of which those that begin with `_`
 are for the room itself. A module imports only from its own room, from earlier rooms, and from the
-small `errors`, `arguments`, `checks` and `precision`.
+small `errors`, `display`, `arguments`, `checks` and `precision`.
 """
 
 import lazy_loader
 
 # Names are listed in __init__.pyi and imported on first use, so `assocjax --help` is fast: no JAX.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str):
+    if name != "__version__":
+        return _import(name)
+    from importlib.metadata import version
+
+    return version("assocjax")

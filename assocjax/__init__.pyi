@@ -145,6 +145,7 @@ from .theories.twin_statistics import prepare_twin as prepare_twin
 from .theories.twins import StatisticsTwin as StatisticsTwin
 from .training.flow import Flow as Flow
 from .training.flow import gradient_flow as gradient_flow
+from .training.optimizers import ScheduledOptimizer as ScheduledOptimizer
 from .training.optimizers import is_linear as is_linear
 from .training.optimizers import make_optimizer as make_optimizer
 from .training.parallel import data_parallel_loss_and_gradient as data_parallel_loss_and_gradient
@@ -152,3 +153,5 @@ from .training.train import Snapshot as Snapshot
 from .training.train import batch_indices as batch_indices
 from .training.train import train as train
 from .training.train import train_segment as train_segment
+
+__version__: str

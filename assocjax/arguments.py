@@ -57,6 +57,9 @@ TOP = 10
 PAGE_TEXT = 1_000_000
 """Largest number of tokens of text in an explorer page."""
 
+SCHEDULES: tuple[str, ...] = ("constant", "linear", "cosine")
+"""Schedules of the learning rate, each with any number of steps of warm-up."""
+
 EDITS = ("remove", "keep", "replace", "swap")
 DRAWS = 16
 
@@ -183,12 +186,13 @@ def check_callable(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `value`, True or False, as a Python bool.
+    """Returns `value`, True or False of Python, NumPy or JAX, as a Python bool.
 
     Raises:
         InputTypeError: If it is anything else, such as "no" or 0.
     """
-    if type(value).__name__ not in ("bool", "bool_"):  # bool_ is NumPy's, not imported here
+    scalar = getattr(value, "shape", None) == () and hasattr(value, "item")
+    if not isinstance(value, bool) and not (scalar and str(value.dtype) == "bool"):
         raise InputTypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 

@@ -164,7 +164,7 @@ def test_sweep_leaves_netcdf_that_plain_xarray_opens(tiny_sweep):
         np.testing.assert_array_equal(dataset["weight"], WEIGHTS)
         assert {name: v.dims for name, v in dataset.data_vars.items()} == expected
         assert all(v.dtype == np.float32 for n, v in dataset.items() if "diverged" not in n)
-        assert all("long_name" in variable.attrs for variable in dataset.values())
+        assert all("long_name" in variable.attrs for variable in dataset.variables.values())
         assert dataset["loss"].attrs["units"] == "nat"
         data = aj.load_tokens("fables", seq_len=8, num_sequences=8, num_documents=60)
         assert dataset.attrs["corpus_sha256"] == data.sha256
@@ -534,6 +534,11 @@ BAD = {
     "function of optax": ("sweep --optimizer apply_updates", ["optimizer", "'apply_updates'"]),
     "nothing of optax": ("sweep --optimizer sgd_", ["optimizer", "'sgd_'"]),
     "attribute of a module": ("sweep --optimizer __name__", ["optimizer", "'__name__'"]),
+    "unknown schedule": ("sweep --schedule step", ["--schedule", '"step"', '"cosine"']),
+    "warm-up as long as the run": (
+        "sweep --schedule cosine --warmup-steps 9 --steps 9",
+        ["--warmup-steps must be less than steps, 9; got 9"],
+    ),
     "unknown gradient": ("sweep --gradient backward", ["--gradient", "'backward'"]),
     "batch of too many": ("sweep --batch-size 9", ["--batch-size", "8", "got 9"]),
     "empty batch": ("sweep --batch-size 0", ["--batch-size", ">= 1", '"0"']),

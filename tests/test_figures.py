@@ -8,6 +8,7 @@ import xarray as xr
 from fontTools.fontBuilder import FontBuilder
 from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import assocjax as aj
@@ -15,6 +16,7 @@ from assocjax import cli, figures
 from assocjax.analysis.ablation import CONTROLS
 from assocjax.analysis.associations import MATRICES
 from assocjax.analysis.scorings import SCORINGS, SIDES
+from assocjax.arguments import DPI
 from assocjax.figures import style
 from assocjax.models.params import WEIGHTS
 
@@ -230,7 +232,10 @@ def test_a_study_is_drawn_over_what_it_varied():
     figure.canvas.draw()
     assert r"$\eta$ = 0.5, V = 10, T = 4, L = 2" in figure.get_suptitle()
     assert "a made-up corpus" in figure.get_suptitle()
-    assert [ax.get_xlabel() for ax in figure.axes] == ["learning rate", "vocab size"]
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        r"learning rate $\eta$",
+        "vocabulary size $V$",
+    ]
     sizes = figure.axes[1].lines[0].get_xydata()
     np.testing.assert_array_equal(sizes, [[5, 7], [10, 3], [20, 5]])  # in order of size
     position = figure.axes[1].lines[1].get_ydata()
@@ -451,6 +456,52 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         "plot_heads": (compared, {}, "attention_z"),
         "plot_by_layer": (compared.isel(revision=1), {"theory": names[0]}, "z"),
     }
+
+
+@pytest.mark.parametrize("name", ["plot_cosines", "plot_horizons", "plot_ablation", "plot_overlap"])
+def test_a_dimension_of_which_one_value_is_chosen_is_drawn(name):
+    """As the same selection with a list, which keeps the dimension."""
+    drawn, options, variable = made_up(["a", "b", "c", "d"])[name]
+    for dim in set(drawn[variable].dims) & set(drawn.indexes) - {"quantity", "step"}:
+        axes = [
+            getattr(figures, name)(drawn.isel({dim: which}), **options).axes for which in (0, [0])
+        ]
+        shown = [[line.get_xydata() for ax in of for line in ax.lines] for of in axes]
+        assert shown[0]
+        for one, other in zip(*shown, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_figure_is_an_image_in_a_notebook_and_of_the_size_that_is_asked(dataset):
+    figure = aj.plot_loss(dataset, figsize=(np.float32(7), 3))
+    width, height = np.frombuffer(figure._repr_png_()[16:24], ">u4")
+    assert (width, height) == (7 * DPI, 3 * DPI)
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    for bad in ((7,), (7, -1), "large", (7, np.nan)):
+        with pytest.raises((aj.InputError, aj.InputTypeError), match="figsize"):
+            aj.plot_loss(dataset, figsize=bad)
+
+
+def test_a_single_panel_is_drawn_into_given_axes(dataset):
+    ax = Figure().subplots()
+    assert aj.plot_loss(dataset.sel(init_scale=0), ax=ax) is ax.figure
+    assert len(ax.lines) == len(RATES)
+    with pytest.raises(aj.InputError, match="ax must be left out: there are 2 panels"):
+        aj.plot_loss(dataset, ax=ax)
+
+
+def test_lines_of_two_theories_that_coincide_are_both_seen():
+    """The solid one is wide, pale and beneath the dashed one."""
+    both = synthetic(theories=("leading", "effective"))
+    both["cosine"][:] = 0.5
+    ax = aj.plot_cosines(both).axes[0]
+    wide, thin = (
+        next(line for line in ax.lines if line.get_linestyle() == style and len(line.get_xdata()))
+        for style in ("-", "--")
+    )
+    assert wide.get_linewidth() > 2 * thin.get_linewidth()
+    assert wide.get_zorder() < thin.get_zorder()
+    assert wide.get_alpha() < 1
 
 
 PLOTS = sorted(name for name in dir(figures) if name.startswith("plot_"))

@@ -1,5 +1,7 @@
 """Every optimizer: its recursion by scalars, and its theories against exact training."""
 
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from conftest import assert_trees_close, random_mask, random_tokens, token_data
 
 import assocjax as aj
-from assocjax.training.optimizers import check_optimizer, make_optimizer
+from assocjax.training.optimizers import check_optimizer, check_resumable, make_optimizer
 
 N, T, V, L = 8, 6, 7, 2
 LEADING = ("leading",)
@@ -26,6 +28,7 @@ LINEAR = {
     "nesterov": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
     "cosine": lambda rate: optax.sgd(optax.cosine_decay_schedule(rate, STEPS)),
     "warm-up": scheduled(optax.warmup_cosine_decay_schedule(0.0, 1.0, 5, STEPS)),
+    "named schedule": aj.ScheduledOptimizer("sgd", "cosine", STEPS, warmup_steps=5),
     "weight decay": lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)),
 }
 OTHERS = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop}
@@ -81,6 +84,56 @@ def test_optimizers_are_told_within_a_trace(promote):
 
     traced(1.0)
     assert told == {"sgd": True, "adam": False}
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_are_their_formulas(schedule, warmup):
+    def rate(i):
+        if i < warmup:
+            return (i + 1) / (warmup + 1)
+        u = min(1, (i - warmup) / (STEPS - warmup))
+        return {"constant": 1, "linear": 1 - u, "cosine": (1 + np.cos(np.pi * u)) / 2}[schedule]
+
+    factor = aj.ScheduledOptimizer("sgd", schedule, STEPS, warmup).factor()
+    found = jax.jit(jax.vmap(factor))(jnp.arange(STEPS + 3))
+    np.testing.assert_allclose(found, [rate(i) for i in range(STEPS + 3)], atol=1e-6)
+
+
+def test_a_sweep_with_a_schedule_trains_by_it_and_says_so(data, promote):
+    """Loss against a loop with the rates written out; equal settings compile once."""
+    made = [aj.ScheduledOptimizer("sgd", "linear", np.int64(4), jnp.int32(1)) for _ in range(2)]
+    assert made[0] == made[1]
+    assert hash(made[0]) == hash(made[1])
+    arguments = {"num_layers": 1, "seeds": [0], "steps": 4, "theories": ["leading"]}
+    dataset = aj.sweep(data, learning_rates=[0.5], optimizer=made[0], **arguments)
+    params, losses = aj.init_params(jax.random.key(0), vocab_size=V, seq_len=T, num_layers=1), []
+    for rate in (0.25, 0.5, 0.5 * 2 / 3, 0.5 / 3, 0.0):
+        value, gradient = aj.exact_loss_and_gradient(params, data.tokens, data.mask)
+        losses.append(value)
+        params = jax.tree.map(lambda p, g, rate=rate: p - rate * g, params, gradient)
+    np.testing.assert_allclose(dataset["loss"].values.ravel(), losses, rtol=1e-5)
+    config, name = json.loads(dataset.attrs["config"]), "sgd, linear over 4 steps, 1 of warm-up"
+    assert config["optimizer"] == name
+    settings = {"optimizer": "sgd", "schedule": "linear", "steps": 4, "warmup_steps": 1}
+    assert config["settings"][name] == settings
+    check_resumable(made[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sgdd", "cosine", 4), "optimizer must be the name .* 'sgdd'"),
+        (("sgd", "exponential", 4), "schedule must be one of 'constant', 'linear', 'cosine'"),
+        (("sgd", "cosine", 0), "steps must be at least 1; got 0"),
+        (("sgd", "cosine", 4, 4), "warmup_steps must be less than steps, 4; got 4"),
+        ((optax.sgd, "cosine", 4), "optimizer must be of class str"),
+        (("sgd", "cosine", 4.5), "steps must be an integer"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises((aj.InputError, aj.InputTypeError), match=message):
+        aj.ScheduledOptimizer(*arguments)
 
 
 def test_names_are_told_as_well():

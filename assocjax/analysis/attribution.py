@@ -43,6 +43,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from assocjax.analysis.associations import check_counted
 from assocjax.arguments import MATRICES, check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, as_array, is_traced
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
@@ -55,6 +56,7 @@ _BLOCK_PAIRS = 1 << 18  # (query, key) pairs whose shares are in memory at once
 _GAUSS_NODES = (0.5 - 12**-0.5, 0.5 + 12**-0.5)
 
 
+@summarized
 class Attribution(NamedTuple):
     """An entry of a theory matrix and its parts, which sum to it.
 

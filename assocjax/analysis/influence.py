@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from assocjax.analysis.attribution import check_documents
 from assocjax.arguments import LARGEST_STEPS, check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_precision, is_traced
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.attention_only import activation_budget, count_valid
 from assocjax.models.model import Model, activation_bytes
@@ -20,6 +21,7 @@ from assocjax.training.optimizers import EPS_ROOT
 from assocjax.training.train import train
 
 
+@summarized
 class Influence(NamedTuple):
     """A trained entry, and its derivatives with respect to the weight of each document."""
 

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from cyclopts import Group, Parameter
 
@@ -17,6 +17,9 @@ from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import status
 from assocjax.errors import InputError
 from assocjax.models.registry import MODEL
+
+if TYPE_CHECKING:
+    from assocjax.training.optimizers import Optimizer
 
 T = TypeVar("T")
 
@@ -167,8 +170,21 @@ class Training(Seams):
     """number of updates"""
     optimizer: str = "sgd"
     """name of an optax optimizer"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """learning rate over the steps: linear and cosine fall to 0 after the last"""
+    warmup_steps: Steps = 0
+    """updates at the start during which the learning rate rises to its full value"""
     batch_size: Count | None = None
     """sequences in a minibatch (default: the full batch)"""
+
+    @property
+    def scheduled(self) -> "Optimizer":
+        """The optimizer with its schedule; a constant rate leaves its name, as theories know it."""
+        from assocjax.training.optimizers import ScheduledOptimizer
+
+        if self.schedule == "constant" and not self.warmup_steps:
+            return self.optimizer
+        return ScheduledOptimizer(self.optimizer, self.schedule, self.steps, self.warmup_steps)
 
 
 @options("Training")
@@ -183,7 +199,7 @@ class Run(Training):
     """seed of the initial weights, of the order of batches and of random directions"""
 
 
-def check_seams(seams: Seams, optimizer: str = "sgd", **theories: tuple[str, ...]) -> None:
+def check_seams(seams: Seams, optimizer: "Optimizer" = "sgd", **theories: tuple[str, ...]) -> None:
     """Runs the plugins, and checks the model's name and those of theories of it, by option."""
     from assocjax.models.registry import get_model
     from assocjax.theories.registry import get_theory
@@ -201,8 +217,8 @@ def check_training(
     """Checks options of training before the corpus is read, so that errors come early."""
     from assocjax.training.optimizers import check_optimizer
 
-    check_seams(training, training.optimizer, **theories)
-    check_optimizer(training.optimizer)
+    check_seams(training, training.scheduled, **theories)
+    check_optimizer(training.scheduled)
     if num_sequences is not None and (training.batch_size or 0) > num_sequences:
         raise InputError(
             f"batch_size must be at most the number of sequences, {num_sequences}; "

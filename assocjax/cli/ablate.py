@@ -61,6 +61,8 @@ class Ablate(Drawn, Corpus, Run):
             "init_scale",
             "theory",
             "optimizer",
+            "schedule",
+            "warmup_steps",
         )
         names += ("batch_size", "edits", "draws", "seed", "precision")
         config = chosen(self, *names)
@@ -185,7 +187,7 @@ def _trained(options: Ablate, data: "TokenData") -> tuple["Params", "Params"]:
         num_layers=options.num_layers,
         theories=(options.theory,),  # type: ignore[arg-type]
         model=options.model,  # type: ignore[arg-type]
-        optimizer=options.optimizer,
+        optimizer=options.scheduled,
         batch_size=options.batch_size,
     )
     check_run(run, data)

@@ -119,7 +119,7 @@ class Sweep(_Processes, Drawn, Corpus, Training):
             with _at_once(), progress_bar() as progress:
                 dataset = sweeps.sweep(
                     data,
-                    **arguments_of(self, sweeps.sweep),
+                    **arguments_of(self, sweeps.sweep, optimizer=self.scheduled),
                     checkpoint=self.out,
                     progress=progress,
                     announce=note,

@@ -54,7 +54,7 @@ class Track(Drawn, Corpus, Run):
             with progress_bar() as progress:
                 dataset = track(
                     data,
-                    **arguments_of(self, track),
+                    **arguments_of(self, track, optimizer=self.scheduled),
                     k=self.top,
                     truth=_known_truth(data),
                     checkpoint=self.out,

@@ -54,6 +54,7 @@ from assocjax.corpora.tokens import (
     find_token,
     hash_vocabulary,
 )
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.storage import Folder, claim
 
@@ -62,6 +63,7 @@ _BATCH = 1000  # documents tokenised at once
 _DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
 
 
+@summarized
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenFile:
     """Like `TokenData`, but the sequences stay on disk until `read` loads them.
@@ -94,6 +96,9 @@ class TokenFile:
     def vocab_size(self) -> int:
         """V."""
         return len(self.vocabulary)
+
+    def _highlights(self) -> dict[str, str]:
+        return {"size": f"N = {self.num_sequences}, T = {self.seq_len}, V = {self.vocab_size}"}
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens int32 [n, T+1] and mask bool [n, T] of the sequences from `start` to `stop`.

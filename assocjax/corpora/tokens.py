@@ -51,12 +51,14 @@ from assocjax.corpora.tokenizers import (
     stream_subwords,
     train_bpe,
 )
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 
 MAX_SEQ_LEN = 2**20
 _FABLE_WORDS = 80
 
 
+@summarized
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenData:
     """Sequences of token ids, their vocabulary, and how they were made.
@@ -170,6 +172,12 @@ class TokenData:
         made = {name: value for name, value in fields.items() if name not in left_out}
         computed = ("num_sequences", "seq_len", "vocab_size", "tokens_sha256")
         return made | {name: getattr(self, name) for name in computed}
+
+    def _highlights(self) -> dict[str, str]:
+        counts = np.bincount(self.tokens[:, 1:][self.mask], minlength=self.vocab_size)
+        frequent = [self.vocabulary[i] for i in np.argsort(-counts, kind="stable")[:10]]
+        size = f"N = {self.num_sequences}, T = {self.seq_len}, V = {self.vocab_size}"
+        return {"size": size, "most frequent": " ".join(map(repr, frequent))}
 
     def token_id(self, token: str) -> int:
         """The id of a token. Raises InputError if it is not in the vocabulary."""

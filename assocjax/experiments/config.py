@@ -19,13 +19,19 @@ from assocjax.arguments import (
 )
 from assocjax.checks import CorpusLike, Sequences, check_corpus
 from assocjax.corpora.tokens import TokenData, as_token_data
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model, Sizes
 from assocjax.models.registry import MODEL, get_model
 from assocjax.theories.registry import get_theory, theory_names
 from assocjax.theories.theory import Batch, Theory
-from assocjax.training.optimizers import Optimizer, check_optimizer, optimizer_name
+from assocjax.training.optimizers import (
+    Optimizer,
+    ScheduledOptimizer,
+    check_optimizer,
+    optimizer_name,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,8 @@ class RunConfig:
       a comparison.
     model: the model, by name or as a `Model`.
     gradient: the gradient that trains the weights, "exact" or a theory.
-    optimizer: the name of an optax optimizer, or a function of the learning rate that makes one.
+    optimizer: the name of an optax optimizer, a `ScheduledOptimizer`, or another function of the
+      learning rate that makes one.
     batch_size: sequences in a minibatch (a new order every epoch); None is the full batch.
     microbatch_size: sequences differentiated at once; None chooses by memory.
 
@@ -94,7 +101,9 @@ class RunConfig:
     def described(self) -> dict[str, Any]:
         """The settings as JSON values: objects are their names, and `settings` are their own."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        parts = {**self.prepared, self.model.name: self.model}
+        parts: dict[str, Any] = {**self.prepared, self.model.name: self.model}
+        if isinstance(self.optimizer, ScheduledOptimizer):
+            parts[self.optimizer.name] = self.optimizer
         return fields | {
             "settings": {name: own for name, of in parts.items() if (own := _settings(of))},
             "theories": list(self.names),
@@ -114,6 +123,7 @@ def as_named(data: CorpusLike, vocab_size: int | None, mask: ArrayLike | None) -
     return dataclasses.replace(of_array, mask=np.asarray(mask), vocabulary=names)
 
 
+@summarized
 @struct.dataclass
 class Corpus:
     """A corpus for training, and what theories have prepared from it.
@@ -194,8 +204,8 @@ def batches_of(theory: str) -> str:
     return f"{theory} of batches"
 
 
-def _settings(part: Model | Theory) -> dict[str, Any]:
-    """What distinguishes models or theories of one name: their attributes that are JSON values."""
-    own = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else vars(part)  # type: ignore[call-overload]
+def _settings(part: Any) -> dict[str, Any]:
+    """What distinguishes models, theories or optimizers of one name: attributes that are JSON."""
+    own = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else vars(part)
     plain = str | int | float | bool | dict | None
     return {name: own[name] for name in own if name != "name" and isinstance(own[name], plain)}

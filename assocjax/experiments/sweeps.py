@@ -95,7 +95,8 @@ def sweep(
       theories: the theories that every run is compared with, by name (`register_theory`) or as
         `Theory`; by default those of `THEORIES` that apply to the model. () compares with none.
       gradient: the gradient that trains the weights: "exact" or a theory.
-      optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
+      optimizer: name of an optax optimizer, a `ScheduledOptimizer`, or another function of the
+        learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None chooses by memory.
       memory_limit: bytes that this process may use for the runs computed together (estimated).
@@ -351,6 +352,7 @@ def _to_dataset(
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
         },
     )
+    dataset = results.name_coordinates(dataset)
     steps = dataset["diverged_step"].transpose(*GRID).values
     rates, seeds, scales = (grid[name] for name in GRID)
     dataset.attrs["diverged"] = "; ".join(

@@ -88,7 +88,8 @@ def track(
       init_scale: scale of the start, as the model defines it; for the paper's model the standard
         deviation, of which 0 is the zero start.
       model: a `Model` or its name; it must have a reading in tokens (`Model.in_tokens`).
-      optimizer: name of an optax optimizer, or a function of the learning rate that makes one.
+      optimizer: name of an optax optimizer, a `ScheduledOptimizer`, or another function of the
+        learning rate that makes one.
       batch_size: sequences in a minibatch; None is the full batch.
       microbatch_size: sequences differentiated at once; None chooses by memory.
       truth: maps kinds of `formations.READ_AT` to mappings from a query token to its true
@@ -294,7 +295,7 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
     for name in ("input", "target"):
         attrs = {"units": "1", "long_name": f"share of the token among {name}s"}
         found[f"{name}_frequency"] = ("token", np.asarray(getattr(frequencies, name)), attrs)
-    return xr.Dataset(
+    dataset = xr.Dataset(
         found,
         {
             "step": ("step", np.array(steps, np.int32), {"units": "updates"}),
@@ -305,3 +306,4 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
             "rank": np.arange(1, k + 1, dtype=np.int32),
         },
     )
+    return results.name_coordinates(dataset)

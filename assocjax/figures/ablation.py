@@ -5,10 +5,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from assocjax.analysis.ablation import CONTROLS, DIRECTIONS
-from assocjax.checks import check_dataset
+from assocjax.analysis.ablation import DIRECTIONS
 from assocjax.errors import reading
-from assocjax.figures.style import finish, literal, panels
+from assocjax.figures.style import Size, checked, finish, literal, panels
 
 _COLORS = {"random": "0.6", "shuffled": "#0072b2", "matched": "#e69f00"}
 _NAMES = {
@@ -20,7 +19,7 @@ _SMALLEST = 1e-4  # nats; smaller changes are drawn on a linear axis
 
 
 @reading("ablate")
-def plot_ablation(dataset: xr.Dataset) -> Figure:
+def plot_ablation(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Change of the loss by each edit of each unit: a panel for each edit, a row for each unit.
 
     The diamond is the theory. Circles are controls of the same norm, crosses controls by
@@ -28,20 +27,21 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
 
     Args:
       dataset: from `ablate`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `ablate`.
     """
-    check_dataset(dataset, "ablate", ["loss"], "unit edit")
-    check_dataset(dataset, "ablate", ["trained_loss"], "")
-    check_dataset(dataset, "ablate", ["control_loss"], "unit edit control draw")
+    dataset = checked(dataset, "ablate", ["loss"], "unit edit")
+    dataset = checked(dataset, "ablate", ["trained_loss"], "")
+    dataset = checked(dataset, "ablate", ["control_loss"], "unit edit control draw")
     units, edits = dataset["unit"].values, dataset["edit"].values
     size = 3.4 + 1.7 / len(edits), 0.32 * len(units) + 0.9
-    figure, axes = panels(1, len(edits), size=size, share_x=False)
+    figure, axes = panels(1, len(edits), size=size, share_x=False, figsize=figsize)
     rows = np.arange(len(units))
     for ax, edit in zip(axes[0], edits, strict=True):
         changes = dataset.sel(edit=edit) - dataset["trained_loss"]
-        for control in CONTROLS:
+        for control in changes["control"].values.tolist():
             direction, kind = control.split("_")
             values = changes["control_loss"].sel(control=control).values  # [unit, draw]
             if np.isnan(values).all():
@@ -57,7 +57,10 @@ def plot_ablation(dataset: xr.Dataset) -> Figure:
                 mfc="none",
                 label=f"{_NAMES[direction]}, {kind}",
             )
-        ax.plot(changes["loss"], rows, "D", color="#cc3311", ms=5, label="theory", clip_on=False)
+        ax.plot(  # hollow and beneath, so that controls at the same place are seen
+            changes["loss"], rows, "D", color="#cc3311", ms=8, mew=1.4, mfc="none",
+            label="theory", clip_on=False, zorder=1.5,
+        )  # fmt: skip
         ax.axvline(0, color="0.8", lw=0.8, zorder=0)
         ax.set_xscale("symlog", linthresh=_SMALLEST)
         ax.xaxis.set_minor_locator(NullLocator())

@@ -15,16 +15,16 @@ from assocjax.analysis.formations import READ_AT, mean_overlap
 from assocjax.analysis.scorings import (
     MATRICES,
     SCORINGS,
-    SIDES,
     Frequencies,
     context_lists,
     support_of,
 )
 from assocjax.arguments import check_choice, check_integer
-from assocjax.checks import check_dataset
 from assocjax.corpora.tokens import find_token
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.figures.style import (
+    Size,
+    checked,
     finish,
     label_axes,
     line_and_range,
@@ -56,22 +56,24 @@ _LABELS = {
 
 
 @reading("track")
-def plot_overlap(dataset: xr.Dataset) -> Figure:
+def plot_overlap(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Overlap of weights' lists with the theory's against step: a panel for each scoring and side.
 
     Args:
       dataset: from `track`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `track`.
     """
-    check_dataset(
-        dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring token"
+    dataset = checked(
+        dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring side token"
     )
-    figure, axes = _panels(dataset, len(SIDES), "overlap with theory")
+    sides, scorings = dataset["side"].values, dataset["scoring"].values
+    figure, axes = _panels(dataset, len(sides), "overlap with theory", figsize)
     chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
-    for row, side in zip(axes, SIDES, strict=True):
-        for ax, scoring in zip(row, SCORINGS, strict=True):
+    for row, side in zip(axes, sides, strict=True):
+        for ax, scoring in zip(row, scorings, strict=True):
             of_scoring = dataset.sel(scoring=scoring)
             for matrix in MATRICES:
                 overlap = mean_overlap(of_scoring, matrix, side)
@@ -89,24 +91,25 @@ def plot_overlap(dataset: xr.Dataset) -> Figure:
 
 
 @reading("track")
-def plot_precision(dataset: xr.Dataset) -> Figure:
+def plot_precision(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Share of the true associates in the weights' lists, against step: a panel for each scoring.
 
     Args:
       dataset: from `track` with a truth.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError: `dataset` has no precisions.
       InputTypeError: `dataset` is not a Dataset.
     """
-    check_dataset(dataset, "track", [], "")
+    dataset = checked(dataset, "track", [], "")
     kinds = [kind for kind in READ_AT if f"{kind}_precision" in dataset]
     if not kinds:
         raise InputError("dataset must have precisions: track(..., truth=fables.ground_truth())")
-    check_dataset(dataset, "track", (f"{kind}_precision" for kind in kinds), "step scoring")
-    check_dataset(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
-    figure, axes = _panels(dataset, 1, "true associates found")
-    for ax, scoring in zip(axes[0], SCORINGS, strict=True):
+    dataset = checked(dataset, "track", (f"{kind}_precision" for kind in kinds), "step scoring")
+    dataset = checked(dataset, "track", (f"{kind}_theory_precision" for kind in kinds), "scoring")
+    figure, axes = _panels(dataset, 1, "true associates found", figsize)
+    for ax, scoring in zip(axes[0], dataset["scoring"].values, strict=True):
         of_scoring = dataset.sel(scoring=scoring)
         for kind in kinds:
             found = of_scoring[f"{kind}_precision"]
@@ -126,7 +129,13 @@ def plot_precision(dataset: xr.Dataset) -> Figure:
 
 @reading("track or statistics_dataset")
 def plot_context_graph(
-    dataset: xr.Dataset, token: str, *, k: int = 8, scoring: str = "z-score"
+    dataset: xr.Dataset,
+    token: str,
+    *,
+    k: int = 8,
+    scoring: str = "z-score",
+    figsize: Size = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """A token and the tokens that stand before it, by the basis function Phi: paper, Figure 3.
 
@@ -139,6 +148,8 @@ def plot_context_graph(
       token: a token of the vocabulary.
       k: largest number of associates to show; for a `track` at most the number recorded.
       scoring: one of `scorings.SCORINGS`.
+      figsize: width and height of the figure in inches.
+      ax: axes to draw into, instead of a new figure.
 
     Raises:
       InputError: the token or the scoring is unknown, nothing stands before the token more often
@@ -149,7 +160,7 @@ def plot_context_graph(
     k = check_integer("k", k, minimum=1)
     if not isinstance(token, str):
         raise InputTypeError(f"token must be a text; got {token!r}")
-    check_dataset(dataset, "track or statistics_dataset", ["target_frequency"], "token")
+    dataset = checked(dataset, "track or statistics_dataset", ["target_frequency"], "token")
     vocabulary = [str(word) for word in dataset["token"].values]
     own = find_token(token, vocabulary, dataset.attrs.get("corpus_name", "the dataset"))
     ids, scores, counts = _context_lists(dataset, k, scoring)
@@ -161,11 +172,10 @@ def plot_context_graph(
         )
     angles = 2 * np.pi * np.arange(len(listed[own])) / len(listed[own]) + np.pi / 2
     places = dict(zip(listed[own], np.stack([np.cos(angles), np.sin(angles)], 1), strict=True))
-    figure = Figure(figsize=(5.2, 5.2), layout="constrained")
-    ax = figure.subplots()
+    figure, ((panel,),) = panels(1, 1, size=(3.9, 4.3), figsize=figsize, ax=ax)
     for i, start in places.items():
         for j in set(listed[i]) & places.keys():
-            ax.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
+            panel.plot(*zip(start, places[j], strict=True), color="0.85", lw=1, zorder=0)
     scores = scores[own][: len(places)]
     labels = [f"{score:.2g}" for score in scores]
     if counts is not None:
@@ -173,18 +183,18 @@ def plot_context_graph(
     widths = 1 + 5 * scores / scores[0]
     planted = json.loads(dataset.attrs.get("truth", "{}")).get("context", {}).get(token, ())
     for (i, place), width, label in zip(places.items(), widths, labels, strict=True):
-        ax.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
-        _node(ax, place, vocabulary[i], "#fdf3df", 2 if vocabulary[i] in planted else 1)
-        ax.annotate(
+        panel.plot([0, place[0]], [0, place[1]], color=_COLORS["context"], lw=width, zorder=1)
+        _node(panel, place, vocabulary[i], "#fdf3df", 2 if vocabulary[i] in planted else 1)
+        panel.annotate(
             label, 0.55 * place, fontsize=7, color="0.3", ha="center", va="center",
             bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
         )  # fmt: skip
-    _node(ax, (0, 0), vocabulary[own], "#ffffff")
-    ax.set_xlim(-1.35, 1.35)
-    ax.set_ylim(-1.25, 1.25)
-    ax.set_aspect("equal")
-    ax.axis("off")
-    set_title(figure, f"What stands before it: context, {scoring}", dataset)
+    _node(panel, (0, 0), vocabulary[own], "#ffffff")
+    panel.set_xlim(-1.35, 1.35)
+    panel.set_ylim(-1.25, 1.25)
+    panel.set_aspect("equal")
+    panel.axis("off")
+    set_title(figure, f"What stands before it: context, {scoring}", dataset, ax=ax)
     return figure
 
 
@@ -196,13 +206,13 @@ def _context_lists(
     source = "track or statistics_dataset"
     if "context" not in dataset:
         names = [f"context_theory_{what}" for what in ("id", "score", "count")]
-        check_dataset(dataset, source, names, "scoring side token rank")
+        dataset = checked(dataset, source, names, "scoring side token rank")
         lists = dataset.sel(scoring=scoring, side="row")
         ids, scores, counts = (lists[name].values[:, :k] for name in names)
         return ids.astype(int), scores, counts
-    check_dataset(dataset, source, ["context", "bigram", "query_key"], "token other_token")
+    dataset = checked(dataset, source, ["context", "bigram", "query_key"], "token other_token")
     names = [f"{name}_frequency" for name in Frequencies._fields]
-    check_dataset(dataset, source, names, "token")
+    dataset = checked(dataset, source, names, "token")
     frequencies = Frequencies(*(jnp.asarray(dataset[name].values) for name in names))
     support = support_of(
         {"context": observed(dataset).rows("context")}, dataset["token"].values.tolist()
@@ -227,8 +237,8 @@ def save_track(
     return save_all(figures, folder, overwrite=overwrite)
 
 
-def _panels(dataset: xr.Dataset, rows: int, y: str):
-    figure, axes = panels(rows, len(SCORINGS), size=(3.1, 2.2))
+def _panels(dataset: xr.Dataset, rows: int, y: str, figsize: Size):
+    figure, axes = panels(rows, dataset.sizes["scoring"], size=(3.1, 2.2), figsize=figsize)
     label_axes(axes, "step", y)
     last = int(dataset["step"][-1])
     for ax in axes.flat:

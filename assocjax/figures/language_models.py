@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_choice
-from assocjax.checks import check_dataset
 from assocjax.errors import InputError, reading
-from assocjax.figures.style import literal, set_title
+from assocjax.figures.style import Size, checked, literal, new_figure, set_title
 from assocjax.figures.style import panels as make_panels
 
 PANELS = ("attention", "embedding without MLP", "embedding")
@@ -31,7 +30,12 @@ _FEW_LAYERS = 3  # the paper's Figure 7 shows three
 
 @reading("compare_revisions")
 def plot_layers_by_step(
-    dataset: xr.Dataset, *, theory: str = "value", residual: str = "uniform", null: str = "all"
+    dataset: xr.Dataset,
+    *,
+    theory: str = "value",
+    residual: str = "uniform",
+    null: str = "all",
+    figsize: Size = None,
 ) -> Figure:
     """Heat maps of layer against revision: the paper's and the token-centred score, with controls.
 
@@ -44,23 +48,26 @@ def plot_layers_by_step(
       theory: matrix of the theory for the two panels of embeddings.
       residual: "uniform" (the paper's) or "unigram".
       null: tokens are shuffled among "all", or within bins of "frequency".
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
         theory, residual or null.
     """
-    _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
-    _check(dataset, _STREAMS, "layer stream revision", residual=residual, null=null, theory=theory)
+    dataset = _checked(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
+    dataset = _checked(
+        dataset, _STREAMS, "layer stream revision", residual=residual, null=null, theory=theory
+    )
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     rows = _maps([*panels.values()])
     names = _ticks(dataset, "revision")
     height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
-    figure = Figure(
-        figsize=(
+    figure = new_figure(
+        figsize,
+        (
             2.6 + 2.5 * len(PANELS),
             len(rows) * min(max(height, 1.4), 3.2) + 1.0 + _room_below(names),
         ),
-        layout="constrained",
     )
     axes = figure.subplots(len(rows), len(PANELS), squeeze=False)
     for row, (label, variable, centering, norm, colours) in enumerate(rows):
@@ -83,7 +90,9 @@ def plot_layers_by_step(
 
 
 @reading("compare_revisions")
-def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "all") -> Figure:
+def plot_heads(
+    dataset: xr.Dataset, *, residual: str = "uniform", null: str = "all", figsize: Size = None
+) -> Figure:
     """Heat maps of every head and its control: layer against head, or head against revision.
 
     For several revisions, the first, a middle and the last layer are shown, as in the paper's
@@ -93,12 +102,13 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     Args:
       dataset: from `compare_revisions`, with the centerings "feature" and "token".
       residual, null: as in `plot_layers_by_step`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
         residual or null.
     """
-    _check(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
+    dataset = _checked(dataset, _ATTENTION, "layer head revision", residual=residual, null=null)
     chosen = _attention(dataset.sel(residual=residual, null=null))
     heads = chosen.sel(head=[name for name in chosen["head"].values if name != "mean"])
     if heads.sizes["revision"] == 1:
@@ -113,9 +123,9 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
     height = 0.16 * heads.sizes[down] + 0.5
     names = _ticks(dataset, across)
     room = _room_below(names) if across == "revision" else 0
-    figure = Figure(
-        figsize=(2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0 + room),
-        layout="constrained",
+    figure = new_figure(
+        figsize,
+        (2.1 * len(columns) + 1.5, len(maps) * min(max(height, 1.3), 5.0) + 1.0 + room),
     )
     axes = figure.subplots(len(maps), len(columns), squeeze=False)
     for column, (title, variable, centering, norm, colours) in enumerate(columns):
@@ -143,7 +153,12 @@ def plot_heads(dataset: xr.Dataset, *, residual: str = "uniform", null: str = "a
 
 @reading("compare_revisions")
 def plot_by_layer(
-    dataset: xr.Dataset, *, theory: str = "value", residual: str = "uniform", null: str = "all"
+    dataset: xr.Dataset,
+    *,
+    theory: str = "value",
+    residual: str = "uniform",
+    null: str = "all",
+    figsize: Size = None,
 ) -> Figure:
     """Similarity against layer of one revision, real and shuffled (mean and two sd of shuffles).
 
@@ -152,19 +167,24 @@ def plot_by_layer(
     Args:
       dataset: one revision of a Dataset from `compare_revisions` (`isel(revision=-1)`).
       theory, residual, null: as in `plot_layers_by_step`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from `compare_revisions`, or has no such
         theory, residual or null.
     """
-    _check(dataset, _ATTENTION, "layer head", residual=residual, null=null)
-    _check(dataset, _STREAMS, "layer stream", residual=residual, null=null, theory=theory)
+    dataset = _checked(dataset, _ATTENTION, "layer head", residual=residual, null=null)
+    dataset = _checked(
+        dataset, _STREAMS, "layer stream", residual=residual, null=null, theory=theory
+    )
+    if dataset.sizes.get("revision") == 1:
+        dataset = dataset.isel(revision=0)
     if "revision" in dataset.dims or "revision" not in dataset:
         raise InputError("dataset must be of one revision, as of isel(revision=-1)")
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     rows = {"feature": "paper's form", "token": "token-centred"}
     figure, axes = make_panels(
-        len(rows), len(PANELS), size=(2.7, 2.05), share_x=False, share_y="row"
+        len(rows), len(PANELS), size=(2.7, 2.05), share_x=False, share_y="row", figsize=figsize
     )
     for across, (centering, label) in zip(axes, rows.items(), strict=True):
         for ax, (title, panel) in zip(across, panels.items(), strict=True):
@@ -177,6 +197,7 @@ def plot_by_layer(
                 ax.set_title(title, fontsize=9)
             else:
                 ax.set_xlabel("layer", fontsize=8)
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         across[0].set_ylim(bottom=0)  # for all panels of the row, after all are drawn
         across[0].set_ylabel(f"similarity, {label}", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False)
@@ -187,14 +208,15 @@ def plot_by_layer(
     return figure
 
 
-def _check(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) -> None:
+def _checked(dataset: xr.Dataset, names: Sequence[str], dims: str, **chosen: str) -> xr.Dataset:
     source = "compare_revisions"
     for name in names:
         null = () if name.endswith("similarity") else ("null",)
         of = [dim for dim in chosen if dim != "null"]
-        check_dataset(dataset, source, [name], " ".join([dims, "centering", *of, *null]))
+        dataset = checked(dataset, source, [name], " ".join([dims, "centering", *of, *null]))
     for dim, label in chosen.items():
         check_choice(dim, label, [str(known) for known in dataset[dim].values])
+    return dataset
 
 
 def _panels(dataset: xr.Dataset, theory: str) -> dict[str, xr.Dataset]:

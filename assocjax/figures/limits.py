@@ -10,12 +10,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from assocjax.checks import check_dataset
 from assocjax.errors import InputError, InputTypeError, reading
 from assocjax.experiments.horizons import SETTINGS
 from assocjax.experiments.tables import weights_and_layers
 from assocjax.figures.style import (
+    Size,
     and_seeds,
+    checked,
     few_ticks,
     finish,
     in_order,
@@ -27,11 +28,17 @@ from assocjax.figures.style import (
     shades,
 )
 
+_SETTING_LABELS = {
+    "learning_rate": r"learning rate $\eta$",
+    "vocab_size": "vocabulary size $V$",
+    "seq_len": "sequence length $T$",
+    "num_layers": "number of layers $L$",
+}
 _THEORY_COLORS = ("#332288", "#ee7733", "#117733")
 
 
 @reading("validity_horizon")
-def plot_horizons(horizons: xr.Dataset) -> Figure:
+def plot_horizons(horizons: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Validity horizon, as training time, against learning rate.
 
     A panel for each weight and initialization scale, a line for each theory: the minimum over
@@ -41,17 +48,18 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
 
     Args:
       horizons: from `validity_horizon`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `horizons` is not from `validity_horizon`.
     """
     dims = "learning_rate seed init_scale theory weight layer"
-    check_dataset(horizons, "validity_horizon", ["horizon"], dims)
+    horizons = checked(horizons, "validity_horizon", ["horizon"], dims)
     horizons, exists = in_order(horizons), weights_and_layers(horizons)
     rates, scales = horizons["learning_rate"].values, horizons["init_scale"].values
     last = max(1, horizons.attrs["steps"])
     weights = look_of_weights(horizons["weight"].values)
-    figure, axes = panels(len(scales), len(weights), log=True)
+    figure, axes = panels(len(scales), len(weights), log=True, figsize=figsize)
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(weights)):
         ax = axes[i, j]
         for k, theory in enumerate(horizons["theory"].values):
@@ -75,7 +83,9 @@ def plot_horizons(horizons: xr.Dataset) -> Figure:
 
 
 @reading("horizon_study")
-def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "") -> Figure:
+def plot_horizon_study(
+    rows: Sequence[Mapping[str, Any]], *, corpus_name: str = "", figsize: Size = None
+) -> Figure:
     """Horizons as training time s eta against each quantity that was varied, on log axes.
 
     A colour for each weight, a line style for each theory. There is no point for settings at which
@@ -84,6 +94,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     Args:
       rows: from `horizon_study`.
       corpus_name: for the title.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError: `rows` is empty or incomplete.
@@ -100,7 +111,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
     varied = varied or ["num_layers"]
     theories = look_of_theories(dict.fromkeys(row["theory"] for row in rows))
     weights = look_of_weights(name.removesuffix("*eta") for name in base if name.endswith("*eta"))
-    figure, axes = panels(1, len(varied), log=True, share_x=False)
+    figure, axes = panels(1, len(varied), log=True, share_x=False, figsize=figsize)
     for ax, name in zip(axes[0], varied, strict=True):
         others = [other for other in SETTINGS if other != name]
         line = [row for row in rows if all(row[other] == base[other] for other in others)]
@@ -113,7 +124,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
             ax.plot(x, y, color=color, ls=line_style, marker="o", ms=3, lw=1.4)
         few_ticks(ax, sorted({row[name] for row in line}))
         ax.tick_params(which="minor", labelsize=8)  # where an axis of less than a decade has them
-        ax.set_xlabel(name.replace("_", " "))
+        ax.set_xlabel(_SETTING_LABELS[name])
     axes[0, 0].set_ylabel(r"horizon $s\,\eta$")
     for label, color in weights.values():
         axes[0, 0].plot([], [], color=color, label=label)
@@ -129,7 +140,7 @@ def plot_horizon_study(rows: Sequence[Mapping[str, Any]], *, corpus_name: str = 
 
 
 @reading("theorem_bounds")
-def plot_bounds(bounds: xr.Dataset) -> Figure:
+def plot_bounds(bounds: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Measured distance to the leading terms and its bound against step, on log axes.
 
     A row for each initialization scale, a column for each weight, a colour for each of up to three
@@ -138,6 +149,7 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
 
     Args:
       bounds: from `theorem_bounds`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `bounds` is not from `theorem_bounds`.
@@ -147,12 +159,12 @@ def plot_bounds(bounds: xr.Dataset) -> Figure:
         (["bound"], "learning_rate weight step"),
         (["conditions_met"], "learning_rate init_scale step"),
     ):
-        check_dataset(bounds, "theorem_bounds", names, dims)
-    bounds = in_order(bounds).isel(step=slice(1, None))  # a log axis has no step 0
+        bounds = checked(bounds, "theorem_bounds", names, dims)
+    bounds = in_order(bounds).sel(step=bounds["step"] > 0)  # a log axis has no step 0
     rates, scales = bounds["learning_rate"].values, bounds["init_scale"].values
     shown = rates[sorted({0, len(rates) // 2, len(rates) - 1})]
     weights = look_of_weights(bounds["weight"].values)
-    figure, axes = panels(len(scales), len(weights), log=True, share_y="col")
+    figure, axes = panels(len(scales), len(weights), log=True, share_y="col", figsize=figsize)
     for (i, scale), (j, weight) in itertools.product(enumerate(scales), enumerate(weights)):
         ax = axes[i, j]
         for rate, color in zip(shown, shades(len(shown)), strict=True):

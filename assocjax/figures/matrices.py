@@ -6,16 +6,15 @@ from matplotlib.figure import Figure
 
 from assocjax.analysis.associations import MATRICES
 from assocjax.arguments import MIN_COUNT, UNKNOWN, check_integer
-from assocjax.checks import check_dataset
 from assocjax.errors import reading
-from assocjax.figures.style import literal, set_title
+from assocjax.figures.style import Size, checked, literal, new_figure, set_title
 from assocjax.statistics.occurrences import observed
 
 _ORDER = ("bigram", "context", "interchangeability", "value", "composed", "query_key")
 
 
 @reading("statistics_dataset")
-def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
+def plot_statistics(dataset: xr.Dataset, *, top: int = 40, figsize: Size = None) -> Figure:
     """Heat maps of the matrices for the most associated tokens (without `<unk>`).
 
     These are the tokens of the pairs with the largest corrected scores: Pearson residuals of
@@ -26,19 +25,20 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40) -> Figure:
     Args:
       dataset: from `datasets.statistics_dataset`.
       top: number of tokens to show.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from `statistics_dataset`, or `top` is not a
         positive integer.
     """
     check_integer("top", top, minimum=1)
-    check_dataset(dataset, "statistics_dataset", _ORDER, "token other_token")
+    dataset = checked(dataset, "statistics_dataset", _ORDER, "token other_token")
     frequencies = [f"{name}_frequency" for name in ("input", "target", "context")]
-    check_dataset(dataset, "statistics_dataset", frequencies, "token")
-    check_dataset(dataset, "statistics_dataset", ["position", "num_positions"], "")
+    dataset = checked(dataset, "statistics_dataset", frequencies, "token")
+    dataset = checked(dataset, "statistics_dataset", ["position", "num_positions"], "")
     shown = _associated(dataset)[:top]
     tokens = [literal(token, most=24) for token in dataset["token"].values[shown]]
-    figure = Figure(figsize=(16, 10.5), layout="constrained")
+    figure = new_figure(figsize, (16, 10.5))
     for ax, name in zip(figure.subplots(2, 3).flat, _ORDER, strict=True):
         matrix = dataset[name].values[np.ix_(shown, shown)]
         limit = np.nanquantile(np.abs(matrix), 0.99) if np.isfinite(matrix).any() else 0

@@ -10,6 +10,7 @@ global state, no display.
 import contextlib
 import contextvars
 import functools
+import io
 import itertools
 import logging
 import os
@@ -32,10 +33,13 @@ from assocjax.arguments import (
     FIGURE_FORMATS,
     LARGEST_DPI,
     check_integer,
+    check_is,
     check_names,
     check_path,
+    check_sequence,
 )
-from assocjax.errors import InputTypeError
+from assocjax.checks import check_dataset, check_positive
+from assocjax.errors import InputError, InputTypeError
 from assocjax.storage import SIGNATURE, Folder, whole_file
 
 LABELS = {
@@ -246,27 +250,90 @@ def in_order(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.sortby(["learning_rate", "init_scale"])
 
 
+class NotebookFigure(Figure):
+    """A figure that Jupyter shows as an image, also where pyplot and its magic are not in use."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI)
+        return buffer.getvalue()
+
+
+Size = tuple[float, float] | None
+"""Width and height of a figure in inches; None chooses by its contents."""
+
+
+def new_figure(figsize: Size, default: tuple[float, float]) -> Figure:
+    """An empty figure on white, so that it can be read on a dark page, of `figsize` if given.
+
+    Raises:
+      InputError, InputTypeError: `figsize` is not two positive numbers.
+    """
+    if figsize is not None:
+        sides = check_sequence("figsize", figsize, "a width and a height")
+        if len(sides) != 2:
+            raise InputError(f"figsize must be a width and a height in inches; got {figsize!r}")
+        default = tuple(check_positive("every entry of figsize", side) for side in sides)  # type: ignore[assignment]
+    return NotebookFigure(figsize=default, layout="constrained", facecolor="white")
+
+
+def checked(dataset: Any, source: str, variables: Iterable[str], dims: str) -> Any:
+    """As `check_dataset`; returns the Dataset, in which each of the variables has the dimensions.
+
+    A dimension of which one value was selected, as in `dataset.sel(seed=0)`, has one value again.
+    """
+    variables = list(variables)
+    for name in variables if isinstance(dataset, xr.Dataset) else ():
+        if name not in dataset:
+            continue
+        for dim in set(dims.split()) - set(dataset[name].dims):
+            if dim not in dataset.coords or dataset.coords[dim].size != 1:
+                continue
+            values = dataset.coords[dim].values.reshape(1)
+            dataset = dataset.assign_coords({dim: values})
+            dataset[name] = dataset[name].expand_dims({dim: values})
+            if dim == "weight" and "has_layers" in dataset.coords:
+                has_layers = dataset.coords["has_layers"].values.reshape(1)
+                dataset = dataset.assign_coords(has_layers=("weight", has_layers))
+        dataset[name] = dataset[name].transpose(*dims.split(), ..., missing_dims="ignore")
+    check_dataset(dataset, source, variables, dims)
+    return dataset
+
+
 def panels(
     rows: int,
     columns: int,
     *,
     size: tuple[float, float] = (2.5, 2.2),
+    figsize: Size = None,
+    ax: Axes | None = None,
     log: bool = False,
     share_x: Any = True,
     share_y: Any = True,
 ):
     """A figure with panels of `size` inches and space for a legend, and its axes [rows, columns].
 
+    If `figsize` is given, it is the size of the figure instead. If `ax` is given, it is the panel,
+    and there must be only one.
+
     `share_x` and `share_y` are `sharex` and `sharey` of matplotlib's `subplots`.
     """
     width, height = max(size[0] * columns, 5) + 1.3, size[1] * rows + 0.9
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
-    for ax in axes.flat:
+    if ax is not None:
+        check_is("ax", ax, Axes)
+        if rows * columns > 1:
+            raise InputError(f"ax must be left out: there are {rows * columns} panels, not one")
+        figure: Any = ax.get_figure(root=True)
+        axes = np.array([[ax]], object)
+    else:
+        figure = new_figure(figsize, (width, height))
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
+    panel: Any
+    for panel in axes.flat:
         if log:
-            ax.set(xscale="log", yscale="log")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
+            panel.set(xscale="log", yscale="log")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
     return figure, axes
 
 
@@ -284,6 +351,11 @@ def few_ticks(ax: Axes, ticks) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
+BENEATH: dict[str, Any] = {"lw": 3.6, "alpha": 0.45}
+ABOVE: dict[str, Any] = {"lw": 1.4}
+"""The lines of two theories that may coincide: one wide and pale, the other within it."""
+
+
 def line_and_range(
     ax: Axes,
     values: xr.DataArray,
@@ -294,13 +366,17 @@ def line_and_range(
     marker=None,
     line: str = "-",
     alpha: float = 0.2,
+    beneath: bool = False,
 ) -> None:
+    """A line of means, and a shade of the range over all axes but `over`. A line `beneath` others
+    is wide and pale, so that a thin one that coincides with it is seen within it."""
     others = [dim for dim in values.dims if dim != over]
     x = values[over].values
     mean = values.mean(others)
     if int(mean.count()) == 1:
         marker = "o"  # a line of one point would be invisible
-    ax.plot(x, mean, color=color, lw=1.4, ls=line, label=label, marker=marker, ms=3)
+    look = {**BENEATH, "zorder": 1.8} if beneath else ABOVE
+    ax.plot(x, mean, color=color, ls=line, label=label, marker=marker, ms=3, **look)
     low, high = values.min(others), values.max(others)
     ax.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
 
@@ -319,7 +395,11 @@ def finish(figure: Figure, axes, title: str, dataset: xr.Dataset) -> None:
     set_title(figure, title, dataset)
 
 
-def set_title(figure: Figure, title: str, dataset: xr.Dataset) -> None:
+def set_title(figure: Any, title: str, dataset: xr.Dataset, *, ax: Axes | None = None) -> None:
     name = literal(dataset.attrs.get("corpus_name", ""))
-    figure.suptitle(f"{title}\n{name}" if name else title, fontsize=10, wrap=True)
+    title = f"{title}\n{name}" if name else title
+    if ax is None:
+        figure.suptitle(title, fontsize=10, wrap=True)
+    else:  # the rest of the figure is the user's
+        ax.set_title(title, fontsize=10)
     _choose_fonts(figure)

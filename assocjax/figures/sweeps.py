@@ -10,10 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_flag
-from assocjax.checks import check_dataset, check_number
+from assocjax.checks import check_number
 from assocjax.errors import InputError, reading
 from assocjax.figures.style import (
+    ABOVE,
+    BENEATH,
+    Size,
     and_seeds,
+    checked,
     few_ticks,
     finish,
     in_order,
@@ -34,7 +38,7 @@ _DISAGREEMENT_LINES = {"truncation_error": "-", "sampling_error": ":"}
 
 
 @reading("sweep")
-def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
+def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False, figsize: Size = None) -> Figure:
     """Cosine with every theory against step: a panel for each learning rate and init_scale.
 
     As the paper's Figure 4, but over a grid and for all theories of the sweep.
@@ -42,15 +46,16 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
     Args:
       dataset: from `sweep`.
       gradients: compare gradients instead of weights.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `sweep`.
     """
     gradients = check_flag("gradients", gradients)
-    check_dataset(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
+    dataset = checked(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
     dataset = in_order(dataset).sel(quantity="gradients" if gradients else "weights")
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = panels(len(scales), len(rates))
+    figure, axes = panels(len(scales), len(rates), figsize=figsize)
     weights = look_of_weights(dataset["weight"].values)
     last = int(dataset["step"][-1])
     margin = 0.03 * max(1, last)
@@ -81,7 +86,9 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False) -> Figure:
 
 
 @reading("sweep")
-def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
+def plot_errors(
+    dataset: xr.Dataset, *, init_scale: float | None = None, figsize: Size = None
+) -> Figure:
     """Relative error of every theory against step and against learning rate, on log axes.
 
     Upper row: error against step, a line for each learning rate. Lower row: error against learning
@@ -90,24 +97,25 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
     Args:
       dataset: from `sweep`.
       init_scale: the initialization scale to show; by default the smallest.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from `sweep`, or has no such scale.
     """
-    check_dataset(dataset, "sweep", ["relative_error"], f"{_BY_LAYER} quantity")
+    dataset = checked(dataset, "sweep", ["relative_error"], f"{_BY_LAYER} quantity")
     scale, dataset = _at_scale(dataset, init_scale)
     rates, last = dataset["learning_rate"].values, int(dataset["step"][-1])
     steps = sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2), max(1, last)})
-    steps = [step for step in steps if step <= last]
+    steps = [step for step in steps if step in dataset["step"].values]
     weights = look_of_weights(dataset["weight"].values)
-    figure, axes = panels(2, len(weights), log=True, share_x="row")
+    figure, axes = panels(2, len(weights), log=True, share_x="row", figsize=figsize)
     for j, (weight, (label, _)) in enumerate(weights.items()):
         error = dataset["relative_error"].sel(weight=weight, quantity="weights")
         top, bottom = axes[:, j]
         for ax in (top, bottom):
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
-            line = error.sel(learning_rate=rate).isel(step=slice(1, None))
+            line = error.sel(learning_rate=rate).sel(step=dataset["step"] > 0)
             _theory_lines(top, line, color, rf"$\eta$ = {rate:g}")
         for step, color in zip(steps, shades(len(steps)), strict=True):
             line = error.sel(step=step)
@@ -133,7 +141,9 @@ def plot_errors(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figu
 
 
 @reading("sweep")
-def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -> Figure:
+def plot_disagreement(
+    dataset: xr.Dataset, *, init_scale: float | None = None, figsize: Size = None
+) -> Figure:
     """Sampling and truncation error, the two parts of disagreement, against step on log axes.
 
     A row for each theory, a column for each weight, a colour for each learning rate.
@@ -141,20 +151,21 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
     Args:
       dataset: from `sweep` with a `batch_size`.
       init_scale: the initialization scale to show; by default the smallest.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: the dataset is not from such a `sweep`, or has no such scale.
     """
-    check_dataset(dataset, "sweep", [], "")
+    dataset = checked(dataset, "sweep", [], "")
     if "sampling_error" not in dataset:
         raise InputError("dataset must be from a sweep with a batch_size; this one has none")
-    check_dataset(dataset, "sweep", _DISAGREEMENT_LINES, _BY_LAYER)
+    dataset = checked(dataset, "sweep", _DISAGREEMENT_LINES, _BY_LAYER)
     scale, dataset = _at_scale(dataset, init_scale)
     rates = dataset["learning_rate"].values
     theories = look_of_theories(dataset["theory"].values)
     weights = look_of_weights(dataset["weight"].values)
-    dataset = dataset.isel(step=slice(1, None))  # a log axis has no step 0
-    figure, axes = panels(len(theories), len(weights), log=True)
+    dataset = dataset.sel(step=dataset["step"] > 0)  # a log axis has no step 0
+    figure, axes = panels(len(theories), len(weights), log=True, figsize=figsize)
     for (i, theory), (j, weight) in itertools.product(enumerate(theories), enumerate(weights)):
         ax, cell = axes[i, j], dataset.sel(theory=theory, weight=weight)
         for rate, color in zip(rates, shades(len(rates)), strict=True):
@@ -178,25 +189,27 @@ def plot_disagreement(dataset: xr.Dataset, *, init_scale: float | None = None) -
 
 
 @reading("sweep")
-def plot_loss(dataset: xr.Dataset) -> Figure:
+def plot_loss(dataset: xr.Dataset, *, figsize: Size = None, ax: Axes | None = None) -> Figure:
     """Loss in nats against step, a line for each learning rate, a panel for each init_scale.
 
     Args:
       dataset: from `sweep`.
+      figsize: width and height of the figure in inches.
+      ax: axes to draw into, instead of a new figure; of one init_scale.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `sweep`.
     """
-    check_dataset(dataset, "sweep", ["loss"], _GRID)
+    dataset = checked(dataset, "sweep", ["loss"], _GRID)
     dataset = in_order(dataset)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
-    figure, axes = panels(1, len(scales), size=(4.2, 3.2))
-    for ax, scale in zip(axes[0], scales, strict=True):
+    figure, axes = panels(1, len(scales), size=(4.2, 3.2), figsize=figsize, ax=ax)
+    for panel, scale in zip(axes[0], scales, strict=True):
         for rate, color in zip(rates, shades(len(rates)), strict=True):
             loss = dataset["loss"].sel(learning_rate=rate, init_scale=scale)
-            line_and_range(ax, loss, color, rf"$\eta$ = {rate:g}")
-        ax.set_title(f"start sd {scale:g}", fontsize=9)
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            line_and_range(panel, loss, color, rf"$\eta$ = {rate:g}")
+        panel.set_title(f"start sd {scale:g}", fontsize=9)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     label_axes(axes, "step", "loss (nats per token)")
     loss, limit = dataset["loss"], 1.5 * float(dataset["loss"].isel(step=0).max())
     if float(loss.max()) > limit:  # otherwise a diverging run would flatten the other curves
@@ -205,7 +218,7 @@ def plot_loss(dataset: xr.Dataset) -> Figure:
         margin = 0.05 * max(high - low, 0.1)
         axes[0, 0].set_ylim(low - margin, high + margin)
     axes[0, -1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    set_title(figure, "Training loss", dataset)
+    set_title(figure, "Training loss", dataset, ax=ax)
     return figure
 
 
@@ -241,7 +254,9 @@ def _theory_lines(ax: Axes, values: xr.DataArray, color, label: str, **options) 
     """A line for each theory, all in one colour; the first has the label."""
     options["alpha"] = 0.2 / values.sizes["theory"]  # for shades that may overlap
     for theory, (_, line) in look_of_theories(values["theory"].values).items():
-        line_and_range(ax, values.sel(theory=theory), color, label, line=line, **options)
+        of_theory = values.sel(theory=theory)
+        beneath = line == "-" and values.sizes["theory"] > 1
+        line_and_range(ax, of_theory, color, label, line=line, beneath=beneath, **options)
         label = "_"
 
 
@@ -249,7 +264,8 @@ def _theory_key(ax: Axes, dataset: xr.Dataset) -> None:
     """Adds the line style of each theory to the legend of a panel."""
     if dataset.sizes["theory"] > 1:
         for label, line in look_of_theories(dataset["theory"].values).values():
-            ax.plot([], [], color="0.3", lw=1.4, ls=line, label=label)
+            look = BENEATH if line == "-" else ABOVE
+            ax.plot([], [], color="0.3", ls=line, label=label, **look)
 
 
 def _theory_names(dataset: xr.Dataset) -> str:

@@ -7,18 +7,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from assocjax.checks import check_dataset
 from assocjax.errors import reading
 from assocjax.experiments.prediction import prediction_scores
 from assocjax.experiments.twins import OTHER, RUN
-from assocjax.figures.style import finish, label_axes, literal, panels, set_title
+from assocjax.figures.style import Size, checked, finish, label_axes, literal, panels, set_title
 
 _MEASURES = {"cosine": "cosine", "partial_cosine": "partial cosine"}
 _CONTROLS = ("twin-0", "shuffled")
 
 
 @reading("compare_twins")
-def plot_twins(dataset: xr.Dataset) -> Figure:
+def plot_twins(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Cosine of weight changes with the mean change of real runs: the ceiling, twins and controls.
 
     Upper row: cosine. Lower row: partial cosine, without the change of the twin of order 0. A
@@ -27,15 +26,16 @@ def plot_twins(dataset: xr.Dataset) -> Figure:
 
     Args:
       dataset: from `compare_twins`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `compare_twins`.
     """
-    check_dataset(dataset, "compare_twins", _MEASURES, "twin held_out weight layers step")
+    dataset = checked(dataset, "compare_twins", _MEASURES, "twin held_out weight layers step")
     weights, steps = dataset["weight"].values.tolist(), dataset["step"].values.tolist()
     twins = [name for name in dataset["twin"].values.tolist() if name not in (RUN, OTHER)]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(twins)))
-    figure, axes = panels(2, len(steps), size=(max(3.0, 0.3 * len(weights)), 3.0))
+    figure, axes = panels(2, len(steps), size=(max(3.0, 0.3 * len(weights)), 3.0), figsize=figsize)
     at = np.arange(len(weights))
     for (i, (name, label)), (j, step) in itertools.product(
         enumerate(_MEASURES.items()), enumerate(steps)
@@ -68,25 +68,28 @@ def plot_twins(dataset: xr.Dataset) -> Figure:
 
 
 @reading("twin_shares")
-def plot_shares(dataset: xr.Dataset) -> Figure:
+def plot_shares(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """What each statistic of the text explains of the change of every weight, as stacked bars.
 
     A row for all layers together and for each layer, a column for each step.
 
     Args:
       dataset: from `twin_shares`.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `twin_shares`.
     """
-    check_dataset(dataset, "twin_shares", ["share"], "part weight layers step")
+    dataset = checked(dataset, "twin_shares", ["share"], "part weight layers step")
     weights, parts = dataset["weight"].values.tolist(), dataset["part"].values.tolist()
     layers, steps = dataset["layers"].values.tolist(), dataset["step"].values.tolist()
     colors = dict(
         zip(parts, matplotlib.colormaps["viridis"](np.linspace(0, 1, len(parts) - 2)), strict=False)
     )
     colors |= {"rest": "#cc3311", "chance": "0.85"}
-    figure, axes = panels(len(layers), len(steps), size=(max(3.0, 0.3 * len(weights)), 1.8))
+    figure, axes = panels(
+        len(layers), len(steps), size=(max(3.0, 0.3 * len(weights)), 1.8), figsize=figsize
+    )
     at = np.arange(len(weights))
     for (i, layer), (j, step) in itertools.product(enumerate(layers), enumerate(steps)):
         ax, below = axes[i, j], np.zeros(len(weights))
@@ -113,7 +116,7 @@ _SOURCES = {
 
 
 @reading("formation_steps")
-def plot_predictions(dataset: xr.Dataset) -> Figure:
+def plot_predictions(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     """Steps at which associations form: foretold against measured in real runs.
 
     A row for each kind of association; a column for statistics twins, with bars from the earliest
@@ -123,13 +126,14 @@ def plot_predictions(dataset: xr.Dataset) -> Figure:
 
     Args:
       dataset: from `formation_steps`, with real runs.
+      figsize: width and height of the figure in inches.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `formation_steps`, or has no real runs.
     """
     scores = prediction_scores(dataset)
     kinds = [kind for kind in dict.fromkeys(dataset["kind"].values.tolist())]
-    figure, axes = panels(len(kinds), len(_SOURCES), size=(2.6, 2.6), log=True)
+    figure, axes = panels(len(kinds), len(_SOURCES), size=(2.6, 2.6), log=True, figsize=figsize)
     for (i, kind), (j, (source, label)) in itertools.product(
         enumerate(kinds), enumerate(_SOURCES.items())
     ):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assocjax.arguments import check_integer, check_integers
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.llm._architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
@@ -20,6 +21,7 @@ from assocjax.llm.theory import check_token_ids
 Progress = Callable[[int, int], None]
 
 
+@summarized
 class Streams(NamedTuple):
     """The residual stream of n tokens around L' layers, each float32 [L', n, d].
 

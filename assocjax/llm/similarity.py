@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 
 from assocjax.arguments import check_choice
 from assocjax.checks import as_array
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 
@@ -38,6 +39,7 @@ CENTERINGS = ("feature", "token", "both")
 """Names of the means that can be subtracted before the comparison."""
 
 
+@summarized
 class FactoredMatrix(NamedTuple):
     """left @ right.T, a matrix [n,m] that is never formed if its rank r is below m.
 

@@ -4,7 +4,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from assocjax.figures.style import line_and_range, look_of_weights, panels, set_title
+from assocjax.figures.style import (
+    ABOVE,
+    BENEATH,
+    line_and_range,
+    look_of_weights,
+    panels,
+    set_title,
+)
 from assocjax.models.params import WEIGHTS
 
 _LINES = {"corpus": "-", "first batch": ":", "effective": "--"}
@@ -50,7 +57,8 @@ def plot_epochs(
     unique = dict(zip(labels, handles, strict=True))
     for label, theory in ((_NAMES[name], name) for name in _LINES):  # in black
         if label in unique:
-            unique[label] = Line2D([], [], color="black", lw=1.4, ls=_LINES[theory])
+            look = BENEATH if theory == "corpus" else ABOVE
+            unique[label] = Line2D([], [], color="black", ls=_LINES[theory], **look)
     figure.legend(
         list(unique.values()), list(unique), loc="outside right center", fontsize=8, frameon=False
     )
@@ -62,4 +70,7 @@ def _draw(ax, cosine: xr.DataArray, color, label: str, line: str) -> None:
     cosine = cosine.dropna("epoch", how="all")
     if cosine.size:
         marker = "o" if line == "--" else None
-        line_and_range(ax, cosine, color, label, over="epoch", line=line, marker=marker)
+        beneath = label == _NAMES["corpus"]  # the effective theory often coincides with it
+        line_and_range(
+            ax, cosine, color, label, over="epoch", line=line, marker=marker, beneath=beneath
+        )

@@ -28,6 +28,7 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import CorpusLike, Sequences, check_corpus, is_hidden
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import choose_units
@@ -38,6 +39,7 @@ _BLOCK_PAIRS = 1 << 25  # (query, key) pairs in a block, whose sums take at most
 _PARTS = 16  # parts of the rows per thread, since some take longer than others
 
 
+@summarized
 class ContextStatistics(NamedTuple):
     """Sums over positions, defined in the module's docstring.
 

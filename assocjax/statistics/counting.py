@@ -26,6 +26,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from assocjax.checks import Sequences
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics import _sparse_loops, loops
 from assocjax.statistics.loops import Block, lay_out
@@ -35,6 +36,7 @@ _DENSE_VOCAB_SIZE = 8192  # the largest for dense loops: four [V,V] matrices, of
 _LARGEST_SUM = 62  # bits: sums of signed 64-bit integers stay below 2^62
 
 
+@summarized
 class Counts(NamedTuple):
     """Sums of the first pass, int64 [V,V]: rows of `context` are targets, columns are keys."""
 
@@ -42,6 +44,7 @@ class Counts(NamedTuple):
     context: csr_array
 
 
+@summarized
 class Correlations(NamedTuple):
     """Sums of the second pass: int64 [V,V] and [T]."""
 

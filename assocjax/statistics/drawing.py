@@ -19,11 +19,13 @@ from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
 from scipy.sparse import csr_array
 
 from assocjax.arguments import LARGEST_COUNT, check_is
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.loops import num_threads, run
 
 
+@summarized
 @struct.dataclass
 class AliasTables:
     """Tables of R rows with E entries in all; entries of a row are start[r] .. start[r] + size[r].

@@ -24,10 +24,12 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
 from assocjax.checks import Sequences, check_corpus
+from assocjax.display import summarized
 from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
 
 
+@summarized
 @struct.dataclass
 class EffectiveStatistics:
     """The statistics that the effective theory of L layers needs; K = L + 1.

@@ -27,11 +27,13 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import MATRICES, check_choice, check_integers
 from assocjax.checks import CorpusLike
+from assocjax.display import summarized
 from assocjax.statistics import loops
 from assocjax.statistics.contexts import as_source, bigram_counts, read_blocks
 from assocjax.statistics.sparse import SparseStatistics
 
 
+@summarized
 class Occurrences(NamedTuple):
     """Counts of pairs in a text, int64 [V,V], from which those of every matrix follow.
 

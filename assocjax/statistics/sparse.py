@@ -28,6 +28,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from assocjax.arguments import UNKNOWN, check_choice, check_flag, check_is
 from assocjax.checks import Sequences
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import (
@@ -79,6 +80,7 @@ class SparsePlusRankOne(LinearOperator):
         return squares + 2 * mixed + np.sum(along**2) * across**2
 
 
+@summarized
 class Basis(NamedTuple):
     """The statistics from the first pass; fields as in `SparseStatistics`.
 
@@ -95,6 +97,7 @@ class Basis(NamedTuple):
     chance: np.ndarray
 
 
+@summarized
 class SparseStatistics(NamedTuple):
     """As `Statistics`, with operators instead of dense matrices; all in float64.
 

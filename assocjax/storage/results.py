@@ -70,6 +70,31 @@ def provenance(data: Corpus, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_COORDINATES = {
+    "learning_rate": "learning rate eta",
+    "seed": "seed of the initial weights and of the order of batches",
+    "init_scale": "standard deviation of the initial weights",
+    "theory": "theory that the run is compared with",
+    "quantity": "what is compared",
+    "weight": "weight of the model",
+    "has_layers": "whether the weight exists in every layer; otherwise it is at the last",
+    "layer": "layer, from 1",
+    "step": "number of updates made",
+    "scoring": "how entries of a matrix are scored",
+    "side": "row or column of a matrix, read as a list",
+    "token": "token of the vocabulary",
+    "rank": "place in a list, from 1",
+}
+
+
+def name_coordinates(dataset: xr.Dataset) -> xr.Dataset:
+    """Gives the coordinates that results share their attribute `long_name`."""
+    for name, text in _COORDINATES.items():
+        if name in dataset.coords:
+            dataset.coords[name].attrs.setdefault("long_name", text)
+    return dataset
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     return {"python": platform.python_version()} | {

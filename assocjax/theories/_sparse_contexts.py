@@ -9,12 +9,14 @@ from jax.experimental.sparse import BCSR
 from jaxtyping import Array, Float
 from scipy.sparse import csr_array
 
+from assocjax.display import summarized
 from assocjax.precision import matmul
 
 _ROWS_ENTRIES = 1 << 24  # of a dense block of rows, to measure what is left out
 _COLUMNS = 32  # of the values that a product reads at once, so that they stay in a CPU's cache
 
 
+@summarized
 @struct.dataclass
 class SparseContext:
     """E[A_0 X | x] with only the K largest entries of each row; the rest of all rows is alike.

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_number, check_tokens
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params
 from assocjax.models.exact import exact_gradient
@@ -27,6 +28,7 @@ from assocjax.theories.effective import effective_gradient, uniform_attention_gr
 from assocjax.theories.quadrature import Descent, lagrange_basis, leja_points
 
 
+@summarized
 class CorrectedWeights(NamedTuple):
     """Corrected weights and their cost and accuracy.
 

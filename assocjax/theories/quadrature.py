@@ -26,6 +26,7 @@ from jaxtyping import ArrayLike
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_number, check_tokens
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.models.params import Params, init_params
 from assocjax.statistics.moments import EffectiveStatistics
@@ -39,6 +40,7 @@ _SMALLEST_PANEL = 2.0**-12  # as a share of a flow's duration
 _CANDIDATES = 65  # points from which the nodes of a flow's panel are chosen
 
 
+@summarized
 class EffectiveWeights(NamedTuple):
     """Weights of the effective theory and their cost and accuracy.
 

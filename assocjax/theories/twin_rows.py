@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from assocjax.arguments import check_integer
+from assocjax.display import summarized
 from assocjax.models.decoder import Decoder
 from assocjax.theories._sparse_contexts import attend_on_average
 from assocjax.theories._twin_draws import draw_rows, draw_tokens
@@ -15,6 +16,7 @@ from assocjax.theories.twin_losses import MEAN_ORDERS, ORDERS, last_states
 from assocjax.theories.twin_statistics import TwinStatistics
 
 
+@summarized
 class TwinRows(NamedTuple):
     """What n rows of a twin predict, and for which occurrences they stand.
 

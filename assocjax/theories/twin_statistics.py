@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, vstack
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import check_number
+from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics.contexts import ContextStatistics, mean_contexts, normalized
 from assocjax.statistics.drawing import AliasTables, alias_tables
@@ -16,6 +17,7 @@ from assocjax.theories._sparse_contexts import SparseContext, sparse_context
 _BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency
 
 
+@summarized
 @struct.dataclass
 class TwinStatistics:
     """What the losses of twins are computed from; P pairs (x, y), all distinct.

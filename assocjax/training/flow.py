@@ -12,11 +12,13 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from assocjax.arguments import check_callable, check_integer
 from assocjax.checks import check_number, check_numbers, check_precision, is_traced
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 
 Scalar = float | Float[Array, ""]
 
 
+@summarized
 class Flow(NamedTuple):
     """The weights at the requested times: the tree of the start, with a leading axis of times.
 

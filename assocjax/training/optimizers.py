@@ -1,5 +1,6 @@
-"""Optimizers: any optax optimizer, by name or by a function of the learning rate."""
+"""Optimizers: any optax optimizer, by name, with a schedule, or by a function of the rate."""
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from assocjax.arguments import LARGEST_STEPS, SCHEDULES, check_choice, check_integer, check_is
 from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.model import Sizes, tree_bytes
@@ -46,6 +48,77 @@ def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransfo
             f"transformation; got {optimizer!r}"
         )
     return made
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduledOptimizer:
+    """An optax optimizer with a schedule of its learning rate, in place of an optimizer's name.
+
+    Update i = 0, 1, ... has the learning rate eta f(i), where eta is the run's learning rate. With
+    W = `warmup_steps` and S = `steps`, for i < W the rate rises linearly, f(i) = (i + 1) / (W + 1),
+    so that no update is lost. From i = W on, with u = (i - W) / (S - W), at most 1,
+
+        constant    f = 1
+        linear      f = 1 - u
+        cosine      f = (1 + cos(pi u)) / 2
+
+    Example, where the schedule spans the run:
+
+        optimizer = aj.ScheduledOptimizer("adam", "cosine", steps=40, warmup_steps=4)
+        aj.sweep(data, steps=40, optimizer=optimizer, ...)
+
+    It is a function of the learning rate, as `make_optimizer` takes one. Equal settings are equal
+    and have the same hash, so that programs are compiled once, and another process can resume a
+    checkpoint. Results record it by its `name`, and its settings in the configuration.
+
+    optimizer     the name of an optax optimizer, as in `make_optimizer`
+    schedule      constant, linear or cosine
+    steps         S, number of updates, after which linear and cosine are 0
+    warmup_steps  W, less than `steps`
+
+    Raises:
+      InputError: optax has no such optimizer with a learning rate, the schedule is unknown, or a
+        number is out of range.
+      InputTypeError: a wrong type.
+    """
+
+    optimizer: str
+    schedule: str
+    steps: int
+    warmup_steps: int = 0
+
+    def __post_init__(self):
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_is("optimizer", self.optimizer, str)
+        _named(self.optimizer)
+        steps = check_integer("steps", self.steps, minimum=1, maximum=LARGEST_STEPS)
+        warmup = check_integer("warmup_steps", self.warmup_steps, minimum=0)
+        if warmup >= steps:
+            raise InputError(f"warmup_steps must be less than steps, {steps}; got {warmup}")
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "warmup_steps", warmup)
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        warmup = f", {self.warmup_steps} of warm-up" * bool(self.warmup_steps)
+        return f"{self.optimizer}, {self.schedule} over {self.steps} steps{warmup}"
+
+    def factor(self) -> optax.Schedule:
+        """f, a function of the number of the update, from 0."""
+        after = self.steps - self.warmup_steps
+        parts = {
+            "constant": lambda: optax.constant_schedule(1.0),
+            "linear": lambda: optax.linear_schedule(1.0, 0.0, after),
+            "cosine": lambda: optax.cosine_decay_schedule(1.0, after),
+        }
+        warmup = optax.linear_schedule(1 / (self.warmup_steps + 1), 1.0, max(1, self.warmup_steps))
+        joined = optax.join_schedules([warmup, parts[self.schedule]()], [self.warmup_steps])
+        return lambda count: joined(jnp.asarray(count, jnp.result_type(float)))
+
+    def __call__(self, learning_rate) -> optax.GradientTransformation:
+        factor = self.factor()
+        return _named(self.optimizer)(lambda count: learning_rate * factor(count))
 
 
 def _named(name: str) -> Callable[[Any], Any]:

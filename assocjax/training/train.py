@@ -11,11 +11,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_STEPS, check_callable, check_integer, check_is
 from assocjax.checks import as_array, check_key, check_step
+from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
 
+@summarized
 class Snapshot(NamedTuple):
     """The state passed to an observer after `step` updates, before the next one."""
 
