@@ -148,7 +148,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
             "corpus_name": result.dataset.attrs.get("corpus_name", record["corpus_name"]),
             "setting": result.setting,
             "rows": result.rows,
-            "verdict": verdict(result.rows),
+            "verdict": verdict(result.rows, scale),
             "figures": [f"{file}.png" for file in drawn],
             "folder": work.name,
             "decided_by": of,

@@ -95,6 +95,8 @@ class Scale:
     """Number of random directions of each control of Table 3."""
     lists: Lists
     language_model: LanguageModel
+    judged: bool = True
+    """Whether results are large enough to say how much of the paper they reproduce."""
 
 
 def _small() -> Scale:
@@ -188,6 +190,7 @@ def _tiny() -> Scale:
                 num_heads=2,
             ),
         ),
+        judged=False,
     )
 
 
