@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from assocjax.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 # The tour before the README, which shares its programs.
 DOCUMENTS = [*sorted(ROOT.glob("docs/**/*.md")), *ROOT.glob("*.md")]
@@ -82,3 +84,14 @@ def test_examples_in_docstrings(module, promote):
     )
     assert found.attempted
     assert not found.failed
+
+
+def test_the_readme_names_every_command_and_room():
+    text = (ROOT / "README.md").read_text("utf-8")
+    table = text.partition("## Questions, and the command for each")[2].partition("\n## ")[0]
+    assert {name for name in COMMANDS if f"(docs/commands/{name}.md)" not in table} == set()
+    rooms = text.partition("## Where things are")[2]
+    parts = [*(ROOT / "assocjax").glob("*/__init__.py"), *(ROOT / "assocjax").glob("[a-z]*.py")]
+    names = {path.parent.name if path.name == "__init__.py" else path.name for path in parts}
+    assert len(names) > 10
+    assert {name for name in names if f"(assocjax/{name})" not in rooms} == set()

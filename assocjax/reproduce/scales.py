@@ -1,7 +1,7 @@
 """Sizes at which the artefacts are reproduced: the paper's, and smaller ones.
 
 `paper` is exactly the paper's protocol as far as it is known; `small` has the same training times
-s eta and takes minutes on two cores; `tiny` takes seconds and is only for tests of the code.
+s eta and is made for two cores; `tiny` takes seconds and is only for tests of the code.
 """
 
 import dataclasses
