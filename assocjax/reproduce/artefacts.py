@@ -74,7 +74,8 @@ def reproduce(
       InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` has
         another configuration (the error names the difference).
 
-    Cost: at the paper's scale, for one accelerator, 6,720 steps of 2,048 sequences at V = 3,000, T = 200, L = 3, and 320 at V = 10,000.
+    Cost: at the paper's scale, for one accelerator, 6,720 steps of 2,048 sequences at V = 3,000,
+    T = 200, L = 3, and 320 at V = 10,000.
     """
     if not artefacts:
         raise InputError(f"artefacts must name one of {', '.join(ARTEFACTS)} or all; got none")
