@@ -1,9 +1,13 @@
 """Every notebook runs from top to bottom at a small size, and carries the outputs of a full one."""
 
+import base64
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -38,6 +42,36 @@ def test_runs(notebook):
     assert switch[0].source.startswith("SMALL = False")
     switch[0].source = "SMALL = True"
     NotebookClient(notebook, timeout=300).execute()
+
+
+def test_opens_on_colab_and_installs_what_is_missing(notebook, monkeypatch):
+    badge, install = notebook.cells[:2]
+    assert badge.cell_type == "markdown"
+    assert "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]" in (
+        badge.source
+    )
+    (guide,) = re.findall(r"\]\((\.\./docs/[^)]*)\)", badge.source)
+    assert (NOTEBOOKS[0].parent / guide).is_file()
+    extra = "[llm]" if any("import figures, llm" in c.source for c in notebook.cells) else ""
+    run = TransformerManager().transform_cell(install.source)
+    for found, asked in ((object(), []), (None, [("pip", f'install --quiet "{{source}}{extra}"')])):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
+        magics: list[tuple[str, str]] = []
+        shell = SimpleNamespace(run_line_magic=lambda *magic, to=magics: to.append(magic))
+        exec(run, {"get_ipython": lambda shell=shell: shell})
+        assert magics == asked
+
+
+def test_figures_are_sharp_and_small(notebook):
+    """At two pixels for each that they are shown at; a notebook is read over the network."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    for output in outputs:
+        if "image/png" in output.get("data", {}):
+            assert len(output.data["image/png"]) < 600_000
+            if shown := output.metadata.get("image/png"):
+                png = base64.b64decode(output.data["image/png"])
+                assert int.from_bytes(png[16:20], "big") >= 2 * shown["width"]
+    assert len(nbformat.writes(notebook)) < 1_500_000
 
 
 def test_is_shown_at_full_size(notebook):

@@ -110,9 +110,19 @@ def test_a_figure_that_cannot_be_written_loses_no_numbers(tmp_path, monkeypatch)
 
 
 def test_rows_that_agree_are_counted():
-    rows = [{"reproduced": of} for of in (True, None, False, True)]
-    assert verdict(rows) == "agrees with the paper in 2 of 3 rows"
-    assert verdict([{"reproduced": None}]) == "nothing of the paper to compare with"
+    small = aj.reproduce.SCALES["small"]
+    rows: list[dict] = [{"reproduced": of} for of in (True, None, False, True)]
+    assert verdict(rows, small) == "agrees with the paper in 2 of 3 rows"
+    assert verdict([{"reproduced": None}], small) == "nothing of the paper to compare with"
+    assert verdict(rows, TINY).startswith("no verdict: ")
+    known = "of the paper's in the vocabulary"
+    lists = [
+        {"reproduced": True, "paper": "pond, contains", known: 1, "found": 1},
+        {"reproduced": False, "paper": "she, he, it", known: 3, "found": 2},
+        {"reproduced": None, "paper": "sad", known: 0, "found": None},
+    ]
+    of_tokens = "3 of the 4 tokens in the vocabulary, of 5 that it shows"
+    assert verdict(lists, small) == f"agrees with the paper in 1 of 2 rows: {of_tokens}"
 
 
 def test_the_order_of_table_3_is_the_papers():

@@ -74,8 +74,8 @@ def reproduce(
       InputError: an artefact or scale is unknown, a corpus cannot be read, or a file in `out` has
         another configuration (the error names the difference).
 
-    Cost: at small scale about ten minutes on two cores for two corpora. At the paper's, for one
-    accelerator, 6,720 steps of 2,048 sequences at V = 3,000, T = 200, L = 3, and 320 at V = 10,000.
+    Cost: at the paper's scale, for one accelerator, 6,720 steps of 2,048 sequences at V = 3,000,
+    T = 200, L = 3, and 320 at V = 10,000.
     """
     if not artefacts:
         raise InputError(f"artefacts must name one of {', '.join(ARTEFACTS)} or all; got none")
@@ -148,7 +148,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
             "corpus_name": result.dataset.attrs.get("corpus_name", record["corpus_name"]),
             "setting": result.setting,
             "rows": result.rows,
-            "verdict": verdict(result.rows),
+            "verdict": verdict(result.rows, scale),
             "figures": [f"{file}.png" for file in drawn],
             "folder": work.name,
             "decided_by": of,

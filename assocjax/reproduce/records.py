@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from assocjax.corpora import TokenData
-from assocjax.reproduce.scales import Run
+from assocjax.reproduce.scales import Run, Scale
 
 
 class Result(NamedTuple):
@@ -27,12 +27,21 @@ class Result(NamedTuple):
     figures: Mapping[str, Callable[[], Figure]]
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many rows of a table agree with the paper."""
-    judged = [row["reproduced"] for row in rows if row["reproduced"] is not None]
+def verdict(rows: Sequence[Mapping[str, Any]], scale: Scale) -> str:
+    """How many rows of a table agree with the paper and, for lists, how many of its tokens."""
+    if not scale.judged:
+        return "no verdict: this scale only tests that the code runs"
+    judged = [row for row in rows if row["reproduced"] is not None]
     if not judged:
         return "nothing of the paper to compare with"
-    return f"agrees with the paper in {sum(judged)} of {len(judged)} rows"
+    agree = sum(row["reproduced"] for row in judged)
+    text = f"agrees with the paper in {agree} of {len(judged)} rows"
+    if "found" in judged[0]:
+        found = sum(row["found"] for row in judged)
+        known = sum(row["of the paper's in the vocabulary"] for row in judged)
+        shown = sum(len(row["paper"].split(", ")) for row in judged)
+        text += f": {found} of the {known} tokens in the vocabulary, of {shown} that it shows"
+    return text
 
 
 def text_setting(data: TokenData) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Sizes at which the artefacts are reproduced: the paper's, and smaller ones.
 
 `paper` is exactly the paper's protocol as far as it is known; `small` has the same training times
-s eta and takes minutes on two cores; `tiny` takes seconds and is only for tests of the code.
+s eta and is made for two cores; `tiny` takes seconds and is only for tests of the code.
 """
 
 import dataclasses
@@ -95,6 +95,8 @@ class Scale:
     """Number of random directions of each control of Table 3."""
     lists: Lists
     language_model: LanguageModel
+    judged: bool = True
+    """Whether results are large enough to say how much of the paper they reproduce."""
 
 
 def _small() -> Scale:
@@ -188,6 +190,7 @@ def _tiny() -> Scale:
                 num_heads=2,
             ),
         ),
+        judged=False,
     )
 
 

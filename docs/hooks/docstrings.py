@@ -1,10 +1,14 @@
-"""Small things that docstrings leave to the page: what a cost is, and where a name is explained."""
+"""Small things that docstrings leave to the page: what a cost is, and where a name is explained.
+
+On all pages, options of commands are kept on one line, which could else break after their hyphens.
+"""
 
 import re
 
 from mkdocs.utils import get_relative_url
 
 _LABEL = re.compile(r"(<p>|\s)(Cost|Source): ")
+_OPTION = re.compile(r"<code>(--[^<]{1,30})</code>")
 # Not of what is a link already, nor of an argument, which mkdocstrings makes bold.
 _NAME = re.compile(r"(?<!<b>)<code>(?:aj\.)?(\w+)</code>(?!</a>)")
 
@@ -28,4 +32,4 @@ def on_post_page(output, page, config):
             return match[0]
         return f'<a class="name" href="{get_relative_url(target, page.url)}">{match[0]}</a>'
 
-    return _NAME.sub(link, output)
+    return _OPTION.sub(r'<code class="option">\1</code>', _NAME.sub(link, output))

@@ -8,6 +8,8 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 _GREEK_CAPITAL = re.compile(r"<mi>(&#x003[9A][0-9A-F];)</mi>")  # upright, as LaTeX has them
+_CODE = re.compile(r"<(pre|code|math)\b.*?</\1>", re.DOTALL)
+_RAW = re.compile(r"\$[^$\n<]+\$")  # such as "$x = $": no space may stand before the second dollar
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -27,4 +29,8 @@ def on_page_content(content, page, config, files):
             raise PluginError(f"{page.file.src_uri}: {latex}: unknown {unknown}")
         return f'<div class="formula">{formula}</div>' if display == "block" else formula
 
-    return _FORMULA.sub(draw, content)
+    content = _FORMULA.sub(draw, content)
+    raw = _RAW.search(_CODE.sub("", content))
+    if raw:
+        raise PluginError(f"{page.file.src_uri}: {raw[0]} is not read as a formula")
+    return content
