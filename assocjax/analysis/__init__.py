@@ -10,4 +10,5 @@ In reading order:
 * `passages`: the documents and passages that an association comes from.
 * `influence`: the derivative of a trained weight with respect to every document.
 * `ablation`: the loss of trained weights without the theory's terms, compared with controls.
+* `strengths`: how strongly a text, a language model or a statistics twin holds an association.
 """
