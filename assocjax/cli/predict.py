@@ -280,8 +280,20 @@ def _report_of_removals(
         f"Change of the strength log(P(b | a) / P(b)), in nats, after {options.steps} steps "
         "without the bigram: foreseen by twins"
         + ("; measured in real runs" * bool(options.num_runs))
-        + "; elsewhere: the largest change of another of these bigrams",
-        rows,
+        + "; others: the largest change of another of these bigrams",
+        [
+            {
+                "bigram": row["removed"][:24],
+                "occurrences": row["occurrences"],
+                **{
+                    (source, name): row.get(f"{source}{key}")
+                    for source in ("foreseen", "measured")
+                    if source in row
+                    for name, key in (("itself", ""), ("others", " elsewhere"))
+                },
+            }
+            for row in rows
+        ],
         verdict,
     )
     return report

@@ -206,6 +206,6 @@ def batches_of(theory: str) -> str:
 
 def _settings(part: Any) -> dict[str, Any]:
     """What distinguishes models, theories or optimizers of one name: attributes that are JSON."""
-    own = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else vars(part)
+    own = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else vars(part)  # type: ignore[call-overload]
     plain = str | int | float | bool | dict | None
     return {name: own[name] for name in own if name != "name" and isinstance(own[name], plain)}

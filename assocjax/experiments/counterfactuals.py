@@ -69,9 +69,10 @@ def remove_bigrams(
     Returns:
       A Dataset with `foreseen`, and with real runs `measured` [start, removed, association]: the
       difference in the strength of each association (see `assocjax.analysis.strengths`), in nats,
-      between training without a bigram and on the whole text. Both dimensions are of `pairs`, with
-      coordinates `first`, `second` and `occurrences`, so that the diagonal is what removal does to
-      the bigram itself, and the rest is what removal of another one does: the control.
+      between training without a bigram and on the whole text; read on the whole text, where the
+      bigram is. Both dimensions are of `pairs`, with the coordinate `occurrences`, so that the
+      diagonal is what removal does to the bigram itself, and the rest is what removal of another
+      one does: the control.
 
     Raises:
       InputError, InputTypeError: an argument cannot be used, or a pair does not occur.
@@ -103,7 +104,7 @@ def remove_bigrams(
     twin = StatisticsTwin(order, batch_size * sizes.seq_len)
     # Contexts are not drawn in these orders, and would be most of the memory.
     each = [twin.prepare_from(of).replace(contexts=None) for of in edited]  # type: ignore[attr-defined]
-    each = jax.tree.map(lambda *of: jnp.stack(of), *each)
+    of_text, each = each[0], jax.tree.map(lambda *of: jnp.stack(of), *each)
     chosen = np.linspace(0, len(tokens) - 1, min(read_sequences, len(tokens))).astype(int)
     x, y = (tokens[None, :, at] for at in (slice(None, -1), slice(1, None)))
     a, b = (jnp.asarray(ids[:, i, None, None], jnp.int32) for i in range(2))
@@ -122,7 +123,7 @@ def remove_bigrams(
         if not real:
             del groups["measured"]
         for _, params in train_together(optimizer, groups, [steps], progress):
-            strength = of_twins(params["foreseen"], steps, probes, None, of_twin, each)
+            strength = of_twins(params["foreseen"], steps, probes, of_text, of_twin)
             found["foreseen"].append(np.asarray(strength - strength[:1], np.float64)[1:])
             if real:
                 strength = of_runs(params["measured"], steps, probes, tokens[chosen], mask[chosen])

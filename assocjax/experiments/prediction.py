@@ -195,20 +195,18 @@ def read_runs(model, params, step, probes, tokens, mask):
     return jax.lax.map(lambda run: model_strengths(model, run, tokens, mask, probes), params)
 
 
-def read_twins(model, twin, params, step, probes, prepared, key, each=None):
+def read_twins(model, twin, params, step, probes, prepared, key):
     """Strengths in twins, [twins, K], at draws that are the same for all of them."""
     draws = jax.random.fold_in(key, step)
 
-    def of_one(twin_and_statistics):
-        params, each = twin_and_statistics
+    def of_one(params):
         decoder = model.decoder(params)
         tokens = probes.first, probes.second
         options = {"order": twin.order, "rows": _READ_ROWS}
-        statistics = prepared if each is None else each
-        rows = twin_rows(decoder, params, statistics, draws, *tokens, **options)
+        rows = twin_rows(decoder, params, prepared, draws, *tokens, **options)
         return sum_positions(probes, *rows).strength(probes)
 
-    return jax.lax.map(of_one, (params, each))
+    return jax.lax.map(of_one, params)
 
 
 @reading("predict_formation")
