@@ -285,7 +285,7 @@ def test_other_weights_and_other_texts_are_refused(folder, data, finished, tmp_p
             compare(folder, data, finished[0])
         path.write_bytes(before)
     fewer = texts.dataclasses.replace(data, sha256="0" * 64)
-    with pytest.raises(InputError, match=r"its corpus.sha256 is '[^0].*', here it is '000"):
+    with pytest.raises(InputError, match=r"not the same text"):
         compare(folder, fewer, finished[0])
     out = shutil.copytree(finished[0], tmp_path / "out")
     shutil.copy(out / "comparison.nc", out / "revision-step0.nc")
@@ -338,7 +338,7 @@ def test_other_tokens_are_refused(folder, data, text, tmp_path):
 def test_a_result_of_other_tokens_of_the_same_text_is_not_gone_on_with(folder, data, finished):
     other = dataclasses.replace(data, tokens=data.tokens[::-1].copy(), mask=data.mask[::-1].copy())
     assert other.sha256 == data.sha256
-    with pytest.raises(InputError, match=r"its corpus\.tokens_sha256 is"):
+    with pytest.raises(InputError, match=r"its tokens of the text 'ponds.txt' are not"):
         compare(folder, other, finished[0])
 
 

@@ -66,9 +66,9 @@ def plot_overlap(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     Raises:
       InputError, InputTypeError: `dataset` is not from `track`.
     """
-    dataset = checked(
-        dataset, "track", (f"{matrix}_overlap" for matrix in MATRICES), "step scoring side token"
-    )
+    for matrix in MATRICES:
+        side = "" if matrix == "interchangeability" else "side"  # which is symmetric
+        dataset = checked(dataset, "track", [f"{matrix}_overlap"], f"step scoring {side} token")
     sides, scorings = dataset["side"].values, dataset["scoring"].values
     figure, axes = _panels(dataset, len(sides), "overlap with theory", figsize)
     chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)

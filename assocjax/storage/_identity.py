@@ -49,6 +49,8 @@ def difference(
             continue
         if key in _OF_TEXT and mine.get(key) and theirs.get(key):
             name = mine.get("corpus.name", mine.get("corpus"))
+            if "tokens" in key:
+                return f"its tokens of the text {name!r} are not the same as here"
             return f"its text {name!r} is of the same name and size as here, but not the same text"
         return words.format(key=key, theirs=theirs.get(key), mine=mine.get(key))
     return None
