@@ -17,10 +17,6 @@ from .analysis.formations import mean_overlap as mean_overlap
 from .analysis.influence import Influence as Influence
 from .analysis.influence import training_influence as training_influence
 from .analysis.passages import find_passages as find_passages
-from .analysis.strengths import Associations as Associations
-from .analysis.strengths import formed_at as formed_at
-from .analysis.strengths import model_strengths as model_strengths
-from .analysis.strengths import strong_associations as strong_associations
 from .corpora import TokenData as TokenData
 from .corpora import TokenFile as TokenFile
 from .corpora import load_tokens as load_tokens
@@ -99,7 +95,6 @@ from .statistics.contexts import bigram_counts as bigram_counts
 from .statistics.contexts import context_statistics as context_statistics
 from .statistics.contexts import mean_contexts as mean_contexts
 from .statistics.contexts import merge_contexts as merge_contexts
-from .statistics.contexts import without_bigrams as without_bigrams
 from .statistics.datasets import statistics_dataset as statistics_dataset
 from .statistics.dense import Statistics as Statistics
 from .statistics.dense import attention_correlation as attention_correlation
@@ -139,7 +134,6 @@ from .theories.theory import Theory as Theory
 from .theories.theory import Training as Training
 from .theories.twin_losses import attention_only_twin_loss as attention_only_twin_loss
 from .theories.twin_losses import twin_loss as twin_loss
-from .theories.twin_rows import twin_rows as twin_rows
 from .theories.twin_statistics import TwinStatistics as TwinStatistics
 from .theories.twin_statistics import prepare_twin as prepare_twin
 from .theories.twins import StatisticsTwin as StatisticsTwin

@@ -8,7 +8,7 @@ from cyclopts import Argument
 
 import assocjax as aj
 from assocjax import cli, corpora, llm, reproduce
-from assocjax.analysis import passages
+from assocjax.analysis import passages, strengths
 from assocjax.llm import texts
 
 LIBRARY = {
@@ -23,7 +23,7 @@ LIBRARY = {
     "predict": [
         aj.predict_formation,
         aj.formation_steps,
-        aj.strong_associations,
+        strengths.strong_associations,
         aj.remove_bigrams,
         aj.load_tokens,
     ],

@@ -13,6 +13,7 @@ from conftest import random_params, random_tokens
 from scipy.sparse import issparse
 
 import assocjax as aj
+from assocjax.analysis.strengths import Associations
 from assocjax.corpora.tokens import as_token_data
 from assocjax.models.decoder import DecoderModel, neox
 
@@ -25,6 +26,7 @@ OF_CORPORA = {
     if not inspect.isclass(function := getattr(aj, name))
     and callable(function)
     and "data" in inspect.signature(function).parameters
+    and name != "write_explorer"  # of results, with their corpus for passages
 }
 """Parameters of every public function of a corpus."""
 
@@ -46,6 +48,9 @@ def arguments(name: str, tokens, mask) -> dict:
         "num_runs": 2,
         "twins": [aj.StatisticsTwin(1, rows=None)],
     }
+    language_model = {name: twins[name] for name in ("model", "optimizer", "batch_size")}
+    pairs = [tuple(tokens[0, :2].tolist())]
+    language_model |= {"vocab_size": V, "order": 1, "read_sequences": 2}
     return {
         "ablate": {"params": params, "theory": params, "draws": 2},
         "attention_correlation": {"matrix": params.output},
@@ -70,6 +75,13 @@ def arguments(name: str, tokens, mask) -> dict:
         "loss": {"params": params},
         "pair_shares": {**counted, "sequences": [0, 3]},
         "statistics_dataset": {"statistics": statistics},
+        "predict_formation": {
+            **language_model,
+            "steps": 1,
+            "num_twins": 1,
+            "associations": Associations(np.array(["bigram"], object), *np.ones((5, 1), int)),
+        },
+        "remove_bigrams": {**language_model, "steps": 1, "pairs": pairs, "real": False},
         "sweep": {"learning_rates": [0.5], "steps": 2, "num_layers": 1},
         "track": {"learning_rate": 0.5, "steps": 2, "num_layers": 1, "k": 2},
         "training_influence": {"params": params, **of_weight},

@@ -500,10 +500,13 @@ def language_model_calls() -> dict[str, dict]:
 
 
 NEED_COMPARISON = {"plot_by_layer", "plot_heads", "plot_layers_by_step", "plot_twins"}
-"""Figures of comparisons: `test_figures` tries them with other Datasets."""
+NEED_COMPARISON |= {"twin_shares", "plot_shares", "formation_steps", "prediction_scores"}
+NEED_COMPARISON |= {"plot_predictions", "removal_scores"}
+"""Of Datasets of comparisons: `test_figures`, `test_twins` and `test_predictions` try them."""
 
-NEED_COMPILING = {"compare_twins", "twin_loss", "flax_model"}
-"""Each call compiles a network: `test_twins` and `test_seams` try them with bad arguments."""
+NEED_COMPILING = {"compare_twins", "twin_loss", "flax_model", "predict_formation"}
+NEED_COMPILING |= {"remove_bigrams"}
+"""Each call compiles a network: the tests of each try them with bad arguments."""
 
 NEED_MODEL = {"load_model", "weight_hashes", "shared_weights", "single_token_streams"}
 NEED_MODEL |= {"occurrence_streams", "query_key_factors", "tokens_of_model", "compare_revisions"}

@@ -12,10 +12,19 @@ from scipy.stats import spearmanr
 
 import assocjax as aj
 from assocjax import cli
-from assocjax.analysis.strengths import Associations, Probes, sum_positions
+from assocjax.analysis.strengths import (
+    Associations,
+    Probes,
+    formed_at,
+    model_strengths,
+    strong_associations,
+    sum_positions,
+)
 from assocjax.experiments.prediction import GROUPS
 from assocjax.models.decoder import DecoderModel, neox
 from assocjax.models.model import Sizes
+from assocjax.statistics.contexts import without_bigrams
+from assocjax.theories.twin_rows import twin_rows
 
 V, T, N = 7, 6, 12
 MODEL = DecoderModel("neox", neox(V, T, 1, 8, 1))
@@ -49,9 +58,7 @@ def strengths(tokens, probabilities, kind, a, b):
 def test_strengths_of_a_text():
     tokens = corpus()
     statistics = aj.context_statistics(tokens, V)
-    found = aj.strong_associations(
-        statistics, bigrams=(2, 0.1), contexts=(0.1, 0.05), leave_out=(3,)
-    )
+    found = strong_associations(statistics, bigrams=(2, 0.1), contexts=(0.1, 0.05), leave_out=(3,))
     assert 3 not in found.first
     assert 3 not in found.second
     assert set(found.kind) == {"bigram", "context"}
@@ -67,9 +74,9 @@ def test_strengths_of_a_text():
             with np.errstate(divide="ignore"):
                 assert not strengths(tokens, of_text, "bigram", a, b) > 0.05
     assert all(gains == sorted(gains, reverse=True) for gains in listed.values())
-    few = aj.strong_associations(statistics, most=2, bigrams=(2, 0.1), contexts=(0.1, 0.05))
+    few = strong_associations(statistics, most=2, bigrams=(2, 0.1), contexts=(0.1, 0.05))
     assert [sum(few.kind == kind) for kind in ("bigram", "context")] == [2, 2]
-    assert not len(aj.strong_associations(statistics, bigrams=(99, 1), contexts=(99, 1)).kind)
+    assert not len(strong_associations(statistics, bigrams=(99, 1), contexts=(99, 1)).kind)
 
 
 ASSOCIATIONS = Associations(
@@ -84,7 +91,7 @@ def test_strengths_in_a_model(x64):
     params = MODEL.init(jax.random.key(1), Sizes(V, T, 1), 3.0)
     probes = Probes.of(ASSOCIATIONS, V)
     mask = np.ones((N, T), bool)
-    found = aj.model_strengths(MODEL, params, jnp.asarray(tokens), mask, probes, at_once=5)
+    found = model_strengths(MODEL, params, jnp.asarray(tokens), mask, probes, at_once=5)
     p = np.asarray(jax.nn.softmax(MODEL.logits(params, jnp.asarray(tokens[:, :-1])))).reshape(-1, V)
     expected = [strengths(tokens, p, *of) for of in zip(*ASSOCIATIONS[:3], strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
@@ -99,7 +106,7 @@ def test_rows_of_twins(order, x64):
     prepared = aj.prepare_twin(aj.context_statistics(tokens, V))
     every, key = jnp.arange(V), jax.random.key(2)
     decoder = MODEL.decoder(params)
-    of = aj.twin_rows(decoder, params, prepared, key, every, every, order=order, rows=rows)
+    of = twin_rows(decoder, params, prepared, key, every, every, order=order, rows=rows)
     np.testing.assert_allclose(np.sum(of.share, axis=1), 1)
     np.testing.assert_allclose(np.sum(of.probabilities, axis=1), 1)
     assert float(jnp.sum(of.weight)) == pytest.approx(1)
@@ -137,18 +144,18 @@ def test_sums_of_weighted_rows():
 def test_formed_at():
     steps, in_text = np.array([0, 2, 8]), np.array([2.0, 2.0, 2.0, 2.0])
     strength = np.array([[0, 0.5, 2], [0, 0, 0.9], [1, 0, 2], [0, np.nan, 4]])
-    found = aj.formed_at(steps, strength, in_text)
+    found = formed_at(steps, strength, in_text)
     np.testing.assert_allclose(found[:3], [2 + 6 * 0.5 / 1.5, np.nan, 0])
-    np.testing.assert_allclose(aj.formed_at(steps, strength, in_text, 0.25)[:2], [2, 2 + 6 * 5 / 9])
+    np.testing.assert_allclose(formed_at(steps, strength, in_text, 0.25)[:2], [2, 2 + 6 * 5 / 9])
     with pytest.raises(aj.InputError, match="fraction must be positive"):
-        aj.formed_at(steps, strength, in_text, 0)
+        formed_at(steps, strength, in_text, 0)
 
 
 @pytest.fixture(scope="module")
 def predicted():
     data = aj.load_tokens("fables", vocab_size=24, seq_len=8, num_sequences=40)
     statistics = aj.context_statistics(data)
-    chosen = aj.strong_associations(statistics, most=8, bigrams=(5, 0.5), contexts=(1, 0.2))
+    chosen = strong_associations(statistics, most=8, bigrams=(5, 0.5), contexts=(1, 0.2))
     told = []
     found = aj.predict_formation(
         DecoderModel("neox", neox(1, 1, 1, 8, 1)),
@@ -191,10 +198,10 @@ def test_steps_and_scores(predicted):
     _, chosen, found, _ = predicted
     steps = aj.formation_steps(found, 0.3)
     single = [
-        aj.formed_at(found["step"].values, found["twin"].values[i], chosen.strength, 0.3)
+        formed_at(found["step"].values, found["twin"].values[i], chosen.strength, 0.3)
         for i in range(2)
     ]
-    mean = aj.formed_at(found["step"].values, found["run"].mean("run_member"), chosen.strength, 0.3)
+    mean = formed_at(found["step"].values, found["run"].mean("run_member"), chosen.strength, 0.3)
     np.testing.assert_allclose(steps["measured"], mean)
     formed = np.isfinite(single).all(0)
     np.testing.assert_allclose(steps["earliest"][formed], np.min(single, 0)[formed])
@@ -229,7 +236,7 @@ def test_statistics_without_bigrams():
     tokens = corpus()
     statistics = aj.context_statistics(tokens, V)
     pairs = [(int(tokens[0, 2]), int(tokens[0, 3])), (int(tokens[1, 0]), int(tokens[1, 1]))]
-    edited = aj.without_bigrams(statistics, pairs)
+    edited = without_bigrams(statistics, pairs)
     kept = [(x, y, share) for x, y, share in positions(tokens) if (x, y) not in pairs]
     assert len(kept) < N * T
     counts, contexts = np.zeros((V, V), int), np.zeros((V, V))
@@ -241,7 +248,7 @@ def test_statistics_without_bigrams():
     assert edited.bigram.nnz == statistics.bigram.nnz  # so that programs are not compiled again
     # An input that only ever has one target: without it nothing is left of the input.
     only = np.array([[0, 1, 2, 0, 1, 2, 0]], np.int32)
-    left = aj.prepare_twin(aj.without_bigrams(aj.context_statistics(only, 3), [(0, 1)]))
+    left = aj.prepare_twin(without_bigrams(aj.context_statistics(only, 3), [(0, 1)]))
     np.testing.assert_allclose(left.context[0], [1, 0, 0])
     assert np.isfinite(left.backoff).all()
     assert float(jnp.sum(left.frequency)) == pytest.approx(1)
@@ -253,7 +260,7 @@ def test_statistics_without_bigrams():
     ):
         given = edited if wrong == pairs[:1] else statistics
         with pytest.raises(aj.InputError, match=message):
-            aj.without_bigrams(given, wrong)
+            without_bigrams(given, wrong)
 
 
 def test_removals(x64):

@@ -36,22 +36,24 @@ def _items(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def difference(
     theirs: Mapping[str, Any],
     mine: Mapping[str, Any],
-    words: str = "its {key} is {theirs!r}, here it is {mine!r}",
+    words: str | None = None,
 ) -> str | None:
     """Describes the first difference between two identities; None if they are the same.
 
     Hashes tell a reader nothing, so they come last: a text that differs in its name or its sizes is
-    described by these, and any other one as a text of the same name.
+    described by these, and any other one as a text of the same name, unless `words` says how each
+    difference is described.
     """
     theirs, mine = flatten(theirs), flatten(mine)
     for key in sorted(theirs.keys() | mine.keys(), key=lambda key: ("sha256" in key, key)):
         if theirs.get(key) == mine.get(key):
             continue
-        if key in _OF_TEXT and mine.get(key) and theirs.get(key):
+        if words is None and key in _OF_TEXT and mine.get(key) and theirs.get(key):
             name = mine.get("corpus.name", mine.get("corpus"))
             if "tokens" in key:
                 return f"its tokens of the text {name!r} are not the same as here"
             return f"its text {name!r} is of the same name and size as here, but not the same text"
+        words = words or "its {key} is {theirs!r}, here it is {mine!r}"
         return words.format(key=key, theirs=theirs.get(key), mine=mine.get(key))
     return None
 
