@@ -438,7 +438,18 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     }  # fmt: skip
     twins = dict.fromkeys(("cosine", "partial_cosine"), "twin held_out weight layers step")
     twins = of({dim: len(of_dim) for dim, of_dim in coords.items()}, twins, **coords)
+    coords = {
+        "part": [names[0], "rest", "chance"], "weight": words, "layers": ["all", "1"],
+        "step": [1, 4],
+    }  # fmt: skip
+    shares = {"share": "part weight layers step"}
+    shares = of({dim: len(of_dim) for dim, of_dim in coords.items()}, shares, **coords)
+    steps = ("measured", "other_runs", "predicted", "earliest", "latest", "frequencies", "shuffled")
+    kinds = {"kind": ("association", np.array(["bigram", "bigram", "context"], object))}
+    formed = of({"association": 3}, dict.fromkeys(steps, "association"), **kinds)
     return {
+        "plot_shares": (shares, {}, "share"),
+        "plot_predictions": (formed, {}, "measured"),
         "plot_cosines": (sweep, {}, "cosine"),
         "plot_errors": (sweep, {}, "relative_error"),
         "plot_disagreement": (sweep, {}, "sampling_error"),

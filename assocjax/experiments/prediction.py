@@ -45,6 +45,7 @@ from assocjax.theories.twins import StatisticsTwin
 GROUPS: tuple[str, ...] = ("twin", "shuffled", "run", "other run")
 """Trajectories: twins, the control of shuffled rows, real runs that are predicted, and others."""
 
+_OTHERS = ("other_runs", "frequencies", "shuffled")
 _READ_ROWS = 1 << 14  # drawn rows at which a twin is read
 
 
@@ -280,12 +281,13 @@ def prediction_scores(steps: xr.Dataset) -> list[dict[str, Any]]:
     Raises:
       InputError, InputTypeError: `steps` is not from `formation_steps`, or has no real runs.
     """
-    check_dataset(steps, "formation_steps", ["measured", "predicted"], "association")
+    needed = ["measured", "predicted", *_OTHERS]
+    check_dataset(steps, "formation_steps", needed, "association")
     rows = []
     for kind in KINDS:
         of = steps.isel(association=steps["kind"].values == kind)
         of = of.isel(association=np.isfinite(of["measured"].values))
-        for source in ("other_runs", "predicted", "frequencies", "shuffled"):
+        for source in ("other_runs", "predicted", *_OTHERS[1:]):
             measured, foretold = of["measured"].values, of[source].values
             forms = np.isfinite(foretold)
             ratio = foretold[forms] / np.maximum(measured[forms], 1e-9)
