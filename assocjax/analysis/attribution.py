@@ -43,11 +43,11 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from assocjax.analysis.associations import check_counted
 from assocjax.arguments import MATRICES, check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, as_array, is_traced
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
 from assocjax.statistics.dense import Statistics
+from assocjax.storage.display import summarized
 
 DEGREES: dict[str, int] = dict(zip(MATRICES, (1, 1, 2, 2, 2, 3, 4), strict=True))
 """Matrices whose entries can be attributed, and their degree k in the documents' weights."""

@@ -12,11 +12,11 @@ from jaxtyping import Array, ArrayLike, Float
 from assocjax.analysis.attribution import check_documents
 from assocjax.arguments import LARGEST_STEPS, check_choice, check_integer, check_integers
 from assocjax.checks import CorpusLike, check_precision, is_traced
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.attention_only import activation_budget, count_valid
 from assocjax.models.model import Model, activation_bytes
 from assocjax.models.registry import MODEL, get_model
+from assocjax.storage.display import summarized
 from assocjax.training.optimizers import EPS_ROOT
 from assocjax.training.train import train
 

@@ -25,9 +25,9 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import check_number, check_positive
-from assocjax.display import summarized
 from assocjax.models.decoder import DecoderModel
 from assocjax.statistics.contexts import ContextStatistics, normalized
+from assocjax.storage.display import summarized
 
 KINDS = ("bigram", "context")
 

@@ -54,9 +54,9 @@ from assocjax.corpora.tokens import (
     find_token,
     hash_vocabulary,
 )
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.storage import Folder, claim
+from assocjax.storage.display import summarized
 
 _DESCRIPTION = "tokens.json"
 _BATCH = 1000  # documents tokenised at once

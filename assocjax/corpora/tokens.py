@@ -51,8 +51,8 @@ from assocjax.corpora.tokenizers import (
     stream_subwords,
     train_bpe,
 )
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
+from assocjax.storage.display import summarized
 
 MAX_SEQ_LEN = 2**20
 _FABLE_WORDS = 80

@@ -19,11 +19,11 @@ from assocjax.arguments import (
 )
 from assocjax.checks import CorpusLike, Sequences, check_corpus
 from assocjax.corpora.tokens import TokenData, as_token_data
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model, Sizes
 from assocjax.models.registry import MODEL, get_model
+from assocjax.storage.display import summarized
 from assocjax.theories.registry import get_theory, theory_names
 from assocjax.theories.theory import Batch, Theory
 from assocjax.training.optimizers import (

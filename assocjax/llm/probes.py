@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assocjax.arguments import check_integer, check_integers
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.llm._architectures import FAMILIES, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
 from assocjax.llm.theory import check_token_ids
+from assocjax.storage.display import summarized
 
 Progress = Callable[[int, int], None]
 

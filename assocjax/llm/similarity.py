@@ -31,9 +31,9 @@ from jaxtyping import Array, Float
 
 from assocjax.arguments import check_choice
 from assocjax.checks import as_array
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
+from assocjax.storage.display import summarized
 
 CENTERINGS = ("feature", "token", "both")
 """Names of the means that can be subtracted before the comparison."""

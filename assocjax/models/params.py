@@ -16,9 +16,9 @@ from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int32, PRNGKeyAr
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_key, check_number, check_precision, check_tokens
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.model import Weights
+from assocjax.storage.display import summarized
 
 WEIGHTS = ("query_key", "position", "value", "output")
 """Names of the weights, in the order in which the model applies them."""

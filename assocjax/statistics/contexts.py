@@ -28,11 +28,11 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import CorpusLike, Sequences, check_corpus, is_hidden
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import choose_units
 from assocjax.statistics.loops import Block, lay_out, num_threads, run
+from assocjax.storage.display import summarized
 
 MAX_ENTRIES = 1 << 27  # of the contexts of pairs: 1.5 GiB
 _BLOCK_PAIRS = 1 << 25  # (query, key) pairs in a block, whose sums take at most 384 MiB

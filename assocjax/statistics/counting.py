@@ -26,10 +26,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from assocjax.checks import Sequences
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics import _sparse_loops, loops
 from assocjax.statistics.loops import Block, lay_out
+from assocjax.storage.display import summarized
 
 _BLOCK_PAIRS = 1 << 27  # (query, key) pairs in a block; with larger ones sums are stored less often
 _DENSE_VOCAB_SIZE = 8192  # the largest for dense loops: four [V,V] matrices, of half a GiB each

@@ -25,10 +25,10 @@ from flax import struct
 from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.checks import Sequences, as_array, check_corpus, check_tokens
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
 from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
+from assocjax.storage.display import summarized
 
 
 @summarized

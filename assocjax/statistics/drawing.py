@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
 from scipy.sparse import csr_array
 
 from assocjax.arguments import LARGEST_COUNT, check_is
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.loops import num_threads, run
+from assocjax.storage.display import summarized
 
 
 @summarized

@@ -24,9 +24,9 @@ from jaxtyping import Array, ArrayLike, Float, Int32
 
 from assocjax.arguments import LARGEST_DEPTH, check_integer, check_is
 from assocjax.checks import Sequences, check_corpus
-from assocjax.display import summarized
 from assocjax.precision import matmul
 from assocjax.statistics import loops, scatter
+from assocjax.storage.display import summarized
 
 
 @summarized

@@ -27,10 +27,10 @@ from scipy.sparse import csr_array
 
 from assocjax.arguments import MATRICES, check_choice, check_integers
 from assocjax.checks import CorpusLike
-from assocjax.display import summarized
 from assocjax.statistics import loops
 from assocjax.statistics.contexts import as_source, bigram_counts, read_blocks
 from assocjax.statistics.sparse import SparseStatistics
+from assocjax.storage.display import summarized
 
 
 @summarized

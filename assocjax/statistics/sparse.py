@@ -28,7 +28,6 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from assocjax.arguments import UNKNOWN, check_choice, check_flag, check_is
 from assocjax.checks import Sequences
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics._compiled import compiled
 from assocjax.statistics.counting import (
@@ -41,6 +40,7 @@ from assocjax.statistics.counting import (
     scale,
 )
 from assocjax.statistics.loops import run
+from assocjax.storage.display import summarized
 
 RESIDUALS = ("uniform", "unigram")
 """The distribution on which the residual of a target is centred."""

@@ -10,6 +10,7 @@ In reading order:
 * `_interrupts`: the first Ctrl-C stops after the next save, the second one at once.
 * `results`: Datasets and JSON with their provenance: configuration, versions, corpus.
 * `checkpoints`: arrays of unfinished work, written atomically by one or several processes.
+* `display`: how objects that hold arrays are shown: by shapes, dtypes and names.
 
 `results` and `checkpoints` need xarray and JAX and are imported only where they are used.
 

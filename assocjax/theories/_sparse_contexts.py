@@ -9,8 +9,8 @@ from jax.experimental.sparse import BCSR
 from jaxtyping import Array, Float
 from scipy.sparse import csr_array
 
-from assocjax.display import summarized
 from assocjax.precision import matmul
+from assocjax.storage.display import summarized
 
 _ROWS_ENTRIES = 1 << 24  # of a dense block of rows, to measure what is left out
 _COLUMNS = 32  # of the values that a product reads at once, so that they stay in a CPU's cache

@@ -18,12 +18,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_number, check_tokens
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.models.agreement import compare_params
 from assocjax.models.exact import exact_gradient
 from assocjax.models.params import WEIGHTS, Params, init_params
 from assocjax.statistics.moments import EffectiveStatistics
+from assocjax.storage.display import summarized
 from assocjax.theories.effective import effective_gradient, uniform_attention_gradient
 from assocjax.theories.quadrature import Descent, lagrange_basis, leja_points
 

@@ -26,10 +26,10 @@ from jaxtyping import ArrayLike
 
 from assocjax.arguments import LARGEST_DEPTH, LARGEST_PATH, check_integer, check_is
 from assocjax.checks import CorpusLike, check_number, check_tokens
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.models.params import Params, init_params
 from assocjax.statistics.moments import EffectiveStatistics
+from assocjax.storage.display import summarized
 from assocjax.theories.effective import effective_gradient, uniform_attention_gradient
 from assocjax.training.flow import gradient_flow
 

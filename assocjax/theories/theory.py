@@ -16,9 +16,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Int32, PRNGKeyArray
 
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.models.model import Model, Sizes, tree_bytes
+from assocjax.storage.display import summarized
 from assocjax.training.optimizers import Optimizer, make_optimizer
 
 

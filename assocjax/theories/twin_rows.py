@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from assocjax.arguments import check_integer
-from assocjax.display import summarized
 from assocjax.models.decoder import Decoder
+from assocjax.storage.display import summarized
 from assocjax.theories._sparse_contexts import attend_on_average
 from assocjax.theories._twin_draws import draw_rows, draw_tokens
 from assocjax.theories.twin_losses import MEAN_ORDERS, ORDERS, last_states

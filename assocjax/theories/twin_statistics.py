@@ -8,10 +8,10 @@ from scipy.sparse import csr_array, vstack
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.checks import check_number
-from assocjax.display import summarized
 from assocjax.errors import InputError
 from assocjax.statistics.contexts import ContextStatistics, mean_contexts, normalized
 from assocjax.statistics.drawing import AliasTables, alias_tables
+from assocjax.storage.display import summarized
 from assocjax.theories._sparse_contexts import SparseContext, sparse_context
 
 _BIN = 16  # tokens whose followers may be exchanged: neighbours by frequency

@@ -12,8 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from assocjax.arguments import check_callable, check_integer
 from assocjax.checks import check_number, check_numbers, check_precision, is_traced
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
+from assocjax.storage.display import summarized
 
 Scalar = float | Float[Array, ""]
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from assocjax.arguments import LARGEST_STEPS, check_callable, check_integer, check_is
 from assocjax.checks import as_array, check_key, check_step
-from assocjax.display import summarized
 from assocjax.errors import InputError, InputTypeError
+from assocjax.storage.display import summarized
 
 LossAndGradient = Callable[[Any, Int[Array, ""]], tuple[Float[Array, ""], Any]]
 
