@@ -79,6 +79,7 @@ class Predict(Drawn, Corpus):
             raise InputError(f"--order: at most {MEAN_ORDERS[-1]} with --without; got {self.order}")
         data = self.load()
         pairs = [self._pair(data, given) for given in self.without]
+        formed = None
         names = ("model", "num_layers", "width", "num_heads", "learning_rate", "schedule", "steps")
         names += (
             "batch_size",
@@ -106,15 +107,15 @@ class Predict(Drawn, Corpus):
                 rows = _removals(dataset)
                 report = _report_of_removals(self, dataset, rows)
             else:
-                steps = prediction.formation_steps(dataset, self.fraction)
-                rows = _associations(steps)
-                report = _report_of_steps(self, steps, rows)
-                if self.num_runs:
-                    with self.drawing():
-                        figure = figures.plot_predictions(steps)
-                        files += [p.name for p in figures.save(figure, "steps", into=folder)]
+                formed = prediction.formation_steps(dataset, self.fraction)
+                rows = _associations(formed)
+                report = _report_of_steps(self, formed, rows)
             content = {**results.decode(dataset.attrs), "summary": rows}
             results.save_json_to(folder, "summary.json", content)
+            if self.num_runs and formed is not None:
+                with self.drawing():
+                    figure = figures.plot_predictions(formed)
+                    files += [p.name for p in figures.save(figure, "steps", into=folder)]
             report.written(files)
             finish(folder, report, files)
         return report

@@ -266,8 +266,9 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
 
         chance    1 - mean of <r_i, r_j> over pairs of different runs / |m|^2
 
-    which is that of their orders of batches, and the rest. All add up to 1. A rest below zero, of
-    a few percent, is what projection onto several noisy changes explains by chance.
+    which is that of their orders of batches, and the rest. All add up to 1. The rest
+    may be below zero: what runs have in common is estimated from their products, with much error
+    where the runs are few or the step is early.
 
     Args:
       dataset: from `compare_twins`. Twins with a mean loss or with shuffled rows take no part.
