@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
     twins = [
         dataclasses.replace(twin, backoff=options.backoff)
-        for twin in all_twins(options.batch_size * options.seq_len)
+        for twin in all_twins()
         if options.twins is None or twin.name in options.twins
     ]
     dataset = compare_twins(

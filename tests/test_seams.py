@@ -109,8 +109,13 @@ def test_a_theory_and_a_model_from_outside_are_swept(data, tmp_path):
     assert [row["theory"] for row in aj.summary(dataset)] == ["test-half"] * 4
     table = aj.to_dataframe(dataset[["cosine"]])
     assert set(table.loc[table["weight"] == "unembedding", "layer"]) == {L}
-    horizons = aj.validity_horizon(dataset, 0.01)
-    assert horizons["horizon"].max() > 0
+    changes = cell.sel(quantity="changes", weight="unembedding", layer=L)
+    origin = by_hand(data, 0.3, 3, 0.5, 0, 1.0)["unembedding"]
+    expected = aj.agreement(run["unembedding"] - origin, theory["unembedding"] - origin)
+    np.testing.assert_allclose(changes["relative_error"], expected.relative_error, rtol=1e-4)
+    # Half of every change at first; more is wrong once the gradients differ.
+    assert aj.validity_horizon(dataset, 0.49)["horizon"].max() == 0
+    assert aj.validity_horizon(dataset, 0.505)["horizon"].sel(weight="unembedding").min() == 4
     paths = aj.save_sweep(dataset, tmp_path)
     assert {"cosine_weights.png", "relative_error.pdf", "loss.png"} <= {p.name for p in paths}
     aj.save(dataset, tmp_path / "sweep.nc")
@@ -148,13 +153,15 @@ def test_horizons_are_studied_for_them():
         seq_lens=[T],
         num_layers=[1, 2],
         learning_rates=[0.5],
-        duration=3.0,
+        duration=6.0,
         model=BAG,
         theories=[HALF],
-        threshold=1e-3,
+        threshold=0.4,
     )
     assert [row["num_layers"] for row in rows] == [1, 2]
-    assert all(row["unembedding*eta"] == 0.5 * row["unembedding"] > 0 for row in rows)
+    # The run slows down as its loss decreases, with two layers until the theory has caught up.
+    assert [row["unembedding"] for row in rows] == [0, None]
+    assert [row["unembedding*eta"] for row in rows] == [0, None]
 
 
 PLUGIN = """

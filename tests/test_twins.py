@@ -14,10 +14,12 @@ from scipy.special import log_softmax
 import assocjax as aj
 from assocjax import figures
 from assocjax.experiments import twins as experiment
+from assocjax.experiments.config import run_keys
 from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
 from assocjax.models.model import Sizes
 from assocjax.theories import _sparse_contexts, twin_losses, twins
 from assocjax.theories._twin_draws import draw_rows, draw_tokens
+from assocjax.theories.theory import Batch
 
 V, T, L = 11, 6, 2
 CONFIGS = {
@@ -576,18 +578,48 @@ def test_a_sweep_compares_the_twin(x64, promote):
 
 
 def test_a_sweep_of_a_decoder(promote):
-    """Twins of a decoder start where the run does; with minibatches too."""
+    """Twins start where the run does, and are compared by changes, beside another run."""
     data = corpus(masked=False)
+    model = DecoderModel("small neox", ONE_LAYER)
+    settings = {"learning_rates": [1e-3, 1e-2], "steps": 2, "num_layers": 1, "optimizer": "adamw"}
     found = aj.sweep(
         data,
-        model=DecoderModel("small neox", ONE_LAYER),
-        theories=["twin-2-mean", twins.StatisticsTwin(4, rows=24)],
-        learning_rates=[1e-3, 1e-2],
-        steps=2,
-        num_layers=1,
-        optimizer="adamw",
+        model=model,
+        theories=["twin-2", "another-run"],
+        seeds=[3],
         batch_size=4,
+        **settings,
     )
-    cosine = found.cosine.sel(quantity="weights", weight="unembedding").isel(layer=-1)
-    np.testing.assert_allclose(cosine.sel(step=0), 1, atol=1e-6)
-    assert np.all(cosine.sel(step=2) > 0.9)
+    cosine = found.cosine.sel(weight="unembedding").isel(layer=-1, seed=0, init_scale=0)
+    np.testing.assert_allclose(cosine.sel(quantity="weights", step=0), 1, atol=1e-6)
+    assert np.all(np.isnan(cosine.sel(quantity="changes", step=0)))
+    of_other = cosine.sel(quantity="changes", step=2, theory="another-run")
+    assert np.all((of_other > 0.1) & (of_other < 0.95))  # the batches are others
+    assert aj.summary(found)[0]["unembedding"] == cosine.sel(
+        quantity="changes", step=2, theory="twin-2", learning_rate=1e-3
+    )
+    assert figures.plot_cosines(found).get_suptitle().startswith("Changes of weights against")
+
+    # With the full batch there is no other run, and changes are those of training by hand.
+    found = aj.sweep(data, model=model, theories=["another-run", "twin-2-mean"], **settings)
+    of_other = found.cosine.sel(theory="another-run", quantity="changes", step=2)
+    np.testing.assert_allclose(of_other.values[np.isfinite(of_other)], 1, atol=1e-5)
+    config = aj.RunConfig(2, 1, (), model=model, optimizer="adamw")
+    start = model.init(run_keys(0)[0], config.sizes(data.vocab_size, data.seq_len), 1.0)
+    optimizer = optax.adamw(1e-2)
+    twin = twins.StatisticsTwin(2, rows=None)
+    prepared = twin.prepare(model, None, Batch(data.tokens, data.mask, data.vocab_size))
+    ends = []
+    for gradient in (
+        lambda p: model.loss_and_gradient(p, data.tokens, data.mask)[1],
+        lambda p: twin.gradient(model, p, prepared, None),
+    ):
+        params, state = start, optimizer.init(start)
+        for _ in range(2):
+            updates, state = optimizer.update(gradient(params), state, params)
+            params = optax.apply_updates(params, updates)
+        ends.append(np.ravel(params["unembedding"] - start["unembedding"]))
+    expected = ends[0] @ ends[1] / np.linalg.norm(ends[0]) / np.linalg.norm(ends[1])
+    at = {"theory": "twin-2-mean", "quantity": "changes", "weight": "unembedding", "step": 2}
+    value = found.cosine.sel(learning_rate=1e-2, **at).isel(layer=-1).item()
+    assert value == pytest.approx(expected, abs=1e-5)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _SMALL_COSINE = 0.95
 """A theory has ended at the first step at which the cosine of a weight is smaller."""
 
+_OF = {"weights": "weight", "changes": "weight's change since the start"}
+
 _TURNED = 0.01
 """A loss has turned up if it is above its lowest value by more than this share of its decrease."""
 
@@ -140,13 +142,14 @@ class Sweep(_Processes, Drawn, Corpus, Training):
 
 
 def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
+    from assocjax.experiments.sweeps import compared
     from assocjax.storage import results
 
     report, vocab_size = Report(), results.decode(dataset.attrs)["corpus"]["vocab_size"]
     report.line(
         f"After {options.steps} steps with learning rate eta: loss in nats (log V = "
-        f"{math.log(vocab_size):.4f} at zero weights); cosine of each weight with a theory, "
-        "smallest over layers and seeds; relative error of the last weight"
+        f"{math.log(vocab_size):.4f} at zero weights); cosine of each {_OF[compared(dataset)]} "
+        "with a theory, smallest over layers and seeds; relative error of that of the last weight"
     )
     weights = dataset["weight"].values.tolist()
     for scale in dataset["init_scale"].values.tolist():
@@ -179,10 +182,12 @@ def _ends(dataset: "xr.Dataset") -> Iterator[str]:
     """For each theory, the steps at which it ends: a cosine is small, or a run has diverged."""
     import numpy as np
 
+    from assocjax.experiments.sweeps import compared
+
     steps = dataset["step"].values
     for theory in dataset["theory"].values.tolist():
         at = dataset.sel(theory=theory)
-        cosine = at["cosine"].sel(quantity="weights")
+        cosine = at["cosine"].sel(quantity=compared(dataset))
         ended = (cosine < _SMALL_COSINE).any(["weight", "layer"])
         ended = ended | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
         ended = ended.any("seed").transpose("learning_rate", "step").values

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from assocjax.errors import InputError
-from assocjax.experiments.config import RunConfig, of_batches
+from assocjax.experiments.config import CHANGES, RunConfig, of_batches
 from assocjax.models.model import Sizes, tree_bytes
 from assocjax.training.optimizers import state_bytes
 
@@ -132,9 +132,14 @@ def weights_bytes(config: RunConfig, sizes: CorpusSizes) -> int:
     params = config.model.shapes(_model_sizes(config, sizes), sizes.itemsize)
     # Copies of the weights that XLA keeps beside the step, according to its own memory analysis:
     # the carry and its successor, the optimizer state, and those of each theory.
-    copies = 3 + sum(
-        theory.weight_copies * (2 if of_batches(config, theory) else 1)
-        for theory in config.theories
+    changes = 3 * (CHANGES in config.quantities)  # the start, and the changes of run and theory
+    copies = (
+        3
+        + changes
+        + sum(
+            theory.weight_copies * (2 if of_batches(config, theory) else 1)
+            for theory in config.theories
+        )
     )
     return copies * tree_bytes(params) + state_bytes(config.optimizer, params)
 

@@ -33,6 +33,9 @@ from assocjax.training.optimizers import (
     optimizer_name,
 )
 
+CHANGES = "changes"
+"""The quantity of a run and a theory that is the weights less those of the start."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -88,6 +91,12 @@ class RunConfig:
     def names(self) -> tuple[str, ...]:
         """The names of the theories that the run is compared with."""
         return tuple(theory.name for theory in self.theories)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What of a run and a theory is compared, in the order of the result arrays."""
+        changes = () if self.model.zero_start else (CHANGES,)
+        return "weights", "gradients", *changes
 
     @property
     def prepared(self) -> dict[str, Theory]:

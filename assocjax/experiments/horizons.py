@@ -24,7 +24,7 @@ from assocjax.arguments import (
 from assocjax.checks import CorpusLike, check_dataset, check_number, check_numbers
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.errors import InputError, InputTypeError, reading
-from assocjax.experiments.sweeps import sweep
+from assocjax.experiments.sweeps import compared, sweep
 from assocjax.experiments.tables import weights_and_layers
 from assocjax.models.model import Model
 from assocjax.models.registry import MODEL
@@ -70,7 +70,8 @@ def validity_horizon(dataset: xr.Dataset, threshold: float = THRESHOLD) -> xr.Da
     ends = ("diverged_step", "theory_diverged_step")
     check_dataset(dataset, "sweep", ["relative_error"], "theory quantity weight layer step")
     check_dataset(dataset, "sweep", ends, "")
-    step, error = dataset["step"], dataset["relative_error"].sel(quantity="weights", drop=True)
+    step = dataset["step"]
+    error = dataset["relative_error"].sel(quantity=compared(dataset), drop=True)
     end = xr.where(dataset[ends[1]] >= 0, dataset[ends[1]], np.inf)
     end = np.minimum(end, xr.where(dataset[ends[0]] >= 0, dataset[ends[0]], np.inf))
     holds = (error <= threshold) & (step < end)

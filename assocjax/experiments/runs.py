@@ -21,6 +21,7 @@ from assocjax.arguments import LARGEST_STEPS, check_integer, check_is
 from assocjax.checks import check_number, check_step, is_traced
 from assocjax.errors import InputTypeError
 from assocjax.experiments.config import (
+    CHANGES,
     Corpus,
     RunConfig,
     batches_of,
@@ -34,9 +35,6 @@ from assocjax.theories.theory import Batch, Theory, Training
 from assocjax.training.optimizers import make_optimizer, warn_of_derivatives
 from assocjax.training.train import Snapshot, batch_indices, train_segment
 
-QUANTITIES = ("weights", "gradients")
-"""The quantities of a run and a theory that are compared, in the order of the result arrays."""
-
 
 class Carry(NamedTuple):
     """The state of a run between two steps.
@@ -44,13 +42,15 @@ class Carry(NamedTuple):
     `params` and `optimizer_states` are dicts over the trajectories that are trained together:
     "run"; the name of each theory without a closed form, trained beside the run; and with
     minibatches each theory trained on the run's minibatches (`of_batches`). `solved` holds the
-    closed forms of the others (`Theory.solve`). What is named after a theory that starts at zero
-    depends on the learning rate only, all else also on seed and initialization scale.
+    closed forms of the others (`Theory.solve`). `starts` holds the start of "run", where changes
+    since the start are compared (`RunConfig.quantities`). What is named after a theory that starts
+    at zero depends on the learning rate only, all else also on seed and initialization scale.
     """
 
     params: dict[str, Any]
     optimizer_states: dict[str, Any]
     solved: dict[str, Any]
+    starts: dict[str, Any]
 
 
 def run_comparison(
@@ -85,8 +85,9 @@ def run_comparison(
     Returns:
       A dict of arrays:
         `loss` [steps+1], in nats.
-        `relative_error`, `cosine`, `norm_ratio`, `distance` [theories, 2, weights, L, steps+1],
-          the measures of `Agreement`, over `QUANTITIES`, the names of `Model.weights`, and layers.
+        `relative_error`, `cosine`, `norm_ratio`, `distance`
+          [theories, quantities, weights, L, steps+1], the measures of `Agreement`, over
+          `config.quantities`, the names of `Model.weights`, and layers.
         `sampling_error`, `truncation_error` [theories, weights, L, steps+1] of the weights, with
           minibatches only; NaN for theories that are not computed from minibatches.
         `diverged_step` (int32 scalar), `theory_diverged_step` [theories]: the first step at which
@@ -148,7 +149,8 @@ def start_run(
         if of_batches(config, theory):
             trajectories[batches_of(theory.name)] = theory.start(training)
     optimizer = make_optimizer(config.optimizer, learning_rate)
-    return Carry(trajectories, _each(optimizer).init(trajectories), solved)  # type: ignore[arg-type]
+    starts = {"run": run} if CHANGES in config.quantities and config.theories else {}
+    return Carry(trajectories, _each(optimizer).init(trajectories), solved, starts)  # type: ignore[arg-type]
 
 
 def weights_at(
@@ -208,15 +210,26 @@ def advance_run(
         prepared = corpus.prepared[theory.name]
         return theory.solution(training, solved, prepared, snapshot.step)
 
+    def with_change(found, from_start: bool):
+        if not carry.starts:
+            return found
+        change = found[0]
+        if from_start:
+            change = jax.tree.map(jnp.subtract, change, carry.starts["run"])
+        return *found, change
+
     def observe(snapshot: Snapshot):
-        run = snapshot.params["run"], snapshot.gradient["run"]
-        theories = [of_theory(theory, snapshot) for theory in config.theories]
+        run = with_change((snapshot.params["run"], snapshot.gradient["run"]), True)
+        theories = [
+            with_change(of_theory(theory, snapshot), theory.from_start)
+            for theory in config.theories
+        ]
         records = [_compare(weights, run, found) for found in theories]
         if config.batch_size is not None:
-            for theory, (found, _), record in zip(config.theories, theories, records, strict=True):
-                unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), found)
+            for theory, found, record in zip(config.theories, theories, records, strict=True):
+                unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), found[0])
                 batches = snapshot.params.get(batches_of(theory.name), unknown)
-                record |= split_disagreement(*map(weights, (run[0], batches, found)))
+                record |= split_disagreement(*map(weights, (run[0], batches, found[0])))
         found = {"loss": snapshot.loss, "finite": _all_finite((run, snapshot.loss))}
         if not records:
             return found
@@ -233,7 +246,7 @@ def advance_run(
         observe=observe,
         progress=progress,
     )
-    return Carry(*end, carry.solved), observed
+    return Carry(*end, carry.solved, carry.starts), observed
 
 
 def finish_run(observed: dict[str, Array]) -> dict[str, Array]:
@@ -273,8 +286,8 @@ def _training(config: RunConfig, corpus: Corpus, start: Any, learning_rate) -> T
     return Training(config.model, sizes, start, config.optimizer, learning_rate, config.steps)
 
 
-def _whole(corpus: Corpus, key: PRNGKeyArray | None = None) -> Batch:
-    return Batch(corpus.tokens, corpus.mask, corpus.vocab_size, key)
+def _whole(corpus: Corpus, key: PRNGKeyArray | None = None, size: int | None = None) -> Batch:
+    return Batch(corpus.tokens, corpus.mask, corpus.vocab_size, key, size)
 
 
 def _each(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -305,7 +318,7 @@ def _losses_and_gradients(
     draws = jax.random.fold_in(jax.random.fold_in(batch_key, LARGEST_STEPS), step)
 
     def of_theory(theory: Theory, params: Any) -> Any:
-        seen = _whole(corpus, draws if theory.from_start else None)
+        seen = _whole(corpus, draws if theory.from_start else None, config.batch_size)
         return theory.gradient(model, params, corpus.prepared[theory.name], seen)
 
     if isinstance(config.gradient, str):
@@ -336,7 +349,7 @@ def _loss_and_gradient_of_run(config: RunConfig, params: Any, tokens, mask, corp
 
 
 def _compare(weights: Callable, run, theory) -> dict[str, Array]:
-    """Agreement [quantities, weights, L] of a run and a theory, each a (weights, gradient)."""
+    """Agreement [quantities, weights, L] of a run and a theory, each with all quantities."""
     found = [
         by_layer(compare_weights(*map(weights, both))) for both in zip(run, theory, strict=True)
     ]

@@ -25,8 +25,7 @@ from assocjax.experiments._plans import (
     make_plan,
     planned_bytes,
 )
-from assocjax.experiments.config import Corpus, RunConfig, check_run
-from assocjax.experiments.runs import QUANTITIES
+from assocjax.experiments.config import CHANGES, Corpus, RunConfig, check_run
 from assocjax.models.exact import count_distinct
 from assocjax.models.model import Model
 from assocjax.models.registry import MODEL, get_model
@@ -117,7 +116,8 @@ def sweep(
 
     Returns:
       A Dataset over `learning_rate`, `seed`, `init_scale`, `theory`, `quantity` (weights,
-      gradients), `weight` (the names of `Model.weights`), `layer` (from 1) and `step`:
+      gradients and, where weights do not start at zero, their changes since the start), `weight`
+      (the names of `Model.weights`), `layer` (from 1) and `step`:
 
           dataset.cosine.sel(theory=name, quantity="weights", weight=weight, layer=2)
 
@@ -276,13 +276,20 @@ def _as_begun(begun: dict[str, Any], plan: Plan) -> tuple[Plan, int]:
     return plan._replace(devices=devices, chunk=chunk), begun["checkpoint_every"]
 
 
+def compared(dataset: xr.Dataset) -> str:
+    """The quantity in which a sweep's theories are judged: changes since a start that is not zero,
+    since otherwise the start is most of what is compared; weights for a start at zero."""
+    return CHANGES if CHANGES in dataset["quantity"].values else "weights"
+
+
 @reading("sweep")
 def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """The last step of a sweep as a table: a row for each init_scale, theory and learning rate.
 
     Losses are means over seeds; cosines and the relative error are those of the worst layer and
-    seed, and the error is that of the last weight, the one that gives the logits. NaN where all
-    runs diverged or the theory is zero. Without theories there are only losses, and `theory` is
+    seed, and the error is that of the last weight, the one that gives the logits. They are of the
+    changes since the start, if the sweep has them, and else of the weights (`compared`). NaN where
+    all runs diverged or the theory is zero. Without theories there are only losses, and `theory` is
     None.
 
     Raises:
@@ -292,7 +299,7 @@ def summary(dataset: xr.Dataset) -> list[dict[str, Any]]:
     if "theory" in dataset.dims:
         dims = "learning_rate init_scale theory quantity weight step"
         check_dataset(dataset, "sweep", ["relative_error", "cosine"], dims)
-    last = dataset.isel(step=-1).sel(quantity="weights")
+    last = dataset.isel(step=-1).sel(quantity=compared(dataset))
     steps = int(dataset["step"][-1])
     weights = dataset["weight"].values.tolist()
     rows = []
@@ -345,7 +352,7 @@ def _to_dataset(
         coords={
             **{name: (name, values, {"units": "1"}) for name, values in grid.items()},
             "theory": list(config.names),
-            "quantity": list(QUANTITIES),
+            "quantity": list(config.quantities),
             "weight": list(weights),
             "has_layers": ("weight", [number > 1 for number in weights.values()]),
             "layer": np.arange(1, max(weights.values()) + 1, dtype=np.int32),

@@ -35,7 +35,7 @@ from assocjax.statistics.contexts import ContextStatistics, context_statistics
 from assocjax.storage import results
 from assocjax.theories.theory import Batch
 from assocjax.theories.twin_losses import ORDERS
-from assocjax.theories.twins import ROWS, StatisticsTwin
+from assocjax.theories.twins import StatisticsTwin
 
 RUN = "run"
 """Name of the held-out real run among the twins of `compare_twins`."""
@@ -51,11 +51,11 @@ BASELINE = "twin-0"
 _LEFT = 1e-5  # of a squared norm after a projection: what is less is rounding, in float32
 
 
-def all_twins(rows: int = ROWS) -> tuple[StatisticsTwin, ...]:
+def all_twins() -> tuple[StatisticsTwin, ...]:
     """Twins of all orders with drawn pairs, that of order 2 with its mean loss, and the control
     whose rows are shuffled."""
-    drawn = [StatisticsTwin(order, rows) for order in ORDERS]
-    return *drawn, StatisticsTwin(2, None), StatisticsTwin(2, rows, shuffle_seed=0)
+    drawn = [StatisticsTwin(order) for order in ORDERS]
+    return *drawn, StatisticsTwin(2, None), StatisticsTwin(2, shuffle_seed=0)
 
 
 def compare_twins(
@@ -88,7 +88,7 @@ def compare_twins(
         have beyond this is memory of single occurrences.
       statistics: of the text of the twins; those of `other` or `data` if left out.
       num_runs: real runs, at least 2; each is held out once.
-      twins: which ones; by default `all_twins` with as many drawn pairs as a batch has positions.
+      twins: which ones; by default `all_twins`.
         Without "twin-0" there is no partial cosine.
       seed: determines the start, the orders of batches, and what twins draw.
       init_scale: as in `Model.init`.
@@ -118,10 +118,10 @@ def compare_twins(
     tokens, mask, V = check_corpus(data, vocab_size, mask)
     if batch_size > len(tokens):
         raise InputError(f"batch_size must be at most {len(tokens)} sequences; got {batch_size}")
-    whole = Batch(tokens, mask, V)
+    whole = Batch(tokens, mask, V, size=batch_size)
     of_twins = whole
     if other is not None:
-        of_twins = Batch(*check_corpus(other, V, None))
+        of_twins = Batch(*check_corpus(other, V, None), size=batch_size)
         if of_twins.mask.shape[1] != mask.shape[1] or len(of_twins.mask) < batch_size:
             raise InputError(
                 f"other must have at least {batch_size} sequences of {mask.shape[1]} positions; "
@@ -131,7 +131,7 @@ def compare_twins(
         statistics = context_statistics(of_twins.tokens, V, of_twins.mask)
     sizes = Sizes(V, mask.shape[1], model.config.num_layers)
     if twins is None:
-        twins = all_twins(batch_size * sizes.seq_len)
+        twins = all_twins()
     every = check_sequence("twins", list(twins), "StatisticsTwin")
     for twin in every:
         check_is("each of twins", twin, StatisticsTwin)

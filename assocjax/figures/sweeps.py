@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from assocjax.arguments import check_flag
 from assocjax.checks import check_number
 from assocjax.errors import InputError, reading
+from assocjax.experiments.sweeps import compared
 from assocjax.figures.style import (
     ABOVE,
     BENEATH,
@@ -33,6 +34,7 @@ from assocjax.figures.style import (
 from assocjax.storage import Folder
 
 _GRID = "learning_rate seed init_scale step"
+_OF = {"weights": "Weights", "gradients": "Gradients", "changes": "Changes of weights"}
 _BY_LAYER = f"{_GRID} theory weight layer"
 _DISAGREEMENT_LINES = {"truncation_error": "-", "sampling_error": ":"}
 
@@ -53,7 +55,9 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False, figsize: Size 
     """
     gradients = check_flag("gradients", gradients)
     dataset = checked(dataset, "sweep", ["cosine"], f"{_BY_LAYER} quantity")
-    dataset = in_order(dataset).sel(quantity="gradients" if gradients else "weights")
+    dataset = in_order(dataset)
+    quantity = "gradients" if gradients else compared(dataset)
+    dataset = dataset.sel(quantity=quantity)
     rates, scales = dataset["learning_rate"].values, dataset["init_scale"].values
     figure, axes = panels(len(scales), len(rates), figsize=figsize)
     weights = look_of_weights(dataset["weight"].values)
@@ -74,11 +78,10 @@ def plot_cosines(dataset: xr.Dataset, *, gradients: bool = False, figsize: Size 
         ax.set_ylim(low - 0.03, 1.03)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _theory_key(axes[0, 0], dataset)
-    what = "Gradients" if gradients else "Weights"
     finish(
         figure,
         axes,
-        f"{what} against their {_theory_names(dataset)} (line: mean, shade: range over "
+        f"{_OF[quantity]} against their {_theory_names(dataset)} (line: mean, shade: range over "
         f"layers{and_seeds(dataset)})",
         dataset,
     )
@@ -110,7 +113,7 @@ def plot_errors(
     weights = look_of_weights(dataset["weight"].values)
     figure, axes = panels(2, len(weights), log=True, share_x="row", figsize=figsize)
     for j, (weight, (label, _)) in enumerate(weights.items()):
-        error = dataset["relative_error"].sel(weight=weight, quantity="weights")
+        error = dataset["relative_error"].sel(weight=weight, quantity=compared(dataset))
         top, bottom = axes[:, j]
         for ax in (top, bottom):
             ax.axhline(0.1, color="0.8", lw=0.8, zorder=0)

@@ -37,10 +37,13 @@ class Model(abc.ABC):
     Attributes:
       name: names the model on the command line and in results.
       init_scale: the scale of the start by default.
+      zero_start: whether weights at a start of scale 0 are zero, as a theory of weights alone
+        assumes. Otherwise a run and a theory are also compared by their changes since the start.
     """
 
     name: str
     init_scale: float = 1.0
+    zero_start: bool = False
 
     @abc.abstractmethod
     def init(

@@ -22,6 +22,7 @@ class AttentionOnly(Model):
 
     name = "attention-only"
     init_scale = 0.0
+    zero_start = True
 
     def init(self, key, sizes: Sizes, scale, dtype=None) -> Params:
         V, T, L = sizes

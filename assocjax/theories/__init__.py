@@ -15,6 +15,7 @@ In reading order:
 * `twin_losses`: their losses, and the states of their rows, which are drawn by `_twin_draws`.
 * `twins`: statistics twins as theories.
 * `twin_rows`: what the rows of twins predict.
+* `another_run`: another real run in the place of a theory, as the ceiling of all.
 * `taylor`: the weights of any model as a polynomial in time.
 * `quadrature`: the weights of the effective theory, with few passes over the data.
 * `corrections`: the same, corrected for attention's feedback by a few exact gradients.

@@ -21,6 +21,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
         "effective": "assocjax.theories.effective",
         "leading-factored": "assocjax.theories.leading_factored",
         "taylor": "assocjax.theories.taylor",
+        "another-run": "assocjax.theories.another_run",
         **dict.fromkeys(_TWINS, "assocjax.theories.twins"),
     },
 )

@@ -32,12 +32,14 @@ class Batch:
     vocab_size  V, static
     key         a random key of this run and step, for a theory that starts where the run does and
                 draws; None for others, whose weights all seeds share
+    size        sequences in a minibatch of the run, static; None is the full batch
     """
 
     tokens: Int32[Array, "N T+1"]
     mask: Bool[Array, "N T"]
     vocab_size: int = struct.field(pytree_node=False)
     key: PRNGKeyArray | None = None
+    size: int | None = struct.field(pytree_node=False, default=None)
 
 
 class Training(NamedTuple):

@@ -51,7 +51,10 @@ from assocjax.theories.twin_losses import (
 from assocjax.theories.twin_statistics import TwinStatistics, prepare_twin
 
 ROWS = 2048
-"""Drawn pairs of a step by default: 32 sequences of 64 positions."""
+"""Drawn pairs of a step of a twin of full batches: 32 sequences of 64 positions."""
+
+BATCH = "batch"
+"""As `rows`: as many drawn pairs as a minibatch of the run has positions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,8 @@ class StatisticsTwin(Theory):
 
     Attributes:
       order: see the module's docstring. The paper's model has mean losses only.
-      rows: drawn pairs of a step, as many as a batch has positions; None is the mean loss.
+      rows: drawn pairs of a step; "batch" draws as many as a minibatch of the run has positions, or
+        `ROWS` with the full batch. None is the mean loss.
       shuffle_seed, backoff, entries: as in `prepare_twin`.
       rematerialize: as in `twin_loss`.
 
@@ -72,7 +76,7 @@ class StatisticsTwin(Theory):
     """
 
     order: int
-    rows: int | None = ROWS
+    rows: int | str | None = BATCH
     shuffle_seed: int | None = None
     backoff: float = 0.0
     entries: int | None = None
@@ -85,7 +89,7 @@ class StatisticsTwin(Theory):
         check_integer("order", self.order, minimum=0, maximum=max(ORDERS))
         if self.rows is None:
             check_mean(self.order)
-        else:
+        elif self.rows != BATCH:
             check_integer("rows", self.rows, minimum=1)
 
     @property
@@ -112,7 +116,10 @@ class StatisticsTwin(Theory):
             loss = partial(attention_only_twin_loss, order=self.order)
             return jax.grad(loss)(params, prepared)
         decoder = model.decoder(params)  # type: ignore[attr-defined]
-        options = {"order": self.order, "rows": self.rows, "rematerialize": self.rematerialize}
+        rows = self.rows
+        if rows == BATCH:
+            rows = ROWS if batch.size is None else batch.size * batch.mask.shape[1]
+        options = {"order": self.order, "rows": rows, "rematerialize": self.rematerialize}
         loss = partial(twin_loss, decoder, **options)
         key = None if self.rows is None else batch.key
         return jax.grad(lambda params: loss(params, prepared, key))(params)
