@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from assocjax.corpora import TokenData
 
 
-_SMALL_COSINE = 0.95
-"""A theory has ended at the first step at which the cosine of a weight is smaller."""
+_SMALL = 0.05
+"""A theory has ended at the first step at which the cosine of a weight is less than that of another
+run, or than 1, by more than this."""
 
 _OF = {"weights": "weight", "changes": "weight's change since the start"}
 
@@ -183,12 +184,16 @@ def _ends(dataset: "xr.Dataset") -> Iterator[str]:
     import numpy as np
 
     from assocjax.experiments.sweeps import compared
+    from assocjax.theories.registry import ANOTHER_RUN
 
-    steps = dataset["step"].values
-    for theory in dataset["theory"].values.tolist():
+    steps, theories = dataset["step"].values, dataset["theory"].values.tolist()
+    dataset, highest, below = dataset.sel(quantity=compared(dataset)), 1, ""
+    if ANOTHER_RUN in theories:
+        theories.remove(ANOTHER_RUN)
+        highest, below = dataset["cosine"].sel(theory=ANOTHER_RUN, drop=True), " below another run"
+    for theory in theories:
         at = dataset.sel(theory=theory)
-        cosine = at["cosine"].sel(quantity=compared(dataset))
-        ended = (cosine < _SMALL_COSINE).any(["weight", "layer"])
+        ended = (at["cosine"] < highest - _SMALL).any(["weight", "layer"])
         ended = ended | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
         ended = ended.any("seed").transpose("learning_rate", "step").values
         rates = [f"{rate:g}" for rate in dataset["learning_rate"].values]
@@ -198,7 +203,7 @@ def _ends(dataset: "xr.Dataset") -> Iterator[str]:
             if of.any()
         ]
         stays = [rate for rate, of in zip(rates, ended, strict=True) if not of.any()]
-        said = [f"ends at {', '.join(found)}"] * bool(found)
+        said = [f"ends{below} at {', '.join(found)}"] * bool(found)
         said += [f"stays to the last step at eta {' '.join(stays)}"] * bool(stays)
         yield f"{theory} {' and '.join(said)}."
 

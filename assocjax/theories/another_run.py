@@ -3,7 +3,7 @@
 import dataclasses
 
 from assocjax.models.model import Model
-from assocjax.theories.registry import register_theory
+from assocjax.theories.registry import ANOTHER_RUN, register_theory
 from assocjax.theories.theory import Batch, Theory
 from assocjax.training.train import batch_indices
 
@@ -23,7 +23,7 @@ class AnotherRun(Theory):
     Cost: as the run.
     """
 
-    name: str = "another-run"
+    name: str = ANOTHER_RUN
 
     from_start = True
     of_batches = False
@@ -34,6 +34,7 @@ class AnotherRun(Theory):
     def gradient(self, model: Model, params, prepared, batch: Batch):
         tokens, mask = batch.tokens, batch.mask
         if batch.size is not None:
+            assert batch.key is not None  # it starts where the run does
             # The first batch of an epoch whose order is drawn from the key of this step.
             rows = batch_indices(batch.key, 0, len(tokens), batch.size)
             tokens, mask = tokens[rows], mask[rows]

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 THEORIES = ("leading", "effective", "leading-factored")
 """The theories that a sweep compares by default, where they apply to its model."""
 
+ANOTHER_RUN = "another-run"
+"""The name of a real run in the place of a theory."""
+
 _TWINS = (*(f"twin-{order}" for order in range(6)), *(f"twin-{order}-mean" for order in range(3)))
 
 _REGISTRY: "Registry[Theory]" = Registry(
@@ -21,7 +24,7 @@ _REGISTRY: "Registry[Theory]" = Registry(
         "effective": "assocjax.theories.effective",
         "leading-factored": "assocjax.theories.leading_factored",
         "taylor": "assocjax.theories.taylor",
-        "another-run": "assocjax.theories.another_run",
+        ANOTHER_RUN: "assocjax.theories.another_run",
         **dict.fromkeys(_TWINS, "assocjax.theories.twins"),
     },
 )

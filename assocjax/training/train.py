@@ -147,7 +147,7 @@ def train_segment(
 
 
 def batch_indices(
-    key: PRNGKeyArray, step: Int[Array, ""], num_sequences: int, batch_size: int
+    key: PRNGKeyArray, step: int | Int[Array, ""], num_sequences: int, batch_size: int
 ) -> Int[Array, " batch"]:
     """Rows of the minibatch at `step`: a new random order every epoch, without replacement.
 
