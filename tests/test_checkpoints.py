@@ -89,6 +89,23 @@ def test_going_on_gives_the_same_bits(data, options, tmp_path, promote):
         np.testing.assert_allclose(never[name], whole[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_checkpoints_are_not_saved_more_often_than_is_worth_while(data, tmp_path, monkeypatch):
+    arguments = GRID | SIZES | {"checkpoint_every": None, "steps": 4}
+    saved, save = [], checkpoints.Checkpoints.save
+
+    def counted(self, part, *rest):
+        saved.append(part)
+        save(self, part, *rest)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", counted)
+    seldom = aj.sweep(data, **arguments, checkpoint=tmp_path / "seldom")
+    assert saved == []
+    monkeypatch.setattr(sweeps, "_PAUSE", 0.0)
+    always = aj.sweep(data, **arguments, checkpoint=tmp_path / "always")
+    assert saved == [1, 2, 3, 4]  # of the five segments of one step
+    xr.testing.assert_identical(seldom, always)
+
+
 def test_half_of_an_older_checkpoint_is_no_matter(data, tmp_path, caplog):
     arguments = GRID | SIZES | {"checkpoint": tmp_path}
     killed_sweep(data, 2, **arguments)

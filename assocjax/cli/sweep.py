@@ -99,7 +99,7 @@ class Sweep(_Processes, Drawn, Corpus, Training):
     """memory for the runs that are computed together"""
     checkpoint_every: Annotated[Count | None, Parameter(metavar="STEPS")] = None
     """steps between checkpoints under --out, from which the same command resumes after an
-    interruption (default: a tenth of --steps, 100 at most)"""
+    interruption (default: a tenth of --steps, 100 at most, and at least 10 seconds)"""
     allow_different_devices: bool = False
     """resume also from a checkpoint of another number or kind of devices; results then differ by
     rounding"""

@@ -41,6 +41,7 @@ def run_grid(
     plan: Plan,
     *,
     segment: int,
+    pause: float = 0.0,
     checkpoints: Checkpoints | None = None,
     publish: Callable[[Records, int, int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -49,7 +50,7 @@ def run_grid(
     """Computes `run_comparison` on a grid with one compiled program.
 
     The grid is computed chunk by chunk, and each chunk in segments of steps. With checkpoints, the
-    carry and all observations are saved after each segment. If a checkpoint exists, the work is
+    carry and all observations are saved after a segment. If a checkpoint exists, the work is
     resumed from it.
 
     Args:
@@ -57,6 +58,8 @@ def run_grid(
       grid: the rates and starts.
       plan: how the grid is divided into chunks and among devices.
       segment: number of steps observed in a segment.
+      pause: seconds between checkpoints, at least; a checkpoint is then not saved after each
+        segment. Not with several processes, whose clocks differ.
       checkpoints: where segments are saved, or None. With checkpoints, the first Ctrl-C stops after
         the current segment is saved; a second one stops at once.
       publish: called after each checkpoint with (records so far, parts done, total parts); the
@@ -79,7 +82,7 @@ def run_grid(
     parts = len(chunks) * segments
     done = 0 if checkpoints is None else checkpoints.done()
     observed: Records = {}
-    carry = None
+    carry, saved_at = None, time.monotonic()
     static = config, mesh, plan.one_by_one, segment, progress is not None
     with deferred_interrupts(checkpoints is not None) as interrupts:
         for part in range(done, parts):
@@ -103,11 +106,16 @@ def run_grid(
             if not observed:
                 observed = _nothing_observed(found, grid, plan, total)
             _record(observed, found, rows, columns, within * segment)
-            if checkpoints is not None and part + 1 < parts:
+            if checkpoints is None or part + 1 == parts:
+                continue
+            stop = _any_process(interrupts)
+            waited = jax.process_count() > 1 or time.monotonic() - saved_at >= pause
+            if stop or waited:
                 checkpoints.save(part + 1, carry, observed)
                 if publish is not None:
                     publish(_finish(observed, grid, plan), part + 1, parts)
-                if _any_process(interrupts):
+                saved_at = time.monotonic()
+                if stop:
                     raise Stopped(
                         f"interrupted; {part + 1} of {parts} parts are saved in "
                         f"{checkpoints.folder}: run the same again to resume"

@@ -36,6 +36,7 @@ from assocjax.theories.theory import Theory
 from assocjax.training.optimizers import Optimizer, check_resumable
 
 _FILE = "sweep.nc"
+_PAUSE = 10.0  # seconds between checkpoints by default; to save one takes about half a second
 GRID = ("learning_rate", "seed", "init_scale")
 
 _LONG_NAMES = {
@@ -105,7 +106,8 @@ def sweep(
         result bit for bit. At the end only the complete `sweep.nc` is left, and the same call
         returns its content. The first Ctrl-C stops after the next checkpoint; a second one stops
         at once, except while a program is compiled.
-      checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most.
+      checkpoint_every: steps between checkpoints; by default a tenth of all, 100 at most, and more
+        while these take less than 10 seconds.
       allow_different_devices: also resume from a checkpoint that was saved on another number or
         kind of devices. The result then differs in rounding, about 1e-6 in float32, and records
         the first devices in the attribute `begun_on`. Otherwise such a checkpoint is refused.
@@ -212,6 +214,7 @@ def sweep(
             runs,
             plan,
             segment=segment,
+            pause=0.0 if checkpoint_every else _PAUSE,
             checkpoints=checkpoints,
             publish=lambda known, done, parts: publish(
                 make_dataset(known, f"{done} of {parts} parts are done")

@@ -136,6 +136,7 @@ def save(
     path = check_path("path", path, "a path without a suffix")
     paths = []
     formats, dpi = _files.get()
+    layout = figure.get_layout_engine()
     for kind in formats:
         name = f"{path}.{kind}"
         place = whole_file(name, overwrite=overwrite) if into is None else into.file(name)
@@ -144,7 +145,9 @@ def save(
             # For marks combined with a character of another font; `literal` warned of others.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
             figure.savefig(part, format=kind, dpi=dpi, metadata=_METADATA[kind])
+        figure.set_layout_engine("none")  # the same in all formats, and as long to find as to draw
         paths.append(Path(name) if into is None else into.path / name)
+    figure.set_layout_engine(layout)
     return paths
 
 

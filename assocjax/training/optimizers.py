@@ -260,6 +260,8 @@ def is_linear(optimizer: Optimizer, params: Shapes | None = None) -> bool:
     """
     params = _probe() if params is None else params
     check_optimizer(optimizer, params)
+    if optimizer == "sgd":
+        return True
     leaves, structure = jax.tree.flatten(params)
     return _is_linear_by_rate(optimizer, tuple(leaf.shape for leaf in leaves), structure)
 
