@@ -17,7 +17,6 @@ import numpy as np
 import optax
 import xarray as xr
 from jaxtyping import ArrayLike
-from scipy.stats import spearmanr
 
 from assocjax.analysis.strengths import (
     KINDS,
@@ -281,6 +280,8 @@ def prediction_scores(steps: xr.Dataset) -> list[dict[str, Any]]:
     Raises:
       InputError, InputTypeError: `steps` is not from `formation_steps`, or has no real runs.
     """
+    from scipy.stats import spearmanr  # takes about half a second to import
+
     needed = ["measured", "predicted", *_OTHERS]
     check_dataset(steps, "formation_steps", needed, "association")
     rows = []
