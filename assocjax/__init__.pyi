@@ -24,6 +24,8 @@ from .corpora import open_tokens as open_tokens
 from .corpora import write_tokens as write_tokens
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
+from .experiments.checkpoints import checkpoint_twins as checkpoint_twins
+from .experiments.checkpoints import compare_checkpoints as compare_checkpoints
 from .experiments.config import Corpus as Corpus
 from .experiments.config import RunConfig as RunConfig
 from .experiments.counterfactuals import removal_scores as removal_scores

@@ -216,14 +216,16 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     where the runs are few or the step is early.
 
     Args:
-      dataset: from `compare_twins`. Twins with a mean loss or with shuffled rows take no part.
+      dataset: from `compare_twins`, or from `compare_checkpoints` with several runs. Twins with a
+        mean loss or with shuffled rows take no part.
 
     Returns:
       A Dataset with `share` [part, weight, layers, step], where `part` is the names of the twins in
       ascending order, "rest" and "chance".
 
     Raises:
-      InputError, InputTypeError: `dataset` is not from `compare_twins`, or has no drawn twin.
+      InputError, InputTypeError: `dataset` is not from `compare_twins`, or has no drawn twin or
+        only one run, which does not tell what is chance.
     """
     check_dataset(dataset, "compare_twins", ["products"], "weight layers change other_change step")
     changes = dataset["change"].values.tolist()
@@ -231,6 +233,8 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     if not twins:
         raise InputError("dataset must have drawn twins, such as 'twin-2'; it has none")
     runs = np.flatnonzero([name.startswith(f"{RUN} ") for name in changes])
+    if runs.size < 2:
+        raise InputError(f"dataset must have at least 2 runs; it has {runs.size}")
     order = ("weight", "layers", "step", "change", "other_change")
     grams = np.asarray(dataset["products"].transpose(*order).values)
     of_runs = grams[..., runs, :][..., runs]
