@@ -69,6 +69,7 @@ from .figures import plot_predictions as plot_predictions
 from .figures import plot_shares as plot_shares
 from .figures import plot_statistics as plot_statistics
 from .figures import plot_twins as plot_twins
+from .figures import plot_twins_by_step as plot_twins_by_step
 from .figures import save_sweep as save_sweep
 from .figures import save_track as save_track
 from .models.agreement import Agreement as Agreement

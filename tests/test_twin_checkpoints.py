@@ -194,7 +194,7 @@ def test_bad_arguments(trained):
         ({"statistics": aj.context_statistics(random_tokens(0, 9, T, 5), 5)}, "of the 11 tokens"),
     ):
         with pytest.raises((aj.InputError, aj.InputTypeError), match=message):
-            aj.compare_checkpoints(**call | change)
+            aj.compare_checkpoints(**(call | change))  # type: ignore[arg-type]
     for orders in ([2, 2], [7], [-1]):
         with pytest.raises(aj.InputError, match="order"):
             aj.checkpoint_twins(orders)

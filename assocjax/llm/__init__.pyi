@@ -35,3 +35,5 @@ from .texts import tokens_of_model as tokens_of_model
 from .theory import MATRICES as MATRICES
 from .theory import basis_matrices as basis_matrices
 from .theory import subset_matrices as subset_matrices
+from .twins import compare_with_twins as compare_with_twins
+from .twins import with_summed_rate as with_summed_rate
