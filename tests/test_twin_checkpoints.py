@@ -1,5 +1,8 @@
 """Twins beside checkpoints, against changes of weights that are trained and compared by hand."""
 
+import dataclasses
+import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import random_tokens
+import xarray as xr
+from conftest import random_tokens, token_data
 
 import assocjax as aj
-from assocjax import figures
+from assocjax import figures, llm
 from assocjax.models.decoder import Decoder, DecoderModel, neox
 from assocjax.models.model import Sizes
 
@@ -205,3 +209,148 @@ def test_twins_of_a_large_vocabulary_are_sparse():
     assert [t.name for t in small] == ["twin-0", "twin-4", "twin-2-shuffled"]
     assert {(t.entries, t.rematerialize, t.rows) for t in small} == {(None, False, 8)}
     assert {(t.entries, t.rematerialize, t.rows) for t in large} == {(256, True, 8)}
+
+
+# Files of a language model
+
+RECIPE = llm.Recipe(
+    name="mine",
+    source="this test",
+    learning_rate=1e-2,
+    steps=8,
+    warmup_steps=4,
+    first_update=0,
+    schedule="constant",
+    last_rate=1.0,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    decayed="all",
+    clip=0.0,
+    batch_size=5,
+    seq_len=T,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """Checkpoints, the last one rounded to float16; and a run from another start."""
+    start, real, *_ = trained
+    folder = tmp_path_factory.mktemp("model")
+    rounded = jax.tree.map(lambda a: np.asarray(a, np.float16), real[3])
+    for name, params in (("step0", start), ("tokens1B-step2", real[2]), ("step3", rounded)):
+        llm.save_decoder(folder / "a" / name, MODEL, params)
+        llm.save_decoder(folder / "other" / name, MODEL, real[3])
+        llm.save_decoder(folder / "half" / name, MODEL, rounded)
+    return folder
+
+
+REVISIONS = ["step3", "step0", "tokens1B-step2"]
+
+
+def called(monkeypatch, *arguments, **options):
+    """What `compare_checkpoints` is called with, and what becomes of its result."""
+    calls = {}
+
+    def compare(model, start, runs, statistics, **others):
+        read = [{step: run[step] for step in run} for run in runs]
+        calls.update(start=start, runs=read, statistics=statistics, **others)
+        shape = xr.DataArray(np.zeros((len(runs), 2)), {"step": [2, 3]}, ("held_out", "step"))
+        return xr.Dataset({"visible": shape}, attrs={"config": "{}"})
+
+    monkeypatch.setattr("assocjax.llm.twins.compare_checkpoints", compare)
+    with jax.numpy_dtype_promotion("standard"):
+        found = llm.compare_with_twins(*arguments, **options)
+    return calls, found
+
+
+def test_checkpoints_of_a_folder(folder, trained, monkeypatch):
+    start, real, *_ = trained
+    data = token_data(text(2, 12), V)
+    calls, found = called(monkeypatch, folder / "a", REVISIONS, data, RECIPE, orders=[4], seed=5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), calls["start"], start)
+    (run,) = calls["runs"]
+    assert list(run) == [2, 3]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), run[2], real[2])
+    assert (calls["statistics"].bigram != aj.context_statistics(data).bigram).nnz == 0
+    assert calls["seed"] == 5
+    assert {twin.rows for twin in calls["twins"]} == {5 * T}
+    assert found["revision"].values.tolist() == ["tokens1B-step2", "step3"]
+    np.testing.assert_allclose(found["summed_rate"], [0.0025, 0.0075], rtol=1e-6)
+    assert (found.attrs["stored_as"], float(found["token_share"])) == ("float32", 1)
+    _, half = called(monkeypatch, folder / "half", REVISIONS, data, RECIPE)
+    assert half.attrs["stored_as"] == "float16"
+
+
+def test_the_most_frequent_tokens_only(folder, trained, monkeypatch):
+    start, *_ = trained
+    tokens, n = text(2, 12), 4
+    data = token_data(tokens, V)
+    calls, found = called(monkeypatch, folder / "a", REVISIONS, data, RECIPE, top_tokens=n)
+    counts = np.bincount(tokens[:, :-1].ravel(), minlength=V)
+    ids = sorted(np.argsort(-counts, kind="stable")[:n].tolist())
+    rows = {name: np.asarray(start[name]) for name in ("embedding", "unembedding")}
+    np.testing.assert_allclose(calls["start"]["embedding"], rows["embedding"][ids], rtol=1e-6)
+    expected = rows["unembedding"][:, ids]
+    np.testing.assert_allclose(calls["start"]["unembedding"], expected, rtol=1e-6)
+    assert len(calls["runs"][0][3]["embedding"]) == n
+    bigram = np.zeros((n, n), int)
+    for row in tokens.tolist():
+        for x, y in itertools.pairwise(row):
+            if x in ids and y in ids:
+                bigram[ids.index(x), ids.index(y)] += 1
+    np.testing.assert_array_equal(calls["statistics"].bigram.toarray(), bigram)
+    assert 0 < bigram.sum() < tokens[:, 1:].size
+    assert float(found["token_share"]) == bigram.sum() / tokens[:, 1:].size
+
+
+def test_a_vocabulary_that_is_padded(folder, monkeypatch):
+    """Models have more rows than tokens."""
+    calls, _ = called(monkeypatch, folder / "a", REVISIONS, token_data(text(2, 12), V), RECIPE)
+    fewer = token_data(text(2, 12) % 7, 7)
+    padded, _ = called(monkeypatch, folder / "a", REVISIONS, fewer, RECIPE)
+    assert padded["statistics"].bigram.shape == calls["statistics"].bigram.shape == (V, V)
+
+
+def test_bad_checkpoints(folder):
+    data = token_data(text(2, 12), V)
+    unpublished = dataclasses.replace(RECIPE, decayed=None)
+    for revisions, options, message in (
+        (["step0", "main"], {}, "different steps, such as step16"),
+        (["step2", "step3"], {}, "that of step 0 and others"),
+        (["step0"], {}, "that of step 0 and others"),
+        (REVISIONS, {"recipe": "nosuch"}, "recipe must be one of"),
+        (REVISIONS, {"recipe": unpublished}, "'mine' has no decayed"),
+        (REVISIONS, {"top_tokens": 12}, "top_tokens must be at most 1"),
+        (REVISIONS, {"source": token_data(text(2, 9) + 1, V + 1)}, "source must be in the 11 tok"),
+        (REVISIONS, {"other_runs": [folder / "other"]}, "'.*other' starts from other weights"),
+        (REVISIONS, {"orders": [6]}, "order"),
+    ):
+        call = {"name_or_path": folder / "a", "source": data, "recipe": RECIPE} | options
+        with pytest.raises(aj.InputError, match=message):
+            llm.compare_with_twins(revisions=revisions, **call)
+
+
+def test_the_clock_of_any_dataset():
+    steps = xr.Dataset(coords={"step": ("revision", [0, 8])})
+    found = llm.with_summed_rate(steps, "pretrain-tiny")["summed_rate"]
+    np.testing.assert_array_equal(found, llm.RECIPES["pretrain-tiny"].summed_rate([0, 8]))
+    assert found.dims == ("revision",)
+    with pytest.raises(aj.InputError, match="must have a coordinate 'step'"):
+        llm.with_summed_rate(xr.Dataset(), "pretrain-tiny")
+
+
+def test_figures_over_the_clock(trained):
+    *_, found = trained
+    with pytest.raises(aj.InputError, match=r"'summed_rate' \(llm\.with_"):
+        aj.plot_twins_by_step(found, over="summed_rate")
+    timed = found.assign_coords(summed_rate=("step", [0.1, 0.3]))
+    panel = aj.plot_twins_by_step(timed, measure="norm_ratio", over="summed_rate").axes[0]
+    assert panel.get_title() == "embedding"
+    lines = {line.get_label(): line.get_xydata() for line in panel.lines}
+    expected = found["norm_ratio"].sel(weight="embedding", layers="all", twin="twin-4")
+    np.testing.assert_allclose(
+        lines["twin-4"], np.transpose([[0.1, 0.3], expected.mean("held_out")])
+    )
+    assert "other runs" in lines

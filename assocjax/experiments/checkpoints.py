@@ -42,7 +42,7 @@ _ENTRIES = 256  # of a row of a sparse context
 
 
 def checkpoint_twins(
-    orders: Iterable[int] = (2, 4), *, rows: int = ROWS, vocab_size: int = 0
+    orders: Sequence[int] = (2, 4), *, rows: int = ROWS, vocab_size: int = 0
 ) -> tuple[StatisticsTwin, ...]:
     """Twins of some orders, and the controls: order 0, and order 2 with shuffled rows.
 
