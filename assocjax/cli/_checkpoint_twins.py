@@ -154,13 +154,19 @@ def _report(dataset: "xr.Dataset") -> Report:
         | rounded(_cells(of.sel(step=[step])))
         for step in steps
     ]
-    report.table("Medians over weights; rate: summed learning rate", rows, narrow=_narrow(rows))
+    title = "Medians over weights; rate: summed learning rate"
+    report.table(title, rows, _medians(dataset, rows[-1]), narrow=_narrow(rows))
     last = of.sel(step=steps[-1])
     weights = of["weight"].values.tolist()
     rows = [{"weight": w} | rounded(_cells(last.sel(weight=[w]))) for w in weights]
     title = f"Weights at step {steps[-1]}, all layers together"
     report.table(title, rows, _verdict(last, steps[-1]), narrow=_narrow(rows))
     return report
+
+
+def _medians(dataset: "xr.Dataset", last: dict[str, Any]) -> str:
+    best, control = next(iter(_columns(dataset))), max(last[name] for name in _CONTROLS)
+    return f"Step {last['step']}: {best} {last[best]:.3f}, the better control {control:.3f}."
 
 
 def _narrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
