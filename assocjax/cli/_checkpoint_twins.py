@@ -166,6 +166,8 @@ def _report(dataset: "xr.Dataset") -> Report:
 
 def _medians(dataset: "xr.Dataset", last: dict[str, Any]) -> str:
     best, control = next(iter(_columns(dataset))), max(last[name] for name in _CONTROLS)
+    if last[best] != last[best]:
+        return f"Step {last['step']}: most weights have not changed."
     return f"Step {last['step']}: {best} {last[best]:.3f}, the better control {control:.3f}."
 
 
