@@ -21,7 +21,7 @@ from assocjax.errors import InputError
 from assocjax.llm.configuration import PretrainConfig
 from assocjax.llm.decoders import files_of
 from assocjax.llm.files import find_model, hash_files
-from assocjax.llm.recipe import initial_model, make_optimizer, make_update, revisions
+from assocjax.llm.recipe import initial_model, make_update, pretrain_recipe, revisions
 from assocjax.models.decoder import DecoderConfig
 from assocjax.storage import Folder, claim, deferred_interrupts, results
 from assocjax.storage.checkpoints import Checkpoints
@@ -52,9 +52,9 @@ def pretrain_tiny(
         progress: Called with (steps done, steps in total).
 
     Returns:
-        The contents of `pretraining.json`: configuration, corpus with its hash, versions, device,
-        the hashes of each revision's weights, and for every step the loss of its batch before the
-        update, in nats.
+        The contents of `pretraining.json`: configuration, recipe (`find_recipe` reads it), corpus
+        with its hash, versions, device, the hashes of each revision's weights, and for every step
+        the loss of its batch before the update, in nats.
 
     Raises:
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
@@ -103,7 +103,8 @@ def _train(
     """Trains from the last saved state to the end."""
     vocab_size = tokenizer.get_vocab_size()
     model, params = initial_model(config, vocab_size)
-    optimizer = make_optimizer(config.learning_rate, config.steps)
+    recipe = pretrain_recipe(config)
+    optimizer = recipe.optimizer()
     update = make_update(model, optimizer)
     carry, losses = (params, optimizer.init(params)), []
     if done := saved.done():
@@ -111,6 +112,7 @@ def _train(
         losses = observed["losses"].tolist()
     header = {
         "config": configuration,
+        "recipe": dataclasses.asdict(recipe),
         "corpus": {
             "name": documents.name,
             "sha256": documents.sha256,
@@ -183,7 +185,8 @@ def tokenize_corpus(documents: Documents, config: PretrainConfig) -> tuple[Any, 
 def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
     """The sequences of a batch: every epoch has its own order, divided into full batches."""
     epoch, at = divmod(step, number // config.batch_size)
-    order = np.random.default_rng([config.seed, epoch]).permutation(number)
+    seed = config.seed if config.order_seed is None else config.order_seed
+    order = np.random.default_rng([seed, epoch]).permutation(number)
     return order[at * config.batch_size : (at + 1) * config.batch_size]
 
 

@@ -11,8 +11,7 @@ import json
 import os
 import re
 import urllib.parse
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -271,9 +270,15 @@ def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         combine_attrs="override",
         join="exact",
     ).assign_coords(revision=list(found))
-    steps = [_STEP.findall(name) for name in found]
-    if all(len(of_name) == 1 for of_name in steps):
-        numbers = [int(of_name[0]) for of_name in steps]
-        if max(Counter(numbers).values()) == 1:
-            dataset = dataset.assign_coords(step=("revision", numbers))
+    if (steps := steps_of(found)) is not None:
+        dataset = dataset.assign_coords(step=("revision", steps))
     return dataset.assign(token_count=counts)
+
+
+def steps_of(revisions: Iterable[str]) -> list[int] | None:
+    """The numbers of updates in names of revisions, if each has one and all are different."""
+    steps = [_STEP.findall(name) for name in revisions]
+    if any(len(of_name) != 1 for of_name in steps):
+        return None
+    numbers = [int(of_name[0]) for of_name in steps]
+    return numbers if len(set(numbers)) == len(numbers) else None
