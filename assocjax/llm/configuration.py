@@ -1,9 +1,13 @@
 """The configuration of `pretrain_tiny`, which its command shares; without JAX."""
 
 import dataclasses
+from typing import Literal, get_args
 
-from assocjax.arguments import check_integer
+from assocjax.arguments import check_choice, check_integer
 from assocjax.errors import InputError
+
+Models = Literal["neox", "llama", "gpt2"]
+"""Architectures that `pretrain_tiny` trains, by the names of models of assocjax."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,18 +15,20 @@ class PretrainConfig:
     """The configuration, which determines the weights together with the corpus.
 
     Attributes:
+        model: Architecture: "neox" (as in Pythia), "llama" or "gpt2".
         vocab_size: Size of the BPE vocabulary, which is trained on the corpus; it is smaller if no
             pair is left to merge. Bytes that do not occur in the corpus have no token.
         seq_len: T.
         batch_size: Sequences in a minibatch.
         steps: Number of updates.
         num_layers: L.
-        width: d; the MLP has width 4 d.
+        width: d; the MLP has width 4 d (Llama: 8/3 d).
         num_heads: Number of heads, each of width d / num_heads.
         learning_rate: Largest learning rate, after the warmup.
         seed: Seed of the initialization and of the order of sequences.
     """
 
+    model: Models = "neox"
     vocab_size: int = 2048
     seq_len: int = 128
     batch_size: int = 32
@@ -34,8 +40,9 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_choice("model", self.model, get_args(Models))
         for field in dataclasses.fields(self):
-            if field.name != "learning_rate":
+            if field.name not in ("model", "learning_rate"):
                 minimum = {"seed": 0, "steps": 0, "vocab_size": 2}.get(field.name, 1)
                 value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
                 object.__setattr__(self, field.name, value)

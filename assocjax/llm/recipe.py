@@ -1,9 +1,9 @@
 """Pythia's training recipe, at a small size.
 
-A GPT-NeoX (rotary, parallel MLP, layer norm), trained like Pythia (Biderman et al., 2023, arXiv
-2304.01373, and its configuration files): AdamW with betas .9 and .95, weight decay .1 of matrices
-only, gradients clipped at norm 1, linear warmup over 1 % of the steps and cosine decay to 10 % of
-the learning rate. Initialization is Gaussian with standard deviation sqrt(2 / 5d), and
+A GPT-NeoX (rotary, parallel MLP, layer norm), Llama or GPT-2, trained like Pythia (Biderman et al.,
+2023, arXiv 2304.01373, and its configuration files): AdamW with betas .9 and .95, weight decay .1
+of matrices only, gradients clipped at norm 1, linear warmup over 1 % of the steps and cosine decay
+to 10 % of the learning rate. Initialization is Gaussian with standard deviation sqrt(2 / 5d), and
 2 / (L sqrt(d)) for matrices that write to the residual stream. Checkpoints are saved after 0, 1, 2,
 4, 8, ... updates.
 """
@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from assocjax.llm.configuration import PretrainConfig
-from assocjax.models.decoder import DecoderModel, neox
+from assocjax.models import decoder
 from assocjax.models.model import Model, Sizes
 
 _WARMUP, _LAST_RATE = 0.01, 0.1
@@ -53,11 +53,14 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
     )
 
 
-def initial_model(config: PretrainConfig, vocab_size: int) -> tuple[DecoderModel, dict[str, Any]]:
-    """A GPT-NeoX and its weights at initialization, a function of `config.seed`."""
+def initial_model(
+    config: PretrainConfig, vocab_size: int
+) -> tuple[decoder.DecoderModel, dict[str, Any]]:
+    """A model and its weights at initialization, a function of `config.seed`."""
     # A head has at least 8 dimensions, so that the quarter that is rotated has at least one pair.
     sizes = Sizes(vocab_size, max(2048, config.seq_len), config.num_layers)
-    model = DecoderModel("neox", neox(*sizes, config.width, config.num_heads))
+    architecture = getattr(decoder, config.model)(*sizes, config.width, config.num_heads)
+    model = decoder.DecoderModel(config.model, architecture)
     start = jax.jit(lambda key: model.init(key, sizes, dtype=jnp.float32))
     return model, start(jax.random.key(config.seed))
 
