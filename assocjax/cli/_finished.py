@@ -45,6 +45,9 @@ _OPEN |= {
 _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
 """Options that may name files or folders to read."""
 
+_OF_MODELS = ("compare", "ngrams")
+"""Commands whose model is a folder or a name on the hub."""
+
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
 
@@ -111,7 +114,7 @@ def _given(command: Results) -> dict[str, Any]:
         values = options.get(option) or ()
         for value in values if isinstance(values, tuple) else (values,):
             # A user's file may have the name of a corpus; the name comes first.
-            if str(value) not in _NAMED and (option != "model" or command.command == "compare"):
+            if str(value) not in _NAMED and (option != "model" or command.command in _OF_MODELS):
                 files[str(value)] = _hash(Path(value))
     given = {"options": options, "files": files, "versions": versions}
     return json.loads(json.dumps(given, default=str))

@@ -10,7 +10,8 @@ import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,13 @@ from assocjax.errors import InputError
 from assocjax.llm.configuration import PretrainConfig
 from assocjax.llm.decoders import files_of
 from assocjax.llm.files import find_model, hash_files
-from assocjax.llm.recipe import initial_model, make_optimizer, make_update, revisions
+from assocjax.llm.recipe import (
+    initial_model,
+    make_optimizer,
+    make_update,
+    rate_schedule,
+    revisions,
+)
 from assocjax.models.decoder import DecoderConfig
 from assocjax.storage import Folder, claim, deferred_interrupts, results
 from assocjax.storage.checkpoints import Checkpoints
@@ -160,6 +167,18 @@ def _train(
         "losses": losses,
     }
     results.save_json_to(folder, RECORD, record)
+
+
+def summed_rates(folder: str | os.PathLike[str], steps: Sequence[int]) -> list[float] | None:
+    """The sum of the learning rates of the first updates of a run of `pretrain_tiny`, for each
+    number of updates; None if the folder has no record of one."""
+    try:
+        config = json.loads((Path(folder) / RECORD).read_text("utf-8"))["config"]
+        rates = rate_schedule(config["learning_rate"], config["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    sums = np.cumsum([0.0, *np.asarray(rates(np.arange(max(steps))), float)])
+    return [float(sums[step]) for step in steps]
 
 
 def tokenize_corpus(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
