@@ -125,7 +125,7 @@ def _report(dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
 
     report = Report()
     lows, highs = dataset["entropy"].values, dataset["cross_entropy"].values
-    of_text = dataset["kl_of_text"].values[-1]
+    of_text = float(dataset["kl_of_text"])
     between = [
         f"{n}: {low:.3f} to {high:.3f}"
         for n, low, high in zip(dataset["order"].values, lows, highs, strict=True)

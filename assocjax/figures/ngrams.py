@@ -52,7 +52,7 @@ def plot_ngrams(dataset: xr.Dataset, *, over: str = "step", figsize: Size = None
             values = kl.sel(reference=reference)
             ax.plot(x, values, style, color=colors[reference], ms=3, label=literal(reference))
         ax.axhline(
-            float(dataset["kl_of_text"].sel(reference=BIGRAM)),
+            float(dataset["kl_of_text"]),
             color=_COLORS[BIGRAM],
             ls=":",
             lw=1,
@@ -86,13 +86,15 @@ def plot_ngrams(dataset: xr.Dataset, *, over: str = "step", figsize: Size = None
         low, high = (float(dataset[name].sel(order=order)) for name in ("entropy", "cross_entropy"))
         ax.axhspan(low, high, color=shade, lw=0)
         ax.axhline(high, color="0.4", lw=0.8)
-        ax.annotate(f"n = {order}", (0.02, high), xycoords=("axes fraction", "data"), fontsize=8)
+        at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        ax.annotate(f"n = {order}", (0.02, high), (0, 2), fontsize=8, **at)
     ax.set_title("loss, and entropy of n-grams", fontsize=9)
 
     for ax in axes.flat:
         positive = x[x > 0]
         ax.set_xscale("symlog", linthresh=positive.min() if positive.size else 1, linscale=0.5)
         ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(0, 1.2 * x.max() if x.max() else 1)
     label_axes(axes, _LABELS[over], "")
     axes[0, 0].set_ylabel("KL to the model (nats)", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -36,7 +36,7 @@ from assocjax.errors import InputError
 from assocjax.llm.nulls import frequency_bins
 from assocjax.llm.theory import check_token_ids
 from assocjax.models.decoder import Decoder, DecoderModel
-from assocjax.statistics.ngrams import NGrams, count_ngrams
+from assocjax.statistics.ngrams import NGrams, check_range
 from assocjax.statistics.sparse import RESIDUALS
 from assocjax.storage.display import summarized
 
@@ -50,7 +50,7 @@ _FEWEST = 3  # targets of a rank correlation
 
 
 @summarized
-class NextTokens(NamedTuple):
+class Predictions(NamedTuple):
     """A model's predictions after n tokens.
 
     Attributes:
@@ -67,7 +67,7 @@ class NextTokens(NamedTuple):
     loss: float
 
 
-def next_tokens(
+def read_predictions(
     model: DecoderModel,
     params: Any,
     source: Sequences,
@@ -75,7 +75,7 @@ def next_tokens(
     *,
     sequences: range | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> NextTokens:
+) -> Predictions:
     """Reads what a model predicts after some tokens.
 
     Args:
@@ -95,7 +95,7 @@ def next_tokens(
     """
     check_is("model", model, DecoderModel)
     check_precision(params)
-    check_is("source", source, Sequences)
+    every = check_range(source, sequences)
     ids = check_token_ids(token_ids, source.vocab_size)
     V, T = source.vocab_size, source.seq_len
     config = model.decoder(params).config
@@ -104,7 +104,6 @@ def next_tokens(
             f"source must have at most the {config.vocab_size} tokens and {config.seq_len} "
             f"positions of the model; got {V} and {T}"
         )
-    every = range(source.num_sequences) if sequences is None else sequences
     place = np.full(V, ids.size, np.int32)
     place[ids] = np.arange(ids.size)
     place = jnp.asarray(place)
@@ -132,7 +131,7 @@ def next_tokens(
     each = np.asarray(sums.log_p) / counts[:, None].astype(np.float32)
     with np.errstate(divide="ignore"):  # a probability may be rounded to 0
         mean = np.log(np.asarray(sums.p) / counts[:, None].astype(np.float32))
-    return NextTokens(np.stack([alone, mean, each]), direct, counts, loss / positions)
+    return Predictions(np.stack([alone, mean, each]), direct, counts, loss / positions)
 
 
 class _Sums(NamedTuple):
@@ -196,7 +195,7 @@ def _alone_block(model: DecoderModel, params: Any, ids: Int32[Array, " b"]):
 
 
 def ngram_agreement(
-    predictions: NextTokens,
+    predictions: Predictions,
     ngrams: NGrams,
     token_ids: Int[ArrayLike, " n"],
     *,
@@ -208,7 +207,7 @@ def ngram_agreement(
     """Compares a model's predictions after n tokens with the n-grams of a text.
 
     Args:
-      predictions: of `next_tokens`, for the same tokens.
+      predictions: of `read_predictions`, for the same tokens.
       ngrams: of the text, preferably of other sequences than those that the model has read.
       token_ids: distinct ids.
       others: further distributions q(y | x) by name, such as the prediction of a statistics twin of
@@ -241,7 +240,7 @@ def ngram_agreement(
 
     Cost: sorting 6 n V numbers for the ranks; a product of B and [V,n].
     """
-    check_is("predictions", predictions, NextTokens)
+    check_is("predictions", predictions, Predictions)
     check_is("ngrams", ngrams, NGrams)
     ids = check_token_ids(token_ids, ngrams.vocab_size)
     n, V = ids.size, ngrams.vocab_size
@@ -295,23 +294,18 @@ def ngram_agreement(
     return dataset.merge(_head(predictions.direct, ngrams, ids, bins, num_shuffles, seed))
 
 
-def agreement_of_texts(
-    ngrams: NGrams, source: Sequences, sequences: range, token_ids: np.ndarray, counts: np.ndarray
-) -> xr.DataArray:
-    """KL(q || p) for q the unigram and bigram, and p the bigrams of other sequences of the text,
-    smoothed likewise; the mean over tokens weighted by their occurrences, by `reference`.
+def kl_of_bigrams(
+    ngrams: NGrams, other: NGrams, token_ids: np.ndarray, counts: np.ndarray
+) -> float:
+    """KL from the bigrams of one text to those of another, the mean over tokens weighted by counts.
 
-    That is what finite counts alone make of the distance between two parts of a text.
+    For two parts of a text, that is how far finite counts alone put one from the other.
     """
-    found = count_ngrams(source, sequences, order=2, smoothing=ngrams.smoothing)
-    q_unigram, kl = ngrams.unigram(), np.empty((2, len(token_ids)))
+    kl = np.empty(len(token_ids))
     for rows in _blocks(len(token_ids), ngrams.vocab_size):
-        log_p = np.log(found.bigram(token_ids[rows]))
-        for j, q in enumerate((q_unigram[None], ngrams.bigram(token_ids[rows]))):
-            kl[j, rows] = np.sum(q * (np.log(q) - log_p), axis=-1)
-    return xr.DataArray(
-        np.average(kl, axis=1, weights=counts), {"reference": [UNIGRAM, BIGRAM]}, ("reference",)
-    )
+        p, q = (of.bigram(token_ids[rows]) for of in (other, ngrams))
+        kl[rows] = np.sum(q * (np.log(q) - np.log(p)), axis=-1)
+    return float(np.average(kl, weights=counts))
 
 
 def _blocks(n: int, V: int) -> Iterator[slice]:

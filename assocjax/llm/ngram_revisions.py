@@ -28,7 +28,7 @@ from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.decoders import load_decoder
 from assocjax.llm.files import of_every_revision, weight_hashes
-from assocjax.llm.next_tokens import agreement_of_texts, next_tokens, ngram_agreement
+from assocjax.llm.next_tokens import kl_of_bigrams, ngram_agreement, read_predictions
 from assocjax.llm.revisions import (
     Progress,
     configuration_hash,
@@ -84,18 +84,17 @@ def compare_ngrams(
         * `entropy`, `cross_entropy` with the dimension `order`, from 1 to 3: of the n-grams of the
           whole text by relative frequencies, which is too small, and of the part that is read by
           the n-grams of the other part, which is too large (`NGrams`). The entropy lies between.
-        * `kl_of_text` with the dimension `reference`: KL from unigram and bigram to the bigrams of
-          the part that is read, smoothed likewise, the weighted mean over tokens. So far is one
-          part of the text from the other.
+        * `kl_of_text`: KL from the bigrams to those of the part that is read, smoothed likewise,
+          the weighted mean over tokens. So far is one part of the text from the other.
 
     Raises:
         InputError: If revisions are missing or have no weights (checked first), one is repeated,
             too few tokens occur, an argument is out of range, `out` holds another comparison or
-            files that assocjax did not write; and as `load_decoder`, `next_tokens`.
+            files that assocjax did not write; and as `load_decoder`, `read_predictions`.
         InputTypeError: If an argument has another type.
 
-    Cost: counting; for each revision `next_tokens` and `ngram_agreement`, and reading its weights
-    twice.
+    Cost: counting; for each revision `read_predictions` and `ngram_agreement`, and reading its
+    weights twice.
     """
     names = names_of(revisions)
     check_is("source", source, Sequences)
@@ -139,7 +138,8 @@ def compare_ngrams(
     with claim(out, "ngrams", of_all, overwrite=overwrite) as folder:
         report("counting", 0, 1)
         ngrams = count_ngrams(source, range(read.start), smoothing=smoothing)
-        ids = _frequent(source, ngrams, read, num_tokens, min_count)
+        of_read = count_ngrams(source, read, order=2, smoothing=smoothing)
+        ids = _frequent(of_read, ngrams, num_tokens, min_count)
         found = []
         for name, revision in zip(names, revisions, strict=True):
             file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
@@ -150,7 +150,7 @@ def compare_ngrams(
             if dataset is None:
                 report(f"{name}: loading", 0, 1)
                 model, params = load_decoder(name_or_path, revision)
-                predictions = next_tokens(
+                predictions = read_predictions(
                     model,
                     params,
                     source,
@@ -184,7 +184,7 @@ def compare_ngrams(
         entropy=("order", count_ngrams(source, smoothing=smoothing).entropies()),
         cross_entropy=("order", ngrams.cross_entropies(source, read)),
     )
-    joined["kl_of_text"] = agreement_of_texts(ngrams, source, read, ids, counts.values)
+    joined["kl_of_text"] = kl_of_bigrams(ngrams, of_read, ids, counts.values)
     return joined.assign_attrs(
         results.provenance(source, settings | {"revisions": names}),
         model=settings["model"],
@@ -205,14 +205,11 @@ def _held_out(share: float, num_sequences: int) -> range:
 
 
 def _frequent(
-    source: Sequences, ngrams: NGrams, read: range, num_tokens: int | None, min_count: int
+    of_read: NGrams, ngrams: NGrams, num_tokens: int | None, min_count: int
 ) -> np.ndarray:
     """Ids of the most frequent tokens in the part that is read."""
-    pairs = count_ngrams(source, read, order=2)
-    here, there = (
-        np.bincount(of.codes[1] // source.vocab_size, of.counts[1], source.vocab_size)
-        for of in (pairs, ngrams)
-    )
+    V = ngrams.vocab_size
+    here, there = (np.bincount(of.codes[1] // V, of.counts[1], V) for of in (of_read, ngrams))
     often = np.minimum(here, there) >= min_count
     n = min(NUM_TOKENS, int(often.sum())) if num_tokens is None else num_tokens
     if n > often.sum() or n < 2:

@@ -93,7 +93,7 @@ class NGrams:
           InputError: another vocabulary, or no position.
           InputTypeError: `source` is not a corpus.
         """
-        every = _check_source(source, sequences)
+        every = check_range(source, sequences)
         if source.vocab_size != self.vocab_size:
             raise InputError(
                 f"source must be in {self.vocab_size} tokens, as the n-grams; got "
@@ -162,7 +162,7 @@ def count_ngrams(
 
     Cost: sorting all positions for each n; memory 16 bytes for each distinct n-gram.
     """
-    every = _check_source(source, sequences)
+    every = check_range(source, sequences)
     order = check_integer("order", order, minimum=2)
     if smoothing is not None:
         smoothing = check_positive("smoothing", smoothing)
@@ -180,7 +180,13 @@ def count_ngrams(
     return NGrams(V, smoothing, codes, counts)
 
 
-def _check_source(source: Sequences, sequences: range | None) -> range:
+def check_range(source: Sequences, sequences: range | None) -> range:
+    """Some of the sequences of a text; all by default.
+
+    Raises:
+      InputError: the range is empty, goes beyond the text, or leaves sequences out.
+      InputTypeError: `source` is not a text, or `sequences` not a range.
+    """
     check_is("source", source, Sequences)
     every = range(source.num_sequences)
     if sequences is None:
