@@ -31,6 +31,7 @@ LIBRARY = {
     "attribute": [passages.find_passages, aj.load_tokens],
     "pretrain-tiny": [llm.PretrainConfig, llm.pretrain_tiny, corpora.read_documents],
     "compare": [llm.compare_revisions, texts.tokens_of_model, corpora.read_documents],
+    "ngrams": [llm.compare_ngrams, texts.tokens_of_model, corpora.read_documents],
     "reproduce": [reproduce.reproduce],
 }
 """The functions that a command hands its options to."""
@@ -89,6 +90,7 @@ POSITIONAL = {
     "associations": ["bird"],
     "attribute": ["bird", "flew"],
     "compare": ["model"],
+    "ngrams": ["model"],
     "explore": ["track.nc"],
     "merge": ["counts-1-of-1.nc"],
     "reproduce": ["figure3"],
@@ -104,6 +106,7 @@ TOGETHER = {
     "track": [["--record-at", "65"], ["--record-at", "4", "--steps", "3"], ["--batch-size", "999"]],
     "ablate": [["--model", "factored"], ["--batch-size", "999"]],
     "compare": [["--revisions", "step0,step0"]],
+    "ngrams": [["--revisions", "step0,step0"]],
     "pretrain-tiny": [["--width", "20"]],
     "predict": [
         ["--width", "15"],
@@ -151,7 +154,9 @@ def test_bad_values_are_refused_before_anything_is_read(command, tmp_path, monke
         assert not list(tmp_path.iterdir()), arguments
 
 
-@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - {"merge", "explore", "compare"}))
+@pytest.mark.parametrize(
+    "command", sorted(set(cli.COMMANDS) - {"merge", "explore", "compare", "ngrams"})
+)
 def test_a_command_that_is_refused_later_leaves_no_folder(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("assocjax.llm.libraries.require", lambda name: None)

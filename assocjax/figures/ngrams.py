@@ -35,8 +35,16 @@ def plot_ngrams(dataset: xr.Dataset, *, over: str = "step", figsize: Size = None
       InputError, InputTypeError: the dataset is not from `compare_ngrams`, or has no such
         coordinate.
     """
-    dataset = checked(dataset, "compare_ngrams", ["kl_mean"], "revision reading reference")
-    dataset = checked(dataset, "compare_ngrams", ["head_correlation"], "revision residual")
+    needed = {
+        "revision reading reference": ["kl_mean", "rank_correlation_mean"],
+        "revision residual": ["head_correlation"],
+        "revision residual null": ["head_null_mean", "head_null_sd"],
+        "revision": ["loss"],
+        "order": ["entropy", "cross_entropy"],
+        "": ["kl_of_text"],
+    }
+    for dims, names in needed.items():
+        dataset = checked(dataset, "compare_ngrams", names, dims)
     check_choice("over", over, _LABELS)
     if over not in dataset.coords:
         raise InputError(f"over: the dataset has no coordinate {over!r}")

@@ -24,6 +24,7 @@ from assocjax.errors import InputError
 from assocjax.storage.display import summarized
 
 _BLOCK_POSITIONS = 1 << 22
+_DIGITS = 62  # bits of a code, a signed 64-bit integer
 
 
 @summarized
@@ -163,11 +164,11 @@ def count_ngrams(
     Cost: sorting all positions for each n; memory 16 bytes for each distinct n-gram.
     """
     every = check_range(source, sequences)
-    order = check_integer("order", order, minimum=2)
+    order = check_integer("order", order, minimum=2, maximum=_DIGITS)
     if smoothing is not None:
         smoothing = check_positive("smoothing", smoothing)
     V = source.vocab_size
-    if V**order >= 1 << 62:
+    if V**order >= 1 << _DIGITS:
         raise InputError(f"order must leave fewer than 2^62 n-grams of {V} tokens; got {order}")
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(order)]
     for tokens, mask in _blocks(source, every):
