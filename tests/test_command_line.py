@@ -154,9 +154,11 @@ def test_bad_values_are_refused_before_anything_is_read(command, tmp_path, monke
         assert not list(tmp_path.iterdir()), arguments
 
 
-@pytest.mark.parametrize(
-    "command", sorted(set(cli.COMMANDS) - {"merge", "explore", "compare", "ngrams"})
-)
+OF_RESULTS = {"merge", "explore", "compare", "ngrams"}
+"""Commands of results and models that there must be, which are looked for first."""
+
+
+@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - OF_RESULTS))
 def test_a_command_that_is_refused_later_leaves_no_folder(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("assocjax.llm.libraries.require", lambda name: None)
