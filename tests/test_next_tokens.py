@@ -165,7 +165,7 @@ CONFIG = llm.PretrainConfig(
     vocab_size=150,
     seq_len=16,
     batch_size=16,
-    steps=128,
+    steps=256,
     num_layers=1,
     width=32,
     num_heads=2,
@@ -205,11 +205,11 @@ def test_unigrams_are_learned_first_then_bigrams_then_more(compared):
     assert bigram[0] == pytest.approx(2.93, abs=0.2)
     first, second = step[unigram.argmin()], step[bigram.argmin()]
     assert (first, second) in {(4, 32), (8, 32), (4, 64), (8, 64)}
-    assert unigram.min() == pytest.approx(0.39, abs=0.06)
+    assert unigram.min() == pytest.approx(0.39, abs=0.08)
     assert bigram.min() == pytest.approx(0.62, abs=0.08)
     # Away from the unigram when the bigram is nearest, away from both at the end.
     assert unigram[bigram.argmin()] > 4 * unigram.min()
-    assert bigram[-1] > 1.2 * bigram.min()
+    assert bigram[-1] > 1.7 * bigram.min()
     assert (np.diff(unigram[unigram.argmin() :]) > 0).all()
     # But the mean over the contexts of a token stays the bigram, as in calibrated models.
     of_mean = found["kl_mean"].sel(reading="mean", reference=BIGRAM).values
@@ -220,12 +220,15 @@ def test_unigrams_are_learned_first_then_bigrams_then_more(compared):
     assert found["loss"].values[0] > found["cross_entropy"].values[0]
     assert found["loss"].values[-1] < found["entropy"].values[1]
     ranks = found["rank_correlation_mean"].sel(reading="mean")
-    assert ranks.sel(reference=UNIGRAM).values.argmax() < ranks.sel(reference=BIGRAM).argmax()
+    assert (
+        ranks.sel(reference=UNIGRAM).values.argmax() < ranks.sel(reference=BIGRAM).values.argmax()
+    )
 
 
 def test_summed_rates_are_those_of_the_schedule(compared, tmp_path):
     found, *_ = compared
-    rates = 2e-2 * (0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(128) / 127)) / 2)  # one of warm-up
+    falling = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(254) / 253)) / 2
+    rates = 2e-2 * np.append([1 / 3, 2 / 3], falling)  # after three updates of warm-up
     expected = np.append(0, np.cumsum(rates))[found["step"].values]
     np.testing.assert_allclose(found["summed_rate"], expected, rtol=1e-5)
     assert pretrain.summed_rates(tmp_path, [0, 1]) is None
@@ -271,7 +274,7 @@ def test_bad_arguments_of_a_comparison(run, tmp_path, options, message):
 def test_the_command(run, tmp_path, capsys):
     pytest.importorskip("transformers", reason="the command reads a text in a model's tokens")
     folder, _ = run
-    command = ["ngrams", str(folder), "--revisions", "step0,step4,step32,step128"]
+    command = ["ngrams", str(folder), "--revisions", "step0,step4,step32,step256"]
     command += ["--num-documents", "150", "--seq-len", "16", "--shuffles", "2"]
     command += ["--out", str(tmp_path / "out")]
     cli.main(command)
@@ -285,7 +288,7 @@ def test_the_command(run, tmp_path, capsys):
     expected = [float(dataset["loss"][2]), *kl.values.ravel()]
     np.testing.assert_allclose([float(x) for x in row.split()[1:]], expected, atol=6e-4)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [of["revision"] for of in summary["summary"]] == ["step0", "step4", "step32", "step128"]
+    assert [of["revision"] for of in summary["summary"]] == ["step0", "step4", "step32", "step256"]
     assert {"steps.png", "rates.pdf"} <= {path.name for path in (tmp_path / "out").iterdir()}
     cli.main(command)
     first, _, again = capsys.readouterr().out.partition("\n")
