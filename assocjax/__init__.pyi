@@ -24,6 +24,8 @@ from .corpora import open_tokens as open_tokens
 from .corpora import write_tokens as write_tokens
 from .errors import InputError as InputError
 from .errors import InputTypeError as InputTypeError
+from .experiments.checkpoints import checkpoint_twins as checkpoint_twins
+from .experiments.checkpoints import compare_checkpoints as compare_checkpoints
 from .experiments.config import Corpus as Corpus
 from .experiments.config import RunConfig as RunConfig
 from .experiments.counterfactuals import removal_scores as removal_scores
@@ -68,6 +70,7 @@ from .figures import plot_predictions as plot_predictions
 from .figures import plot_shares as plot_shares
 from .figures import plot_statistics as plot_statistics
 from .figures import plot_twins as plot_twins
+from .figures import plot_twins_by_step as plot_twins_by_step
 from .figures import save_sweep as save_sweep
 from .figures import save_track as save_track
 from .models.agreement import Agreement as Agreement

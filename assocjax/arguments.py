@@ -78,6 +78,9 @@ PROBES = ("single", "occurrence")
 """A token's representation: of the token alone, as in the paper, or averaged over its occurrences
 in the text."""
 
+CLOCKS = ("step", "summed_rate")
+"""What figures of a training are drawn over: the number of updates, or the summed learning rate."""
+
 MIN_COUNT = 10
 NUM_SEQUENCES = 4000
 NUM_TOKENS = 2000

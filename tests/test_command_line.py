@@ -30,7 +30,12 @@ LIBRARY = {
     "ablate": [aj.ablate, aj.load_tokens],
     "attribute": [passages.find_passages, aj.load_tokens],
     "pretrain-tiny": [llm.PretrainConfig, llm.pretrain_tiny, corpora.read_documents],
-    "compare": [llm.compare_revisions, texts.tokens_of_model, corpora.read_documents],
+    "compare": [
+        llm.compare_revisions,
+        llm.compare_with_twins,
+        texts.tokens_of_model,
+        corpora.read_documents,
+    ],
     "ngrams": [llm.compare_ngrams, texts.tokens_of_model, corpora.read_documents],
     "reproduce": [reproduce.reproduce],
 }
@@ -72,6 +77,7 @@ def test_defaults_are_those_of_the_library(command):
 
 
 NAMES = {"--optimizer", "--model", "--theory", "--theories", "--gradient", "--plugins"}
+NAMES |= {"--twin", "--recipe"}
 """Options whose values are checked when the command runs, since users can add to them."""
 
 
@@ -105,8 +111,15 @@ TOGETHER = {
     "statistics": [["--shard", "5/4"], ["--shard", "x"], ["--shard", "0/1"]],
     "track": [["--record-at", "65"], ["--record-at", "4", "--steps", "3"], ["--batch-size", "999"]],
     "ablate": [["--model", "factored"], ["--batch-size", "999"]],
-    "compare": [["--revisions", "step0,step0"]],
-    "ngrams": [["--revisions", "step0,step0"]],
+    "compare": [
+        ["--revisions", "step0,step0"],
+        ["--twin", "pretrain-tiny"],
+        ["--twin", "smollm2-135m", "--revisions", "step0,step1"],
+        ["--twin", "pretrain-tiny", "--revisions", "step1,step2"],
+        ["--recipe", "pretrain-tiny", "--twin", "pretrain-tiny"],
+        ["--over", "summed_rate"],
+    ],
+    "ngrams": [["--revisions", "step0,step0"], ["--over", "summed_rate"]],
     "pretrain-tiny": [["--width", "20"]],
     "predict": [
         ["--width", "15"],

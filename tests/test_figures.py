@@ -471,6 +471,7 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
         "plot_bounds": (bounds, {}, "bound"),
         "plot_ablation": (ablation, {}, "control_loss"),
         "plot_twins": (twins, {}, "partial_cosine"),
+        "plot_twins_by_step": (twins, {"measure": "partial_cosine"}, "partial_cosine"),
         "plot_overlap": (track, {}, "value_overlap"),
         "plot_precision": (track, {}, "bigram_precision"),
         "plot_context_graph": (track, {"token": names[0]}, "context_theory_id"),

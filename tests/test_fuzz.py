@@ -352,6 +352,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "agreement": {"exact": params.output, "theory": params.output},
         "attention_correlation": {**of_corpus, "matrix": np.eye(5, dtype=np.float32)},
         "all_twins": {"rows": 8},
+        "checkpoint_twins": {"orders": [2, 4], "rows": 8, "vocab_size": 9},
         "attention_only_twin_loss": {"params": params, "statistics": twin, "order": 2},
         "attribute": {**counted, **entry, "documents": None},
         "batch_indices": {"key": key, "step": 1, "num_sequences": 6, "batch_size": 2},
@@ -495,28 +496,32 @@ def language_model_calls() -> dict[str, dict]:
             "layers": [1], "attention": None},
         "covariance_similarity": pair,
         "dominating": pair,
+        "find_recipe": {"recipe": "pretrain-tiny"},
         "frequency_bins": {"counts": np.arange(6), "num_bins": 2},
         "ngram_agreement": {"predictions": predictions, "ngrams": aj.count_ngrams(data),
             "token_ids": ids, "others": None, "num_bins": 2, **few},
         "permutation_null": {**pair, **few, "bins": np.array([0, 0, 1, 1, 2, 2])},
         "subset_matrices": {"statistics": aj.sparse_statistics(data), "token_ids": ids},
         "theory_of_tokens": {"source": data, "num_tokens": 3, "min_count": 1},
+        "with_summed_rate": {"dataset": xr.Dataset(coords={"step": [1]}),
+            "recipe": "pretrain-tiny"},
     }  # fmt: skip
 
 
 NEED_COMPARISON = {"plot_by_layer", "plot_heads", "plot_layers_by_step", "plot_twins"}
 NEED_COMPARISON |= {"twin_shares", "plot_shares", "formation_steps", "prediction_scores"}
-NEED_COMPARISON |= {"plot_predictions", "removal_scores", "plot_ngrams"}
+NEED_COMPARISON |= {"plot_predictions", "removal_scores", "plot_twins_by_step"}
+NEED_COMPARISON |= {"plot_ngrams"}
 """Of Datasets of comparisons: `test_figures`, `test_twins` and `test_predictions` try them."""
 
 NEED_COMPILING = {"compare_twins", "twin_loss", "flax_model", "predict_formation"}
-NEED_COMPILING |= {"remove_bigrams"}
+NEED_COMPILING |= {"remove_bigrams", "compare_checkpoints"}
 """Each call compiles a network: the tests of each try them with bad arguments."""
 
 NEED_MODEL = {"load_model", "weight_hashes", "shared_weights", "single_token_streams"}
 NEED_MODEL |= {"occurrence_streams", "query_key_factors", "tokens_of_model", "compare_revisions"}
-NEED_MODEL |= {"load_decoder", "save_decoder", "pretrain_tiny", "read_predictions"}
-NEED_MODEL |= {"compare_ngrams"}
+NEED_MODEL |= {"load_decoder", "save_decoder", "pretrain_tiny", "compare_with_twins"}
+NEED_MODEL |= {"read_predictions", "compare_ngrams"}
 """The commands `compare`, `ngrams` and `pretrain-tiny`, whose options are fuzzed, call them."""
 
 

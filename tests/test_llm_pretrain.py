@@ -62,6 +62,7 @@ def test_the_record_says_how_it_was_made(whole, documents):
         "corpus": "fables",
         "corpus_sha256": documents.sha256,
     }
+    assert llm.find_recipe(folder / "pretraining.json") == recipe.pretrain_recipe(CONFIG)
     assert record["corpus"]["documents"] == 12
     assert {"jax", "optax", "tokenizers", "assocjax"} <= record["versions"].keys()
     assert record["complete"]
@@ -111,6 +112,8 @@ def test_an_epoch_reads_every_sequence_once():
     assert first.tolist() != second.tolist()
     other = pretrain._order(dataclasses.replace(config, seed=1), 10, 0)
     assert other.tolist() != batches[0].tolist()
+    ordered = pretrain._order(dataclasses.replace(config, order_seed=1), 10, 0)
+    assert ordered.tolist() == other.tolist()
 
 
 # Stopped and resumed
@@ -224,13 +227,16 @@ def test_revisions():
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():
-    rates = 2 * np.asarray(recipe.rate_schedule(0.5, 1000)(np.arange(1000)))
+    def schedule(steps):
+        return recipe.pretrain_recipe(llm.PretrainConfig(learning_rate=0.5, steps=steps))
+
+    rates = 2 * np.asarray(schedule(1000).rate(np.arange(1000)))
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
     assert max(rates) == rates[9] == 1
     assert all(np.diff(rates[9:]) < 0)
     assert rates[-1] == pytest.approx(0.1)
     assert rates[9 + 495] == pytest.approx(0.55)  # halfway down
-    assert recipe.rate_schedule(0.5, 1)(0) == 0.5
+    assert schedule(1).rate(0) == 0.5
 
 
 # Bad input

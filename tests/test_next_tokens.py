@@ -191,8 +191,7 @@ def run(tmp_path_factory):
 def compared(run, tmp_path_factory):
     folder, source = run
     out = tmp_path_factory.mktemp("compared") / "out"
-    rates = pretrain.summed_rates(folder, revisions(CONFIG.steps))
-    options = {"num_shuffles": 10, "summed_rates": rates}
+    options = {"num_shuffles": 10}
     return llm.compare_ngrams(folder, NAMES, source, out, **options), out, options
 
 
@@ -225,24 +224,13 @@ def test_unigrams_are_learned_first_then_bigrams_then_more(compared):
     )
 
 
-def test_summed_rates_are_those_of_the_schedule(compared, tmp_path):
-    found, *_ = compared
-    falling = 0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(254) / 253)) / 2
-    rates = 2e-2 * np.append([1 / 3, 2 / 3], falling)  # after three updates of warm-up
-    expected = np.append(0, np.cumsum(rates))[found["step"].values]
-    np.testing.assert_allclose(found["summed_rate"], expected, rtol=1e-5)
-    assert pretrain.summed_rates(tmp_path, [0, 1]) is None
-
-
 def test_results_are_kept_by_revision(run, compared, monkeypatch):
     folder, source = run
     found, out, options = compared
     assert {f"revision-{name}.nc" for name in NAMES} <= {path.name for path in out.iterdir()}
     monkeypatch.setattr("assocjax.llm.ngram_revisions.load_decoder", None)
-    again = llm.compare_ngrams(folder, NAMES[::2], source, out, **options | {"summed_rates": None})
-    assert again.drop_attrs().equals(
-        found.isel(revision=slice(None, None, 2)).drop_vars("summed_rate").drop_attrs()
-    )
+    again = llm.compare_ngrams(folder, NAMES[::2], source, out, **options)
+    assert again.drop_attrs().equals(found.isel(revision=slice(None, None, 2)).drop_attrs())
     with pytest.raises(aj.InputError, match=r"its config\.min_count is 10, here it is 9"):
         llm.compare_ngrams(folder, NAMES, source, out, min_count=9, num_shuffles=10)
 
@@ -254,11 +242,6 @@ def test_results_are_kept_by_revision(run, compared, monkeypatch):
         ({"revisions": ["step3"]}, "has no revision 'step3'"),
         ({"held_out": 1.0}, "held_out must leave a sequence to read and one to count"),
         ({"num_tokens": 140}, r"num_tokens: \d+ different tokens occur 10 times"),
-        ({"summed_rates": [1.0]}, "summed_rates must have one entry for each of 2 revisions"),
-        (
-            {"summed_rates": [1.0, -1.0]},
-            "every entry of summed_rates must be finite and at least 0",
-        ),
     ],
 )
 def test_bad_arguments_of_a_comparison(run, tmp_path, options, message):
@@ -276,6 +259,7 @@ def test_the_command(run, tmp_path, capsys):
     folder, _ = run
     command = ["ngrams", str(folder), "--revisions", "step0,step4,step32,step256"]
     command += ["--num-documents", "150", "--seq-len", "16", "--shuffles", "2"]
+    command += ["--recipe", f"{folder}/pretraining.json", "--over", "summed_rate"]
     command += ["--out", str(tmp_path / "out")]
     cli.main(command)
     out = capsys.readouterr().out
@@ -284,12 +268,13 @@ def test_the_command(run, tmp_path, capsys):
     assert verdict in " ".join(out.split())
     (row,) = re.findall(r"^step32 .*", out, re.MULTILINE)
     dataset = aj.load(tmp_path / "out" / "ngrams.nc")
+    assert dataset["summed_rate"].values[1] == pytest.approx(2e-2 * (1 / 3 + 2 / 3 + 2), rel=1e-3)
     kl = dataset.sel(revision="step32")["kl_mean"].sel(reference=[UNIGRAM, BIGRAM])
     expected = [float(dataset["loss"][2]), *kl.values.ravel()]
     np.testing.assert_allclose([float(x) for x in row.split()[1:]], expected, atol=6e-4)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [of["revision"] for of in summary["summary"]] == ["step0", "step4", "step32", "step256"]
-    assert {"steps.png", "rates.pdf"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"steps.png", "steps.pdf"} <= {path.name for path in (tmp_path / "out").iterdir()}
     cli.main(command)
     first, _, again = capsys.readouterr().out.partition("\n")
     assert first.startswith("already complete")

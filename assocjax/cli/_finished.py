@@ -37,12 +37,14 @@ _OPEN |= {
     "record_at",
     "graph",
     "revisions",
+    "recipe",
+    "over",
     "figure_format",
     "dpi",
 }
 """Options of which two values may give the same result, or another part of the same folder."""
 
-_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
+_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model", "other_runs", "twin", "recipe")
 """Options that may name files or folders to read."""
 
 _OF_MODELS = ("compare", "ngrams")
@@ -113,6 +115,8 @@ def _given(command: Results) -> dict[str, Any]:
     for option in _FILES:
         values = options.get(option) or ()
         for value in values if isinstance(values, tuple) else (values,):
+            if option in ("twin", "recipe") and not Path(value).is_file():
+                continue  # a published one, which the package's version determines
             # A user's file may have the name of a corpus; the name comes first.
             if str(value) not in _NAMED and (option != "model" or command.command in _OF_MODELS):
                 files[str(value)] = _hash(Path(value))

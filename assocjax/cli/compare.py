@@ -2,16 +2,18 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from assocjax import arguments
+from assocjax.cli._checkpoint_twins import checked_recipe, compare_twins
 from assocjax.cli._corpus import Reading, describe_corpus
-from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
+from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, several, unless_given
 from assocjax.cli._options import Drawn, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
+from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,8 +33,32 @@ SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all if the text has fewer"
 _TOKENS = f"{arguments.NUM_TOKENS}, or all that occur --min-count times"
 
 
+@options("Statistics twins")
+class Twins:
+    """Twins beside checkpoints, instead of scores of their streams and heads."""
+
+    twin: Annotated[str | None, Parameter(metavar="RECIPE")] = None
+    """compare the change of every weight since step 0, which --revisions must name, with that of
+    statistics twins: by a published recipe (pretrain-tiny, pythia-1.4b, ...; a wrong name lists
+    them), or one in a .json or .yaml file, such as the pretraining.json of pretrain-tiny"""
+    other_runs: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="MODEL,...", converter=by_commas, n_tokens=1, validator=distinct),
+    ] = ()
+    """models of the same start and other orders of batches, as a ceiling"""
+    orders: Annotated[tuple[Literal[1, 2, 3, 4, 5], ...], several("ORDER")] = (2, 4)
+    """what twins know: 1 bigrams, 2 mean contexts, 3 contexts of bigrams, 4 and 5 attention to
+    these"""
+    num_twins: Count = 4
+    """number of twins of each order, and of each control"""
+    rows: Annotated[Count | None, unless_given("as a batch of RECIPE; at most 32768")] = None
+    """pairs of tokens that a twin draws for an update"""
+    top_tokens: Annotated[AtLeast2 | None, unless_given("all of the model")] = None
+    """only the N most frequent tokens, where the vocabulary is large"""
+
+
 @options("Comparison")
-class Compare(Drawn, Reading):
+class Compare(Drawn, Twins, Reading):
     """Compare layers, heads and checkpoints of a language model with the theory and controls."""
 
     model: str = field(kw_only=False)
@@ -58,7 +84,11 @@ class Compare(Drawn, Reading):
     bins: Count = arguments.NUM_BINS
     """number of frequency bins, within which the second control shuffles"""
     seed: Seed = 0
-    """seed of the shuffles"""
+    """seed of the shuffles, and of what twins draw"""
+    recipe: Annotated[str | None, Parameter(metavar="RECIPE")] = None
+    """the recipe of the training, as in --twin, for the summed learning rate of each step"""
+    over: Literal["step", "summed_rate"] = "step"
+    """what figures are drawn over"""
     probe: Annotated[str, Parameter(choices=arguments.PROBES)] = "single"
     """single: each token alone (as in the paper); occurrence: its mean over its occurrences"""
     out: Path = Path("assocjax-compare")
@@ -70,8 +100,14 @@ class Compare(Drawn, Reading):
         from assocjax.llm.libraries import require
         from assocjax.llm.revisions import compare_revisions
         from assocjax.llm.texts import tokens_of_model
+        from assocjax.llm.twins import with_summed_rate
         from assocjax.storage import claim, hold, results
 
+        if self.twin is not None:
+            return compare_twins(self, finish)
+        recipe = checked_recipe("recipe", self.recipe)
+        if self.over != "step" and recipe is None:
+            raise InputError(f"--over {self.over}: --recipe or --twin must be given")
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
         revisions = [None] if self.revisions is None else list(self.revisions)
@@ -85,13 +121,17 @@ class Compare(Drawn, Reading):
                 others |= {"num_shuffles": self.shuffles, "num_bins": self.bins}
                 others["progress"] = lambda what, done, total: bar(done, total, what)
                 dataset = compare_revisions(**arguments_of(self, compare_revisions, **others))
+            if recipe is not None:
+                if "step" not in dataset.coords:
+                    raise InputError("--recipe: names of revisions must have different steps")
+                dataset = with_summed_rate(dataset, recipe)
             decoded = results.decode(dataset.attrs)
             rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}
             with claim(self.out, "compare", None) as folder:
                 results.save_to(folder, "comparison.nc", dataset)
                 results.save_json_to(folder, "summary.json", {**decoded, "summary": rows})
                 with self.drawing():
-                    paths = _draw(dataset, folder)
+                    paths = _draw(dataset, folder, self.over)
                 files = ["comparison.nc", "summary.json", *(path.name for path in paths)]
                 report = _report(self, dataset, decoded)
                 report.written(files)
@@ -177,18 +217,18 @@ def _scores(
     }
 
 
-def _draw(dataset: "xr.Dataset", folder: "Folder") -> list[Path]:
+def _draw(dataset: "xr.Dataset", folder: "Folder", over: str) -> list[Path]:
     from assocjax import figures
 
     last = dataset.isel(revision=-1)
     plots = {
         "layers": figures.plot_by_layer(last),
         "layers_bigram": figures.plot_by_layer(last, theory="bigram", residual="unigram"),
-        "heads": figures.plot_heads(dataset),
+        "heads": figures.plot_heads(dataset, over=over),
     }
     if dataset.sizes["revision"] > 1:
-        plots["steps"] = figures.plot_layers_by_step(dataset)
+        plots["steps"] = figures.plot_layers_by_step(dataset, over=over)
         plots["steps_bigram"] = figures.plot_layers_by_step(
-            dataset, theory="bigram", residual="unigram"
+            dataset, theory="bigram", residual="unigram", over=over
         )
     return [path for name, plot in plots.items() for path in figures.save(plot, name, into=folder)]

@@ -2,17 +2,19 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from assocjax import arguments
+from assocjax.cli._checkpoint_twins import checked_recipe
 from assocjax.cli._corpus import Reading, configure_jax, describe_corpus
 from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, real, unless_given
 from assocjax.cli._options import Device, Drawn, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
 from assocjax.cli.compare import SEQUENCES, by_commas
+from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,6 +55,12 @@ class Ngrams(Drawn, Device, Reading):
     """number of frequency bins, within which the second control shuffles"""
     seed: Seed = 0
     """seed of the shuffles"""
+    recipe: Annotated[str | None, Parameter(metavar="RECIPE")] = None
+    """the recipe of the training, for the summed learning rate of each step: a published one
+    (pythia-1.4b, ...; a wrong name lists them), or a .json or .yaml file, such as the
+    pretraining.json of pretrain-tiny"""
+    over: Literal["step", "summed_rate"] = "step"
+    """what the figure is drawn over"""
     out: Path = Path("assocjax-ngrams")
     """folder for the results, a file for each revision; after an interruption the same command
     resumes"""
@@ -61,39 +69,39 @@ class Ngrams(Drawn, Device, Reading):
         from assocjax import figures
         from assocjax.llm.files import check_revisions
         from assocjax.llm.ngram_revisions import compare_ngrams
-        from assocjax.llm.pretrain import summed_rates
-        from assocjax.llm.revisions import steps_of
         from assocjax.llm.texts import tokens_of_model
+        from assocjax.llm.twins import with_summed_rate
         from assocjax.storage import claim, hold, results
 
+        recipe = checked_recipe("recipe", self.recipe)
+        if self.over != "step" and recipe is None:
+            raise InputError(f"--over {self.over}: --recipe must be given")
         configure_jax(self.device)
         revisions = [None] if self.revisions is None else list(self.revisions)
         check_revisions(self.model, revisions)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
         note(describe_corpus(data))
-        steps = steps_of(self.revisions or ())
         with hold(self.out):
             with progress_bar(unit="", first="reading") as bar:
                 others = {"name_or_path": self.model, "revisions": revisions, "source": data}
                 others |= {"num_shuffles": self.shuffles, "num_bins": self.bins}
-                others["summed_rates"] = summed_rates(self.model, steps) if steps else None
                 others["progress"] = lambda what, done, total: bar(done, total, what)
                 dataset = compare_ngrams(**arguments_of(self, compare_ngrams, **others))
+            if recipe is not None:
+                if "step" not in dataset.coords:
+                    raise InputError("--recipe: names of revisions must have different steps")
+                dataset = with_summed_rate(dataset, recipe)
             rows = _rows(dataset)
             with claim(self.out, "ngrams", None) as folder:
                 results.save_to(folder, "ngrams.nc", dataset)
                 content = {**results.decode(dataset.attrs), "summary": rows}
                 results.save_json_to(folder, "summary.json", content)
                 files = ["ngrams.nc", "summary.json"]
-                plots = {}
                 if "step" in dataset.coords and len(revisions) > 1:
-                    plots["steps"] = figures.plot_ngrams(dataset)
-                    if "summed_rate" in dataset.coords:
-                        plots["rates"] = figures.plot_ngrams(dataset, over="summed_rate")
-                with self.drawing():
-                    for name, plot in plots.items():
-                        files += [path.name for path in figures.save(plot, name, into=folder)]
+                    with self.drawing():
+                        figure = figures.plot_ngrams(dataset, over=self.over)
+                        files += [p.name for p in figures.save(figure, "steps", into=folder)]
                 report = _report(dataset, rows)
                 report.written(files)
                 # Each revision has a file that a comparison of other revisions can use.

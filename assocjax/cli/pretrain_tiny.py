@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from assocjax.cli._corpus import Reading, configure_jax
-from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize
+from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabSize, unless_given
 from assocjax.cli._options import Device, Results, arguments_of, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
@@ -36,7 +36,9 @@ class PretrainTiny(Results, Device, Reading):
     learning_rate: Rate = PretrainConfig.learning_rate
     """largest learning rate, reached after the warmup"""
     seed: Seed = PretrainConfig.seed
-    """seed of the initial weights and of the order of sequences"""
+    """seed of the initial weights, and of the order of sequences"""
+    order_seed: Annotated[Seed | None, unless_given("that of --seed")] = None
+    """seed of the order of sequences, for runs that differ in it only"""
     out: Path = Path("assocjax-pretrained")
     """folder for step0, step1, step2, ...; after an interruption the same command resumes"""
 

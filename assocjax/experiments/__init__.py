@@ -11,7 +11,10 @@ In reading order:
 * `tables`: a Dataset as a pandas table.
 * `horizons`: how long a theory holds, and a power law for it.
 * `together`: real runs and theories of a decoder, trained side by side by one recipe.
+* `changes`: changes of weights: their inner products, cosines and ratios.
 * `twins`: `compare_twins`, statistics twins beside real runs of a decoder, weight by weight.
+* `checkpoints`: `compare_checkpoints`, twins beside checkpoints of a model of whose training the
+  start and the recipe are known.
 * `prediction`: `predict_formation`, the steps at which twins foretell that associations form.
 * `counterfactuals`: `remove_bigrams`, what twins foresee of training without an association.
 * `tracking`: `track`, one run and its associations at chosen steps.

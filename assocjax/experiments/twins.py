@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jax import lax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
 from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
 from assocjax.checks import CorpusLike, check_corpus, check_dataset
 from assocjax.errors import InputError, reading
+from assocjax.experiments.changes import by_layer, inner_products, measures
 from assocjax.experiments.config import as_named
 from assocjax.experiments.together import of_theory, real_runs, repeat, train_together
 from assocjax.models.decoder import DecoderModel
@@ -47,8 +46,6 @@ OTHER = "other run"
 
 BASELINE = "twin-0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
-
-_LEFT = 1e-5  # of a squared norm after a projection: what is less is rounding, in float32
 
 
 def all_twins(rows: int = ROWS) -> tuple[StatisticsTwin, ...]:
@@ -157,11 +154,11 @@ def compare_twins(
         groups[twin.name] = of_theory(model, twin, one, key, of_twins, prepared=statistics_of_it)
     names = [RUN if name == _RUNS else name for name in groups]
     weights = list(model.weights(start))
-    products = jax.jit(partial(_products, model))
+    products = jax.jit(partial(inner_products, model))
     found = []
     for _, states in train_together(optimizer, groups, recorded, progress):
         each = products(start, list(states.values()))
-        found.append(_by_layer([each[name] for name in weights]))
+        found.append(by_layer([each[name] for name in weights]))
     dims = ("twin", "held_out", "weight", "layers", "step")
     coords = {
         "twin": names,
@@ -170,9 +167,9 @@ def compare_twins(
         "layers": ["all", *(str(layer + 1) for layer in range(sizes.num_layers))],
         "step": recorded,
     }
-    measures = [_measures(each, num_runs, names) for each in found]
+    measured = [_measures(each, num_runs, names) for each in found]
     variables = {
-        name: (dims, np.stack([each[name] for each in measures], axis=-1)) for name in measures[0]
+        name: (dims, np.stack([each[name] for each in measured], axis=-1)) for name in measured[0]
     }
     changes = [*(f"{RUN} {i}" for i in range(num_runs)), *names[1:]]
     products = np.moveaxis(np.stack(found), 0, -1)
@@ -192,68 +189,16 @@ def compare_twins(
     return dataset.assign(products=by_change)
 
 
-def _products(model, start, states) -> dict[str, Float[Array, "layers K K"]]:
-    """Inner products of the changes of all trajectories, in every layer of every weight."""
-    every = jax.tree.map(lambda *of: jnp.concatenate(of), *states)
-    origin = model.weights(start)
-    moved = jax.vmap(model.weights)(every)
-
-    def gram(name):
-        layers = len(origin[name])
-        change = (moved[name] - origin[name][None]).reshape(len(moved[name]), layers, -1)
-        return jnp.einsum("kln,jln->lkj", change, change, precision=lax.Precision.HIGHEST)
-
-    return {name: gram(name) for name in origin}
-
-
-def _by_layer(products: list[Float[Array, "layers K K"]]) -> np.ndarray:
-    """Float64 [weights, 1 + L, K, K]: of all layers together, then of each, or NaN."""
-    L = max(map(len, products))
-    grams = np.full((len(products), L + 1, *products[0].shape[1:]), np.nan)
-    for of_weight, each in zip(grams, products, strict=True):
-        each = np.asarray(each, np.float64)
-        of_weight[0] = each.sum(axis=0)
-        if len(each) == L:
-            of_weight[1:] = each
-    return grams
-
-
 def _measures(grams: np.ndarray, num_runs: int, names: list[str]) -> dict[str, np.ndarray]:
     """Arrays [twin, held out, weight, layer], from inner products of changes."""
-    # Every change compared is a combination of the changes of runs and twins.
     K = grams.shape[-1]
-    run, one = np.eye(K)[:num_runs], np.eye(K)
+    one = np.eye(K)
+    run = one[:num_runs]
     mean = np.where(np.arange(K) < num_runs, 1 - run, 0) / (num_runs - 1)
     other = np.broadcast_to(one[num_runs:, None], (K - num_runs, num_runs, K))
-    twin = np.concatenate([run[None], other])
-
-    def product(a, b):
-        return np.einsum("...k,wlkj,...j->...wl", a, grams, b)
-
-    def cosine(a, b):
-        return product(a, b) / np.sqrt(product(a, a) * product(b, b))
-
-    def cosine_without(a, b, c):
-        ac, bc, cc = product(a, c), product(b, c), product(c, c)
-        cc = np.where(cc > 0, cc, np.inf)  # nothing is projected out where c did not move
-        aa, bb = rest(product(a, a), ac**2 / cc), rest(product(b, b), bc**2 / cc)
-        return (product(a, b) - ac * bc / cc) / np.sqrt(aa * bb)
-
-    def rest(squares, projected):
-        """NaN if nothing is left but rounding, as of weights that only weight decay moves."""
-        return np.where(squares - projected > _LEFT * squares, squares - projected, np.nan)
-
-    mean = np.broadcast_to(mean[None], twin.shape)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
-            "cosine": cosine(twin, mean),
-            "norm_ratio": np.sqrt(product(twin, twin) / product(run, run)[None]),
-        }
-        found["partial_cosine"] = np.full_like(found["cosine"], np.nan)
-        if BASELINE in names:
-            baseline = np.broadcast_to(one[num_runs + names.index(BASELINE) - 1], twin.shape)
-            found["partial_cosine"] = cosine_without(twin, mean, baseline)
-    return found
+    compared = np.concatenate([run[None], other])
+    baseline = one[num_runs + names.index(BASELINE) - 1] if BASELINE in names else None
+    return measures(grams, compared, mean, run, baseline)
 
 
 @reading("compare_twins")
@@ -271,14 +216,16 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     where the runs are few or the step is early.
 
     Args:
-      dataset: from `compare_twins`. Twins with a mean loss or with shuffled rows take no part.
+      dataset: from `compare_twins`, or from `compare_checkpoints` with several runs. Twins with a
+        mean loss or with shuffled rows take no part.
 
     Returns:
       A Dataset with `share` [part, weight, layers, step], where `part` is the names of the twins in
       ascending order, "rest" and "chance".
 
     Raises:
-      InputError, InputTypeError: `dataset` is not from `compare_twins`, or has no drawn twin.
+      InputError, InputTypeError: `dataset` is not from `compare_twins`, or has no drawn twin or
+        only one run, which does not tell what is chance.
     """
     check_dataset(dataset, "compare_twins", ["products"], "weight layers change other_change step")
     changes = dataset["change"].values.tolist()
@@ -286,6 +233,8 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     if not twins:
         raise InputError("dataset must have drawn twins, such as 'twin-2'; it has none")
     runs = np.flatnonzero([name.startswith(f"{RUN} ") for name in changes])
+    if runs.size < 2:
+        raise InputError(f"dataset must have at least 2 runs; it has {runs.size}")
     order = ("weight", "layers", "step", "change", "other_change")
     grams = np.asarray(dataset["products"].transpose(*order).values)
     of_runs = grams[..., runs, :][..., runs]

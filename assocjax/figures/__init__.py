@@ -35,3 +35,4 @@ from assocjax.figures.sweeps import save_sweep as save_sweep
 from assocjax.figures.twins import plot_predictions as plot_predictions
 from assocjax.figures.twins import plot_shares as plot_shares
 from assocjax.figures.twins import plot_twins as plot_twins
+from assocjax.figures.twins import plot_twins_by_step as plot_twins_by_step

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from assocjax.arguments import check_choice
 from assocjax.errors import InputError, reading
-from assocjax.figures.style import Size, checked, literal, new_figure, set_title
+from assocjax.figures.style import Size, checked, clock, literal, new_figure, set_title
 from assocjax.figures.style import panels as make_panels
 
 PANELS = ("attention", "embedding without MLP", "embedding")
@@ -35,6 +35,7 @@ def plot_layers_by_step(
     theory: str = "value",
     residual: str = "uniform",
     null: str = "all",
+    over: str = "step",
     figsize: Size = None,
 ) -> Figure:
     """Heat maps of layer against revision: the paper's and the token-centred score, with controls.
@@ -48,6 +49,8 @@ def plot_layers_by_step(
       theory: matrix of the theory for the two panels of embeddings.
       residual: "uniform" (the paper's) or "unigram".
       null: tokens are shuffled among "all", or within bins of "frequency".
+      over: "step" labels columns by their steps, or by their names if these have none;
+        "summed_rate" by their summed learning rates, if the dataset has them.
       figsize: width and height of the figure in inches.
 
     Raises:
@@ -60,7 +63,7 @@ def plot_layers_by_step(
     )
     panels = _panels(dataset.sel(residual=residual, null=null), theory)
     rows = _maps([*panels.values()])
-    names = _ticks(dataset, "revision")
+    names = _ticks(dataset, "revision", over)
     height = 0.16 * max(panel.sizes["layer"] for panel in panels.values()) + 0.6
     figure = new_figure(
         figsize,
@@ -83,7 +86,7 @@ def plot_layers_by_step(
         axes[row, 0].set_ylabel(f"{label}\nlayer", fontsize=8)
         _colour_bar(figure, image, norm, ax=list(axes[row]), shrink=0.9)
     for ax in axes[-1]:
-        ax.set_xlabel("step" if "step" in dataset.coords else "revision", fontsize=8)
+        ax.set_xlabel(_axis(dataset, over), fontsize=8)
     what = f"{literal(theory)} and query-key, residual {literal(residual)}"
     _title(figure, f"Similarity with the theory ({what}), beside shuffled tokens", dataset)
     return figure
@@ -91,7 +94,12 @@ def plot_layers_by_step(
 
 @reading("compare_revisions")
 def plot_heads(
-    dataset: xr.Dataset, *, residual: str = "uniform", null: str = "all", figsize: Size = None
+    dataset: xr.Dataset,
+    *,
+    residual: str = "uniform",
+    null: str = "all",
+    over: str = "step",
+    figsize: Size = None,
 ) -> Figure:
     """Heat maps of every head and its control: layer against head, or head against revision.
 
@@ -101,7 +109,7 @@ def plot_heads(
 
     Args:
       dataset: from `compare_revisions`, with the centerings "feature" and "token".
-      residual, null: as in `plot_layers_by_step`.
+      residual, null, over: as in `plot_layers_by_step`.
       figsize: width and height of the figure in inches.
 
     Raises:
@@ -121,7 +129,7 @@ def plot_heads(
         across, down = "revision", "head"
     columns = _maps([heads])
     height = 0.16 * heads.sizes[down] + 0.5
-    names = _ticks(dataset, across)
+    names = _ticks(dataset, across, over)
     room = _room_below(names) if across == "revision" else 0
     figure = new_figure(
         figsize,
@@ -139,9 +147,8 @@ def plot_heads(
             if column == 0:
                 ax.set_ylabel(label, fontsize=8)
         axes[0, column].set_title(title, fontsize=9)
-        axes[-1, column].set_xlabel(
-            "step" if across == "revision" and "step" in dataset.coords else across, fontsize=8
-        )
+        label = _axis(dataset, over) if across == "revision" else across
+        axes[-1, column].set_xlabel(label, fontsize=8)
         _colour_bar(
             figure, image, norm, ax=list(axes[:, column]), location="top", shrink=0.9, aspect=15
         )
@@ -273,9 +280,16 @@ def _colour_bar(figure: Figure, image, norm: Normalize, **where: Any) -> None:
         bar.locator = MaxNLocator(4)
 
 
-def _ticks(dataset: xr.Dataset, dim: str) -> list[str]:
-    if dim == "revision":
-        dim = "step" if "step" in dataset.coords else dim
+def _axis(dataset: xr.Dataset, over: str) -> str:
+    """What columns of revisions are labelled by."""
+    if over == "step" and "step" not in dataset.coords:
+        return "revision"
+    return {"step": "step", "summed_rate": "summed learning rate"}[over]
+
+
+def _ticks(dataset: xr.Dataset, dim: str, over: str) -> list[str]:
+    if dim == "revision" and (over != "step" or "step" in dataset.coords):
+        return [f"{value:.3g}" if over != "step" else str(value) for value in clock(dataset, over)]
     return [literal(name, most=_MOST) for name in dataset[dim].values if name != "mean"]
 
 

@@ -29,9 +29,11 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from assocjax.arguments import (
+    CLOCKS,
     DPI,
     FIGURE_FORMATS,
     LARGEST_DPI,
+    check_choice,
     check_integer,
     check_is,
     check_names,
@@ -298,6 +300,19 @@ def checked(dataset: Any, source: str, variables: Iterable[str], dims: str) -> A
         dataset[name] = dataset[name].transpose(*dims.split(), ..., missing_dims="ignore")
     check_dataset(dataset, source, variables, dims)
     return dataset
+
+
+def clock(dataset: xr.Dataset, over: str) -> np.ndarray:
+    """Values of the axis "step" or "summed_rate", one for each step or revision.
+
+    Raises:
+      InputError: `over` is neither, or the dataset has no such coordinate.
+    """
+    check_choice("over", over, CLOCKS)
+    if over not in dataset.coords:
+        how = " (llm.with_summed_rate gives it)" if over == "summed_rate" else ""
+        raise InputError(f"dataset must have a coordinate {over!r}{how}; it has none")
+    return np.atleast_1d(dataset[over].values)
 
 
 def panels(

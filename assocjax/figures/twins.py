@@ -1,19 +1,33 @@
 """Statistics twins beside real runs: changes of weights, their shares, when associations form."""
 
 import itertools
+from typing import Any
 
 import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from assocjax.arguments import check_choice
 from assocjax.errors import reading
 from assocjax.experiments.prediction import prediction_scores
 from assocjax.experiments.twins import OTHER, RUN
-from assocjax.figures.style import Size, checked, finish, label_axes, literal, panels, set_title
+from assocjax.figures.style import (
+    Size,
+    checked,
+    clock,
+    finish,
+    label_axes,
+    literal,
+    panels,
+    set_title,
+    shades,
+)
 
 _MEASURES = {"cosine": "cosine", "partial_cosine": "partial cosine"}
+_NAMES = _MEASURES | {"norm_ratio": "norm, twin over run"}
 _CONTROLS = ("twin-0", "shuffled")
+_DIMS = "twin held_out weight layers step"
 
 
 @reading("compare_twins")
@@ -25,13 +39,13 @@ def plot_twins(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     (crosses: controls). Values are means over the held-out runs, of all layers together.
 
     Args:
-      dataset: from `compare_twins`.
+      dataset: from `compare_twins` or `compare_checkpoints`.
       figsize: width and height of the figure in inches.
 
     Raises:
-      InputError, InputTypeError: `dataset` is not from `compare_twins`.
+      InputError, InputTypeError: `dataset` is not from these.
     """
-    dataset = checked(dataset, "compare_twins", _MEASURES, "twin held_out weight layers step")
+    dataset = checked(dataset, "compare_twins", _MEASURES, _DIMS)
     weights, steps = dataset["weight"].values.tolist(), dataset["step"].values.tolist()
     twins = [name for name in dataset["twin"].values.tolist() if name not in (RUN, OTHER)]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(twins)))
@@ -65,6 +79,67 @@ def plot_twins(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     set_title(figure, "Changes of weights: statistics twins and real runs", dataset)
     return figure
+
+
+@reading("compare_checkpoints")
+def plot_twins_by_step(
+    dataset: xr.Dataset,
+    *,
+    measure: str = "cosine",
+    over: str = "step",
+    layers: str = "all",
+    figsize: Size = None,
+) -> Figure:
+    """How much changes of weights have in common with those of twins, checkpoint by checkpoint.
+
+    A panel for each weight. Lines are means over the held-out runs, on a logarithmic axis: the
+    other runs, which are the ceiling, in gray; twins; and controls, dashed.
+
+    Args:
+      dataset: from `compare_checkpoints` or `compare_twins`.
+      measure: "cosine", "partial_cosine" or "norm_ratio".
+      over: "step", or "summed_rate" if the dataset has it: the summed learning rate, by which
+        trainings of different recipes are compared.
+      layers: "all" layers together, or the number of one, as text.
+      figsize: width and height of the figure in inches.
+
+    Raises:
+      InputError, InputTypeError: `dataset` is not from these, or has no such measure, axis or
+        layer.
+    """
+    check_choice("measure", measure, (*_MEASURES, "norm_ratio"))
+    dataset = checked(dataset, "compare_checkpoints", [measure], _DIMS)
+    at = clock(dataset, over)
+    check_choice("layers", layers, dataset["layers"].values.tolist())
+    values = dataset[measure].sel(layers=layers).mean("held_out")
+    weights = [w for w in dataset["weight"].values.tolist() if values.sel(weight=w).notnull().any()]
+    columns = min(4, max(1, len(weights)))
+    figure, axes = panels(-(-len(weights) // columns) or 1, columns, figsize=figsize)
+    looks = _looks(dataset["twin"].values.tolist())
+    for ax, weight in zip(axes.flat, weights, strict=False):
+        for twin, look in looks.items():
+            ax.plot(at, values.sel(weight=weight, twin=twin), marker="o", ms=3, **look)
+        ax.set_title(literal(weight, 20), fontsize=9)
+        ax.set_xscale("log")
+    for ax in axes.flat[len(weights) :]:
+        ax.set_axis_off()
+    label = {"step": "step", "summed_rate": "summed learning rate"}[over]
+    label_axes(axes, label, _NAMES[measure])
+    finish(figure, axes, "Changes of weights beside those of statistics twins", dataset)
+    return figure
+
+
+def _looks(twins: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour, line and label of runs, twins and controls."""
+    shade = dict(zip(twins, shades(len(twins)), strict=True))
+    found = {}
+    for twin in twins:
+        control = any(part in twin for part in _CONTROLS)
+        line = {"color": "0.6", "lw": 2.5} if twin in (RUN, OTHER) else {"color": shade[twin]}
+        line = {"color": "#cc3311", "ls": ":" if "0" in twin else "--"} if control else line
+        name = "other runs" if twin == RUN else twin
+        found[twin] = {"lw": 1.2, **line, "label": literal(name, 30)}
+    return found
 
 
 @reading("twin_shares")

@@ -11,7 +11,8 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 * `models`: `load_model`.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
 * `configuration`: `PretrainConfig`.
-* `recipe`: Pythia's training recipe, at a small size.
+* `recipe`: recipes of training, their learning rates and optimizers, and that of `pretrain_tiny`.
+* `published`: recipes of Pythia, PolyPythias, SmolLM2 and OLMo-2, and from files.
 * `pretrain`: `pretrain_tiny`, a small Pythia with a folder for every checkpoint.
 * `similarity`: covariance similarity of a model's vectors and a theory's rows.
 * `nulls`: the same with shuffled tokens, among all tokens or among tokens of similar frequency.
@@ -23,6 +24,7 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 * `revisions`: `compare_revisions`, one checkpoint after another, with a file for each.
 * `next_tokens`: what a model predicts after single tokens, beside the n-grams of a text.
 * `ngram_revisions`: `compare_ngrams`, the same of one checkpoint after another.
+* `twins`: `compare_with_twins`, changes of weights beside those of statistics twins, by step.
 """
 
 import lazy_loader

@@ -24,6 +24,9 @@ from .probes import Streams as Streams
 from .probes import occurrence_streams as occurrence_streams
 from .probes import query_key_factors as query_key_factors
 from .probes import single_token_streams as single_token_streams
+from .published import RECIPES as RECIPES
+from .published import find_recipe as find_recipe
+from .recipe import Recipe as Recipe
 from .revisions import compare_revisions as compare_revisions
 from .similarity import CENTERINGS as CENTERINGS
 from .similarity import FactoredMatrix as FactoredMatrix
@@ -36,3 +39,5 @@ from .texts import tokens_of_model as tokens_of_model
 from .theory import MATRICES as MATRICES
 from .theory import basis_matrices as basis_matrices
 from .theory import subset_matrices as subset_matrices
+from .twins import compare_with_twins as compare_with_twins
+from .twins import with_summed_rate as with_summed_rate

@@ -25,7 +25,9 @@ class PretrainConfig:
         width: d; the MLP has width 4 d (Llama: 8/3 d).
         num_heads: Number of heads, each of width d / num_heads.
         learning_rate: Largest learning rate, after the warmup.
-        seed: Seed of the initialization and of the order of sequences.
+        seed: Seed of the initialization, and of the order of sequences.
+        order_seed: Seed of the order of sequences instead, so that runs of one start differ in it
+            only; None is `seed`.
     """
 
     model: Models = "neox"
@@ -38,12 +40,15 @@ class PretrainConfig:
     num_heads: int = 4
     learning_rate: float = 1e-3
     seed: int = 0
+    order_seed: int | None = None
 
     def __post_init__(self):
         check_choice("model", self.model, get_args(Models))
         for field in dataclasses.fields(self):
-            if field.name not in ("model", "learning_rate"):
-                minimum = {"seed": 0, "steps": 0, "vocab_size": 2}.get(field.name, 1)
+            named = field.name in ("model", "learning_rate")
+            if not named and getattr(self, field.name) is not None:
+                minimum = {"seed": 0, "order_seed": 0, "steps": 0, "vocab_size": 2}
+                minimum = minimum.get(field.name, 1)
                 value = check_integer(field.name, getattr(self, field.name), minimum=minimum)
                 object.__setattr__(self, field.name, value)
 

@@ -21,7 +21,6 @@ from assocjax.arguments import (
     NUM_TOKENS,
     check_integer,
     check_is,
-    check_sequence,
 )
 from assocjax.checks import Sequences, check_number, check_positive
 from assocjax.corpora import TokenData, TokenFile
@@ -54,7 +53,6 @@ def compare_ngrams(
     num_shuffles: int = NUM_SHUFFLES,
     num_bins: int = NUM_BINS,
     seed: int = 0,
-    summed_rates: Sequence[float] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -72,14 +70,13 @@ def compare_ngrams(
             the others.
         smoothing: k of `count_ngrams`.
         num_shuffles, num_bins, seed: As in `ngram_agreement`.
-        summed_rates: Sum of the learning rates of all updates before each revision, for a
-            coordinate `summed_rate`: runs of different recipes are compared at equal sums.
         overwrite: Replace another comparison in the folder, or compute this one again.
         progress: Called with (current work, steps done, steps in total).
 
     Returns:
         The Dataset of `ngram_agreement`, with the leading dimension `revision`, and a coordinate
-        `step` if each name contains a different step. In addition, in nats:
+        `step` if each name contains a different step (`with_summed_rate` adds the summed learning
+        rate). In addition, in nats:
 
         * `entropy`, `cross_entropy` with the dimension `order`, from 1 to 3: of the n-grams of the
           whole text by relative frequencies, which is too small, and of the part that is read by
@@ -107,15 +104,6 @@ def compare_ngrams(
     if smoothing is not None:
         smoothing = check_positive("smoothing", smoothing)
     read = _held_out(held_out, source.num_sequences)
-    rates = None
-    if summed_rates is not None:
-        given = check_sequence("summed_rates", summed_rates, "numbers")
-        rates = [check_number("every entry of summed_rates", rate, minimum=0) for rate in given]
-        if len(rates) != len(names):
-            raise InputError(
-                f"summed_rates must have one entry for each of {len(names)} revisions; "
-                f"got {len(rates)}"
-            )
     report = progress or (lambda what, done, total: None)
     hashed = iter(range(len(names)))
 
@@ -177,8 +165,6 @@ def compare_ngrams(
         join="exact",
     ).assign_coords(revision=names)
     joined = with_steps(joined).assign(token_count=counts)
-    if rates is not None:
-        joined = joined.assign_coords(summed_rate=("revision", rates))
     order = np.arange(len(ngrams.codes)) + 1
     joined = joined.assign_coords(order=order).assign(
         entropy=("order", count_ngrams(source, smoothing=smoothing).entropies()),

@@ -10,8 +10,7 @@ import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,13 +21,7 @@ from assocjax.errors import InputError
 from assocjax.llm.configuration import PretrainConfig
 from assocjax.llm.decoders import files_of
 from assocjax.llm.files import find_model, hash_files
-from assocjax.llm.recipe import (
-    initial_model,
-    make_optimizer,
-    make_update,
-    rate_schedule,
-    revisions,
-)
+from assocjax.llm.recipe import initial_model, make_update, pretrain_recipe, revisions
 from assocjax.models.decoder import DecoderConfig
 from assocjax.storage import Folder, claim, deferred_interrupts, results
 from assocjax.storage.checkpoints import Checkpoints
@@ -59,9 +52,9 @@ def pretrain_tiny(
         progress: Called with (steps done, steps in total).
 
     Returns:
-        The contents of `pretraining.json`: configuration, corpus with its hash, versions, device,
-        the hashes of each revision's weights, and for every step the loss of its batch before the
-        update, in nats.
+        The contents of `pretraining.json`: configuration, recipe (`find_recipe` reads it), corpus
+        with its hash, versions, device, the hashes of each revision's weights, and for every step
+        the loss of its batch before the update, in nats.
 
     Raises:
         InputError: If an argument is out of range, the corpus is shorter than a batch, the folder
@@ -110,7 +103,8 @@ def _train(
     """Trains from the last saved state to the end."""
     vocab_size = tokenizer.get_vocab_size()
     model, params = initial_model(config, vocab_size)
-    optimizer = make_optimizer(config.learning_rate, config.steps)
+    recipe = pretrain_recipe(config)
+    optimizer = recipe.optimizer()
     update = make_update(model, optimizer)
     carry, losses = (params, optimizer.init(params)), []
     if done := saved.done():
@@ -118,6 +112,7 @@ def _train(
         losses = observed["losses"].tolist()
     header = {
         "config": configuration,
+        "recipe": dataclasses.asdict(recipe),
         "corpus": {
             "name": documents.name,
             "sha256": documents.sha256,
@@ -169,18 +164,6 @@ def _train(
     results.save_json_to(folder, RECORD, record)
 
 
-def summed_rates(folder: str | os.PathLike[str], steps: Sequence[int]) -> list[float] | None:
-    """The sum of the learning rates of the first updates of a run of `pretrain_tiny`, for each
-    number of updates; None if the folder has no record of one."""
-    try:
-        config = json.loads((Path(folder) / RECORD).read_text("utf-8"))["config"]
-        rates = rate_schedule(config["learning_rate"], config["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    sums = np.cumsum([0.0, *np.asarray(rates(np.arange(max(steps))), float)])
-    return [float(sums[step]) for step in steps]
-
-
 def tokenize_corpus(documents: Documents, config: PretrainConfig) -> tuple[Any, np.ndarray]:
     """The tokeniser, and sequences [N, T+1], int32, of all documents one after another."""
     tokenizer = train_bpe(documents.documents, config.vocab_size, special_tokens=[END_OF_TEXT])
@@ -202,7 +185,8 @@ def tokenize_corpus(documents: Documents, config: PretrainConfig) -> tuple[Any, 
 def _order(config: PretrainConfig, number: int, step: int) -> np.ndarray:
     """The sequences of a batch: every epoch has its own order, divided into full batches."""
     epoch, at = divmod(step, number // config.batch_size)
-    order = np.random.default_rng([config.seed, epoch]).permutation(number)
+    seed = config.seed if config.order_seed is None else config.order_seed
+    order = np.random.default_rng([seed, epoch]).permutation(number)
     return order[at * config.batch_size : (at + 1) * config.batch_size]
 
 

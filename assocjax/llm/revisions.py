@@ -11,7 +11,7 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -296,10 +296,10 @@ def with_steps(dataset: xr.Dataset) -> xr.Dataset:
     return dataset if steps is None else dataset.assign_coords(step=("revision", steps))
 
 
-def steps_of(names: Sequence[str]) -> list[int] | None:
-    """The step in each name, or None unless each has one and no two are equal."""
-    steps = [_STEP.findall(name) for name in names]
-    if not names or any(len(of_name) != 1 for of_name in steps):
+def steps_of(revisions: Iterable[str]) -> list[int] | None:
+    """The numbers of updates in names of revisions, if each has one and all are different."""
+    steps = [_STEP.findall(name) for name in revisions]
+    if any(len(of_name) != 1 for of_name in steps):
         return None
     numbers = [int(of_name[0]) for of_name in steps]
-    return None if len(set(numbers)) < len(numbers) else numbers
+    return numbers if len(set(numbers)) == len(numbers) else None
