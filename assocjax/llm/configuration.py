@@ -9,6 +9,8 @@ from assocjax.errors import InputError
 Models = Literal["neox", "llama", "gpt2"]
 """Architectures that `pretrain_tiny` trains, by the names of models of assocjax."""
 
+Optimizers = Literal["adamw", "coupled_adamw", "sgd"]
+
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
@@ -16,6 +18,9 @@ class PretrainConfig:
 
     Attributes:
         model: Architecture: "neox" (as in Pythia), "llama" or "gpt2".
+        optimizer: "adamw", with Pythia's betas and weight decay; "coupled_adamw", the same with a
+            second moment that all tokens of an embedding share; or "sgd", without weight decay,
+            whose learning rate has to be far larger.
         vocab_size: Size of the BPE vocabulary, which is trained on the corpus; it is smaller if no
             pair is left to merge. Bytes that do not occur in the corpus have no token.
         seq_len: T.
@@ -31,6 +36,7 @@ class PretrainConfig:
     """
 
     model: Models = "neox"
+    optimizer: Optimizers = "adamw"
     vocab_size: int = 2048
     seq_len: int = 128
     batch_size: int = 32
@@ -44,8 +50,9 @@ class PretrainConfig:
 
     def __post_init__(self):
         check_choice("model", self.model, get_args(Models))
+        check_choice("optimizer", self.optimizer, get_args(Optimizers))
         for field in dataclasses.fields(self):
-            named = field.name in ("model", "learning_rate")
+            named = field.name in ("model", "optimizer", "learning_rate")
             if not named and getattr(self, field.name) is not None:
                 minimum = {"seed": 0, "order_seed": 0, "steps": 0, "vocab_size": 2}
                 minimum = minimum.get(field.name, 1)

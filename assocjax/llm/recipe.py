@@ -1,6 +1,7 @@
 """Recipes of training: the learning rate of every update, and the optimizer; and pretrain-tiny's.
 
-A recipe is AdamW with decoupled weight decay, gradients clipped at a norm, and a schedule:
+A recipe is AdamW, or another of `UPDATE_RULES`, with decoupled weight decay, gradients clipped at a
+norm, and a schedule:
 
     rate(i) = peak f(i + first_update)          of update i = 0, 1, ...
     f(p)    = p / W                                                  p < W = warmup_steps
@@ -36,8 +37,13 @@ from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.configuration import PretrainConfig
 from assocjax.models import decoder
 from assocjax.models.model import Model, Sizes
+from assocjax.training.coupled import coupled_adamw
 
 _WARMUP, _LAST_RATE = 0.01, 0.1
+
+UPDATE_RULES = ("adamw", "coupled_adamw", "sgd")
+"""How gradients become updates: `coupled_adamw` shares Adam's second moment among all tokens of an
+embedding."""
 
 DECAYED = ("matrices", "matrices but the embedding", "all but the embedding", "all")
 """Weights that weight decay moves: those of two axes, or gains and biases too; the embedding is
@@ -59,7 +65,8 @@ class Recipe:
         schedule: "constant", "linear" or "cosine": how the rate falls.
         decay_steps: Number of the last updates in which it falls; None is all after the warmup.
         last_rate: The last learning rate, as a share of the largest.
-        beta1, beta2, eps: Of Adam.
+        update_rule: One of `UPDATE_RULES`.
+        beta1, beta2, eps: Of Adam; unused by "sgd".
         weight_decay: Decoupled: an update subtracts rate times weight_decay times the weight.
         decayed: One of `DECAYED`.
         clip: Norm of all gradients together above which they are scaled down to it; 0 is never.
@@ -81,6 +88,7 @@ class Recipe:
     schedule: str
     decay_steps: int | None = None
     last_rate: float
+    update_rule: str = "adamw"
     beta1: float | None = None
     beta2: float | None = None
     eps: float | None = None
@@ -123,6 +131,7 @@ class Recipe:
                     raise InputError(f"{name} must be at most {most:g}; got {value:g}")
                 plain(name, value)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("update_rule", self.update_rule, UPDATE_RULES)
         if self.decayed is not None:
             check_choice("decayed", self.decayed, DECAYED)
         if self.warmup_steps + (self.decay_steps or 0) > self.steps:
@@ -189,26 +198,27 @@ class Recipe:
         return np.concatenate([[0.0], np.cumsum(rates)])
 
     def optimizer(self) -> optax.GradientTransformation:
-        """AdamW with clipping and the learning rates of `rate`.
+        """The update rule with clipping, weight decay and the learning rates of `rate`.
 
         Raises:
             InputError: If a part of it is not published.
         """
-        names = ("beta1", "beta2", "eps", "weight_decay", "decayed", "clip")
+        names = ("weight_decay", "decayed", "clip")
+        names += ("beta1", "beta2", "eps") * (self.update_rule != "sgd")
         if unknown := [name for name in names if getattr(self, name) is None]:
             raise InputError(
                 f"recipe {self.name!r} has no {', '.join(unknown)}, which are not published for "
                 "certain: give them in a file with its other keys"
             )
-        adamw = optax.adamw(
-            self.rate,
-            b1=self.beta1,  # type: ignore[arg-type]
-            b2=self.beta2,  # type: ignore[arg-type]
-            eps=self.eps,  # type: ignore[arg-type]
-            weight_decay=self.weight_decay,  # type: ignore[arg-type]
-            mask=functools.partial(_decays, self.decayed),
-        )
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw) if self.clip else adamw
+        decay: dict[str, Any] = {"weight_decay": self.weight_decay}
+        decay["mask"] = functools.partial(_decays, self.decayed)
+        if self.update_rule == "sgd":
+            made = optax.chain(optax.add_decayed_weights(**decay), optax.sgd(self.rate))
+        else:
+            adamw = coupled_adamw if self.update_rule == "coupled_adamw" else optax.adamw
+            betas: dict[str, Any] = {"b1": self.beta1, "b2": self.beta2, "eps": self.eps}
+            made = adamw(self.rate, **betas, **decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip), made) if self.clip else made
 
 
 def _decays(decayed: str | None, params: Any) -> Any:
@@ -233,10 +243,12 @@ def pretrain_recipe(config: PretrainConfig) -> Recipe:
         first_update=1,
         schedule="cosine",
         last_rate=_LAST_RATE,
+        update_rule=config.optimizer,
         beta1=0.9,
         beta2=0.95,
         eps=1e-8,
-        weight_decay=0.1,
+        # At the large rates of plain descent it would undo the steps.
+        weight_decay=0.0 if config.optimizer == "sgd" else 0.1,
         decayed="matrices",
         clip=1.0,
         batch_size=config.batch_size,
