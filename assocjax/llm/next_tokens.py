@@ -251,8 +251,9 @@ def ngram_agreement(
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     num_bins = check_integer("num_bins", num_bins, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
-    check_is("others", others or {}, Mapping)
-    given = {name: np.asarray(as_array(name, of), float) for name, of in (others or {}).items()}
+    others = {} if others is None else others
+    check_is("others", others, Mapping)
+    given = {name: np.asarray(as_array(name, of), float) for name, of in others.items()}
     for name, of in given.items():
         if of.shape != (n, V) or not (of >= 0).all() or not np.allclose(of.sum(1), 1, atol=1e-3):
             raise InputError(
