@@ -115,7 +115,7 @@ TOGETHER = {
         ["--revisions", "step0,step0"],
         ["--twin", "pretrain-tiny"],
         ["--twin", "smollm2-135m", "--revisions", "step0,step1"],
-        ["--twin", "pretrain-tiny", "--revisions", "step1,step2"],
+        ["--revisions", "step1,step2", "--twin", "pretrain-tiny"],
         ["--recipe", "pretrain-tiny", "--twin", "pretrain-tiny"],
         ["--over", "summed_rate"],
     ],

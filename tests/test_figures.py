@@ -482,6 +482,26 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     }
 
 
+@pytest.mark.parametrize("name", ["plot_layers_by_step", "plot_heads"])
+def test_checkpoints_over_the_clock(name):
+    """Columns are labelled by name, step or summed learning rate."""
+    drawn, options, _ = made_up(["a", "b"])[name]
+    timed = drawn.assign_coords(step=("revision", [0, 16]), summed_rate=("revision", [0, 0.014]))
+    for of, over, label, ticks in (
+        (drawn, "step", "revision", ["a", "b"]),
+        (timed, "step", "step", ["0", "16"]),
+        (timed, "summed_rate", "summed learning rate", ["0", "0.014"]),
+    ):
+        figure = getattr(figures, name)(of, over=over, **options)
+        (ax, *_) = [ax for ax in figure.axes if ax.get_xlabel()]
+        assert ax.get_xlabel() == label
+        assert [text.get_text() for text in ax.get_xticklabels()] == ticks
+    with pytest.raises(aj.InputError, match="over must be one of"):
+        getattr(figures, name)(timed, over="loss", **options)
+    with pytest.raises(aj.InputError, match="must have a coordinate 'summed_rate'"):
+        getattr(figures, name)(drawn, over="summed_rate", **options)
+
+
 @pytest.mark.parametrize("name", ["plot_cosines", "plot_horizons", "plot_ablation", "plot_overlap"])
 def test_a_dimension_of_which_one_value_is_chosen_is_drawn(name):
     """As the same selection with a list, which keeps the dimension."""

@@ -327,7 +327,11 @@ def test_bad_checkpoints(folder):
         (REVISIONS, {"other_runs": [folder / "other"]}, "'.*other' starts from other weights"),
         (REVISIONS, {"orders": [6]}, "order"),
     ):
-        call = {"name_or_path": folder / "a", "source": data, "recipe": RECIPE} | options
+        call: dict[str, Any] = {
+            "name_or_path": folder / "a",
+            "source": data,
+            "recipe": RECIPE,
+        } | options
         with pytest.raises(aj.InputError, match=message):
             llm.compare_with_twins(revisions=revisions, **call)
 
@@ -351,6 +355,6 @@ def test_figures_over_the_clock(trained):
     lines = {line.get_label(): line.get_xydata() for line in panel.lines}
     expected = found["norm_ratio"].sel(weight="embedding", layers="all", twin="twin-4")
     np.testing.assert_allclose(
-        lines["twin-4"], np.transpose([[0.1, 0.3], expected.mean("held_out")])
+        np.array(lines["twin-4"]), np.transpose([[0.1, 0.3], expected.mean("held_out")])
     )
     assert "other runs" in lines

@@ -22,15 +22,19 @@ _CONTROLS = {"order 0": "twin-0", "shuffled": "twin-2-shuffled"}
 
 
 def checked_recipe(option: str, given: str | None) -> "Recipe | None":
-    """The recipe that an option names; an error names the option."""
+    """The recipe that an option names, for --twin with all of its optimizer; an error names the
+    option."""
     from assocjax.llm.published import find_recipe
 
     if given is None:
         return None
     try:
-        return find_recipe(given)
+        recipe = find_recipe(given)
+        if option == "twin":
+            recipe.optimizer()
     except InputError as error:
         raise InputError(str(error).replace("recipe", f"--{option}", 1)) from None
+    return recipe
 
 
 def compare_twins(options: "Compare", finish: Finish) -> Report:
@@ -43,7 +47,6 @@ def compare_twins(options: "Compare", finish: Finish) -> Report:
 
     recipe = checked_recipe("twin", options.twin)
     assert recipe is not None
-    recipe.optimizer()  # which may not be published
     if options.recipe is not None:
         raise InputError("--recipe: not allowed with --twin, whose recipe it is")
     if options.revisions is None:
@@ -166,6 +169,8 @@ def _report(dataset: "xr.Dataset") -> Report:
 
 def _medians(dataset: "xr.Dataset", last: dict[str, Any]) -> str:
     best, control = next(iter(_columns(dataset))), max(last[name] for name in _CONTROLS)
+    if last[best] != last[best]:
+        return f"Step {last['step']}: most weights have not changed."
     return f"Step {last['step']}: {best} {last[best]:.3f}, the better control {control:.3f}."
 
 

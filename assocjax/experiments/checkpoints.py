@@ -55,10 +55,9 @@ def checkpoint_twins(
     Raises:
       InputError, InputTypeError: as `StatisticsTwin`; `orders` repeats one.
     """
-    large: dict[str, Any] = (
-        {"entries": _ENTRIES, "rematerialize": True} if vocab_size >= LARGE else {}
-    )
-    orders = check_integers("orders", list(orders), minimum=0)
+    large: dict[str, Any] = {"entries": _ENTRIES, "rematerialize": True}
+    large = large if check_integer("vocab_size", vocab_size, minimum=0) >= LARGE else {}
+    orders = check_integers("orders", orders, minimum=0)
     if len(set(orders)) < len(orders):
         raise InputError(f"orders must differ; got {orders}")
     twins = [StatisticsTwin(order, rows, **large) for order in sorted({0, *orders})]

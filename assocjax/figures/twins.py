@@ -16,6 +16,7 @@ from assocjax.figures.style import (
     Size,
     checked,
     clock,
+    few_ticks,
     finish,
     label_axes,
     literal,
@@ -27,6 +28,7 @@ from assocjax.figures.style import (
 _MEASURES = {"cosine": "cosine", "partial_cosine": "partial cosine"}
 _NAMES = _MEASURES | {"norm_ratio": "norm, twin over run"}
 _CONTROLS = ("twin-0", "shuffled")
+_TICKS = 6  # at most, of an axis
 _DIMS = "twin held_out weight layers step"
 
 
@@ -121,10 +123,15 @@ def plot_twins_by_step(
             ax.plot(at, values.sel(weight=weight, twin=twin), marker="o", ms=3, **look)
         ax.set_title(literal(weight, 20), fontsize=9)
         ax.set_xscale("log")
-    for ax in axes.flat[len(weights) :]:
-        ax.set_axis_off()
-    label = {"step": "step", "summed_rate": "summed learning rate"}[over]
-    label_axes(axes, label, _NAMES[measure])
+        ticks = [float(f"{each:.2g}") for each in at if each > 0]
+        few_ticks(ax, ticks[:: -(-len(ticks) // _TICKS) or 1])
+    label_axes(axes, "", _NAMES[measure])
+    for i, ax in enumerate(axes.flat):
+        if i >= len(weights):
+            ax.set_axis_off()
+        elif i + columns >= len(weights):  # nothing is below
+            ax.set_xlabel({"step": "step", "summed_rate": "summed learning rate"}[over])
+            ax.tick_params(labelbottom=True)
     finish(figure, axes, "Changes of weights beside those of statistics twins", dataset)
     return figure
 

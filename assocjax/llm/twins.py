@@ -26,7 +26,7 @@ from assocjax.arguments import check_integer, check_is
 from assocjax.checks import Sequences
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
-from assocjax.experiments.checkpoints import checkpoint_twins, compare_checkpoints
+from assocjax.experiments.checkpoints import check_shapes, checkpoint_twins, compare_checkpoints
 from assocjax.llm.decoders import load_decoder
 from assocjax.llm.files import check_list
 from assocjax.llm.published import find_recipe
@@ -123,7 +123,9 @@ def compare_with_twins(
     start = _rows(start, ids, exact)
     for name in other_runs:
         _, theirs = load_decoder(name, first)
-        same = jax.tree.map(np.array_equal, _rows(theirs, ids, exact), start)
+        theirs = _rows(theirs, ids, exact)
+        check_shapes(f"other_runs: step 0 of {os.fspath(name)!r}", theirs, start)
+        same = jax.tree.map(np.array_equal, theirs, start)
         if not all(jax.tree.leaves(same)):
             raise InputError(
                 f"other_runs: {os.fspath(name)!r} starts from other weights than "

@@ -132,6 +132,7 @@ def attention_only_twin_loss(
     Cost: (2 L + 1) V^3 multiply-adds.
     """
     check_is("params", params, Params)
+    check_is("statistics", statistics, TwinStatistics)
     order = check_integer("order", order, minimum=0)
     check_mean(order)
     h = jnp.eye(params.output.shape[0], dtype=params.output.dtype)
