@@ -63,6 +63,7 @@ from .figures import plot_horizon_study as plot_horizon_study
 from .figures import plot_horizons as plot_horizons
 from .figures import plot_layers_by_step as plot_layers_by_step
 from .figures import plot_loss as plot_loss
+from .figures import plot_ngrams as plot_ngrams
 from .figures import plot_overlap as plot_overlap
 from .figures import plot_precision as plot_precision
 from .figures import plot_predictions as plot_predictions
@@ -105,6 +106,8 @@ from .statistics.dense import corpus_statistics as corpus_statistics
 from .statistics.moments import EffectiveStatistics as EffectiveStatistics
 from .statistics.moments import effective_statistics as effective_statistics
 from .statistics.moments import second_moments as second_moments
+from .statistics.ngrams import NGrams as NGrams
+from .statistics.ngrams import count_ngrams as count_ngrams
 from .statistics.occurrences import Occurrences as Occurrences
 from .statistics.occurrences import count_occurrences as count_occurrences
 from .statistics.shards import load_statistics as load_statistics

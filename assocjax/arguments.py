@@ -85,6 +85,7 @@ MIN_COUNT = 10
 NUM_SEQUENCES = 4000
 NUM_TOKENS = 2000
 NUM_SHUFFLES = 100
+HELD_OUT = 0.2
 NUM_BINS = 10
 
 SCALES: tuple[str, ...] = ("tiny", "small", "paper")

@@ -36,6 +36,7 @@ LIBRARY = {
         texts.tokens_of_model,
         corpora.read_documents,
     ],
+    "ngrams": [llm.compare_ngrams, texts.tokens_of_model, corpora.read_documents],
     "reproduce": [reproduce.reproduce],
 }
 """The functions that a command hands its options to."""
@@ -95,6 +96,7 @@ POSITIONAL = {
     "associations": ["bird"],
     "attribute": ["bird", "flew"],
     "compare": ["model"],
+    "ngrams": ["model"],
     "explore": ["track.nc"],
     "merge": ["counts-1-of-1.nc"],
     "reproduce": ["figure3"],
@@ -117,6 +119,7 @@ TOGETHER = {
         ["--recipe", "pretrain-tiny", "--twin", "pretrain-tiny"],
         ["--over", "summed_rate"],
     ],
+    "ngrams": [["--revisions", "step0,step0"], ["--over", "summed_rate"]],
     "pretrain-tiny": [["--width", "20"]],
     "predict": [
         ["--width", "15"],
@@ -164,7 +167,11 @@ def test_bad_values_are_refused_before_anything_is_read(command, tmp_path, monke
         assert not list(tmp_path.iterdir()), arguments
 
 
-@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - {"merge", "explore", "compare"}))
+OF_RESULTS = {"merge", "explore", "compare", "ngrams"}
+"""Commands of results and models that there must be, which are looked for first."""
+
+
+@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - OF_RESULTS))
 def test_a_command_that_is_refused_later_leaves_no_folder(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("assocjax.llm.libraries.require", lambda name: None)

@@ -18,6 +18,7 @@ from assocjax.analysis.associations import MATRICES
 from assocjax.analysis.scorings import SCORINGS, SIDES
 from assocjax.arguments import DPI
 from assocjax.figures import style
+from assocjax.llm.next_tokens import BIGRAM, READINGS, UNIGRAM
 from assocjax.models.params import WEIGHTS
 
 RATES, SEEDS, SCALES, STEPS, LAYERS = [0.5, 2.0, 8.0], [0, 1], [0.0, 1e-3], 6, 2
@@ -447,7 +448,18 @@ def made_up(names=AWKWARD) -> dict[str, tuple]:
     steps = ("measured", "other_runs", "predicted", "earliest", "latest", "frequencies", "shuffled")
     kinds = {"kind": ("association", np.array(["bigram", "bigram", "context"], object))}
     formed = of({"association": 3}, dict.fromkeys(steps, "association"), **kinds)
+    coords = {
+        "revision": words[:2], "reading": list(READINGS), "reference": [UNIGRAM, BIGRAM, names[0]],
+        "residual": ["uniform", "unigram"], "null": ["all", "frequency"], "order": [1, 2, 3],
+    }  # fmt: skip
+    ngrams = dict.fromkeys(("kl_mean", "rank_correlation_mean"), "revision reading reference")
+    ngrams |= dict.fromkeys(("head_null_mean", "head_null_sd"), "revision residual null")
+    ngrams |= dict.fromkeys(("entropy", "cross_entropy"), "order")
+    ngrams |= {"head_correlation": "revision residual", "loss": "revision", "kl_of_text": ""}
+    sizes = {dim: len(of_dim) for dim, of_dim in coords.items()}
+    ngrams = of(sizes, ngrams, **coords, step=("revision", [0, 4]))
     return {
+        "plot_ngrams": (ngrams, {}, "kl_mean"),
         "plot_shares": (shares, {}, "share"),
         "plot_predictions": (formed, {}, "measured"),
         "plot_cosines": (sweep, {}, "cosine"),

@@ -362,6 +362,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "corpus_statistics": {**of_corpus, "vocab_size": 5},
         "corrected_weights": {**of_corpus, "statistics": moments, **flow, "nodes": 3},
         "count_distinct": {"data": tokens},
+        "count_ngrams": {"source": data, "sequences": None, "order": 2, "smoothing": None},
         "count_occurrences": {**of_corpus, "vocab_size": 5, "tokens": [0]},
         "data_parallel_loss_and_gradient": {**of, "mesh": jax.make_mesh((1,), ("data",))},
         "descent_coefficients": {"learning_rate": 0.5, "steps": 3},
@@ -481,6 +482,8 @@ def language_model_calls() -> dict[str, dict]:
     pair = {"A": A, "M": M, "centering": "feature"}
     data = token_data(random_tokens(0, 6, 4, 5), 5)
     ids, few = np.arange(4), {"num_shuffles": 2, "seed": 0}
+    log_p = np.log(rng.dirichlet(np.ones(5), (3, 4)))
+    predictions = llm.Predictions(log_p, log_p[0], np.arange(4, 8), 1.0)
     streams = llm.Streams(*rng.normal(size=(3, 1, 6, 3)).astype(np.float32))
     return {
         "basis_matrices": {"source": data, "token_ids": ids, "residual": "uniform"},
@@ -495,6 +498,8 @@ def language_model_calls() -> dict[str, dict]:
         "dominating": pair,
         "find_recipe": {"recipe": "pretrain-tiny"},
         "frequency_bins": {"counts": np.arange(6), "num_bins": 2},
+        "ngram_agreement": {"predictions": predictions, "ngrams": aj.count_ngrams(data),
+            "token_ids": ids, "others": None, "num_bins": 2, **few},
         "permutation_null": {**pair, **few, "bins": np.array([0, 0, 1, 1, 2, 2])},
         "subset_matrices": {"statistics": aj.sparse_statistics(data), "token_ids": ids},
         "theory_of_tokens": {"source": data, "num_tokens": 3, "min_count": 1},
@@ -506,6 +511,7 @@ def language_model_calls() -> dict[str, dict]:
 NEED_COMPARISON = {"plot_by_layer", "plot_heads", "plot_layers_by_step", "plot_twins"}
 NEED_COMPARISON |= {"twin_shares", "plot_shares", "formation_steps", "prediction_scores"}
 NEED_COMPARISON |= {"plot_predictions", "removal_scores", "plot_twins_by_step"}
+NEED_COMPARISON |= {"plot_ngrams"}
 """Of Datasets of comparisons: `test_figures`, `test_twins` and `test_predictions` try them."""
 
 NEED_COMPILING = {"compare_twins", "twin_loss", "flax_model", "predict_formation"}
@@ -515,7 +521,8 @@ NEED_COMPILING |= {"remove_bigrams", "compare_checkpoints"}
 NEED_MODEL = {"load_model", "weight_hashes", "shared_weights", "single_token_streams"}
 NEED_MODEL |= {"occurrence_streams", "query_key_factors", "tokens_of_model", "compare_revisions"}
 NEED_MODEL |= {"load_decoder", "save_decoder", "pretrain_tiny", "compare_with_twins"}
-"""The commands `compare` and `pretrain-tiny`, whose options are fuzzed, call them."""
+NEED_MODEL |= {"read_predictions", "compare_ngrams"}
+"""The commands `compare`, `ngrams` and `pretrain-tiny`, whose options are fuzzed, call them."""
 
 
 def functions(module) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 `sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `predict`
 foretells, from statistics alone, when associations form in a language model. `statistics` and
 `associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
-`merge` are for large texts. `compare` compares language models with the theory, and `pretrain_tiny`
-trains small ones. `reproduce` makes the paper's tables and figures.
+`merge` are for large texts. `compare` compares language models with the theory, `ngrams` what they
+predict with n-grams, and `pretrain_tiny` trains small ones. `reproduce` makes the paper's tables
+and figures.
 
 Each command is a class of options, from which the parser (cyclopts) and the documentation are made.
 Heavy libraries are imported when a command runs, so that help never waits for JAX.
@@ -24,7 +25,8 @@ from assocjax.cli._terminal import quiet
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
-COMMANDS += ("explore", "predict", "ablate", "attribute", "pretrain-tiny", "compare", "reproduce")
+COMMANDS += ("explore", "predict", "ablate", "attribute", "pretrain-tiny", "compare", "ngrams")
+COMMANDS += ("reproduce",)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -47,6 +47,9 @@ _OPEN |= {
 _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model", "other_runs", "twin", "recipe")
 """Options that may name files or folders to read."""
 
+_OF_MODELS = ("compare", "ngrams")
+"""Commands whose model is a folder or a name on the hub."""
+
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
 
@@ -115,7 +118,7 @@ def _given(command: Results) -> dict[str, Any]:
             if option in ("twin", "recipe") and not Path(value).is_file():
                 continue  # a published one, which the package's version determines
             # A user's file may have the name of a corpus; the name comes first.
-            if str(value) not in _NAMED and (option != "model" or command.command == "compare"):
+            if str(value) not in _NAMED and (option != "model" or command.command in _OF_MODELS):
                 files[str(value)] = _hash(Path(value))
     given = {"options": options, "files": files, "versions": versions}
     return json.loads(json.dumps(given, default=str))

@@ -31,7 +31,7 @@ def _whole(metavar: str, least: int, most: int = LARGEST_COUNT) -> Parameter:
 
 def real(metavar: str, **bounds: float) -> Parameter:
     """An option that takes a finite number."""
-    return Parameter(metavar=metavar, validator=Number(**bounds, lt=math.inf))
+    return Parameter(metavar=metavar, validator=Number(**({"lt": math.inf} | bounds)))
 
 
 def distinct(kind: Any, values: tuple[Any, ...] | None) -> None:

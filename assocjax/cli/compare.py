@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from assocjax.storage import Folder
 
 
-def _by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
+def by_commas(kind: Any, tokens: Any) -> tuple[str, ...]:
+    """Converts names separated by commas."""
     return tuple(tokens[0].value.split(","))
 
 
 _CLEAR = 3
 """Differences from the shuffled tokens, in their sd, above which there is a signal."""
 
-_SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all if the text has fewer"
+SEQUENCES = f"{arguments.NUM_SEQUENCES}, or all if the text has fewer"
 _TOKENS = f"{arguments.NUM_TOKENS}, or all that occur --min-count times"
 
 
@@ -42,7 +43,7 @@ class Twins:
     them), or one in a .json or .yaml file, such as the pretraining.json of pretrain-tiny"""
     other_runs: Annotated[
         tuple[str, ...],
-        Parameter(metavar="MODEL,...", converter=_by_commas, n_tokens=1, validator=distinct),
+        Parameter(metavar="MODEL,...", converter=by_commas, n_tokens=1, validator=distinct),
     ] = ()
     """models of the same start and other orders of batches, as a ceiling"""
     orders: Annotated[tuple[Literal[1, 2, 3, 4, 5], ...], several("ORDER")] = (2, 4)
@@ -64,7 +65,7 @@ class Compare(Drawn, Twins, Reading):
     """a folder (with a subfolder for each revision), a .gguf file, or owner/name on the hub"""
     revisions: Annotated[
         tuple[str, ...] | None,
-        Parameter(metavar="NAME,...", converter=_by_commas, n_tokens=1, validator=distinct),
+        Parameter(metavar="NAME,...", converter=by_commas, n_tokens=1, validator=distinct),
     ] = None
     """checkpoints to compare, such as step0,step1,step512 (default: the model itself)"""
     corpus: str = "fables"
@@ -72,7 +73,7 @@ class Compare(Drawn, Twins, Reading):
     file; or a token file in the model's tokens"""
     seq_len: Length = 128
     """number of positions of a sequence"""
-    num_sequences: Annotated[Count | None, unless_given(_SEQUENCES)] = None
+    num_sequences: Annotated[Count | None, unless_given(SEQUENCES)] = None
     """compute statistics of the first N sequences"""
     num_tokens: Annotated[AtLeast2 | None, unless_given(_TOKENS)] = None
     """compare the N most frequent tokens"""

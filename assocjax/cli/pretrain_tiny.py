@@ -10,13 +10,18 @@ from assocjax.cli._kinds import Count, Layers, Length, Rate, Seed, Steps, VocabS
 from assocjax.cli._options import Device, Results, arguments_of, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
-from assocjax.llm.configuration import PretrainConfig
+from assocjax.llm.configuration import Models, Optimizers, PretrainConfig
 
 
 @options("Model and training")
 class PretrainTiny(Results, Device, Reading):
-    """Train a small GPT-NeoX with Pythia's recipe, and save its checkpoints as folders."""
+    """Train a small language model with Pythia's recipe, and save its checkpoints as folders."""
 
+    model: Models = PretrainConfig.model
+    """architecture of the language model"""
+    optimizer: Optimizers = PretrainConfig.optimizer
+    """AdamW; the same with a second moment that all tokens of an embedding share; or plain descent,
+    which needs a far larger --learning-rate, such as 0.5"""
     vocab_size: VocabSize = PretrainConfig.vocab_size
     """size of the byte-pair vocabulary, which is trained on the corpus"""
     seq_len: Length = PretrainConfig.seq_len

@@ -7,6 +7,7 @@
 `ablation`  the loss after edits of trained weights, and of controls
 `associations`  when associations form, and a token's context
 `twins`     statistics twins beside real runs
+`ngrams`    predictions of language models, beside n-grams of a text
 `language_models`  similarity of layers, heads and checkpoints with the theory, and controls
 """
 
@@ -22,6 +23,7 @@ from assocjax.figures.limits import plot_bounds as plot_bounds
 from assocjax.figures.limits import plot_horizon_study as plot_horizon_study
 from assocjax.figures.limits import plot_horizons as plot_horizons
 from assocjax.figures.matrices import plot_statistics as plot_statistics
+from assocjax.figures.ngrams import plot_ngrams as plot_ngrams
 from assocjax.figures.style import LABELS as LABELS
 from assocjax.figures.style import figure_files as figure_files
 from assocjax.figures.style import save as save

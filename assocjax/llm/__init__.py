@@ -22,6 +22,8 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 * `compare`: all layers and heads with all matrices, in one Dataset.
 * `texts`: a text in a model's tokens, and the theory of its most frequent tokens.
 * `revisions`: `compare_revisions`, one checkpoint after another, with a file for each.
+* `next_tokens`: what a model predicts after single tokens, beside the n-grams of a text.
+* `ngram_revisions`: `compare_ngrams`, the same of one checkpoint after another.
 * `twins`: `compare_with_twins`, changes of weights beside those of statistics twins, by step.
 """
 

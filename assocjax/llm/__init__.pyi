@@ -12,6 +12,10 @@ from .dominance import dominating as dominating
 from .files import weight_hashes as weight_hashes
 from .models import LanguageModel as LanguageModel
 from .models import load_model as load_model
+from .next_tokens import Predictions as Predictions
+from .next_tokens import ngram_agreement as ngram_agreement
+from .next_tokens import read_predictions as read_predictions
+from .ngram_revisions import compare_ngrams as compare_ngrams
 from .nulls import Null as Null
 from .nulls import frequency_bins as frequency_bins
 from .nulls import permutation_null as permutation_null

@@ -1,4 +1,4 @@
-"""Pretraining of a small Pythia, with a folder for every checkpoint.
+"""Pretraining of a small language model, with a folder for every checkpoint.
 
 It is for machines where no model can be downloaded. Pythia's checkpoints `step0`, `step1`, `step2`,
 `step4`, ... are revisions on the hub; here they are folders, which `load_model(out, "step16")` and
@@ -41,7 +41,7 @@ def pretrain_tiny(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains a small GPT-NeoX on a corpus, or resumes an interrupted training; in JAX.
+    """Trains a small language model on a corpus, or resumes an interrupted training; in JAX.
 
     Args:
         documents: A corpus, from `assocjax.corpora.read_documents`.

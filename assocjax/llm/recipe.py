@@ -1,6 +1,7 @@
 """Recipes of training: the learning rate of every update, and the optimizer; and pretrain-tiny's.
 
-A recipe is AdamW with decoupled weight decay, gradients clipped at a norm, and a schedule:
+A recipe is AdamW, or another of `UPDATE_RULES`, with decoupled weight decay, gradients clipped at a
+norm, and a schedule:
 
     rate(i) = peak f(i + first_update)          of update i = 0, 1, ...
     f(p)    = p / W                                                  p < W = warmup_steps
@@ -12,7 +13,7 @@ of different recipes are compared: a change of weights is proportional to it as 
 change little.
 
 pretrain-tiny's recipe is Pythia's at a small size (Biderman et al., 2023, arXiv 2304.01373, and its
-configuration files): a GPT-NeoX (rotary, parallel MLP, layer norm) trained by AdamW with betas .9
+configuration files): a GPT-NeoX, Llama or GPT-2 trained by AdamW with betas .9
 and .95, weight decay .1 of matrices only, gradients clipped at norm 1, linear warmup over 1 % of
 the steps and cosine decay to 10 % of the learning rate. Initialization is Gaussian with standard
 deviation sqrt(2 / 5d), and 2 / (L sqrt(d)) for matrices that write to the residual stream.
@@ -34,10 +35,15 @@ from assocjax.arguments import LARGEST_PATH, SCHEDULES, check_choice, check_inte
 from assocjax.checks import check_number
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.configuration import PretrainConfig
-from assocjax.models.decoder import DecoderModel, neox
+from assocjax.models import decoder
 from assocjax.models.model import Model, Sizes
+from assocjax.training.coupled import coupled_adamw
 
 _WARMUP, _LAST_RATE = 0.01, 0.1
+
+UPDATE_RULES = ("adamw", "coupled_adamw", "sgd")
+"""How gradients become updates: `coupled_adamw` shares Adam's second moment among all tokens of an
+embedding."""
 
 DECAYED = ("matrices", "matrices but the embedding", "all but the embedding", "all")
 """Weights that weight decay moves: those of two axes, or gains and biases too; the embedding is
@@ -59,7 +65,8 @@ class Recipe:
         schedule: "constant", "linear" or "cosine": how the rate falls.
         decay_steps: Number of the last updates in which it falls; None is all after the warmup.
         last_rate: The last learning rate, as a share of the largest.
-        beta1, beta2, eps: Of Adam.
+        update_rule: One of `UPDATE_RULES`.
+        beta1, beta2, eps: Of Adam; unused by "sgd".
         weight_decay: Decoupled: an update subtracts rate times weight_decay times the weight.
         decayed: One of `DECAYED`.
         clip: Norm of all gradients together above which they are scaled down to it; 0 is never.
@@ -81,6 +88,7 @@ class Recipe:
     schedule: str
     decay_steps: int | None = None
     last_rate: float
+    update_rule: str = "adamw"
     beta1: float | None = None
     beta2: float | None = None
     eps: float | None = None
@@ -123,6 +131,7 @@ class Recipe:
                     raise InputError(f"{name} must be at most {most:g}; got {value:g}")
                 plain(name, value)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("update_rule", self.update_rule, UPDATE_RULES)
         if self.decayed is not None:
             check_choice("decayed", self.decayed, DECAYED)
         if self.warmup_steps + (self.decay_steps or 0) > self.steps:
@@ -189,26 +198,27 @@ class Recipe:
         return np.concatenate([[0.0], np.cumsum(rates)])
 
     def optimizer(self) -> optax.GradientTransformation:
-        """AdamW with clipping and the learning rates of `rate`.
+        """The update rule with clipping, weight decay and the learning rates of `rate`.
 
         Raises:
             InputError: If a part of it is not published.
         """
-        names = ("beta1", "beta2", "eps", "weight_decay", "decayed", "clip")
+        names = ("weight_decay", "decayed", "clip")
+        names += ("beta1", "beta2", "eps") * (self.update_rule != "sgd")
         if unknown := [name for name in names if getattr(self, name) is None]:
             raise InputError(
                 f"recipe {self.name!r} has no {', '.join(unknown)}, which are not published for "
                 "certain: give them in a file with its other keys"
             )
-        adamw = optax.adamw(
-            self.rate,
-            b1=self.beta1,  # type: ignore[arg-type]
-            b2=self.beta2,  # type: ignore[arg-type]
-            eps=self.eps,  # type: ignore[arg-type]
-            weight_decay=self.weight_decay,  # type: ignore[arg-type]
-            mask=functools.partial(_decays, self.decayed),
-        )
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw) if self.clip else adamw
+        decay: dict[str, Any] = {"weight_decay": self.weight_decay}
+        decay["mask"] = functools.partial(_decays, self.decayed)
+        if self.update_rule == "sgd":
+            made = optax.chain(optax.add_decayed_weights(**decay), optax.sgd(self.rate))
+        else:
+            adamw = coupled_adamw if self.update_rule == "coupled_adamw" else optax.adamw
+            betas: dict[str, Any] = {"b1": self.beta1, "b2": self.beta2, "eps": self.eps}
+            made = adamw(self.rate, **betas, **decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip), made) if self.clip else made
 
 
 def _decays(decayed: str | None, params: Any) -> Any:
@@ -233,10 +243,12 @@ def pretrain_recipe(config: PretrainConfig) -> Recipe:
         first_update=1,
         schedule="cosine",
         last_rate=_LAST_RATE,
+        update_rule=config.optimizer,
         beta1=0.9,
         beta2=0.95,
         eps=1e-8,
-        weight_decay=0.1,
+        # At the large rates of plain descent it would undo the steps.
+        weight_decay=0.0 if config.optimizer == "sgd" else 0.1,
         decayed="matrices",
         clip=1.0,
         batch_size=config.batch_size,
@@ -254,11 +266,14 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
     return pretrain_recipe(PretrainConfig(learning_rate=learning_rate, steps=steps)).optimizer()
 
 
-def initial_model(config: PretrainConfig, vocab_size: int) -> tuple[DecoderModel, dict[str, Any]]:
-    """A GPT-NeoX and its weights at initialization, a function of `config.seed`."""
+def initial_model(
+    config: PretrainConfig, vocab_size: int
+) -> tuple[decoder.DecoderModel, dict[str, Any]]:
+    """A model and its weights at initialization, a function of `config.seed`."""
     # A head has at least 8 dimensions, so that the quarter that is rotated has at least one pair.
     sizes = Sizes(vocab_size, max(2048, config.seq_len), config.num_layers)
-    model = DecoderModel("neox", neox(*sizes, config.width, config.num_heads))
+    architecture = getattr(decoder, config.model)(*sizes, config.width, config.num_heads)
+    model = decoder.DecoderModel(config.model, architecture)
     start = jax.jit(lambda key: model.init(key, sizes, dtype=jnp.float32))
     return model, start(jax.random.key(config.seed))
 

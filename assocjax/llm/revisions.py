@@ -95,13 +95,7 @@ def compare_revisions(
     for library in ("torch", "transformers"):
         require(library)
     check_choice("probe", probe, PROBES)
-    check_list(revisions)
-    if not revisions:
-        raise InputError("revisions must name at least one")
-    names = [revision or ONLY for revision in revisions]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
+    names = names_of(revisions)
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     num_bins = check_integer("num_bins", num_bins, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
@@ -118,7 +112,7 @@ def compare_revisions(
 
     hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
     settings = {
-        "model": _name(name_or_path),
+        "model": name_of(name_or_path),
         "num_tokens": num_tokens,
         "min_count": min_count,
         "probe": probe,
@@ -127,16 +121,14 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
     }
-    # Two models may have the same name, but not the same path.
-    place = os.fspath(Path(name_or_path).expanduser().absolute()) if _is_path(name_or_path) else ""
     libraries = {name: _versions()[name] for name in ("torch", "transformers")}
-    of_all = results.identity(source, settings | {"place": place}) | libraries
+    of_all = results.identity(source, settings | place_of(name_or_path)) | libraries
     with claim(out, "compare", of_all, overwrite=overwrite) as folder:
         found: dict[str, xr.Dataset] = {}
         missing = {}
         for name, revision in zip(names, revisions, strict=True):
             file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
-            decides = of_all | hashes[name] | _configuration(name_or_path, revision)
+            decides = of_all | hashes[name] | configuration_hash(name_or_path, revision)
             kept = None
             if file in folder.files:
                 kept = results.reuse(folder.path / file, decides, overwrite=overwrite)
@@ -185,11 +177,36 @@ def compare_revisions(
     )
 
 
+def names_of(revisions: Sequence[str | None]) -> list[str]:
+    """The names of revisions in results.
+
+    Raises:
+        InputError, InputTypeError: As `compare_revisions`.
+    """
+    check_list(revisions)
+    if not revisions:
+        raise InputError("revisions must name at least one")
+    names = [revision or ONLY for revision in revisions]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"revisions must differ; got {repeated[0]!r} more than once")
+    return names
+
+
+def place_of(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
+    """The path of a local model: two of them may have the same name."""
+    if not _is_path(name_or_path):
+        return {"place": ""}
+    return {"place": os.fspath(Path(name_or_path).expanduser().absolute())}
+
+
 def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
     return Path(name_or_path).expanduser().exists()
 
 
-def _configuration(name_or_path: str | os.PathLike[str], revision: str | None) -> dict[str, str]:
+def configuration_hash(
+    name_or_path: str | os.PathLike[str], revision: str | None
+) -> dict[str, str]:
     """The hash of a local model's configuration, on which the effect of its weights depends."""
     if not _is_path(name_or_path):
         return {}
@@ -197,7 +214,7 @@ def _configuration(name_or_path: str | os.PathLike[str], revision: str | None) -
     return {"config.json": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
-def _name(name_or_path: str | os.PathLike[str]) -> str:
+def name_of(name_or_path: str | os.PathLike[str]) -> str:
     path = Path(name_or_path).expanduser()
     return path.resolve().name if os.path.exists(path) else os.fspath(name_or_path)
 
@@ -270,9 +287,13 @@ def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         combine_attrs="override",
         join="exact",
     ).assign_coords(revision=list(found))
-    if (steps := steps_of(found)) is not None:
-        dataset = dataset.assign_coords(step=("revision", steps))
-    return dataset.assign(token_count=counts)
+    return with_steps(dataset).assign(token_count=counts)
+
+
+def with_steps(dataset: xr.Dataset) -> xr.Dataset:
+    """The Dataset with a coordinate `step` if each revision's name contains a different step."""
+    steps = steps_of(dataset["revision"].values.tolist())
+    return dataset if steps is None else dataset.assign_coords(step=("revision", steps))
 
 
 def steps_of(revisions: Iterable[str]) -> list[int] | None:

@@ -12,6 +12,7 @@ In reading order:
 * `sparse`: `sparse_statistics`, the same statistics as operators, sparse plus rank one.
 * `moments`: `effective_statistics`, the statistics that the effective theory needs.
 * `contexts`: `context_statistics`, contexts of tokens and of pairs of tokens, exact and sparse.
+* `ngrams`: `count_ngrams`, smoothed probabilities of the next token, and entropies.
 * `occurrences`: how often pairs of tokens occur, the evidence for an association.
 * `drawing`: random draws from rows of sparse weights, on the device.
 * `shards`: parts of a corpus, counted on any machine, resumable, and merged to the same bits.

@@ -17,6 +17,7 @@ from assocjax.checks import check_number, is_traced
 from assocjax.errors import InputError, InputTypeError
 from assocjax.models.model import Sizes, tree_bytes
 from assocjax.models.registry import MODEL, get_model
+from assocjax.training.coupled import coupled_adamw
 
 Optimizer = str | Callable[[Any], optax.GradientTransformation]
 
@@ -27,10 +28,11 @@ Shapes = Any
 def make_optimizer(optimizer: Optimizer, learning_rate) -> optax.GradientTransformation:
     """Makes the optimizer for a learning rate (which may be traced) or a schedule of it.
 
-    A name is that of an optax optimizer. If it has an `eps_root`, a constant added to the second
-    moment under a root, of 0 by default, it is set to the smallest normal number. This changes no
-    digit of training, but derivatives through the optimizer, which would be NaN where an entry has
-    had no gradient yet, are then correct. A function must set `eps_root` itself.
+    A name is that of an optax optimizer, or "coupled_adamw" (`assocjax.training.coupled`). If it
+    has an `eps_root`, a constant added to the second moment under a root, of 0 by default, it is
+    set to the smallest normal number. This changes no digit of training, but derivatives through
+    the optimizer, which would be NaN where an entry has had no gradient yet, are then correct. A
+    function must set `eps_root` itself.
 
     Raises:
       InputError: optax has no optimizer of that name with a learning rate, or the rate is not
@@ -122,7 +124,7 @@ class ScheduledOptimizer:
 
 
 def _named(name: str) -> Callable[[Any], Any]:
-    factory: Any = getattr(optax, name, None)
+    factory: Any = _OWN.get(name) or getattr(optax, name, None)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
@@ -139,6 +141,9 @@ def _named(name: str) -> Callable[[Any], Any]:
 
 
 _RATE = "learning_rate"
+
+_OWN = {"coupled_adamw": coupled_adamw}
+"""Optimizers by name that optax does not have."""
 
 
 def check_optimizer(optimizer: Optimizer, params: Shapes | None = None) -> None:
