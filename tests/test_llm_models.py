@@ -569,7 +569,7 @@ BAD = {
     "no heads": (lambda f: change_config(f, num_attention_heads=0), "cannot be "),
     "another architecture": (
         lambda f: change_config(f, model_type="bert"),
-        "unsupported architecture 'bert'; expected one of 'gpt_neox', 'llama', 'gpt2'",
+        "unsupported architecture 'bert'; expected one of 'gpt_neox', 'llama', 'gpt2', 'qwen2', ",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights: expected model.safe"),
     "a header cut short": (lambda f: cut(f / "model.safetensors", 0.001), "corrupt or cut short"),

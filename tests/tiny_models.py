@@ -77,6 +77,11 @@ def save(model, folder, size: int = V - 20):
     return folder
 
 
+def first(output):
+    """A module's output, or its first item."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def logits(module, tokens) -> np.ndarray:
     with torch.no_grad():
         return module(input_ids=torch.tensor(tokens)).logits.numpy()

@@ -29,7 +29,7 @@ class LanguageModel:
     Attributes:
         name: Its name on the hub, or that of its folder or file.
         revision: The requested revision.
-        family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm._architectures`.
+        family: Its `model_type`, such as `"gpt_neox"`: see `assocjax.llm._architectures`.
         num_layers: Number of layers.
         num_heads: Number of query heads of a layer.
         width: Dimension of the residual stream, d.
@@ -69,7 +69,10 @@ def load_model(
     *,
     device: str | None = None,
 ) -> LanguageModel:
-    """Loads a language model: GPT-NeoX (Pythia), Llama (SmolLM2, tinyllamas) or GPT-2.
+    """Loads a language model with transformers.
+
+    Its `model_type` is gpt_neox (Pythia), llama (SmolLM2, tinyllamas), gpt2, qwen2 (also Qwen2.5),
+    mistral, gemma2, olmo, olmo2 or phi.
 
     Args:
         name_or_path: A folder with weights in safetensors or PyTorch's format, a folder with such a
