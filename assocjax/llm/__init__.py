@@ -10,6 +10,7 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 * `_formats`: the differences between families of decoders, as they are stored.
 * `decoders`: `load_decoder` and `save_decoder`, for models in JAX; without torch or transformers.
 * `models`: `load_model`.
+* `embeddings`: a model's embedding, read without the other weights.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
 * `configuration`: `PretrainConfig`.
 * `recipe`: Pythia's training recipe, at a small size.

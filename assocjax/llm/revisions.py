@@ -14,6 +14,8 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,16 +26,27 @@ from assocjax.arguments import (
     NUM_BINS,
     NUM_SHUFFLES,
     PROBES,
+    READ_ONLY,
     check_choice,
+    check_flag,
     check_integer,
 )
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
-from assocjax.llm.files import Part, check_list, find_model, of_every_revision, weight_hashes
+from assocjax.llm.embeddings import embedding_stream
+from assocjax.llm.files import (
+    ModelFiles,
+    Part,
+    check_list,
+    find_model,
+    of_every_revision,
+    temporary_folder,
+    weight_hashes,
+)
 from assocjax.llm.libraries import require
-from assocjax.llm.models import LanguageModel, load_model
-from assocjax.llm.probes import Streams, occurrence_streams, query_key_factors, single_token_streams
+from assocjax.llm.models import LanguageModel, load_files, load_tokenizer
+from assocjax.llm.probes import occurrence_streams, query_key_factors, single_token_streams
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
 from assocjax.storage import claim, results
@@ -41,7 +54,7 @@ from assocjax.storage import claim, results
 ONLY = "main"
 """The name of the revision of a model without revisions."""
 
-_STEP = re.compile(r"(?<![A-Za-z0-9])step(\d+)(?![A-Za-z0-9]|\.\d)")
+_STEP = re.compile(r"(?<![A-Za-z0-9])step[-_]?(\d+)(?![A-Za-z0-9]|\.\d)")
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,6 +72,8 @@ def compare_revisions(
     num_shuffles: int = NUM_SHUFFLES,
     num_bins: int = NUM_BINS,
     seed: int = 0,
+    only: str | None = None,
+    delete_downloads: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -72,13 +87,19 @@ def compare_revisions(
         num_tokens, min_count: As in `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
         centerings, num_shuffles, num_bins, seed: As in `compare_model`.
+        only: "embeddings" to compare the embedding alone: of sharded weights, only the shard with
+            the embedding is downloaded and read, and `weights` and `shared_weights` are of it.
+        delete_downloads: Whether weights from the hub are deleted when they have been compared:
+            they are downloaded into a temporary folder (TMPDIR). What the hub's cache holds is used
+            and never deleted.
         overwrite: Replace another comparison in the folder, or compute this one again.
         progress: Called with (current work, steps done, steps in total).
 
     Returns:
         The Dataset of `compare_model`, with the leading dimension `revision`. It has a coordinate
         `step` if each name contains a different step: stepN or, as in `stage1-step1-tokens1B`,
-        stepN between other parts. `token_count` over `token` is the number of occurrences of each
+        stepN between other parts. With `only`, there is one layer, its `stream` is "before", and
+        attention is left out. `token_count` over `token` is the number of occurrences of each
         token. Attributes besides provenance, as JSON: `weights`, the hash of every file of each
         revision; `shared_weights`, the revisions that share tensors (`SharedWeights`).
 
@@ -96,6 +117,11 @@ def compare_revisions(
     for library in ("torch", "transformers"):
         require(library)
     check_choice("probe", probe, PROBES)
+    if only is not None:
+        check_choice("only", only, READ_ONLY)
+        if probe != "single":
+            raise InputError(f"only: embeddings are of single tokens; got probe {probe!r}")
+    check_flag("delete_downloads", delete_downloads)
     check_list(revisions)
     if not revisions:
         raise InputError("revisions must name at least one")
@@ -115,7 +141,7 @@ def compare_revisions(
 
     def hash_weights(revision: str | None) -> dict[str, str]:
         report("hashing weights", next(hashed), len(names))
-        return weight_hashes(name_or_path, revision)
+        return weight_hashes(name_or_path, revision, only=only)
 
     hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
     settings = {
@@ -127,6 +153,7 @@ def compare_revisions(
         "num_shuffles": num_shuffles,
         "num_bins": num_bins,
         "seed": seed,
+        "only": only,
     }
     # Two models may have the same name, but not the same path.
     place = os.fspath(Path(name_or_path).expanduser().absolute()) if _is_path(name_or_path) else ""
@@ -137,7 +164,7 @@ def compare_revisions(
         missing = {}
         for name, revision in zip(names, revisions, strict=True):
             file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
-            decides = of_all | hashes[name] | _configuration(name_or_path, revision)
+            decides = of_all | hashes[name] | _configuration(name_or_path, revision, only)
             kept = None
             if file in folder.files:
                 kept = results.reuse(folder.path / file, decides, overwrite=overwrite)
@@ -158,7 +185,11 @@ def compare_revisions(
                 def tell(what: str, done: int, total: int, name: str = name) -> None:
                     report(f"{name}: {what}", done, total)
 
-                streams, attention = _probe(name_or_path, revision, source, theory, probe, tell)
+                tell("loading", 0, 1)
+                with temporary_folder(delete_downloads) as downloads:
+                    files = find_model(name_or_path, revision, only=only, downloads=downloads)
+                    streams, attention = _probe(files, source, theory, only or probe, tell)
+                    tensors = tensor_hashes(files, only=only)
                 dataset = compare_model(
                     streams,
                     theory.matrices,
@@ -172,7 +203,7 @@ def compare_revisions(
                 )
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
-                dataset = _with_tensors(dataset, tensor_hashes(find_model(name_or_path, revision)))
+                dataset = _with_tensors(dataset, tensors)
                 results.keep(folder, file, dataset, decides)
                 found[name] = dataset
         folder.finish()
@@ -190,11 +221,13 @@ def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
     return Path(name_or_path).expanduser().exists()
 
 
-def _configuration(name_or_path: str | os.PathLike[str], revision: str | None) -> dict[str, str]:
+def _configuration(
+    name_or_path: str | os.PathLike[str], revision: str | None, only: str | None
+) -> dict[str, str]:
     """The hash of a local model's configuration, on which the effect of its weights depends."""
     if not _is_path(name_or_path):
         return {}
-    path = find_model(name_or_path, revision).folder / "config.json"
+    path = find_model(name_or_path, revision, only=only).folder / "config.json"
     return {"config.json": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
@@ -209,18 +242,20 @@ def _versions() -> dict[str, str]:
 
 
 def _probe(
-    name_or_path: str | os.PathLike[str],
-    revision: str | None,
+    files: ModelFiles,
     source: TokenData | TokenFile,
     theory: TokenTheory,
     probe: str,
     tell: Progress,
-) -> tuple[Streams, list[tuple[np.ndarray, np.ndarray]]]:
-    """Streams and attention of a checkpoint, which is loaded and then freed."""
-    tell("loading", 0, 1)
-    model = load_model(name_or_path, revision)
-    if model.tokenizer is not None:
-        check_vocabulary(source, model.tokenizer, f"{model.name} {revision or ''}".strip())
+) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]] | None]:
+    """Streams and attention of a checkpoint, which is loaded and then freed; or the embedding."""
+    model = None if probe in READ_ONLY else load_files(files)
+    tokenizer = load_tokenizer(files) if model is None else model.tokenizer
+    if tokenizer is not None:
+        check_vocabulary(source, tokenizer, f"{files.name} {files.revision or ''}".strip())
+    if model is None:
+        E = embedding_stream(files, theory.ids)[None]
+        return SimpleNamespace(before=E, after_attention=None, after_layer=None), None
 
     def progress(done: int, total: int) -> None:
         tell("probing", done, total)
