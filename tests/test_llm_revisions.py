@@ -236,6 +236,77 @@ def test_occurrences(data, folder, tmp_path):
     assert float(chosen.sel(stream="after_layer").item()) == pytest.approx(expected, rel=1e-4)
 
 
+# The paper's protocol
+
+
+def as_in_paper(module):
+    """Changes a GPT-NeoX by its weights: the gain and bias of the norm before attention go into the
+    projections after it, and the mean over features leaves all that writes to the stream. Logits
+    stay the same, as the norms subtract that mean."""
+    writers = [module.gpt_neox.embed_in.weight]
+    for layer in module.gpt_neox.layers:
+        norm, joint = layer.input_layernorm, layer.attention.query_key_value
+        joint.bias.add_(joint.weight @ norm.bias)
+        joint.weight.mul_(norm.weight)
+        norm.weight.fill_(1)
+        norm.bias.fill_(0)
+        for linear in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            writers += [linear.weight.T, linear.bias]
+    for weight in writers:
+        weight.sub_(weight.mean(dim=-1, keepdim=True))
+
+
+def test_the_paper_changes_weights_and_the_protocol_does_the_same(folder, data, tmp_path):
+    model = llm.load_model(folder, "step16")
+    tokens = data.tokens[:2]
+    before = tiny.logits(model.module, tokens)
+    as_in_paper(model.module)
+    np.testing.assert_allclose(tiny.logits(model.module, tokens), before, atol=1e-4)
+    tiny.save(model.module, tmp_path / "changed")
+    changed = compare(tmp_path / "changed", data, tmp_path / "a", [None])
+    found = compare(folder, data, tmp_path / "b", ["step16"], protocol=["centred", "gains"])
+    plain = compare(folder, data, tmp_path / "c", ["step16"])
+    for name in ("similarity", "attention_similarity"):
+        expected = changed[name].values
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5)
+        assert np.max(np.abs(plain[name].values - expected)) > 0.01
+
+
+@pytest.mark.parametrize("probe", ["single", "occurrence"])
+def test_a_beginning_is_fed_before_every_text(probe, folder, data, tmp_path):
+    """The streams are those of texts that begin with the token, where it does not count itself."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "compare_model", lambda streams, *_, **__: seen.append(streams))
+        with pytest.raises(AttributeError):  # of the comparison that was not made
+            compare(folder, data, tmp_path, ["step16"], probe=probe, protocol=["beginning"])
+    model = llm.load_model(folder, "step16")
+    ids = llm.theory_of_tokens(data, N, min_count=1).ids
+    start = model.tokenizer.bos_token_id
+    if probe == "single":
+        tokens = np.stack([np.full(N, start), ids], axis=1)
+        mask = np.tile([False, True], (N, 1))
+    else:
+        tokens = np.insert(data.tokens[:, :-1], 0, start, axis=1)
+        mask = np.insert(data.mask, 0, False, axis=1)
+    expected, _ = llm.occurrence_streams(model, tokens, mask, ids)
+    for actual, stream in zip(seen[0], expected, strict=True):
+        np.testing.assert_allclose(actual, stream, rtol=1e-4, atol=1e-4)
+
+
+def test_a_protocol_that_cannot_be(folder, data, tmp_path):
+    with pytest.raises(InputError, match="protocol must"):
+        compare(folder, data, tmp_path, ["step0"], protocol=["bos"])
+    with pytest.raises(InputError, match="only: of the protocol, embeddings can be centred"):
+        compare(folder, data, tmp_path, ["step0"], protocol=["gains"], only="embeddings")
+    plain = shutil.copytree(folder / "step0", tmp_path / "plain")
+    path = plain / "tokenizer_config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"bos_token": None}))
+    with pytest.raises(InputError, match="protocol: model 'plain' has no beginning-of-text token"):
+        compare(plain, data, tmp_path / "out", [None], protocol=["beginning"])
+
+
 # Parts of checkpoints, and of the hub
 
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._corpus import Reading, describe_corpus
-from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, unless_given
+from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, several, unless_given
 from assocjax.cli._options import Drawn, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
@@ -60,6 +60,9 @@ class Compare(Drawn, Reading):
     """seed of the shuffles"""
     probe: Annotated[str, Parameter(choices=arguments.PROBES)] = "single"
     """single: each token alone (as in the paper); occurrence: its mean over its occurrences"""
+    protocol: Annotated[tuple[str, ...], several("NAME", arguments.PROTOCOL)] = ()
+    """what else is done as in the paper. beginning: a beginning-of-text token before every text;
+    gains: norms' gains folded into W_Q and W_K; centred: what is written to the stream"""
     only: Annotated[str | None, Parameter(choices=arguments.READ_ONLY)] = None
     """compare the embedding alone: of sharded weights only its shard is downloaded and read; no
     figures"""

@@ -46,6 +46,14 @@ def submodule(module: Any, path: str) -> Any:
     return operator.attrgetter(path)(module)
 
 
+def gain(norm: Any) -> Any:
+    """The factor [d] by which a norm multiplies what it has normed, or 1.0 without one (OLMo)."""
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return 1.0
+    return 1 + weight if "Gemma" in type(norm).__name__ else weight
+
+
 def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -> tuple[Any, Any]:
     """Queries and keys [heads, n, d_head] after the model's rotary embedding: keys at position 0,
     queries at `distance`. Scores depend on the difference only."""

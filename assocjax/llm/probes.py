@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assocjax.arguments import check_integer, check_integers
+from assocjax.arguments import check_choice, check_integer, check_integers
 from assocjax.errors import InputError
-from assocjax.llm._architectures import FAMILIES, normed, rotate, submodule
+from assocjax.llm._architectures import FAMILIES, gain, normed, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
 from assocjax.llm.theory import check_token_ids
@@ -43,17 +43,21 @@ def single_token_streams(
     model: LanguageModel,
     token_ids: np.ndarray,
     *,
+    prefix: int | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> Streams:
-    """The residual stream of every token fed alone: one token at position 0, without BOS.
+    """The residual stream of every token fed alone: one token at position 0, or after a prefix.
 
-    The token then attends to itself only, so that queries, keys and positions have no effect.
+    Without a prefix the token attends to itself only, so that queries, keys and positions have no
+    effect.
 
     Args:
         model: A language model.
         token_ids: Integers [n].
+        prefix: A token that is fed before each of them, at position 0, such as beginning-of-text;
+            by default none.
         layers: Layers to return, in that order, counted from 1; by default all L. For a wide model
             and many tokens, not all layers fit in memory: request them in groups.
         batch_size: Tokens fed at once.
@@ -70,6 +74,10 @@ def single_token_streams(
     ids = check_token_ids(token_ids, model.vocab_size, distinct=False)
     chosen = _check_layers(layers, model.num_layers)
     batch_size = check_integer("batch_size", batch_size, minimum=1)
+    fed = ids[:, None]
+    if prefix is not None:
+        prefix = check_integer("prefix", prefix, minimum=0, maximum=model.vocab_size - 1)
+        fed = np.insert(fed, 0, prefix, axis=1)
     shape = (len(chosen), ids.size, model.width)
     streams = Streams(*(np.empty(shape, np.float32) for _ in Streams._fields))
     for start in range(0, ids.size, batch_size):
@@ -77,10 +85,10 @@ def single_token_streams(
 
         def keep(layer: int, found: tuple, batch: slice = batch) -> None:
             for stream, values in zip(streams, found, strict=True):
-                stream[layer, batch] = values[:, 0].cpu().numpy()
+                stream[layer, batch] = values[:, -1].cpu().numpy()
 
         with _watching(model, chosen, keep):
-            _forward(model, ids[batch, None])
+            _forward(model, fed[batch])
         if progress is not None:
             progress(batch.stop, ids.size)
     return streams
@@ -167,7 +175,7 @@ def query_key_factors(
     embeddings: np.ndarray,
     *,
     head: int | None = None,
-    norm: bool = False,
+    norm: bool | str = False,
     distance: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores between tokens in a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
@@ -191,8 +199,9 @@ def query_key_factors(
         head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. If heads
             share keys (grouped queries), each query head is used with its group's keys.
         norm: First apply to E the layer's norm before attention, including gain and bias, as the
-            layer does. Needed for the model's scores; the paper does not apply it. No effect where
-            there is no such norm (OLMo-2).
+            layer does. Needed for the model's scores; the paper does not apply it. "gain" only
+            multiplies E by its gain, which is the same as to fold it into W_Q and W_K. No effect
+            where there is no such norm (OLMo-2).
         distance: Positions from key to query, below the model's number of positions; see above.
 
     Returns:
@@ -213,6 +222,8 @@ def query_key_factors(
             f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
             f"{E.shape}"
         )
+    if not isinstance(norm, bool | np.bool_):
+        check_choice("norm", norm, ("gain",))
     if distance is not None:
         last = model.module.config.max_position_embeddings - 1
         distance = check_integer("distance", distance, minimum=0, maximum=last)
@@ -222,7 +233,8 @@ def query_key_factors(
     with torch.inference_mode():
         x = torch.tensor(E, dtype=torch.float32, device=_device(model))
         if norm and family.attention_norm is not None:
-            x = submodule(block, family.attention_norm)(x)
+            module = submodule(block, family.attention_norm)
+            x = x * gain(module) if norm == "gain" else module(x)
         attention = submodule(block, family.attention)
         one = x.new_full((len(x), 1), distance is not None)  # the factor of the biases
         x = torch.cat([x, one], dim=1)

@@ -26,10 +26,12 @@ from assocjax.arguments import (
     NUM_BINS,
     NUM_SHUFFLES,
     PROBES,
+    PROTOCOL,
     READ_ONLY,
     check_choice,
     check_flag,
     check_integer,
+    check_names,
 )
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
@@ -46,7 +48,7 @@ from assocjax.llm.files import (
 )
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel, load_files, load_tokenizer
-from assocjax.llm.probes import occurrence_streams, query_key_factors, single_token_streams
+from assocjax.llm.probes import Streams, occurrence_streams, query_key_factors, single_token_streams
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
 from assocjax.storage import claim, results
@@ -72,6 +74,7 @@ def compare_revisions(
     num_shuffles: int = NUM_SHUFFLES,
     num_bins: int = NUM_BINS,
     seed: int = 0,
+    protocol: Sequence[str] = (),
     only: str | None = None,
     delete_downloads: bool = False,
     overwrite: bool = False,
@@ -87,6 +90,11 @@ def compare_revisions(
         num_tokens, min_count: As in `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
         centerings, num_shuffles, num_bins, seed: As in `compare_model`.
+        protocol: What else is done as in the paper, of `arguments.PROTOCOL`. "beginning": the
+            tokeniser's beginning-of-text token is fed before every text. "gains": attention is
+            compared with the gain of the norm before it folded into W_Q and W_K. "centred": the
+            mean over features is subtracted from all streams; in a model with layer norms it is the
+            same to subtract it from all that is written to the stream.
         only: "embeddings" to compare the embedding alone: of sharded weights, only the shard with
             the embedding is downloaded and read, and `weights` and `shared_weights` are of it.
         delete_downloads: Whether weights from the hub are deleted when they have been compared:
@@ -121,6 +129,10 @@ def compare_revisions(
         check_choice("only", only, READ_ONLY)
         if probe != "single":
             raise InputError(f"only: embeddings are of single tokens; got probe {probe!r}")
+    if protocol:
+        check_names("protocol", protocol, PROTOCOL)
+    if only is not None and set(protocol) - {"centred"}:
+        raise InputError(f"only: of the protocol, embeddings can be centred; got {[*protocol]}")
     check_flag("delete_downloads", delete_downloads)
     check_list(revisions)
     if not revisions:
@@ -154,6 +166,7 @@ def compare_revisions(
         "num_bins": num_bins,
         "seed": seed,
         "only": only,
+        "protocol": [name for name in PROTOCOL if name in protocol],
     }
     # Two models may have the same name, but not the same path.
     place = os.fspath(Path(name_or_path).expanduser().absolute()) if _is_path(name_or_path) else ""
@@ -188,7 +201,8 @@ def compare_revisions(
                 tell("loading", 0, 1)
                 with temporary_folder(delete_downloads) as downloads:
                     files = find_model(name_or_path, revision, only=only, downloads=downloads)
-                    streams, attention = _probe(files, source, theory, only or probe, tell)
+                    how = only or probe
+                    streams, attention = _probe(files, source, theory, how, protocol, tell)
                     tensors = tensor_hashes(files, only=only)
                 dataset = compare_model(
                     streams,
@@ -246,6 +260,7 @@ def _probe(
     source: TokenData | TokenFile,
     theory: TokenTheory,
     probe: str,
+    protocol: Sequence[str],
     tell: Progress,
 ) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]] | None]:
     """Streams and attention of a checkpoint, which is loaded and then freed; or the embedding."""
@@ -254,23 +269,43 @@ def _probe(
     if tokenizer is not None:
         check_vocabulary(source, tokenizer, f"{files.name} {files.revision or ''}".strip())
     if model is None:
-        E = embedding_stream(files, theory.ids)[None]
+        E = _centred(embedding_stream(files, theory.ids)[None], protocol)
         return SimpleNamespace(before=E, after_attention=None, after_layer=None), None
+    prefix = None
+    if "beginning" in protocol:
+        prefix = getattr(tokenizer, "bos_token_id", None)
+        if prefix is None:
+            raise InputError(f"protocol: model {files.name!r} has no beginning-of-text token")
 
     def progress(done: int, total: int) -> None:
         tell("probing", done, total)
 
     if probe == "single":
-        streams = single_token_streams(model, theory.ids, progress=progress)
+        streams = single_token_streams(model, theory.ids, prefix=prefix, progress=progress)
     else:
         tokens, mask = source.read(0, source.num_sequences)
-        streams, _ = occurrence_streams(model, tokens[:, :-1], mask, theory.ids, progress=progress)
-    return streams, [_heads(model, layer, E) for layer, E in enumerate(streams.before, start=1)]
+        tokens = tokens[:, :-1]
+        if prefix is not None:
+            tokens = np.insert(tokens, 0, prefix, axis=1)
+            mask = np.insert(mask, 0, False, axis=1)
+        streams, _ = occurrence_streams(model, tokens, mask, theory.ids, progress=progress)
+    streams = Streams(*(_centred(stream, protocol) for stream in streams))
+    norm = "gain" if "gains" in protocol else False
+    heads = [_heads(model, layer, E, norm) for layer, E in enumerate(streams.before, start=1)]
+    return streams, heads
 
 
-def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _centred(stream: np.ndarray, protocol: Sequence[str]) -> np.ndarray:
+    return stream - stream.mean(-1, keepdims=True) if "centred" in protocol else stream
+
+
+def _heads(
+    model: LanguageModel, layer: int, E: np.ndarray, norm: bool | str
+) -> tuple[np.ndarray, np.ndarray]:
     """Queries and keys of all heads of a layer, [H, n, r] each."""
-    pairs = [query_key_factors(model, layer, E, head=head) for head in range(model.num_heads)]
+    pairs = [
+        query_key_factors(model, layer, E, head=head, norm=norm) for head in range(model.num_heads)
+    ]
     queries, keys = zip(*pairs, strict=True)
     return np.stack(queries), np.stack(keys)
 
