@@ -129,8 +129,8 @@ def compare_revisions(
         check_choice("only", only, READ_ONLY)
         if probe != "single":
             raise InputError(f"only: embeddings are of single tokens; got probe {probe!r}")
-    if protocol:
-        check_names("protocol", protocol, PROTOCOL)
+    if not isinstance(protocol, list | tuple) or protocol:
+        protocol = check_names("protocol", protocol, PROTOCOL)
     if only is not None and set(protocol) - {"centred"}:
         raise InputError(f"only: of the protocol, embeddings can be centred; got {[*protocol]}")
     check_flag("delete_downloads", delete_downloads)
