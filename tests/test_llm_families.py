@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_models as tiny
-from conftest import random_tokens
+from conftest import random_tokens, token_data
 from tiny_models import torch, transformers
 
+import assocjax as aj
 from assocjax import InputError, llm
 from assocjax.llm._architectures import FAMILIES, submodule
 from assocjax.models import decoder as d
+from assocjax.models.model import Sizes
 
 V, D, H, LAYERS, T = 64, 32, 4, 2, 12
 SIZES = {
@@ -204,3 +206,12 @@ def test_a_field_that_is_null_is_not_the_default(tmp_path):
         config, _ = llm.decoders._read_config(tmp_path / "config.json")
         assert config.window == window
         assert isinstance(config, d.DecoderConfig)
+
+
+def test_twins_refuse_a_window_shorter_than_the_text():
+    config = d.DecoderConfig(V, T, 1, 8, 2, 8, window=T - 1)
+    model = d.DecoderModel("windowed", config)
+    params = model.init(jax.random.key(0), Sizes(V, T, 1))
+    prepared = aj.prepare_twin(aj.context_statistics(token_data(random_tokens(0, 3, T, V), V)))
+    with pytest.raises(InputError, match="no sliding window; that of the model, 11, is below T"):
+        aj.twin_loss(d.Decoder(config), params, prepared, order=1)
