@@ -74,6 +74,13 @@ THRESHOLD = 0.1
 TRACKED_INIT_SCALE = 1e-5
 """Not 0: from a zero start all associations of the theory form in the first steps, at once."""
 
+READ_ONLY = ("embeddings",)
+"""Parts of a checkpoint that can be downloaded and compared alone."""
+
+PROTOCOL = ("beginning", "gains", "centred")
+"""What the paper does to a model before it compares: a beginning-of-text token before every text,
+norms' gains folded into W_Q and W_K, and what is written to the residual stream centred."""
+
 PROBES = ("single", "occurrence")
 """A token's representation: of the token alone, as in the paper, or averaged over its occurrences
 in the text."""

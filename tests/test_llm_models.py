@@ -96,11 +96,17 @@ def test_the_index_decides_which_shards_are_read(models, tmp_path):
     np.testing.assert_allclose(
         tiny.logits(llm.load_model(folder).module, TOKENS), expected, atol=1e-4
     )
-    (folder / "model.safetensors").write_bytes(b"which transformers would read")
-    with pytest.raises(InputError, match=r"both model.safetensors and .*index.json, which list"):
+    other = tiny.random_model("llama")
+    other.model.embed_tokens.weight.zero_()
+    other.save_pretrained(tmp_path / "other")
+    stray = folder / "model.safetensors"  # which transformers would read
+    (tmp_path / "other" / stray.name).rename(stray)
+    module = llm.load_model(folder).module
+    np.testing.assert_allclose(tiny.logits(module, TOKENS), expected, atol=1e-4)
+    assert llm.weight_hashes(folder).keys() == {shard.name for shard in shards}
+    shards[0].unlink()
+    with pytest.raises(InputError, match=rf"lacks 1 of the {len(shards)} .*: {shards[0].name}$"):
         llm.load_model(folder)
-    with pytest.raises(InputError, match=r"has both model.safetensors and"):
-        llm.weight_hashes(folder)
 
 
 def test_shards_that_are_not_whole_are_named(tmp_path):
@@ -349,6 +355,20 @@ def test_equal_tensors_are_found_in_other_files(run_of_copies, models):
     assert llm.shared_weights(run_of_copies, ["step5"]) == []
 
 
+def test_tied_weights_are_stored_once_or_twice(tmp_path):
+    """PyTorch's format has the unembedding of a tied model, safetensors has not."""
+    model = tiny.random_model("tied llama")
+    tiny.save(model, tmp_path / "step0")
+    shutil.copytree(tmp_path / "step0", tmp_path / "step1")
+    (tmp_path / "step1/model.safetensors").unlink()
+    state = model.state_dict()
+    assert "lm_head.weight" in state
+    torch.save(state, tmp_path / "step1/pytorch_model.bin")
+    (found,) = llm.shared_weights(tmp_path, ["step0", "step1"])
+    assert found.identical
+    assert found.of == len(state) - 1
+
+
 def test_tensors_of_another_name_type_or_shape_are_others(tmp_path):
     from safetensors.torch import save_file
 
@@ -569,7 +589,7 @@ BAD = {
     "no heads": (lambda f: change_config(f, num_attention_heads=0), "cannot be "),
     "another architecture": (
         lambda f: change_config(f, model_type="bert"),
-        "unsupported architecture 'bert'; expected one of 'gpt_neox', 'llama', 'gpt2'",
+        "unsupported architecture 'bert'; expected one of 'gpt_neox', 'llama', 'gpt2', 'qwen2', ",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights: expected model.safe"),
     "a header cut short": (lambda f: cut(f / "model.safetensors", 0.001), "corrupt or cut short"),

@@ -2,11 +2,14 @@
 
 import collections
 import dataclasses
+import fnmatch
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +59,14 @@ def data(folder, text):
     return llm.tokens_of_model(folder, "step0", text, seq_len=T)
 
 
-def run_command(folder, text, out, revisions=REVISIONS):
+def run_command(folder, text, out, revisions=REVISIONS, *more):
     """`assocjax compare`, and what it says in plain lines."""
     command = ["compare", str(folder), "--revisions", ",".join(revisions), "--corpus", str(text)]
     command += ["--seq-len", str(T), "--num-tokens", str(N), "--shuffles", str(SHUFFLES)]
     with pytest.MonkeyPatch.context() as patch:
         # Drawing in both formats takes seconds; figures are tested below.
         patch.setattr("assocjax.figures.save", lambda figure, path, into: [Path(f"{path}.png")])
-        cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out)])
+        cli.main([*command, "--bins", "3", "--min-count", "1", "--out", str(out), *more])
     report = json.loads((out / MARKER).read_text())["command"]["report"]
     return " ".join(part["line"] for part in report if "line" in part)
 
@@ -202,6 +205,7 @@ def test_the_command_can_be_repeated_and_goes_on_where_it_stopped(finished, fold
     ("names", "steps"),
     [
         (("stage1-step4-tokens1B", "stage1-step0-tokens0B"), [4, 0]),
+        (("step-1000", "global_step20"), [1000, 20]),
         (("step4", "main"), None),
         (("step4", "step0-step1"), None),
         (("step4", "step1k"), None),
@@ -232,6 +236,219 @@ def test_occurrences(data, folder, tmp_path):
     assert float(chosen.sel(stream="after_layer").item()) == pytest.approx(expected, rel=1e-4)
 
 
+# The paper's protocol
+
+
+def as_in_paper(module):
+    """Changes a GPT-NeoX by its weights: the gain and bias of the norm before attention go into the
+    projections after it, and the mean over features leaves all that writes to the stream. Logits
+    stay the same, as the norms subtract that mean."""
+    writers = [module.gpt_neox.embed_in.weight]
+    for layer in module.gpt_neox.layers:
+        norm, joint = layer.input_layernorm, layer.attention.query_key_value
+        joint.bias.add_(joint.weight @ norm.bias)
+        joint.weight.mul_(norm.weight)
+        norm.weight.fill_(1)
+        norm.bias.fill_(0)
+        for linear in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            writers += [linear.weight.T, linear.bias]
+    for weight in writers:
+        weight.sub_(weight.mean(dim=-1, keepdim=True))
+
+
+def test_the_paper_changes_weights_and_the_protocol_does_the_same(folder, data, tmp_path):
+    model = llm.load_model(folder, "step16")
+    tokens = data.tokens[:2]
+    before = tiny.logits(model.module, tokens)
+    as_in_paper(model.module)
+    np.testing.assert_allclose(tiny.logits(model.module, tokens), before, atol=1e-4)
+    tiny.save(model.module, tmp_path / "changed")
+    changed = compare(tmp_path / "changed", data, tmp_path / "a", [None])
+    found = compare(folder, data, tmp_path / "b", ["step16"], protocol=["centred", "gains"])
+    plain = compare(folder, data, tmp_path / "c", ["step16"])
+    for name in ("similarity", "attention_similarity"):
+        expected = changed[name].values
+        np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-5)
+        assert np.max(np.abs(plain[name].values - expected)) > 0.01
+
+
+@pytest.mark.parametrize("probe", ["single", "occurrence"])
+def test_a_beginning_is_fed_before_every_text(probe, folder, data, tmp_path):
+    """The streams are those of texts that begin with the token, where it does not count itself."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "compare_model", lambda streams, *_, **__: seen.append(streams))
+        with pytest.raises(AttributeError):  # of the comparison that was not made
+            compare(folder, data, tmp_path, ["step16"], probe=probe, protocol=["beginning"])
+    model = llm.load_model(folder, "step16")
+    ids = llm.theory_of_tokens(data, N, min_count=1).ids
+    start = model.tokenizer.bos_token_id
+    if probe == "single":
+        tokens = np.stack([np.full(N, start), ids], axis=1)
+        mask = np.tile([False, True], (N, 1))
+    else:
+        tokens = np.insert(data.tokens[:, :-1], 0, start, axis=1)
+        mask = np.insert(data.mask, 0, False, axis=1)
+    expected, _ = llm.occurrence_streams(model, tokens, mask, ids)
+    for actual, stream in zip(seen[0], expected, strict=True):
+        np.testing.assert_allclose(actual, stream, rtol=1e-4, atol=1e-4)
+
+
+def test_a_protocol_that_cannot_be(folder, data, tmp_path):
+    with pytest.raises(InputError, match="protocol must"):
+        compare(folder, data, tmp_path, ["step0"], protocol=["bos"])
+    with pytest.raises(InputError, match="only: of the protocol, embeddings can be centred"):
+        compare(folder, data, tmp_path, ["step0"], protocol=["gains"], only="embeddings")
+    plain = shutil.copytree(folder / "step0", tmp_path / "plain")
+    path = plain / "tokenizer_config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"bos_token": None}))
+    with pytest.raises(InputError, match="protocol: model 'plain' has no beginning-of-text token"):
+        compare(plain, data, tmp_path / "out", [None], protocol=["beginning"])
+
+
+# Parts of checkpoints, and of the hub
+
+
+@pytest.fixture(scope="module")
+def sharded(folder, tmp_path_factory):
+    """The revisions step0 and step16 in shards; one of step16 is not there."""
+    sharded = tmp_path_factory.mktemp("sharded")
+    for step in ("step0", "step16"):
+        model = llm.load_model(folder, step)
+        model.module.save_pretrained(sharded / step, max_shard_size="20KB")
+        model.tokenizer.save_pretrained(sharded / step)
+    index = json.loads((sharded / "step16/model.safetensors.index.json").read_text())
+    names = index["weight_map"]
+    of_embedding = names["gpt_neox.embed_in.weight"]
+    assert of_embedding != names["embed_out.weight"]
+    (sharded / "step16" / names["embed_out.weight"]).unlink()
+    return sharded, of_embedding
+
+
+def test_only_the_shard_of_the_embedding_is_read(sharded, data, dataset, tmp_path):
+    place, shard = sharded
+    with pytest.raises(InputError, match=r"step16' lacks 1 of the \d+ weight files"):
+        compare(place, data, tmp_path / "out", ["step0", "step16"])
+    found = compare(place, data, tmp_path / "out", ["step0", "step16"], only="embeddings")
+    assert found.sizes["stream"] == found.sizes["layer"] == 1
+    assert "head" not in found.dims
+    whole = dataset.sel(revision=["step0", "step16"], stream=["before"], layer=[1])
+    for name in ("similarity", "null_mean", "z"):
+        # The order of float32 sums differs.
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-3, atol=1e-5)
+    weights = json.loads(found.attrs["weights"])
+    assert [*weights["step16"]] == [shard]
+    with pytest.raises(InputError, match="only: embeddings are of single tokens; got probe 'occ"):
+        compare(place, data, tmp_path, ["step0"], only="embeddings", probe="occurrence")
+    with pytest.raises(InputError, match="only must be"):
+        compare(place, data, tmp_path, ["step0"], only="attention")
+
+
+def test_the_command_compares_embeddings_alone(sharded, text, tmp_path):
+    said = run_command(sharded[0], text, tmp_path, ["step0", "step16"], "--only", "embeddings")
+    assert "Only embeddings were read" in said
+    assert not list(tmp_path.glob("*.png"))
+    rows = json.loads((tmp_path / "summary.json").read_text())["summary"]["token"]
+    assert rows[1].keys() == {"revision", "embedding", "bigram"}
+
+
+class Hub:
+    """Stands for the hub, which holds the revisions of a folder as owner/tiny. Like the client, it
+    copies into `local_dir`, or into its cache."""
+
+    def __init__(self, patch, folder, cache):
+        self.folder, self.cache, self.copied = folder, cache, []
+        for name in ("snapshot_download", "hf_hub_download", "try_to_load_from_cache"):
+            patch.setattr(f"huggingface_hub.{name}", getattr(self, name))
+        patch.setattr(
+            "huggingface_hub.HfApi.model_info", lambda _, *args, **o: self.info(*args, **o)
+        )
+
+    def info(self, name, revision, files_metadata, timeout):
+        def record(path):
+            if path.suffix != ".safetensors":
+                return None
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            return types.SimpleNamespace(sha256=digest, size=path.stat().st_size)
+
+        files = sorted((self.folder / revision).iterdir())
+        siblings = [types.SimpleNamespace(rfilename=f.name, lfs=record(f)) for f in files]
+        return types.SimpleNamespace(siblings=siblings)
+
+    def snapshot_download(self, name, revision, allow_patterns, local_dir=None):
+        to = Path(local_dir or self.cache / revision)
+        to.mkdir(parents=True, exist_ok=True)
+        for file in (self.folder / revision).iterdir():
+            wanted = any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns)
+            if wanted and not (to / file.name).exists():
+                shutil.copy(file, to)
+                self.copied.append((to, file.name))
+        return str(to)
+
+    def hf_hub_download(self, name, file, revision):
+        to = self.cache / revision / file
+        to.parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(self.folder / revision / file, to))
+
+    def try_to_load_from_cache(self, name, file, revision):
+        path = self.cache / revision / file
+        return str(path) if path.exists() else None
+
+    def cached_weights(self):
+        return {str(path.relative_to(self.cache)) for path in self.cache.glob("*/*.safetensors")}
+
+
+def test_downloads_are_deleted_and_the_cache_is_not(
+    sharded, folder, data, text, tmp_path, monkeypatch
+):
+    """step0 was in the cache before, step4 is downloaded for a comparison, and of step4 shards."""
+    hub = Hub(monkeypatch, folder, tmp_path / "cache")
+    llm.load_model("owner/tiny", "step0")
+    mine = tmp_path / "cache/step0/mine.txt"
+    mine.write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "cache").glob("*/*")}
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    hub.copied.clear()
+    found = compare("owner/tiny", data, tmp_path / "out", ["step0", "step4"], delete_downloads=True)
+    local = compare(folder, data, tmp_path / "local", ["step0", "step4"])
+    np.testing.assert_array_equal(found.similarity, local.similarity)
+    downloaded = {to for to, name in hub.copied if name == "model.safetensors"}
+    assert len(downloaded) == 1  # step4, into a folder of its own
+    assert not any(to.exists() or to.is_relative_to(hub.cache) for to in downloaded)
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").glob("*/*")} == before
+    assert not list(tmp_path.glob("assocjax-*"))
+    # Without the option they stay in the cache.
+    compare("owner/tiny", data, tmp_path / "kept", ["step4"])
+    assert hub.cached_weights() == {"step0/model.safetensors", "step4/model.safetensors"}
+
+
+def test_downloads_are_deleted_after_an_error(folder, data, tmp_path, monkeypatch):
+    Hub(monkeypatch, folder, tmp_path / "cache")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "load_files", lambda files: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compare("owner/tiny", data, tmp_path / "out", ["step4"], delete_downloads=True)
+    assert not list(tmp_path.glob("assocjax-*"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_of_the_hub_only_the_shard_of_the_embedding_is_downloaded(
+    sharded, data, tmp_path, monkeypatch
+):
+    place, shard = sharded
+    hub = Hub(monkeypatch, place, tmp_path / "cache")
+    compare("owner/tiny", data, tmp_path / "out", ["step16"], only="embeddings")
+    assert hub.cached_weights() == {f"step16/{shard}"}
+
+
+def test_the_tokenizer_is_downloaded_without_the_weights(folder, text, tmp_path, monkeypatch):
+    hub = Hub(monkeypatch, folder, tmp_path / "cache")
+    found = llm.tokens_of_model("owner/tiny", "step0", text, seq_len=T)
+    assert found.vocabulary == llm.tokens_of_model(folder, "step0", text, seq_len=T).vocabulary
+    assert not hub.cached_weights()
+
+
 # Stopped, resumed, refused
 
 
@@ -244,13 +461,13 @@ def test_only_what_is_missing_is_computed_again(folder, data, finished, dataset,
     (tmp_path / "revision-step4.nc").unlink()
     loaded = []
 
-    def load(name, revision):
-        loaded.append(revision)
-        return llm.load_model(name, revision)
+    def load(files):
+        loaded.append(files.revision)
+        return llm.load_model(folder, files.revision)
 
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "load_model", load)
+        patch.setattr(module, "load_files", load)
         again = compare(folder, data, tmp_path, progress=lambda *what: seen.append(what))
     assert loaded == ["step4"]
     assert again.drop_attrs().identical(dataset.drop_attrs())

@@ -71,10 +71,15 @@ def save(model, folder, size: int = V - 20):
     """As a folder in the format of the hub, with a tokeniser."""
     model.save_pretrained(folder)
     wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer(size), eos_token="<|endoftext|>"
+        tokenizer_object=tokenizer(size), bos_token="<|endoftext|>", eos_token="<|endoftext|>"
     )
     wrapped.save_pretrained(folder)
     return folder
+
+
+def first(output):
+    """A module's output, or its first item."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def logits(module, tokens) -> np.ndarray:

@@ -24,6 +24,7 @@ from assocjax.errors import InputError
 from assocjax.storage import DECIDING, Folder, check_claimable, version
 
 _WITHOUT_EFFECT = {"out", "overwrite", "quiet", "device", "memory_limit", "checkpoint_every"}
+_WITHOUT_EFFECT |= {"delete_downloads"}
 _WITHOUT_EFFECT |= {"allow_different_devices", "distributed", "coordinator", "num_processes"}
 _WITHOUT_EFFECT |= {"process_id"}
 """Options that change no result, except for rounding."""

@@ -91,6 +91,15 @@ class Compare(Drawn, Twins, Reading):
     """what figures are drawn over"""
     probe: Annotated[str, Parameter(choices=arguments.PROBES)] = "single"
     """single: each token alone (as in the paper); occurrence: its mean over its occurrences"""
+    protocol: Annotated[tuple[str, ...], several("NAME", arguments.PROTOCOL)] = ()
+    """what else is done as in the paper. beginning: a beginning-of-text token before every text;
+    gains: norms' gains folded into W_Q and W_K; centred: what is written to the stream"""
+    only: Annotated[str | None, Parameter(choices=arguments.READ_ONLY)] = None
+    """compare the embedding alone: of sharded weights only its shard is downloaded and read; no
+    figures"""
+    delete_downloads: bool = False
+    """delete weights from the hub when they have been compared: they are downloaded into a
+    temporary folder (TMPDIR), and the hub's cache remains as it is"""
     out: Path = Path("assocjax-compare")
     """folder for the results, a file for each revision; after an interruption the same command
     resumes"""
@@ -111,7 +120,7 @@ class Compare(Drawn, Twins, Reading):
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
         revisions = [None] if self.revisions is None else list(self.revisions)
-        check_revisions(self.model, revisions)
+        check_revisions(self.model, revisions, only=self.only)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
         note(describe_corpus(data))
@@ -149,13 +158,19 @@ def _report(options: Compare, dataset: "xr.Dataset", decoded: dict[str, Any]) ->
         shared = SharedWeights(**each)
         of = "Identical" if shared.identical else "Shared"
         report.line(f"{of}: {shared}. Between them, a curve compares a model with itself")
+    panels = (
+        "embedding and bigram: the first layer's input, with value, and with bigram and the "
+        "unigram residual. Only embeddings were read: other weights of the revisions may differ"
+        if options.only
+        else "attention: mean over heads, with query_key; without MLP and embedding: the stream "
+        "after attention and after the layer, with value; bigram: the first layer's input, with "
+        "bigram and the unigram residual"
+    )
     report.line(
         f"{dataset.sizes['token']} tokens, each with at least "
         f"{int(dataset.token_count.min())} occurrences. Medians over layers of the similarity, and "
         f"of its difference from the mean over {options.shuffles} shuffles of the tokens, in their "
-        "sd. attention: mean over heads, with query_key; without MLP and embedding: the stream "
-        "after attention and after the layer, with value; bigram: the first layer's input, with "
-        "bigram and the unigram residual"
+        f"sd. {panels}"
     )
     for title, centering in (("The paper's form", "feature"), ("Token-centred", "token")):
         scores = _scores(dataset, centering)
@@ -195,12 +210,16 @@ def _scores(
     chosen = dataset.sel(centering=centering, null="all")
     uniform, unigram = chosen.sel(residual="uniform"), chosen.sel(residual="unigram")
     value = uniform.sel(theory="value")
-    panels = {
-        "attention": (uniform.sel(head="mean"), "attention_"),
-        "without MLP": (value.sel(stream="after_attention"), ""),
-        "embedding": (value.sel(stream="after_layer"), ""),
-        "bigram": (unigram.sel(theory="bigram", stream="before").isel(layer=[0]), ""),
-    }
+    bigram = (unigram.sel(theory="bigram", stream="before").isel(layer=[0]), "")
+    if _only_embeddings(dataset):
+        panels = {"embedding": (value.sel(stream="before"), ""), "bigram": bigram}
+    else:
+        panels = {
+            "attention": (uniform.sel(head="mean"), "attention_"),
+            "without MLP": (value.sel(stream="after_attention"), ""),
+            "embedding": (value.sel(stream="after_layer"), ""),
+            "bigram": bigram,
+        }
 
     def score(part: "xr.Dataset", prefix: str) -> tuple[float, float, float]:
         similarity, mean, z = (
@@ -217,9 +236,15 @@ def _scores(
     }
 
 
+def _only_embeddings(dataset: "xr.Dataset") -> bool:
+    return "head" not in dataset.dims
+
+
 def _draw(dataset: "xr.Dataset", folder: "Folder", over: str) -> list[Path]:
     from assocjax import figures
 
+    if _only_embeddings(dataset):  # figures are of layers and heads
+        return []
     last = dataset.isel(revision=-1)
     plots = {
         "layers": figures.plot_by_layer(last),

@@ -5,10 +5,12 @@ error if these are missing: `pip install 'assocjax[llm]'`. In reading order:
 
 * `libraries`: imports the libraries of the extra when they are needed.
 * `files`: the location of a model's files, and their hashes.
-* `_architectures`: the differences between GPT-NeoX, Llama and GPT-2.
+* `_architectures`: the differences between families of transformers, as their modules.
 * `tensors`: which checkpoints hold the same weights.
+* `_formats`: the differences between families of decoders, as they are stored.
 * `decoders`: `load_decoder` and `save_decoder`, for models in JAX; without torch or transformers.
 * `models`: `load_model`.
+* `embeddings`: a model's embedding, read without the other weights.
 * `probes`: the residual stream of tokens, and attention as a matrix of token pairs.
 * `configuration`: `PretrainConfig`.
 * `recipe`: recipes of training, their learning rates and optimizers, and that of `pretrain_tiny`.

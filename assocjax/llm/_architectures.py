@@ -1,5 +1,8 @@
 """Differences between families of transformers: names of modules, and storage of W_Q and W_K.
 
+A family is a row of `FAMILIES`: Pythia (gpt_neox); SmolLM2, tinyllamas (llama); GPT-2; Qwen2 and
+Qwen2.5 (qwen2); Mistral; Gemma-2; OLMo; OLMo-2; Phi-1, 1.5 and 2 (phi).
+
 Vectors are rows, as everywhere in this package: a residual stream h [T, d] has queries h W_Q + b_Q,
 keys h W_K + b_K, and scores of queries (rows) by keys (columns). Rotary models first rotate both
 according to their positions.
@@ -20,9 +23,10 @@ class Family(NamedTuple):
     Attributes:
         layers: The list of layers, from the model.
         final_norm: The norm before the output head, from the model.
-        attention: The attention module, from a layer. Its output, or the first item of it, is added
-            to the residual stream.
-        attention_norm: The norm before attention, from a layer.
+        attention: The attention module, from a layer.
+        attention_norm: The norm before attention, from a layer, or None.
+        written: The module whose output, or the first item of it, attention adds to the residual
+            stream, from a layer: attention itself, or the norm after it.
         query_key: Attention module -> W_Q, W_K, each a tensor [heads, d+1, d_head], whose last row
             is the bias, 0 without one.
         rotary: The rotary embedding, from the model, or None.
@@ -31,7 +35,8 @@ class Family(NamedTuple):
     layers: str
     final_norm: str
     attention: str
-    attention_norm: str
+    attention_norm: str | None
+    written: str
     query_key: Callable[[Any], tuple[Any, Any]]
     rotary: str | None
 
@@ -39,6 +44,14 @@ class Family(NamedTuple):
 def submodule(module: Any, path: str) -> Any:
     """The submodule at a path of attributes."""
     return operator.attrgetter(path)(module)
+
+
+def gain(norm: Any) -> Any:
+    """The factor [d] by which a norm multiplies what it has normed, or 1.0 without one (OLMo)."""
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return 1.0
+    return 1 + weight if "Gemma" in type(norm).__name__ else weight
 
 
 def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -> tuple[Any, Any]:
@@ -50,8 +63,28 @@ def rotate(model: Any, family: Family, queries: Any, keys: Any, distance: int) -
     both = torch.stack([queries, keys])
     at = torch.tensor([[distance], [0]], device=both.device)
     apply = sys.modules[type(model).__module__].apply_rotary_pos_emb  # of the architecture
-    both, _ = apply(both, both, *submodule(model, family.rotary)(both, at))
+    cos, sin = submodule(model, family.rotary)(both, at)
+    turned, rest = both[..., : cos.shape[-1]], both[..., cos.shape[-1] :]
+    turned, _ = apply(turned, turned, cos, sin)
+    both = torch.cat([turned, rest], dim=-1)
     return both[0], both[1]
+
+
+def normed(attention: Any, queries: Any, keys: Any) -> tuple[Any, Any]:
+    """Queries and keys [heads, n, d_head] as attention uses them before rotary embedding: clipped
+    (OLMo), or normed over all heads together (OLMo-2)."""
+    bound = getattr(attention.config, "clip_qkv", None)
+    if bound is not None:
+        return queries.clamp(-bound, bound), keys.clamp(-bound, bound)
+    if not hasattr(attention, "q_norm"):
+        return queries, keys
+    # Keys were repeated for the queries of their group; the norm is of the keys themselves.
+    groups = attention.num_key_value_groups
+    found = []
+    for norm, x in ((attention.q_norm, queries), (attention.k_norm, keys[::groups])):
+        joined = norm(x.transpose(0, 1).flatten(1))
+        found.append(joined.reshape(len(joined), *x.shape[::2]).transpose(0, 1))
+    return found[0], found[1].repeat_interleave(groups, dim=0)
 
 
 def _with_bias(linear: Any) -> Any:
@@ -87,6 +120,16 @@ def _gpt2(attention: Any) -> tuple[Any, Any]:
     return queries.reshape(shape).transpose(0, 1), keys.reshape(shape).transpose(0, 1)
 
 
+_LLAMA = Family(
+    layers="model.layers",
+    final_norm="model.norm",
+    attention="self_attn",
+    attention_norm="input_layernorm",
+    written="self_attn",
+    query_key=_llama,
+    rotary="model.rotary_emb",
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gpt_neox": Family(
@@ -94,28 +137,29 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             final_norm="gpt_neox.final_layer_norm",
             attention="attention",
             attention_norm="input_layernorm",
+            written="attention",
             query_key=_gpt_neox,
             rotary="gpt_neox.rotary_emb",
         ),
-        "llama": Family(
-            layers="model.layers",
-            final_norm="model.norm",
-            attention="self_attn",
-            attention_norm="input_layernorm",
-            query_key=_llama,
-            rotary="model.rotary_emb",
-        ),
+        "llama": _LLAMA,
         "gpt2": Family(
             layers="transformer.h",
             final_norm="transformer.ln_f",
             attention="attn",
             attention_norm="ln_1",
+            written="attn",
             query_key=_gpt2,
             rotary=None,
         ),
+        "qwen2": _LLAMA,
+        "mistral": _LLAMA,
+        "gemma2": _LLAMA._replace(written="post_attention_layernorm"),
+        "olmo": _LLAMA,
+        "olmo2": _LLAMA._replace(attention_norm=None, written="post_attention_layernorm"),
+        "phi": _LLAMA._replace(final_norm="model.final_layernorm"),
     }
 )
-"""`model_type` of a configuration -> its family: Pythia; SmolLM2, tinyllamas; GPT-2."""
+"""`model_type` of a configuration -> its family."""
 
 COMPUTED = (
     *(".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"),

@@ -54,7 +54,8 @@ MEAN_HEAD = "mean"
 
 
 class Streams(Protocol):
-    """Residual streams [layers, n, d], as those of `assocjax.llm.probes`."""
+    """Residual streams [layers, n, d], as those of `assocjax.llm.probes`; the last two, or one of
+    them, may be None, and are left out."""
 
     @property
     def before(self) -> Any: ...
@@ -118,7 +119,8 @@ def compare_model(
     num_bins = check_integer("num_bins", num_bins, minimum=1)
     seed = check_integer("seed", seed, minimum=0)
     n = np.shape(matrices[residuals[0]][names[0]])[0]
-    values = [_check_stream(name, getattr(streams, name, None), n) for name in STREAMS]
+    given = [s for s in STREAMS if s == "before" or getattr(streams, s, ...) is not None]
+    values = [_check_stream(name, getattr(streams, name, None), n) for name in given]
     num_layers = len(values[0])
     if len({value.shape for value in values}) > 1:
         raise InputError(f"streams must have one shape; got {[v.shape for v in values]}")
@@ -147,13 +149,13 @@ def compare_model(
     )
 
     theories = jnp.stack([jnp.asarray(matrices[r][name]) for r in residuals for name in names])
-    stacked = np.stack(values, axis=1).reshape(num_layers * 3, n, -1)
+    stacked = np.stack(values, axis=1).reshape(num_layers * len(given), n, -1)
     found = compare(jnp.asarray(stacked), theories)
-    shape = (len(centerings), len(NULLS), len(residuals), len(names), num_layers, len(STREAMS))
+    shape = (len(centerings), len(NULLS), len(residuals), len(names), num_layers, len(given))
     dims = ("null", "residual", "theory", "centering", "layer", "stream")
     parts = [part.reshape(shape).transpose(1, 2, 3, 0, 4, 5) for part in found]
     variables = _variables("", parts, dims)
-    shape = (len(centerings), num_layers, len(STREAMS), len(residuals), len(names), -1)
+    shape = (len(centerings), num_layers, len(given), len(residuals), len(names), -1)
     tops = [
         of.reshape(shape).transpose(3, 4, 0, 1, 2, 5) for of in _tops(stacked, theories, centerings)
     ]
@@ -163,7 +165,7 @@ def compare_model(
         "theory": names,
         "centering": centerings,
         "layer": layers,
-        "stream": list(STREAMS),
+        "stream": given,
         "null": list(NULLS),
         "rank": np.arange(1, 1 + min(TOP, n)),
     }

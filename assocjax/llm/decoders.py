@@ -7,19 +7,19 @@ of GPT-2. GPT-NeoX and GPT-2 store queries, keys and values as one matrix.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from safetensors.numpy import save_file
 
 from assocjax.arguments import check_choice, check_flag, check_integer, check_is
-from assocjax.checks import check_number
+from assocjax.checks import check_number, check_positive
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm._architectures import COMPUTED
+from assocjax.llm._formats import ACTIVATIONS, FORMATS, Format
 from assocjax.llm.files import ModelFiles, find_model
 from assocjax.llm.libraries import reason
 from assocjax.llm.tensors import check_complete, read_tensors
@@ -29,170 +29,20 @@ from assocjax.storage import claim
 
 WEIGHTS = "model.safetensors"
 
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-}
 _FLAGS = ("parallel", "biases", "tied")
-_FRACTIONS = ("norm_eps", "rotary_fraction", "rotary_base")
+_CAPS = ("qkv_clip", "score_cap", "logit_cap")
+_NUMBERS = ("norm_eps", "rotary_fraction", "rotary_base")
+_OPTIONAL = (*_CAPS, "window")  # null in a file is None, not the default
 _ROTARY = ("rope_theta", "partial_rotary_factor", "rope_type")
-
-
-class _Format(NamedTuple):
-    """How a family stores its models.
-
-    Attributes:
-        name: The family's name as a model of assocjax.
-        architecture: Its class in transformers.
-        fields: Field of `DecoderConfig` -> field of `config.json`, names that older files have for
-            it, and its value where it is absent (... if it must not be).
-        fixed: The other fields of `DecoderConfig`.
-        implied: What other fields of `config.json` must be if they are there.
-        prefix: Of all names but the unembedding's; files of the model without it lack the prefix.
-        outside, inside: Weight -> the module that has it, in the model and in a layer.
-        layer: The module of a layer.
-        columns: Whether matrices of linear layers are stored [outputs, inputs].
-    """
-
-    name: str
-    architecture: str
-    fields: dict[str, tuple[tuple[str, ...], Any]]
-    fixed: dict[str, Any]
-    implied: Callable[[DecoderConfig], dict[str, Any]]
-    prefix: str
-    outside: dict[str, str]
-    layer: str
-    inside: dict[str, str]
-    columns: bool = True
-
-
-_SIZES = {
-    "vocab_size": (("vocab_size",), ...),
-    "seq_len": (("max_position_embeddings",), 2048),
-    "num_layers": (("num_hidden_layers",), ...),
-    "width": (("hidden_size",), ...),
-    "num_heads": (("num_attention_heads",), ...),
-    "mlp_width": (("intermediate_size",), ...),
-    "rotary_base": (("rope_theta", "rotary_emb_base"), 10_000.0),
-    "tied": (("tie_word_embeddings",), False),
-}
-
-_FORMATS: Mapping[str, _Format] = MappingProxyType(
-    {
-        "gpt_neox": _Format(
-            name="neox",
-            architecture="GPTNeoXForCausalLM",
-            fields=_SIZES
-            | {
-                "norm_eps": (("layer_norm_eps",), 1e-5),
-                "parallel": (("use_parallel_residual",), True),
-                "rotary_fraction": (("partial_rotary_factor", "rotary_pct"), 0.25),
-                "activation": (("hidden_act",), "gelu"),
-            },
-            fixed={},
-            implied=lambda config: {"attention_bias": True, "rope_type": "default"},
-            prefix="gpt_neox.",
-            outside={
-                "embedding": "gpt_neox.embed_in",
-                "final_norm": "gpt_neox.final_layer_norm",
-                "unembedding": "embed_out",
-            },
-            layer="gpt_neox.layers",
-            inside={
-                "attention_norm": "input_layernorm",
-                "query_key_value": "attention.query_key_value",
-                "attention_output": "attention.dense",
-                "mlp_norm": "post_attention_layernorm",
-                "mlp_in": "mlp.dense_h_to_4h",
-                "mlp_out": "mlp.dense_4h_to_h",
-            },
-        ),
-        "llama": _Format(
-            name="llama",
-            architecture="LlamaForCausalLM",
-            fields=_SIZES
-            | {
-                "num_kv_heads": (("num_key_value_heads",), None),
-                "norm_eps": (("rms_norm_eps",), 1e-6),
-                "activation": (("hidden_act",), "silu"),
-                "biases": (("attention_bias",), False),
-            },
-            fixed={"norm": "rms", "rotary_fraction": 1.0, "gated": True},
-            implied=lambda config: {
-                "mlp_bias": config.biases,
-                "head_dim": config.head_size,
-                "partial_rotary_factor": 1.0,
-                "rope_type": "default",
-            },
-            prefix="model.",
-            outside={
-                "embedding": "model.embed_tokens",
-                "final_norm": "model.norm",
-                "unembedding": "lm_head",
-            },
-            layer="model.layers",
-            inside={
-                "attention_norm": "input_layernorm",
-                "query": "self_attn.q_proj",
-                "key": "self_attn.k_proj",
-                "value": "self_attn.v_proj",
-                "attention_output": "self_attn.o_proj",
-                "mlp_norm": "post_attention_layernorm",
-                "mlp_gate": "mlp.gate_proj",
-                "mlp_in": "mlp.up_proj",
-                "mlp_out": "mlp.down_proj",
-            },
-        ),
-        "gpt2": _Format(
-            name="gpt2",
-            architecture="GPT2LMHeadModel",
-            fields={
-                "vocab_size": (("vocab_size",), ...),
-                "seq_len": (("n_positions",), 1024),
-                "num_layers": (("n_layer",), ...),
-                "width": (("n_embd",), ...),
-                "num_heads": (("n_head",), ...),
-                "mlp_width": (("n_inner",), None),
-                "norm_eps": (("layer_norm_epsilon",), 1e-5),
-                "activation": (("activation_function",), "gelu_new"),
-                "tied": (("tie_word_embeddings",), True),
-            },
-            fixed={"learned_positions": True},
-            implied=lambda config: {
-                "scale_attn_weights": True,
-                "scale_attn_by_inverse_layer_idx": False,
-                "add_cross_attention": False,
-            },
-            prefix="transformer.",
-            outside={
-                "embedding": "transformer.wte",
-                "positions": "transformer.wpe",
-                "final_norm": "transformer.ln_f",
-                "unembedding": "lm_head",
-            },
-            layer="transformer.h",
-            inside={
-                "attention_norm": "ln_1",
-                "query_key_value": "attn.c_attn",
-                "attention_output": "attn.c_proj",
-                "mlp_norm": "ln_2",
-                "mlp_in": "mlp.c_fc",
-                "mlp_out": "mlp.c_proj",
-            },
-            columns=False,
-        ),
-    }
-)
 
 
 def load_decoder(
     name_or_path: str | os.PathLike[str], revision: str | None = None
 ) -> tuple[DecoderModel, dict[str, Any]]:
-    """Loads a GPT-NeoX (Pythia), Llama (SmolLM2, tinyllamas) or GPT-2 as a model of assocjax.
+    """Loads a model of Hugging Face's format as a model of assocjax.
+
+    Its `model_type` is gpt_neox (Pythia), llama (SmolLM2, tinyllamas), gpt2, qwen2 (also Qwen2.5),
+    mistral, gemma2, olmo, olmo2 or phi.
 
     Args:
         name_or_path: A folder with `config.json` and weights in safetensors (one file, or several
@@ -229,7 +79,8 @@ def save_decoder(
 
     Args:
         folder: The folder; without a tokenizer.
-        model: A decoder of the architecture of GPT-NeoX, Llama or GPT-2.
+        model: A decoder of the architecture of a family that `load_decoder` reads. If several have
+            it (a Mistral without a sliding window is a Llama), it is saved as the first of them.
         params: Its weights, saved in float32.
         overwrite: Replace another model that assocjax wrote there.
 
@@ -268,7 +119,7 @@ def files_of(config: DecoderConfig, params: dict[str, Any]) -> dict[str, Callabl
 # Configurations
 
 
-def _read_config(path: Path) -> tuple[DecoderConfig, _Format]:
+def _read_config(path: Path) -> tuple[DecoderConfig, Format]:
     try:
         raw = json.loads(path.read_text("utf-8"))
         kind = raw.get("model_type")
@@ -278,10 +129,12 @@ def _read_config(path: Path) -> tuple[DecoderConfig, _Format]:
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"model: {str(path)!r} is no configuration ({reason(error)})") from None
     try:
-        form = _FORMATS[check_choice("model_type", kind, _FORMATS)]
+        form = FORMATS[check_choice("model_type", kind, FORMATS)]
         values = {ours: _field(raw, ours, *where) for ours, where in form.fields.items()}
         if values["mlp_width"] is None:
             values["mlp_width"] = 4 * values["width"]
+        if values.get("head_width") == values["width"] // values["num_heads"]:
+            values["head_width"] = None
         config = DecoderConfig(**values, **form.fixed)
         for name, expected in form.implied(config).items():
             if raw.get(name) not in (None, expected):
@@ -295,15 +148,19 @@ def _field(raw: dict[str, Any], ours: str, names: tuple[str, ...], default: Any)
     """A field of `config.json`, checked."""
     name = next((name for name in names if raw.get(name) is not None), names[0])
     value = raw.get(name)
+    if value is None and name in raw and ours in _OPTIONAL:
+        return None
     if value is None:
         if default is ...:
             raise InputError(f"{name} is missing")
-        return default if ours != "activation" else _ACTIVATIONS[default]
+        return default if ours != "activation" else ACTIVATIONS[default]
     if ours == "activation":
-        return _ACTIVATIONS[check_choice(name, value, _ACTIVATIONS)]
+        return ACTIVATIONS[check_choice(name, value, ACTIVATIONS)]
     if ours in _FLAGS:
         return check_flag(name, value)
-    if ours in _FRACTIONS:
+    if ours in _CAPS:
+        return check_positive(name, value)
+    if ours in _NUMBERS:
         return check_number(name, value, minimum=0)
     return check_integer(name, value, minimum=1)
 
@@ -312,10 +169,11 @@ def _write_config(config: DecoderConfig) -> dict[str, Any]:
     """The content of `config.json`."""
     kind, form = _format_of(config)
     values = {names[0]: getattr(config, ours) for ours, (names, _) in form.fields.items()}
-    activations = {ours: theirs for theirs, ours in reversed(_ACTIVATIONS.items())}
+    activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     values[form.fields["activation"][0][0]] = activations[config.activation]
-    if "num_kv_heads" in form.fields:
-        values["num_key_value_heads"] = config.kv_heads
+    for name, value in (("num_kv_heads", config.kv_heads), ("head_width", config.head_size)):
+        if name in form.fields:
+            values[form.fields[name][0][0]] = value
     values |= form.implied(config)
     if rotary := {name: values.pop(name) for name in _ROTARY if name in values}:
         values["rope_parameters"] = rotary
@@ -329,21 +187,21 @@ def _write_config(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def _format_of(config: DecoderConfig) -> tuple[str, _Format]:
+def _format_of(config: DecoderConfig) -> tuple[str, Format]:
     """The family of an architecture, with its `model_type`."""
-    for kind, form in _FORMATS.items():
+    for kind, form in FORMATS.items():
         stored = {ours: getattr(config, ours) for ours in form.fields}
         if DecoderConfig(**stored, **form.fixed) == config:
             return kind, form
     raise InputError(
-        f"model: none of {', '.join(map(repr, _FORMATS))} has this architecture: {config}"
+        f"model: none of {', '.join(map(repr, FORMATS))} has this architecture: {config}"
     )
 
 
 # Weights
 
 
-def _layout(config: DecoderConfig, form: _Format) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+def _layout(config: DecoderConfig, form: Format) -> Iterator[tuple[tuple[str, ...], str, bool]]:
     """Path of each weight in params, its name in files, and whether it is stored transposed.
 
     The paths "query_key_value" and "query_key_value_bias" stand for three weights each.
@@ -361,10 +219,12 @@ def _layout(config: DecoderConfig, form: _Format) -> Iterator[tuple[tuple[str, .
                 yield (*path, "bias"), f"{theirs}.bias", False
         elif above:
             yield path, f"{theirs}.weight", form.columns
-            if config.biases:
+            if config.has_bias(ours):
                 yield (*above, f"{ours}_bias"), f"{theirs}.bias", False
         elif not (ours == "unembedding" and config.tied):
             yield path, f"{theirs}.weight", ours == "unembedding"
+        if ours == "unembedding" and config.output_bias:
+            yield ("unembedding_bias",), f"{theirs}.bias", False
 
 
 def _parts(path: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -376,7 +236,7 @@ def _parts(path: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [(*above, f"{name}{bias}") for name in ("query", "key", "value")]
 
 
-def _read_params(files: ModelFiles, config: DecoderConfig, form: _Format) -> dict[str, Any]:
+def _read_params(files: ModelFiles, config: DecoderConfig, form: Format) -> dict[str, Any]:
     found = {
         name: tensor for name, tensor in read_tensors(files, "flax") if not name.endswith(COMPUTED)
     }

@@ -11,25 +11,28 @@ Hashes of files need neither torch nor transformers, and show whether a file has
 `shared_weights` shows whether two checkpoints hold the same weights.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from assocjax.arguments import check_path, check_string
+from assocjax.arguments import READ_ONLY, check_choice, check_path, check_string
 from assocjax.errors import InputError, InputTypeError
 from assocjax.llm.libraries import reason, require
 
 _HUB_SECONDS = 10
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-# In the order that AutoModel prefers: one file, or shards that are listed in an index file.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+"""Names of a file with all weights, which is preferred first; an index of shards adds a suffix."""
 _SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
+_EMBEDDING = re.compile(r"(.*\.)?(embed_in|embed_tokens|wte|wpe)\.weight")
 
 _Found = TypeVar("_Found")
 
@@ -45,7 +48,7 @@ class ModelFiles(NamedTuple):
         name: Its name in results: its name on the hub, or that of its folder or file.
         revision: The requested revision.
         folder: The folder of its files.
-        weights: Names of the weight files in the folder.
+        weights: Names of the weight files in the folder that are to be read.
     """
 
     name: str
@@ -55,31 +58,62 @@ class ModelFiles(NamedTuple):
 
     @property
     def is_gguf(self) -> bool:
-        return self.weights[0].endswith(".gguf")
+        return self.weights[:1] != () and self.weights[0].endswith(".gguf")
 
 
-def find_model(name_or_path: str | os.PathLike[str], revision: str | None = None) -> ModelFiles:
+def is_embedding(tensor: str) -> bool:
+    """Whether the tensor of this name is the embedding of tokens or positions."""
+    return _EMBEDDING.fullmatch(tensor) is not None
+
+
+@contextlib.contextmanager
+def temporary_folder(wanted: bool) -> Iterator[Path | None]:
+    """A new folder that is deleted at the end, or None if it is not wanted."""
+    if not wanted:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="assocjax-") as folder:
+        yield Path(folder)
+
+
+def find_model(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    only: str | None = None,
+    downloads: Path | None = None,
+) -> ModelFiles:
     """Finds a model's files, and downloads them if they are on the hub and not in its cache.
+
+    Args:
+        name_or_path: A model, see the table above.
+        revision: Its revision.
+        only: "embeddings" for the weight files that hold the embeddings of tokens and positions: of
+            sharded weights only these shards, by their index. "tokenizer" for no weights.
+        downloads: An empty folder for files that are not in the hub's cache, which remains as it
+            is; by default the cache.
 
     Raises:
         InputError: If there is no such model or revision, it has no weights or only some of their
-            shards, or the hub cannot be reached.
+            shards, the hub cannot be reached, or only a part of a GGUF file is asked for.
     """
     path = _local(name_or_path, revision)
     if path is None:
         name = os.fspath(name_or_path)
-        path = _download(name, revision)
+        path = _download(name, revision, only, downloads)
     elif path.is_file():
+        if only == "embeddings":
+            raise InputError(f"only: a GGUF file such as {str(path)!r} is always read as a whole")
         return ModelFiles(path.name, None, path.parent, (path.name,))
     else:
         name = Path(name_or_path).expanduser().resolve().name
     names = {file.name for file in path.iterdir() if file.is_file()}
-    weights = _choose_weights(names, str(path), lambda file: path / file)
+    weights = _choose_weights(names, str(path), lambda file: path / file, only)
     return ModelFiles(name, revision, path, weights)
 
 
 def weight_hashes(
-    name_or_path: str | os.PathLike[str], revision: str | None = None
+    name_or_path: str | os.PathLike[str], revision: str | None = None, *, only: str | None = None
 ) -> dict[str, str]:
     """SHA-256 of each weight file of a model, without loading the model.
 
@@ -88,6 +122,7 @@ def weight_hashes(
     Args:
         name_or_path: A model, see the table above.
         revision: Its revision.
+        only: "embeddings" for the files that hold the embeddings; by default all.
 
     Returns:
         Name of a file -> SHA-256, in hexadecimal.
@@ -98,7 +133,8 @@ def weight_hashes(
     Cost: for local files, reading them once, about 500 MB/s; for the hub one request, and one more
     for the index of sharded weights.
     """
-    return {name: part.sha256 for name, part in weight_parts(name_or_path, revision).items()}
+    parts = weight_parts(name_or_path, revision, only=only)
+    return {name: part.sha256 for name, part in parts.items()}
 
 
 class Part(NamedTuple):
@@ -109,15 +145,17 @@ class Part(NamedTuple):
 
 
 def weight_parts(
-    name_or_path: str | os.PathLike[str], revision: str | None = None
+    name_or_path: str | os.PathLike[str], revision: str | None = None, *, only: str | None = None
 ) -> dict[str, Part]:
     """Name of each weight file -> its hash and size, as in `weight_hashes`."""
+    if only is not None:
+        check_choice("only", only, READ_ONLY)
     if is_local(name_or_path, revision):
-        files = find_model(name_or_path, revision)
+        files = find_model(name_or_path, revision, only=only)
         hashes = hash_files(files)
         return {n: Part(hashes[n], (files.folder / n).stat().st_size) for n in hashes}
     name = os.fspath(name_or_path)
-    records, weights = _ask(name, revision, lambda hub: _hub_weights(hub, name, revision))
+    records, weights = _ask(name, revision, lambda hub: _hub_weights(hub, name, revision, only))
     return {
         file: _download_and_hash(name, revision, file)
         if records[file] is None
@@ -135,8 +173,15 @@ def is_local(name_or_path: str | os.PathLike[str], revision: str | None = None) 
     return _local(name_or_path, revision) is not None
 
 
-def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[str | None]) -> None:
+def check_revisions(
+    name_or_path: str | os.PathLike[str],
+    revisions: Sequence[str | None],
+    *,
+    only: str | None = None,
+) -> None:
     """Checks that all revisions exist and have weights, without reading or downloading them.
+
+    With `only`, as in `find_model`, checks these weights.
 
     Raises:
         InputError: As `find_model`, in one line for all revisions.
@@ -144,10 +189,10 @@ def check_revisions(name_or_path: str | os.PathLike[str], revisions: Sequence[st
 
     def find(revision: str | None) -> None:
         if is_local(name_or_path, revision):
-            find_model(name_or_path, revision)
+            find_model(name_or_path, revision, only=only)
         else:
             name = os.fspath(name_or_path)
-            _ask(name, revision, lambda hub: _hub_weights(hub, name, revision))
+            _ask(name, revision, lambda hub: _hub_weights(hub, name, revision, only))
 
     of_every_revision(find, revisions)
 
@@ -255,21 +300,21 @@ def _by_number(name: str) -> list[str | int]:
 
 
 def _choose_weights(
-    names: Collection[str], where: str, path_of: Callable[[str], Path]
+    names: Collection[str], where: str, path_of: Callable[[str], Path], only: str | None
 ) -> tuple[str, ...]:
-    """The weight files among a model's files; may read the index of sharded weights."""
-    for single in _WEIGHTS:
+    """The weight files among a model's files; may read the index of sharded weights.
+
+    The index decides: a single file beside it is not of this model.
+    """
+    if only == "tokenizer":
+        return ()
+    for single in SINGLE:
         index = f"{single}.index.json"
         if index not in names:
             if single in names:
                 return (single,)
             continue
-        shards = _read_index(path_of(index), f"{where}/{index}")
-        if single in names and shards != [single]:
-            raise InputError(
-                f"model: {where!r} has both {single} and {index}, which lists other files; "
-                "expected one of them: move the other elsewhere"
-            )
+        shards = _read_index(path_of(index), f"{where}/{index}", only)
         absent = [shard for shard in shards if shard not in names]
         if absent:
             raise InputError(
@@ -282,19 +327,23 @@ def _choose_weights(
         f"; {', '.join(shards)} cannot be read without the index that lists them" if shards else ""
     )
     raise InputError(
-        f"model: {where!r} has no weights: expected {' or '.join(_WEIGHTS)}, or an index such as "
-        f"{_WEIGHTS[0]}.index.json with the files that it lists{but}"
+        f"model: {where!r} has no weights: expected {' or '.join(SINGLE)}, or an index such as "
+        f"{SINGLE[0]}.index.json with the files that it lists{but}"
     )
 
 
-def _read_index(path: Path, name: str) -> list[str]:
+def _read_index(path: Path, name: str, only: str | None) -> list[str]:
+    """The files that an index lists, or those of them that hold embeddings."""
     try:
-        shards = json.loads(path.read_text("utf-8"))["weight_map"].values()
-        if not shards or not all(isinstance(shard, str) for shard in shards):
+        shards = json.loads(path.read_text("utf-8"))["weight_map"]
+        if not shards or not all(isinstance(shard, str) for shard in shards.values()):
             raise TypeError("it lists no files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"model: {name!r} is no index of weight files ({error!r})") from None
-    return sorted(set(shards))
+    found = {shard for tensor, shard in shards.items() if only is None or is_embedding(tensor)}
+    if not found:
+        raise InputError(f"only: {name!r} lists no embedding, as of {min(shards)!r}")
+    return sorted(found)
 
 
 def _fetch(hub: Any, name: str, revision: str | None, file: str) -> Path:
@@ -302,24 +351,28 @@ def _fetch(hub: Any, name: str, revision: str | None, file: str) -> Path:
 
 
 def _hub_weights(
-    hub: Any, name: str, revision: str | None
+    hub: Any, name: str, revision: str | None, only: str | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Name of each file -> the hub's record if the file is large; and names of weight files."""
     info = hub.HfApi().model_info(
         name, revision=revision, files_metadata=True, timeout=_HUB_SECONDS
     )
     records = {file.rfilename: file.lfs for file in info.siblings or ()}
-    weights = _choose_weights(records, name, lambda file: _fetch(hub, name, revision, file))
+    weights = _choose_weights(records, name, lambda file: _fetch(hub, name, revision, file), only)
     return records, weights
 
 
-def _download(name: str, revision: str | None) -> Path:
-    """The model's snapshot in the cache of the hub; if the hub cannot be reached, a cached one."""
+def _download(name: str, revision: str | None, only: str | None, downloads: Path | None) -> Path:
+    """The model's snapshot in the cache of the hub, or in `downloads` if the cache lacks weights of
+    it; if the hub cannot be reached, a cached one."""
 
     def download(hub: Any) -> str:
-        _, weights = _hub_weights(hub, name, revision)
-        wanted = [*_SMALL_FILES, *weights]
-        return hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
+        _, weights = _hub_weights(hub, name, revision, only)
+        options: dict[str, Any] = {"allow_patterns": [*_SMALL_FILES, *weights]}
+        cached = (hub.try_to_load_from_cache(name, file, revision=revision) for file in weights)
+        if downloads is not None and not all(isinstance(path, str) for path in cached):
+            options["local_dir"] = downloads
+        return hub.snapshot_download(name, revision=revision, **options)
 
     def cached(hub: Any) -> str:
         return hub.snapshot_download(name, revision=revision, local_files_only=True)

@@ -13,7 +13,7 @@ from assocjax.arguments import check_string
 from assocjax.corpora.tokenizers import without_dropout
 from assocjax.errors import InputError
 from assocjax.llm._architectures import COMPUTED, FAMILIES
-from assocjax.llm.files import ModelFiles, find_model, hash_files
+from assocjax.llm.files import SINGLE, ModelFiles, find_model, hash_files
 from assocjax.llm.libraries import quiet, reason, require
 from assocjax.llm.tensors import check_complete, read_tensors
 
@@ -29,7 +29,7 @@ class LanguageModel:
     Attributes:
         name: Its name on the hub, or that of its folder or file.
         revision: The requested revision.
-        family: `"gpt_neox"`, `"llama"` or `"gpt2"`, see `assocjax.llm._architectures`.
+        family: Its `model_type`, such as `"gpt_neox"`: see `assocjax.llm._architectures`.
         num_layers: Number of layers.
         num_heads: Number of query heads of a layer.
         width: Dimension of the residual stream, d.
@@ -69,7 +69,10 @@ def load_model(
     *,
     device: str | None = None,
 ) -> LanguageModel:
-    """Loads a language model: GPT-NeoX (Pythia), Llama (SmolLM2, tinyllamas) or GPT-2.
+    """Loads a language model with transformers.
+
+    Its `model_type` is gpt_neox (Pythia), llama (SmolLM2, tinyllamas), gpt2, qwen2 (also Qwen2.5),
+    mistral, gemma2, olmo, olmo2 or phi.
 
     Args:
         name_or_path: A folder with weights in safetensors or PyTorch's format, a folder with such a
@@ -90,7 +93,11 @@ def load_model(
     """
     for library in ("torch", "transformers"):
         require(library)
-    files = find_model(name_or_path, revision)
+    return load_files(find_model(name_or_path, revision), device=device)
+
+
+def load_files(files: ModelFiles, *, device: str | None = None) -> LanguageModel:
+    """As `load_model`, from the files that `find_model` has found."""
     where = _where(device)
     config = _config(files)
     module = _load_module(files, config).to(where)
@@ -106,7 +113,7 @@ def load_model(
             )
     return LanguageModel(
         name=files.name,
-        revision=revision,
+        revision=files.revision,
         family=config.model_type,
         num_layers=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
@@ -145,13 +152,7 @@ def _config(files: ModelFiles) -> Any:
                 raise InputError(f"model: {str(path)!r} is no GGUF file")
     else:
         path = files.folder / "config.json"
-        try:
-            kind = json.loads(path.read_text("utf-8")).get("model_type")
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"model: {str(path)!r} is no configuration ({reason(error)})"
-            ) from None
-        _check_family(kind, str(path))
+        model_type(files)
     try:
         with quiet():
             config = require("transformers").AutoConfig.from_pretrained(**_source(files))
@@ -160,6 +161,21 @@ def _config(files: ModelFiles) -> Any:
         raise InputError(f"model: {str(path)!r} cannot be read{cut} ({reason(error)})") from None
     _check_family(config.model_type, str(path))
     return config
+
+
+def model_type(files: ModelFiles) -> str:
+    """The `model_type` in a model's configuration, one of `FAMILIES`.
+
+    Raises:
+        InputError: If it is another, or the file cannot be read.
+    """
+    path = files.folder / "config.json"
+    try:
+        kind = json.loads(path.read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"model: {str(path)!r} is no configuration ({reason(error)})") from None
+    _check_family(kind, str(path))
+    return kind
 
 
 def _check_family(kind: Any, path: str) -> None:
@@ -172,13 +188,18 @@ def _check_family(kind: Any, path: str) -> None:
 
 def _load_module(files: ModelFiles, config: Any) -> Any:
     torch, transformers = require("torch"), require("transformers")
-    safe = {} if files.is_gguf else {"use_safetensors": files.weights[0].endswith(".safetensors")}
+    source = _source(files)
+    if not files.is_gguf:
+        source["use_safetensors"] = files.weights[0].endswith(".safetensors")
     try:
         with quiet(stderr=files.is_gguf):
             _check_size(files, config)
-            module, report = transformers.AutoModelForCausalLM.from_pretrained(
-                **_source(files),
-                **safe,
+            if any((files.folder / file).exists() for file in SINGLE if file not in files.weights):
+                # transformers would read that file, and not the shards of the index.
+                tensors = dict(read_tensors(files))
+                source = {"pretrained_model_name_or_path": None, "state_dict": tensors}
+            module, report = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+                **source,
                 config=config,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,

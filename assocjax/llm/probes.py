@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from assocjax.arguments import check_integer, check_integers
+from assocjax.arguments import check_choice, check_integer, check_integers
 from assocjax.errors import InputError
-from assocjax.llm._architectures import FAMILIES, rotate, submodule
+from assocjax.llm._architectures import FAMILIES, gain, normed, rotate, submodule
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel
 from assocjax.llm.theory import check_token_ids
@@ -27,8 +27,9 @@ class Streams(NamedTuple):
 
     Attributes:
         before: h, the input of the layer.
-        after_attention: h + attention(norm(h)), without the MLP. It is the same for the parallel
-            residual of GPT-NeoX, where no module receives this sum, since both MLP and attention
+        after_attention: h + attention(norm(h)), without the MLP, or h + norm(attention(h)) where a
+            norm stands after attention (OLMo-2, Gemma-2). It is the same for the parallel residual
+            of GPT-NeoX and Phi, where no module receives this sum, since both MLP and attention
             read h.
         after_layer: The output of the layer; for the last layer, before the final norm.
     """
@@ -42,17 +43,21 @@ def single_token_streams(
     model: LanguageModel,
     token_ids: np.ndarray,
     *,
+    prefix: int | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int = 1024,
     progress: Progress | None = None,
 ) -> Streams:
-    """The residual stream of every token fed alone: one token at position 0, without BOS.
+    """The residual stream of every token fed alone: one token at position 0, or after a prefix.
 
-    The token then attends to itself only, so that queries, keys and positions have no effect.
+    Without a prefix the token attends to itself only, so that queries, keys and positions have no
+    effect.
 
     Args:
         model: A language model.
         token_ids: Integers [n].
+        prefix: A token that is fed before each of them, at position 0, such as beginning-of-text;
+            by default none.
         layers: Layers to return, in that order, counted from 1; by default all L. For a wide model
             and many tokens, not all layers fit in memory: request them in groups.
         batch_size: Tokens fed at once.
@@ -69,6 +74,10 @@ def single_token_streams(
     ids = check_token_ids(token_ids, model.vocab_size, distinct=False)
     chosen = _check_layers(layers, model.num_layers)
     batch_size = check_integer("batch_size", batch_size, minimum=1)
+    fed = ids[:, None]
+    if prefix is not None:
+        prefix = check_integer("prefix", prefix, minimum=0, maximum=model.vocab_size - 1)
+        fed = np.insert(fed, 0, prefix, axis=1)
     shape = (len(chosen), ids.size, model.width)
     streams = Streams(*(np.empty(shape, np.float32) for _ in Streams._fields))
     for start in range(0, ids.size, batch_size):
@@ -76,10 +85,10 @@ def single_token_streams(
 
         def keep(layer: int, found: tuple, batch: slice = batch) -> None:
             for stream, values in zip(streams, found, strict=True):
-                stream[layer, batch] = values[:, 0].cpu().numpy()
+                stream[layer, batch] = values[:, -1].cpu().numpy()
 
         with _watching(model, chosen, keep):
-            _forward(model, ids[batch, None])
+            _forward(model, fed[batch])
         if progress is not None:
             progress(batch.stop, ids.size)
     return streams
@@ -166,7 +175,7 @@ def query_key_factors(
     embeddings: np.ndarray,
     *,
     head: int | None = None,
-    norm: bool = False,
+    norm: bool | str = False,
     distance: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores between tokens in a layer, as factors: `queries @ keys.T` [n, n], rows are queries.
@@ -174,12 +183,14 @@ def query_key_factors(
     The result depends on `distance`:
 
     * None: E W_Q W_K^T E^T, which the paper compares with its query-key matrix. It differs from the
-      model's scores if queries and keys have biases or a rotary embedding.
+      model's scores if queries and keys have biases, norms or a rotary embedding.
     * An integer: the model's attention scores, before the softmax and without the scale
-      1 / sqrt(d_head), for token i as a query `distance` positions after token j as a key:
-      (R (e_i W_Q + b_Q)) · (e_j W_K + b_K). R is the rotation by the distance, or the identity
-      without rotary embedding (GPT-2). Not even b_K can be left out: if R is not the identity, the
-      term of b_K with a query depends on the distance, and so differs between keys.
+      1 / sqrt(d_head) and the soft-capping (Gemma-2), for token i as a query `distance` positions
+      after token j as a key: (R (e_i W_Q + b_Q)) · (e_j W_K + b_K). R is the rotation by the
+      distance, or the identity without rotary embedding (GPT-2). Not even b_K can be left out: if R
+      is not the identity, the term of b_K with a query depends on the distance, and so differs
+      between keys. Queries and keys are clipped or normed before R where the model does so (OLMo,
+      OLMo-2). A sliding window is not applied.
 
     Args:
         model: A language model.
@@ -188,7 +199,9 @@ def query_key_factors(
         head: A query head, counted from 0; by default the mean over heads of W_Q W_K^T. If heads
             share keys (grouped queries), each query head is used with its group's keys.
         norm: First apply to E the layer's norm before attention, including gain and bias, as the
-            layer does. Needed for the model's scores; the paper does not apply it.
+            layer does. Needed for the model's scores; the paper does not apply it. "gain" only
+            multiplies E by its gain, which is the same as to fold it into W_Q and W_K. No effect
+            where there is no such norm (OLMo-2).
         distance: Positions from key to query, below the model's number of positions; see above.
 
     Returns:
@@ -197,7 +210,7 @@ def query_key_factors(
     Raises:
         InputError, InputTypeError: If an argument has another shape, type or range.
 
-    Cost: 2 n d d_head multiplications for each head.
+    Cost: 2 n d d_head multiplications for each head; with `distance`, of all heads of the layer.
     """
     torch = require("torch")
     layer = check_integer("layer", layer, minimum=1, maximum=model.num_layers)
@@ -209,6 +222,8 @@ def query_key_factors(
             f"embeddings must be floats of shape [n, d] with d = {model.width}; got {E.dtype} "
             f"{E.shape}"
         )
+    if not isinstance(norm, bool | np.bool_):
+        check_choice("norm", norm, ("gain",))
     if distance is not None:
         last = model.module.config.max_position_embeddings - 1
         distance = check_integer("distance", distance, minimum=0, maximum=last)
@@ -217,14 +232,17 @@ def query_key_factors(
     heads = slice(None) if head is None else slice(head, head + 1)
     with torch.inference_mode():
         x = torch.tensor(E, dtype=torch.float32, device=_device(model))
-        if norm:
-            x = submodule(block, family.attention_norm)(x)
-        W_Q, W_K = (W[heads] for W in family.query_key(submodule(block, family.attention)))
+        if norm and family.attention_norm is not None:
+            module = submodule(block, family.attention_norm)
+            x = x * gain(module) if norm == "gain" else module(x)
+        attention = submodule(block, family.attention)
         one = x.new_full((len(x), 1), distance is not None)  # the factor of the biases
         x = torch.cat([x, one], dim=1)
-        queries, keys = x @ W_Q, x @ W_K
-        if distance is not None:
-            queries, keys = rotate(model.module, family, queries, keys, distance)
+        if distance is None:
+            queries, keys = (x @ W[heads] for W in family.query_key(attention))
+        else:  # a norm may be over all heads
+            queries, keys = normed(attention, *(x @ W for W in family.query_key(attention)))
+            queries, keys = rotate(model.module, family, queries[heads], keys[heads], distance)
         # The mean over heads is one product of the concatenated heads.
         queries = queries.transpose(0, 1).flatten(1) / len(queries)
         keys = keys.transpose(0, 1).flatten(1)
@@ -236,7 +254,7 @@ def _watching(
     model: LanguageModel, layers: Sequence[int], use: Callable[[int, tuple], None]
 ) -> Iterator[None]:
     """Calls `use` with (index in `layers`, the three streams [B, T, d]) when a layer returns."""
-    blocks, path = _layers(model), FAMILIES[model.family].attention
+    blocks, path = _layers(model), FAMILIES[model.family].written
     with contextlib.ExitStack() as hooks:
         for place, layer in enumerate(layers):
             found: dict[str, Any] = {}

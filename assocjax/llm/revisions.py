@@ -13,6 +13,8 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -23,15 +25,28 @@ from assocjax.arguments import (
     NUM_BINS,
     NUM_SHUFFLES,
     PROBES,
+    PROTOCOL,
+    READ_ONLY,
     check_choice,
+    check_flag,
     check_integer,
+    check_names,
 )
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.compare import compare_model
-from assocjax.llm.files import Part, check_list, find_model, of_every_revision, weight_hashes
+from assocjax.llm.embeddings import embedding_stream
+from assocjax.llm.files import (
+    ModelFiles,
+    Part,
+    check_list,
+    find_model,
+    of_every_revision,
+    temporary_folder,
+    weight_hashes,
+)
 from assocjax.llm.libraries import require
-from assocjax.llm.models import LanguageModel, load_model
+from assocjax.llm.models import LanguageModel, load_files, load_tokenizer
 from assocjax.llm.probes import Streams, occurrence_streams, query_key_factors, single_token_streams
 from assocjax.llm.tensors import SharedWeights, group_shared, tensor_hashes
 from assocjax.llm.texts import TokenTheory, check_vocabulary, theory_of_tokens
@@ -40,7 +55,7 @@ from assocjax.storage import claim, results
 ONLY = "main"
 """The name of the revision of a model without revisions."""
 
-_STEP = re.compile(r"(?<![A-Za-z0-9])step(\d+)(?![A-Za-z0-9]|\.\d)")
+_STEP = re.compile(r"(?<![A-Za-z0-9])step[-_]?(\d+)(?![A-Za-z0-9]|\.\d)")
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,6 +73,9 @@ def compare_revisions(
     num_shuffles: int = NUM_SHUFFLES,
     num_bins: int = NUM_BINS,
     seed: int = 0,
+    protocol: Sequence[str] = (),
+    only: str | None = None,
+    delete_downloads: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -71,13 +89,24 @@ def compare_revisions(
         num_tokens, min_count: As in `theory_of_tokens`.
         probe: "single" or "occurrence": `single_token_streams` or `occurrence_streams`.
         centerings, num_shuffles, num_bins, seed: As in `compare_model`.
+        protocol: What else is done as in the paper, of `arguments.PROTOCOL`. "beginning": the
+            tokeniser's beginning-of-text token is fed before every text. "gains": attention is
+            compared with the gain of the norm before it folded into W_Q and W_K. "centred": the
+            mean over features is subtracted from all streams; in a model with layer norms it is the
+            same to subtract it from all that is written to the stream.
+        only: "embeddings" to compare the embedding alone: of sharded weights, only the shard with
+            the embedding is downloaded and read, and `weights` and `shared_weights` are of it.
+        delete_downloads: Whether weights from the hub are deleted when they have been compared:
+            they are downloaded into a temporary folder (TMPDIR). What the hub's cache holds is used
+            and never deleted.
         overwrite: Replace another comparison in the folder, or compute this one again.
         progress: Called with (current work, steps done, steps in total).
 
     Returns:
         The Dataset of `compare_model`, with the leading dimension `revision`. It has a coordinate
         `step` if each name contains a different step: stepN or, as in `stage1-step1-tokens1B`,
-        stepN between other parts. `token_count` over `token` is the number of occurrences of each
+        stepN between other parts. With `only`, there is one layer, its `stream` is "before", and
+        attention is left out. `token_count` over `token` is the number of occurrences of each
         token. Attributes besides provenance, as JSON: `weights`, the hash of every file of each
         revision; `shared_weights`, the revisions that share tensors (`SharedWeights`).
 
@@ -95,6 +124,15 @@ def compare_revisions(
     for library in ("torch", "transformers"):
         require(library)
     check_choice("probe", probe, PROBES)
+    if only is not None:
+        check_choice("only", only, READ_ONLY)
+        if probe != "single":
+            raise InputError(f"only: embeddings are of single tokens; got probe {probe!r}")
+    if not isinstance(protocol, list | tuple) or protocol:
+        protocol = check_names("protocol", protocol, PROTOCOL)
+    if only is not None and set(protocol) - {"centred"}:
+        raise InputError(f"only: of the protocol, embeddings can be centred; got {[*protocol]}")
+    check_flag("delete_downloads", delete_downloads)
     names = names_of(revisions)
     num_shuffles = check_integer("num_shuffles", num_shuffles, minimum=2, maximum=LARGEST_DRAWS)
     num_bins = check_integer("num_bins", num_bins, minimum=1)
@@ -108,7 +146,7 @@ def compare_revisions(
 
     def hash_weights(revision: str | None) -> dict[str, str]:
         report("hashing weights", next(hashed), len(names))
-        return weight_hashes(name_or_path, revision)
+        return weight_hashes(name_or_path, revision, only=only)
 
     hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
     settings = {
@@ -120,6 +158,8 @@ def compare_revisions(
         "num_shuffles": num_shuffles,
         "num_bins": num_bins,
         "seed": seed,
+        "only": only,
+        "protocol": [name for name in PROTOCOL if name in protocol],
     }
     libraries = {name: _versions()[name] for name in ("torch", "transformers")}
     of_all = results.identity(source, settings | place_of(name_or_path)) | libraries
@@ -128,7 +168,7 @@ def compare_revisions(
         missing = {}
         for name, revision in zip(names, revisions, strict=True):
             file = f"revision-{urllib.parse.quote(name, safe='')}.nc"
-            decides = of_all | hashes[name] | configuration_hash(name_or_path, revision)
+            decides = of_all | hashes[name] | configuration_hash(name_or_path, revision, only)
             kept = None
             if file in folder.files:
                 kept = results.reuse(folder.path / file, decides, overwrite=overwrite)
@@ -149,7 +189,12 @@ def compare_revisions(
                 def tell(what: str, done: int, total: int, name: str = name) -> None:
                     report(f"{name}: {what}", done, total)
 
-                streams, attention = _probe(name_or_path, revision, source, theory, probe, tell)
+                tell("loading", 0, 1)
+                with temporary_folder(delete_downloads) as downloads:
+                    files = find_model(name_or_path, revision, only=only, downloads=downloads)
+                    how = only or probe
+                    streams, attention = _probe(files, source, theory, how, protocol, tell)
+                    tensors = tensor_hashes(files, only=only)
                 dataset = compare_model(
                     streams,
                     theory.matrices,
@@ -163,7 +208,7 @@ def compare_revisions(
                 )
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
-                dataset = _with_tensors(dataset, tensor_hashes(find_model(name_or_path, revision)))
+                dataset = _with_tensors(dataset, tensors)
                 results.keep(folder, file, dataset, decides)
                 found[name] = dataset
         folder.finish()
@@ -205,12 +250,12 @@ def _is_path(name_or_path: str | os.PathLike[str]) -> bool:
 
 
 def configuration_hash(
-    name_or_path: str | os.PathLike[str], revision: str | None
+    name_or_path: str | os.PathLike[str], revision: str | None, only: str | None = None
 ) -> dict[str, str]:
     """The hash of a local model's configuration, on which the effect of its weights depends."""
     if not _is_path(name_or_path):
         return {}
-    path = find_model(name_or_path, revision).folder / "config.json"
+    path = find_model(name_or_path, revision, only=only).folder / "config.json"
     return {"config.json": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
 
 
@@ -225,33 +270,56 @@ def _versions() -> dict[str, str]:
 
 
 def _probe(
-    name_or_path: str | os.PathLike[str],
-    revision: str | None,
+    files: ModelFiles,
     source: TokenData | TokenFile,
     theory: TokenTheory,
     probe: str,
+    protocol: Sequence[str],
     tell: Progress,
-) -> tuple[Streams, list[tuple[np.ndarray, np.ndarray]]]:
-    """Streams and attention of a checkpoint, which is loaded and then freed."""
-    tell("loading", 0, 1)
-    model = load_model(name_or_path, revision)
-    if model.tokenizer is not None:
-        check_vocabulary(source, model.tokenizer, f"{model.name} {revision or ''}".strip())
+) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]] | None]:
+    """Streams and attention of a checkpoint, which is loaded and then freed; or the embedding."""
+    model = None if probe in READ_ONLY else load_files(files)
+    tokenizer = load_tokenizer(files) if model is None else model.tokenizer
+    if tokenizer is not None:
+        check_vocabulary(source, tokenizer, f"{files.name} {files.revision or ''}".strip())
+    if model is None:
+        E = _centred(embedding_stream(files, theory.ids)[None], protocol)
+        return SimpleNamespace(before=E, after_attention=None, after_layer=None), None
+    prefix = None
+    if "beginning" in protocol:
+        prefix = getattr(tokenizer, "bos_token_id", None)
+        if prefix is None:
+            raise InputError(f"protocol: model {files.name!r} has no beginning-of-text token")
 
     def progress(done: int, total: int) -> None:
         tell("probing", done, total)
 
     if probe == "single":
-        streams = single_token_streams(model, theory.ids, progress=progress)
+        streams = single_token_streams(model, theory.ids, prefix=prefix, progress=progress)
     else:
         tokens, mask = source.read(0, source.num_sequences)
-        streams, _ = occurrence_streams(model, tokens[:, :-1], mask, theory.ids, progress=progress)
-    return streams, [_heads(model, layer, E) for layer, E in enumerate(streams.before, start=1)]
+        tokens = tokens[:, :-1]
+        if prefix is not None:
+            tokens = np.insert(tokens, 0, prefix, axis=1)
+            mask = np.insert(mask, 0, False, axis=1)
+        streams, _ = occurrence_streams(model, tokens, mask, theory.ids, progress=progress)
+    streams = Streams(*(_centred(stream, protocol) for stream in streams))
+    norm = "gain" if "gains" in protocol else False
+    heads = [_heads(model, layer, E, norm) for layer, E in enumerate(streams.before, start=1)]
+    return streams, heads
 
 
-def _heads(model: LanguageModel, layer: int, E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _centred(stream: np.ndarray, protocol: Sequence[str]) -> np.ndarray:
+    return stream - stream.mean(-1, keepdims=True) if "centred" in protocol else stream
+
+
+def _heads(
+    model: LanguageModel, layer: int, E: np.ndarray, norm: bool | str
+) -> tuple[np.ndarray, np.ndarray]:
     """Queries and keys of all heads of a layer, [H, n, r] each."""
-    pairs = [query_key_factors(model, layer, E, head=head) for head in range(model.num_heads)]
+    pairs = [
+        query_key_factors(model, layer, E, head=head, norm=norm) for head in range(model.num_heads)
+    ]
     queries, keys = zip(*pairs, strict=True)
     return np.stack(queries), np.stack(keys)
 

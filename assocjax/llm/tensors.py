@@ -8,7 +8,7 @@ step (EleutherAI/pythia, issues 83, 195, 198 and 205), one has one of three shar
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from safetensors import safe_open
@@ -20,6 +20,7 @@ from assocjax.llm.files import (
     Part,
     check_list,
     find_model,
+    is_embedding,
     is_local,
     of_every_revision,
     weight_parts,
@@ -27,6 +28,7 @@ from assocjax.llm.files import (
 from assocjax.llm.libraries import reason, require
 
 _CHUNK = 1 << 22
+_UNEMBEDDINGS = ("lm_head.weight", "embed_out.weight")
 
 
 class SharedWeights(NamedTuple):
@@ -123,24 +125,38 @@ def group_shared(parts: Mapping[str, Mapping[str, Part]], unit: str) -> list[Sha
     return sorted(found, key=lambda s: (-s.shared, -s.size, [order[r] for r in s.revisions]))
 
 
-def tensor_hashes(files: ModelFiles) -> dict[str, Part]:
+def tensor_hashes(files: ModelFiles, *, only: str | None = None) -> dict[str, Part]:
     """Name of each tensor -> SHA-256 of type, shape and values, and its number of entries.
 
+    Without tables that are computed, and an unembedding that equals the embedding: PyTorch's format
+    stores tied weights twice, safetensors once. With `only`, as in `find_model`, embeddings alone.
     Empty for a GGUF file, which has no revisions.
     """
-    return {
+
+    def wanted(name: str) -> bool:
+        return is_embedding(name) if only else not name.endswith(COMPUTED)
+
+    parts = {
         name: Part(_hash(tensor), tensor.numel())
-        for name, tensor in read_tensors(files)
-        if not name.endswith(COMPUTED)
+        for name, tensor in read_tensors(files, wanted=wanted)
+    }
+    embeddings = {part for name, part in parts.items() if is_embedding(name)}
+    return {
+        name: part
+        for name, part in parts.items()
+        if not (name.endswith(_UNEMBEDDINGS) and part in embeddings)
     }
 
 
-def read_tensors(files: ModelFiles, framework: str = "pt") -> Iterator[tuple[str, Any]]:
+def read_tensors(
+    files: ModelFiles, framework: str = "pt", wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, Any]]:
     """Names and tensors, one at a time; none for a GGUF file.
 
     Args:
         files: Where they are.
         framework: Of the tensors: "pt", or "flax" if all files are in safetensors.
+        wanted: Whether the tensor of a name is to be read.
 
     Raises:
         InputError: If a file is corrupt or truncated; the error names it.
@@ -149,9 +165,9 @@ def read_tensors(files: ModelFiles, framework: str = "pt") -> Iterator[tuple[str
         path = files.folder / name
         try:
             if name.endswith(".safetensors"):
-                yield from _safetensors(path, framework)
+                yield from _safetensors(path, framework, wanted)
             else:
-                yield from _pytorch(path)
+                yield from _pytorch(path, wanted)
         except Exception as error:  # the libraries raise many types
             raise InputError(
                 f"model: the weights {str(path)!r} are corrupt or cut short ({reason(error)})"
@@ -176,18 +192,22 @@ def check_complete(
             )
 
 
-def _safetensors(path: os.PathLike[str], framework: str) -> Iterator[tuple[str, Any]]:
+def _safetensors(
+    path: os.PathLike[str], framework: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, Any]]:
     with safe_open(path, framework=framework) as file:
-        for name in file.keys():  # noqa: SIM118
+        for name in filter(wanted, file.keys()):
             yield name, file.get_tensor(name)
 
 
-def _pytorch(path: os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+def _pytorch(path: os.PathLike[str], wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
     torch = require("torch")
     # Only zip files can be mapped into memory.
     mapped = zipfile.is_zipfile(path)
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    yield from ((name, value) for name, value in state.items() if torch.is_tensor(value))
+    for name, value in state.items():
+        if torch.is_tensor(value) and wanted(name):
+            yield name, value
 
 
 def _hash(tensor: Any) -> str:

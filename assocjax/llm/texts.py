@@ -65,7 +65,7 @@ def tokens_of_model(
         InputTypeError: As `load_tokens`.
     """
     at_most = check_integer("at_most", at_most, minimum=1)
-    files = find_model(name_or_path, revision)
+    files = find_model(name_or_path, revision, only="tokenizer")
     tokenizer = load_tokenizer(files)
     if is_token_file(corpus):
         data = open_tokens(corpus, seq_len, num_sequences=num_sequences)

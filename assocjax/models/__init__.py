@@ -14,6 +14,7 @@ In reading order:
 * `exact`: `exact_gradient` and `exact_loss_and_gradient`, in the form that the plan chooses.
 * `paper`: all this as a `Model`.
 * `factored`: the same attention and positions, for tokens embedded in fewer dimensions.
-* `decoder`: GPT-NeoX, Llama and GPT-2, with attention as a seam.
+* `architecture`: `DecoderConfig`, the architecture of GPT-NeoX, Llama, GPT-2 and relatives.
+* `decoder`: decoders of such an architecture, with attention as a seam.
 * `flax_models`: any flax module as a `Model`.
 """

@@ -1,4 +1,4 @@
-"""Decoder-only transformers: GPT-NeoX (Pythia), Llama and GPT-2, as models of `Model`.
+"""Decoder-only transformers: GPT-NeoX (Pythia), Llama, GPT-2 and relatives, as models of `Model`.
 
     h_0 = E[x] (+ P[t])
     q, k, v = norm(h) W_Q, norm(h) W_K, norm(h) W_V, split into heads;  rotary turns q and k
@@ -6,173 +6,40 @@
     h' = h + a W_O,  then h' + MLP(norm(h'));  in parallel: h + a W_O + MLP(norm(h))
     logits = norm(h_L) U
 
+Norms may also stand after attention and MLP: h' = h + norm(a W_O), and likewise for the MLP.
+
 Attention is a seam: `Block.heads` gives queries, keys and values, anything may combine them
 (`causal` over a sequence, `attend` over other keys), and `Block.finish` takes the result.
 
-Symbols: d the width, H heads of r = d / H dimensions, G heads of keys and values.
+Symbols: d the width, H heads of r dimensions (r = d / H unless configured otherwise), G heads of
+keys and values.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, DTypeLike, Float, Int32, PRNGKeyArray
 
-from assocjax.arguments import check_choice, check_integer
-from assocjax.checks import check_number
-from assocjax.errors import InputError
+from assocjax.models.architecture import DecoderConfig, gpt2, llama, neox, norms_of
 from assocjax.models.attention_only import activation_budget, count_valid, position_nll
 from assocjax.models.microbatches import sum_microbatches
 from assocjax.models.model import Model, Sizes, Weights
 from assocjax.models.registry import register_model
 from assocjax.precision import matmul
 
-ACTIVATIONS = {
+_ACTIVATIONS = {
     # JAX's own is of erfc, which takes XLA twice as long.
     "gelu": lambda x: x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """All of a decoder's architecture. `neox`, `llama` and `gpt2` make the usual ones.
-
-    Attributes:
-      vocab_size: V.
-      seq_len: the largest number of positions, T.
-      num_layers: L.
-      width: d, of the residual stream.
-      num_heads: H; a head has r = d / H dimensions.
-      mlp_width: of the MLP's hidden layer.
-      num_kv_heads: G, heads of keys and values, each shared by H / G heads of queries; None is H.
-      norm: "layer" (with biases) or "rms" (without).
-      norm_eps: added to the variance.
-      parallel: whether the MLP reads the same h as attention, and not the sum after it.
-      rotary_fraction: the part of a head's dimensions that rotary embedding turns.
-      rotary_base: the base of its wavelengths.
-      learned_positions: whether h_0 has a learned term for each position.
-      gated: whether the MLP's hidden layer is act(x W_gate) * (x W_in), and not act(x W_in).
-      activation: "gelu" (exact), "gelu_tanh" or "silu".
-      biases: whether projections have biases.
-      tied: whether the unembedding is the transposed embedding.
-
-    Raises:
-      InputError, InputTypeError: a value is out of range, or heads do not divide the width.
-    """
-
-    vocab_size: int
-    seq_len: int
-    num_layers: int
-    width: int
-    num_heads: int
-    mlp_width: int
-    num_kv_heads: int | None = None
-    norm: Literal["layer", "rms"] = "layer"
-    norm_eps: float = 1e-5
-    parallel: bool = False
-    rotary_fraction: float = 0.0
-    rotary_base: float = 10_000.0
-    learned_positions: bool = False
-    gated: bool = False
-    activation: Literal["gelu", "gelu_tanh", "silu"] = "gelu"
-    biases: bool = True
-    tied: bool = False
-
-    def __post_init__(self):
-        sizes = ("vocab_size", "seq_len", "num_layers", "width", "num_heads", "mlp_width")
-        for name in sizes:
-            check_integer(name, getattr(self, name), minimum=1)
-        check_number("rotary_fraction", self.rotary_fraction, minimum=0)
-        check_number("rotary_base", self.rotary_base, minimum=1)
-        check_number("norm_eps", self.norm_eps, minimum=0)
-        if self.rotary_fraction > 1:
-            raise InputError(f"rotary_fraction must be at most 1; got {self.rotary_fraction}")
-        if self.width % self.num_heads:
-            raise InputError(
-                f"width must be a multiple of num_heads; got {self.width} for {self.num_heads}"
-            )
-        groups = check_integer("num_kv_heads", self.kv_heads, minimum=1)
-        if self.num_heads % groups:
-            raise InputError(
-                "num_heads must be a multiple of num_kv_heads; got "
-                f"{self.num_heads} for {self.num_kv_heads}"
-            )
-        if len(self.frequencies) * 2 > self.head_size:
-            raise InputError(f"rotary embedding turns pairs; a head has {self.head_size} dimension")
-        check_choice("norm", self.norm, ("layer", "rms"))
-        check_choice("activation", self.activation, ACTIVATIONS)
-
-    @property
-    def head_size(self) -> int:
-        """r."""
-        return self.width // self.num_heads
-
-    @property
-    def kv_heads(self) -> int:
-        """G."""
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def frequencies(self) -> np.ndarray:
-        """Angles, in radians, by which rotary embedding turns each pair from one position to the
-        next, float64; empty without it."""
-        turned = int(self.head_size * self.rotary_fraction)
-        return self.rotary_base ** -(np.arange(0, turned, 2) / max(turned, 1))
-
-
-def neox(
-    vocab_size: int, seq_len: int, num_layers: int, width: int, num_heads: int
-) -> DecoderConfig:
-    """GPT-NeoX as in Pythia: layer norms, MLP in parallel, a quarter of a head rotary, untied."""
-    return DecoderConfig(
-        *(vocab_size, seq_len, num_layers, width, num_heads),
-        mlp_width=4 * width,
-        parallel=True,
-        rotary_fraction=0.25,
-    )
-
-
-def llama(
-    vocab_size: int,
-    seq_len: int,
-    num_layers: int,
-    width: int,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-) -> DecoderConfig:
-    """Llama: RMS norms, gated MLP of width 8/3 d, rotary of all dimensions, no biases, untied."""
-    return DecoderConfig(
-        *(vocab_size, seq_len, num_layers, width, num_heads),
-        mlp_width=8 * width // 3,
-        num_kv_heads=num_kv_heads,
-        norm="rms",
-        rotary_fraction=1.0,
-        gated=True,
-        activation="silu",
-        biases=False,
-    )
-
-
-def gpt2(
-    vocab_size: int, seq_len: int, num_layers: int, width: int, num_heads: int
-) -> DecoderConfig:
-    """GPT-2: layer norms, learned positions, tanh form of gelu, tied."""
-    return DecoderConfig(
-        *(vocab_size, seq_len, num_layers, width, num_heads),
-        mlp_width=4 * width,
-        learned_positions=True,
-        activation="gelu_tanh",
-        tied=True,
-    )
 
 
 class Norm(nn.Module):
@@ -182,13 +49,18 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        layer = self.config.norm == "layer"
-        if layer:
+        c, shape = self.config, h.shape[-1:]
+        if c.norm != "rms":
             h -= jnp.mean(h, axis=-1, keepdims=True)
-        h *= lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + self.config.norm_eps)
-        h *= _wide(self.param("gain", nn.initializers.ones, (self.config.width,)), h)
-        if layer:
-            h += _wide(self.param("bias", nn.initializers.zeros, (self.config.width,)), h)
+        h *= lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + c.norm_eps)
+        if c.norm == "plain":
+            return h
+        if c.gains_from_one:
+            h *= 1 + _wide(self.param("gain", nn.initializers.zeros, shape), h)
+        else:
+            h *= _wide(self.param("gain", nn.initializers.ones, shape), h)
+        if c.norm == "layer":
+            h += _wide(self.param("bias", nn.initializers.zeros, shape), h)
         return h
 
 
@@ -199,12 +71,14 @@ class Block(nn.Module):
 
     def setup(self):
         c = self.config
-        d, to_keys, hidden = c.width, c.kv_heads * c.head_size, c.mlp_width
-        self.attention_norm, self.mlp_norm = Norm(c), Norm(c)
-        self.query = self._linear("query", d, d)
+        d, r, hidden = c.width, c.head_size, c.mlp_width
+        of_heads, to_keys = c.num_heads * r, c.kv_heads * r
+        for name in norms_of(c):
+            setattr(self, name, Norm(c))
+        self.query = self._linear("query", d, of_heads)
         self.key = self._linear("key", d, to_keys)
         self.value = self._linear("value", d, to_keys)
-        self.attention_output = self._linear("attention_output", d, d)
+        self.attention_output = self._linear("attention_output", of_heads, d)
         self.mlp_in = self._linear("mlp_in", d, hidden)
         self.mlp_gate = self._linear("mlp_gate", d, hidden) if c.gated else None
         self.mlp_out = self._linear("mlp_out", hidden, d)
@@ -215,7 +89,7 @@ class Block(nn.Module):
         writes = name in ("attention_output", "mlp_out")
         scale = 2 / (c.num_layers * math.sqrt(c.width)) if writes else _small(c)
         matrix = self.param(name, nn.initializers.normal(scale), (inputs, outputs))
-        if not c.biases:
+        if not c.has_bias(name):
             return matrix, None
         return matrix, self.param(f"{name}_bias", nn.initializers.zeros, (outputs,))
 
@@ -228,29 +102,42 @@ class Block(nn.Module):
         matrix = jnp.concatenate([matrix for matrix, _ in parts], axis=-1)  # for one product
         biases = [bias for _, bias in parts if bias is not None]
         joined = matrix, jnp.concatenate(biases) if biases else None
-        qkv = _apply(joined, self.attention_norm(h))
+        qkv = self._clip(_apply(joined, self._normed("attention_norm", h)))
+        if c.qk_norm:
+            of_heads, to_keys = (n * c.head_size for n in (c.num_heads, c.kv_heads))
+            q, k, v = jnp.split(qkv, [of_heads, of_heads + to_keys], axis=-1)
+            qkv = jnp.concatenate([self.query_norm(q), self.key_norm(k), v], axis=-1)
         qkv = qkv.reshape(*h.shape[:-1], -1, c.head_size)
         q, k, v = jnp.split(qkv, [c.num_heads, c.num_heads + c.kv_heads], axis=-2)
         return q, k, v
 
     def values(self, h: Float[Array, "... d"]) -> Float[Array, "... G r"]:
         """The values of `heads` alone, for attention that is fixed."""
-        return _apply(self.value, self.attention_norm(h)).reshape(
-            *h.shape[:-1], -1, self.config.head_size
-        )
+        v = self._clip(_apply(self.value, self._normed("attention_norm", h)))
+        return v.reshape(*h.shape[:-1], -1, self.config.head_size)
+
+    def _normed(self, name: str, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """`x` after the norm of this name, unchanged where the layer has none."""
+        return getattr(self, name)(x) if name in norms_of(self.config) else x
+
+    def _clip(self, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+        bound = self.config.qkv_clip
+        return x if bound is None else jnp.clip(x, -bound, bound)
 
     def finish(
         self, h: Float[Array, "... d"], mixed: Float[Array, "... H r"]
     ) -> Float[Array, "... d"]:
         """The layer's output, from its input and from what its heads have read."""
-        attended = h + _apply(self.attention_output, mixed.reshape(h.shape))
-        x = self.mlp_norm(h if self.config.parallel else attended)
-        activation, hidden = ACTIVATIONS[self.config.activation], _apply(self.mlp_in, x)
+        attention = _apply(self.attention_output, mixed.reshape(*h.shape[:-1], -1))
+        attended = h + self._normed("attention_output_norm", attention)
+        norm = "attention_norm" if self.config.shared_norm else "mlp_norm"
+        x = self._normed(norm, h if self.config.parallel else attended)
+        activation, hidden = _ACTIVATIONS[self.config.activation], _apply(self.mlp_in, x)
         if self.mlp_gate is None:
             hidden = activation(hidden)
         else:
             hidden *= activation(_apply(self.mlp_gate, x))
-        return attended + _apply(self.mlp_out, hidden)
+        return attended + self._normed("mlp_output_norm", _apply(self.mlp_out, hidden))
 
 
 class Decoder(nn.Module):
@@ -270,19 +157,28 @@ class Decoder(nn.Module):
         self.final_norm = Norm(c)
         if not c.tied:
             self.unembedding = self.param("unembedding", small, (c.width, c.vocab_size))
+        if c.output_bias:
+            zeros = nn.initializers.zeros
+            self.unembedding_bias = self.param("unembedding_bias", zeros, (c.vocab_size,))
 
     def __call__(
         self, tokens: Int32[Array, "... T"], mask: Bool[Array, "... T"] | None = None
     ) -> Float[Array, "... T V"]:
         """Next-token logits; no other position attends to a position where `mask` is False."""
+        return self.unembed(self.streams(tokens, mask)[-1])
+
+    def streams(
+        self, tokens: Int32[Array, "... T"], mask: Bool[Array, "... T"] | None = None
+    ) -> list[Float[Array, "... T d"]]:
+        """The residual streams h_0 to h_L, before the first layer and after each."""
         positions = jnp.arange(tokens.shape[-1])
-
-        def layer(block, h):
-            q, k, v = block.heads(h)
+        states = [self.embed(tokens, positions)]
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.heads(states[-1])
             q, k = (rotate(self.config, x, positions) for x in (q, k))
-            return block.finish(h, causal(self.config, q, k, v, mask))
-
-        return self.unembed(self.through_layers(layer, self.embed(tokens, positions)))
+            mixed = causal(self.config, q, k, v, mask, self.config.window_of(i))
+            states.append(block.finish(states[-1], mixed))
+        return states
 
     def through_layers(
         self, layer: Callable[[Block, Any], Any], states: Any, *, rematerialize: bool = False
@@ -290,7 +186,8 @@ class Decoder(nn.Module):
         """The states after all layers, each of which makes them `layer(block, states)`.
 
         Args:
-          layer: a pure function; the states that it returns have the shapes of those it takes.
+          layer: a pure function, the same for all layers; the states that it returns have the
+            shapes of those it takes.
           states: an array or a tree of arrays, before the first layer.
           rematerialize: whether the gradient computes each layer a second time, from the states
             before it, which are all that is kept; static. Less memory for a third more time.
@@ -314,6 +211,8 @@ class Decoder(nn.Module):
     ) -> Float[Array, "... d"]:
         """h_0 of tokens at positions; leading axes of `positions` may be missing."""
         h = self.embedding[tokens]
+        if self.config.scaled_embedding:
+            h *= math.sqrt(self.config.width)
         if self.config.learned_positions:
             h += jnp.broadcast_to(self.positions[positions], h.shape)
         return h
@@ -321,7 +220,8 @@ class Decoder(nn.Module):
     def unembed(self, h: Float[Array, "... d"]) -> Float[Array, "... V"]:
         """Logits of residual streams after the last layer, by the final norm and unembedding."""
         matrix = self.embedding.T if self.config.tied else self.unembedding
-        return _apply((matrix, None), self.final_norm(h))
+        bias = self.unembedding_bias if self.config.output_bias else None
+        return _cap(_apply((matrix, bias), self.final_norm(h)), self.config.logit_cap)
 
 
 def rotate(
@@ -353,7 +253,8 @@ def attend(
 ) -> Float[Array, "n H r"]:
     """What each of n queries reads from its own T keys, where they are valid; at least one must be.
 
-    softmax over T of q k / sqrt(r), times v. Queries and keys are already rotated.
+    softmax over T of q k / sqrt(r), times v. Queries and keys are already rotated. A sliding window
+    is not applied: the caller says which keys are valid.
     """
     return _mix(config, q[:, None], k, v, valid[:, None, None, :])[:, 0]
 
@@ -364,13 +265,16 @@ def causal(
     k: Float[Array, "... T G r"],
     v: Float[Array, "... T G r"],
     mask: Bool[Array, "... T"] | None = None,
+    window: int | None = None,
 ) -> Float[Array, "... T H r"]:
-    """What each position reads from itself and the positions before it.
+    """What each position reads from itself and the positions before it, the last `window` of them.
 
     Queries and keys are already rotated. No other position reads one where `mask` is False.
     """
     T = q.shape[-3]
     valid = jnp.tri(T, dtype=bool)
+    if window is not None and window < T:
+        valid &= ~jnp.tri(T, k=-window, dtype=bool)
     if mask is not None:
         mask = mask[..., None, None, :]
         valid = _wide(valid, mask) & mask | _wide(jnp.eye(T, dtype=bool), mask)
@@ -383,13 +287,18 @@ def _mix(config, q, k, v, valid):
     q, k, v = (jnp.moveaxis(x, -3, -2) for x in (q, k, v))
     if (shared := config.num_heads // config.kv_heads) > 1:
         k, v = (jnp.repeat(x, shared, axis=-3) for x in (k, v))
-    scores = matmul(q / math.sqrt(config.head_size), jnp.swapaxes(k, -1, -2))
+    width = config.head_size if config.score_width is None else config.score_width
+    scores = _cap(matmul(q / math.sqrt(width), jnp.swapaxes(k, -1, -2)), config.score_cap)
     scores = jnp.where(valid, scores, -jnp.inf)
     return jnp.moveaxis(matmul(jax.nn.softmax(scores, axis=-1), v), -2, -3)
 
 
 MATRICES = ("query", "key", "value", "attention_output", "mlp_in", "mlp_gate", "mlp_out")
 """Names of a block's matrices [inputs, outputs], in the order in which it applies them."""
+
+
+def _cap(x: Array, bound: float | None) -> Array:
+    return x if bound is None else bound * jnp.tanh(x / bound)
 
 
 def _small(config: DecoderConfig) -> float:
@@ -524,21 +433,25 @@ class DecoderModel(Model):
     def weights(self, params: Any) -> Weights:
         """By name: embedding, positions (if learned), query, key, value, attention_output, mlp_in,
         mlp_gate (if gated), mlp_out [L, inputs, outputs]; norms [L, all gains and biases of the
-        layer's norms]; biases [L, those of its projections] (if any); final_norm; unembedding (if
-        not tied). All without layers are [1, ...]."""
+        layer's norms] (if any); biases [L, those of its projections] (if any); final_norm (if it
+        has weights); unembedding (if not tied); unembedding_bias (if any). All without layers are
+        [1, ...]."""
         blocks = [params[f"blocks_{i}"] for i in range(self.decoder(params).config.num_layers)]
         matrices = [name for name in MATRICES if name in blocks[0]]
         found = {name: params[name][None] for name in ("embedding", "positions") if name in params}
         found |= {name: jnp.stack([block[name] for block in blocks]) for name in matrices}
-        norms = [[block[norm] for norm in ("attention_norm", "mlp_norm")] for block in blocks]
-        found["norms"] = jnp.stack([jnp.concatenate(jax.tree.leaves(of)) for of in norms])
-        if self.config.biases:
-            biases = [[block[f"{name}_bias"] for name in matrices] for block in blocks]
+        names = [name for name in norms_of(self.config) if name in blocks[0]]
+        if names:
+            norms = [[block[name] for name in names] for block in blocks]
+            found["norms"] = jnp.stack([jnp.concatenate(jax.tree.leaves(of)) for of in norms])
+        names = [f"{name}_bias" for name in matrices if self.config.has_bias(name)]
+        if names:
+            biases = [[block[name] for name in names] for block in blocks]
             found["biases"] = jnp.stack([jnp.concatenate(of) for of in biases])
-        found["final_norm"] = jnp.concatenate(jax.tree.leaves(params["final_norm"]))[None]
-        if "unembedding" in params:
-            found["unembedding"] = params["unembedding"][None]
-        return found
+        if "final_norm" in params:
+            found["final_norm"] = jnp.concatenate(jax.tree.leaves(params["final_norm"]))[None]
+        outside = [name for name in ("unembedding", "unembedding_bias") if name in params]
+        return found | {name: params[name][None] for name in outside}
 
 
 for _family in (neox, llama, gpt2):  # V, T and L are those of a run

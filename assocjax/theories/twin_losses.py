@@ -180,6 +180,11 @@ def _start(
 ) -> tuple[Float[Array, "V d"], Float[Array, "T d"]]:
     """h_0 of every token at a mean position, and of each position less its mean."""
     V, T = decoder.config.vocab_size, len(statistics.positions)
+    window = decoder.config.window
+    if window is not None and window < T:
+        raise InputError(
+            f"model: twins have no sliding window; that of the model, {window}, is below T = {T}"
+        )
     h = decoder.embed(jnp.arange(V), jnp.zeros(V, jnp.int32))
     if not decoder.config.learned_positions:
         return h, jnp.zeros((T, h.shape[1]), h.dtype)
