@@ -12,7 +12,7 @@ import pytest
 from conftest import random_tokens
 
 import assocjax as aj
-from assocjax.corpora import read_documents, token_files, train_bpe
+from assocjax.corpora import fables, read_documents, tokenizers, train_bpe, writing
 
 
 def assert_same(file, data):
@@ -27,6 +27,14 @@ def assert_same(file, data):
     np.testing.assert_array_equal(valid, data.mask[1:2])
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Fifty documents are no whole number of batches, of saved blocks, or of blocks written."""
+    monkeypatch.setattr(tokenizers, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(writing, "_KEPT", 1000)
+    monkeypatch.setattr(writing, "_CHUNK", 640)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -34,24 +42,23 @@ def assert_same(file, data):
         {"short": "pad"},
         {"short": "pad", "long": "cut", "oov": "drop", "vocab_size": 190},
         {"vocab_size": 20, "seq_len": 100, "short": "pad"},
+        {"tokenizer": "bpe", "vocab_size": 120},
     ],
 )
-def test_written_are_the_sequences_of_load_tokens(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_files, "_BATCH", 7)  # 50 documents are no whole number of batches
+def test_written_are_the_sequences_of_load_tokens(options, tmp_path, small_blocks):
     options = {"corpus": "fables", "seq_len": 9, "num_documents": 50} | options
     file = aj.write_tokens(folder=tmp_path / "new" / "tokens", **options)
     data = aj.load_tokens(**options)
     assert_same(file, data)
     assert file.ids.dtype == np.uint16
-    names = {".assocjax.json", "tokens.bin", "tokens.json"} | (
-        set() if data.mask.all() else {"tokens.sizes.bin"}
-    )
+    names = {".assocjax.json", "tokens.bin", "tokens.json"}
+    names |= set() if data.mask.all() else {"tokens.sizes.bin"}
+    names |= {"tokenizer.json"} if options.get("tokenizer") == "bpe" else set()
     assert {p.name for p in (tmp_path / "new" / "tokens").iterdir()} == names
 
 
 @pytest.mark.parametrize("vocab_size", [None, 60])
-def test_a_loaded_tokenizer(vocab_size, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_files, "_BATCH", 7)
+def test_a_loaded_tokenizer(vocab_size, tmp_path, small_blocks):
     path = tmp_path / "tokenizer.json"
     train_bpe(read_documents("fables", num_documents=50).documents, 100).save(str(path))
     options = {"seq_len": 9, "num_documents": 50, "tokenizer": path, "vocab_size": vocab_size}
@@ -321,7 +328,7 @@ def test_a_writing_that_fails_leaves_the_earlier_file_as_it_was(tmp_path, monkey
     error = KeyboardInterrupt if failure == "killed" else aj.InputError
     with monkeypatch.context() as patch:
         if failure in ("full disk", "killed"):
-            patch.setattr(token_files, "gather", fail)
+            patch.setattr(writing, "gather", fail)
         if failure == "late":
             patch.setattr(Path, "write_text", fail_late)
         seq_len = 99 if failure == "no sequence" else 1
@@ -355,8 +362,6 @@ def test_the_hash_of_a_file_is_of_tokens_sizes_and_vocabulary(tmp_path):
 
 
 def test_what_cannot_be_written(tmp_path):
-    with pytest.raises(aj.InputError, match=r"tokenizer: expected 'word' or .* got 'bpe'"):
-        aj.write_tokens("fables", tmp_path, seq_len=4, tokenizer="bpe")
     (tmp_path / "file").write_text("")
     with pytest.raises(aj.InputError, match=r"folder .*file cannot be made: it is a file"):
         aj.write_tokens("fables", tmp_path / "file", seq_len=4, num_documents=2)
@@ -384,3 +389,80 @@ def test_tokens_of_another_text_of_the_same_name_are_not_replaced_in_silence(tmp
         write(oov="drop")
     assert contents(out) == before
     assert write(overwrite=True).read(0, 1)[0].tolist() != [[0, 1, 2]]
+
+
+# Resumed
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+@pytest.mark.parametrize("moment", [1, 3, 4])
+def test_a_writing_that_is_killed_is_resumed_to_the_same_bits(
+    tokenizer, moment, tmp_path, monkeypatch, small_blocks
+):
+    """Killed while it saves: some files are extended already, the state is not."""
+    text = tmp_path / "a.jsonl"
+    stories = fables.generate(60)
+    text.write_text("\n".join(json.dumps({"text": story}) for story in stories), "utf-8")
+    write = functools.partial(aj.write_tokens, text, seq_len=9, short="pad", tokenizer=tokenizer)
+    write(folder=tmp_path / "undisturbed")
+    encoded, saves = [], itertools.count(1)
+
+    def dying(path, content):
+        if path.name == "state.json" and next(saves) == moment:
+            raise Killed
+        return save(path, content)
+
+    def spied(encoder, batches):
+        for batch in batches:
+            encoded.extend(batch)
+            yield from encode(encoder, [batch])
+
+    save, encode = writing._write, writing.encode
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "_write", dying)
+        with pytest.raises(Killed):
+            write(folder=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "encode", spied)
+        write(folder=tmp_path / "out")
+    assert (encoded == stories) == (moment == 1)
+    assert stories[-len(encoded) :] == encoded  # those before are not tokenised again
+    before, after = contents(tmp_path / "undisturbed"), contents(tmp_path / "out")
+    assert {name: before[name] for name in before if name[0] != "."} == {
+        name: after[name] for name in after if name[0] != "."
+    }
+
+
+def test_a_text_that_has_changed_is_not_resumed(tmp_path, monkeypatch, small_blocks):
+    text, out = tmp_path / "a.txt", tmp_path / "out"
+    stories = fables.generate(60)
+    write = functools.partial(aj.write_tokens, text, out, seq_len=9)
+
+    def dying(*_, **options):
+        raise Killed
+
+    text.write_text("<|endoftext|>".join(stories), "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "select_vocabulary", dying)
+        with pytest.raises(Killed):
+            write()
+    text.write_text("<|endoftext|>".join(stories[1:]), "utf-8")
+    with pytest.raises(aj.InputError, match="holds unfinished tokens of another text"):
+        write()
+    text.write_text("<|endoftext|>".join(stories), "utf-8")
+    assert_same(write(), aj.load_tokens(text, seq_len=9))
+
+
+def test_bytes_are_reported(tmp_path, small_blocks):
+    text = tmp_path / "a.txt"
+    text.write_text("<|endoftext|>".join(fables.generate(300)), "utf-8")
+    seen = []
+    aj.write_tokens(
+        text, tmp_path / "out", seq_len=9, tokenizer="bpe", progress=lambda *now: seen.append(now)
+    )
+    phases = dict.fromkeys(phase for _, _, phase in seen)
+    assert list(phases) == ["training the tokenizer", "tokenizing", "writing"]
+    size = text.stat().st_size
+    assert {total for _, total, phase in seen if phase != "writing"} == {size}
+    assert seen[-1][0] == seen[-1][1]
+    assert all(done <= total for done, total, _ in seen)

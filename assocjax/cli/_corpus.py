@@ -32,8 +32,8 @@ class Reading:
     """Which documents are read."""
 
     corpus: str = "fables"
-    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
-    file"""
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet file,
+    also with .gz, .bz2 or .zst; a folder or a pattern of such files"""
     num_documents: Count | None = None
     """number of documents to read (default: all; 10000 from the hub)"""
     separator: str = arguments.SEPARATOR
@@ -102,9 +102,9 @@ class AnyCorpus(Corpus):
     """A corpus in memory, or a token file, whose sequences stay on disk."""
 
     corpus: str = "fables"
-    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
-    file; or a token file, which has its own vocabulary: a folder of assocjax tokenize, a .bin or
-    .npy"""
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet file,
+    also with .gz, .bz2 or .zst; a folder or a pattern of such files; or a token file, which has its
+    own vocabulary: a folder of assocjax tokenize, a .bin or .npy"""
 
     def open(self) -> "TokenData | TokenFile":
         from assocjax.corpora import open_tokens

@@ -21,46 +21,23 @@ Every id is a token: an id that separates documents needs an entry in the vocabu
 from __future__ import annotations
 
 import dataclasses
-import filecmp
 import hashlib
-import importlib.metadata
-import itertools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from assocjax.arguments import (
-    TEXT_FIELD,
-    VOCAB_SIZE,
-    Long,
-    Oov,
-    Short,
-    check_integer,
-    check_path,
-    printable,
-)
-from assocjax.corpora._layout import count_in_documents, gather, lay_out, select_vocabulary
-from assocjax.corpora.sources import SEPARATOR, Texts, stream_documents, update_hash
-from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE, encoder
-from assocjax.corpora.tokens import (
-    check_choices,
-    check_sizes,
-    fable_words,
-    find_token,
-    hash_vocabulary,
-)
+from assocjax.arguments import check_integer, check_path, printable
+from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE
+from assocjax.corpora.tokens import find_token, hash_vocabulary
 from assocjax.errors import InputError
-from assocjax.storage import Folder, claim
 from assocjax.storage.display import summarized
 
-_DESCRIPTION = "tokens.json"
-_BATCH = 1000  # documents tokenised at once
-_DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
+DESCRIPTION = "tokens.json"
+DTYPES = {"uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8"}
 
 
 @summarized
@@ -216,167 +193,6 @@ def open_tokens(
     return file if num_sequences is None else file.first(num_sequences)
 
 
-def write_tokens(
-    corpus: Texts,
-    folder: str | os.PathLike[str],
-    *,
-    vocab_size: int | None = None,
-    seq_len: int,
-    tokenizer: str | os.PathLike[str] = "word",
-    oov: Oov = "unk",
-    long: Long = "window",
-    short: Short = "drop",
-    seed: int = 0,
-    num_documents: int | None = None,
-    separator: str = SEPARATOR,
-    text_field: str = TEXT_FIELD,
-    default_vocab_size: int = VOCAB_SIZE,
-    overwrite: bool = False,
-) -> TokenFile:
-    """Tokenises a corpus to a folder: the sequences of `load_tokens`, written to disk.
-
-    Documents of an iterable, a hub dataset or a `.parquet` file are streamed; the text of other
-    corpora is in memory while it is tokenised. The different tokens and one number for each
-    document are in memory too.
-
-    Args:
-        corpus, vocab_size, seq_len, oov, long, short, seed, num_documents, separator, text_field,
-            default_vocab_size: As in `load_tokens`.
-        folder: Folder to write to; it is made if needed.
-        tokenizer: `"word"` or the path of a `tokenizer.json`. Training BPE here would need the text
-            twice: save a tokeniser by `train_bpe(documents, vocab_size).save(path)` first.
-        overwrite: Replace another token file in the folder. It is replaced at the end, and is
-            unchanged if anything fails before.
-
-    Returns:
-        The written file, opened.
-
-    Raises:
-        InputError, InputTypeError: As `load_tokens`; or if the folder holds another token file or
-            files that assocjax did not write, or cannot be written.
-    """
-    check_choices(oov, long, short)
-    seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
-    tokenizer = check_path("tokenizer", tokenizer, "'word' or a path")
-    if tokenizer == "bpe":
-        raise InputError("tokenizer: expected 'word' or a tokenizer.json file, got 'bpe'")
-    name, documents = stream_documents(
-        corpus,
-        seed=seed,
-        num_documents=num_documents,
-        separator=separator,
-        text_field=text_field,
-        min_words=fable_words(seq_len, tokenizer),
-    )
-    folder = check_path("folder", folder)
-    decides = {
-        "corpus": name,
-        "vocab_size": vocab_size,
-        "default_vocab_size": default_vocab_size,
-        "seq_len": seq_len,
-        "tokenizer": printable(tokenizer),
-        "oov": oov,
-        "long": long,
-        "short": short,
-        "num_documents": num_documents,
-        "seed": seed,
-        "separator": separator,
-        "text_field": text_field,
-        "assocjax": importlib.metadata.version("assocjax"),
-    }
-    with (
-        claim(folder, "tokenize", decides, result=_DESCRIPTION, overwrite=overwrite) as claimed,
-        claimed.scratch() as parts,
-        claimed.writing(),
-    ):
-        stream, new = Path(parts) / "stream", Path(parts) / "tokens.bin"
-        digest = hashlib.sha256()
-        with stream.open("wb") as file:
-            counts, lengths, types = _number(documents, tokenizer, digest, file)
-        subwords = tokenizer != "word"
-        new_ids, vocabulary = select_vocabulary(
-            counts, types, vocab_size, default_vocab_size, oov, subwords=subwords
-        )
-        dtype = "uint16" if len(vocabulary) <= 2**16 else "uint32"
-        sizes = new.with_suffix(".sizes.bin")
-        written, padded = 0, False
-        with (
-            stream.open("rb") as ids_file,
-            new.open("wb") as tokens_file,
-            sizes.open("wb") as sizes_file,
-        ):
-            for first in range(0, len(lengths), _BATCH):
-                each = lengths[first : first + _BATCH]
-                ids = new_ids[np.fromfile(ids_file, "<i4", int(each.sum()))]
-                known = count_in_documents(ids < 0, each) == 0
-                layout = lay_out(each, known, seq_len, long=long, short=short)
-                if layout.starts.size:
-                    tokens, _ = gather(ids, layout, seq_len)
-                    tokens.astype(_DTYPES[dtype]).tofile(tokens_file)
-                    layout.sizes.astype("<u4").tofile(sizes_file)
-                    written += len(tokens)
-                    padded |= bool(np.any(layout.sizes <= seq_len))
-        if not written:
-            raise InputError(
-                f"corpus: {name} gives no sequence of {seq_len + 1} tokens (seq_len + 1)"
-            )
-        about = {
-            "dtype": dtype,
-            "seq_len": seq_len,
-            "name": name,
-            "sha256": digest.hexdigest(),
-            "ids_sha256": _hash_file(new),
-            "sizes_sha256": _hash_file(sizes) if padded else None,
-            **{option: decides[option] for option in ("tokenizer", "oov", "long", "short")},
-            "num_documents": len(lengths),
-            "versions": {"assocjax": decides["assocjax"]},
-            "vocabulary": vocabulary,
-        }
-        description = new.with_suffix(".json")
-        description.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-        _replace(claimed, [new, sizes] if padded else [new], description)
-    return open_tokens(folder)
-
-
-def _replace(folder: Folder, data: list[Path], description: Path) -> None:
-    """Moves a new token file, which is complete on disk, to its place, with its description.
-
-    The old description is removed first and the new one is moved last, so that data never stand
-    beside the description of other data, even if the process is killed.
-    """
-    if folder.complete:
-        if filecmp.cmp(description, folder.path / _DESCRIPTION, shallow=False):
-            return
-        raise InputError(
-            f"folder {folder.path} holds the tokens of another text or tokenizer of the same "
-            "name; choose another folder, or replace them with overwrite=True (--overwrite)"
-        )
-    folder.remove(_DESCRIPTION, "tokens.sizes.bin")
-    for new in (*data, description):
-        with folder.file(new.name) as part:
-            new.replace(part)
-    folder.finish()
-
-
-def _number(
-    documents: Iterator[str], tokenizer: str, digest: Any, file: Any
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Writes provisional ids; returns their counts, the lengths of documents, and the types."""
-    encode = encoder(tokenizer)
-    counts, lengths, types = np.zeros(0, np.int64), [], ()
-    while batch := list(itertools.islice(documents, _BATCH)):
-        for document in batch:
-            update_hash(digest, document)
-        stream = encode(batch)
-        types = stream.types
-        new = np.bincount(stream.ids, minlength=len(types))
-        new[: counts.size] += counts
-        counts = new
-        lengths.append(stream.lengths)
-        stream.ids.astype("<i4").tofile(file)
-    return counts, np.concatenate(lengths), types
-
-
 def _read_description(path: Path) -> dict[str, Any]:
     """The description of a token file, with its vocabulary as a tuple of names."""
     try:
@@ -405,11 +221,11 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _map(path: Path, dtype: str | None) -> np.ndarray:
     is_npy = path.suffix == ".npy"
-    if not is_npy and str(dtype) not in _DTYPES:
-        raise InputError(f"{path}: dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
+    if not is_npy and str(dtype) not in DTYPES:
+        raise InputError(f"{path}: dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     try:
         # np.load also reads pickles and archives, and treats any other file as a pickle.
-        ids = open_memmap(path, mode="r") if is_npy else np.memmap(path, _DTYPES[str(dtype)], "r")
+        ids = open_memmap(path, mode="r") if is_npy else np.memmap(path, DTYPES[str(dtype)], "r")
     except Exception as error:  # for a bad header, NumPy also raises errors of Python's parser
         is_bare = "magic string" in str(error)  # with which a .npy begins
         hint = "; a file of plain integers must be named .bin, with its dtype in the description"
@@ -424,7 +240,7 @@ def _map(path: Path, dtype: str | None) -> np.ndarray:
 
 def _check_hashes(path: Path, sizes_path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
     """Hashes of a file and of its sizes; raises if its description has other ones."""
-    hashes = {"ids_sha256": _hash_file(path), "sizes_sha256": sizes_path and _hash_file(sizes_path)}
+    hashes = {"ids_sha256": hash_file(path), "sizes_sha256": sizes_path and hash_file(sizes_path)}
     for key, found in hashes.items():
         if "ids_sha256" in about and about.get(key) != found:
             raise InputError(
@@ -434,6 +250,6 @@ def _check_hashes(path: Path, sizes_path: Path | None, about: dict[str, Any]) ->
     return hashes
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
