@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
@@ -159,9 +160,9 @@ class Subwords:
             encodings = self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)
         except Exception as error:  # the library raises plain Exception
             raise InputError(f"tokenizer: cannot encode the text ({_reason(error)})") from None
-        arrays = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        return np.concatenate(arrays), lengths
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
 
     def number(self, encoded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return encoded
