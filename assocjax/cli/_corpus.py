@@ -104,20 +104,30 @@ class AnyCorpus(Corpus):
     corpus: str = "fables"
     """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet file,
     also with .gz, .bz2 or .zst; a folder or a pattern of such files; or a token file, which has its
-    own vocabulary: a folder of assocjax tokenize, a .bin or .npy"""
+    own vocabulary: a folder of assocjax tokenize or of Dataset.save_to_disk, a .bin, .npy or
+    .arrow, or a pattern of such files"""
+    vocabulary: str | None = None
+    """of a token file that does not tell it: the number of tokens, or a tokenizer.json"""
+    dtype: Annotated[str | None, Parameter(metavar="TYPE")] = None
+    """of a token file that does not tell it: uint16, int32, uint32 or int64"""
+    end_id: int | None = None
+    """of a token file: the id that stands between documents"""
 
     def open(self) -> "TokenData | TokenFile":
         from assocjax.corpora import open_tokens
         from assocjax.corpora.token_files import is_token_file
 
         if not is_token_file(self.corpus):
+            for name in ("vocabulary", "dtype", "end_id"):
+                if (value := getattr(self, name)) is not None:
+                    raise InputError(f"{name}: only for token files, got {value!r}")
             return self.load()
         if self.vocab_size is not None:
             raise InputError(
                 f"--vocab-size: not allowed, since the token file {self.corpus!r} has its own "
-                f"vocabulary; got {self.vocab_size}"
+                f"vocabulary (or --vocabulary); got {self.vocab_size}"
             )
-        file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
+        file = open_tokens(self.corpus, **arguments_of(self, open_tokens))
         note(describe_corpus(file))
         return file
 

@@ -118,10 +118,7 @@ def lay_out(
         long: `"window"` or `"cut"`, see `assocjax.corpora.load_tokens`.
         short: `"drop"` or `"pad"`.
     """
-    bigrams = np.where(usable, np.maximum(lengths - 1, 0), 0)
-    # Consecutive windows share one token, so that each has seq_len bigrams.
-    windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
-    per_document = np.minimum(windows, 1) if long == "cut" else windows
+    per_document = np.where(usable, count_windows(lengths, seq_len, long=long, short=short), 0)
     document = np.repeat(np.arange(lengths.size), per_document)
     first_of_document = np.cumsum(per_document) - per_document
     nth = np.arange(document.size) - first_of_document[document]
@@ -129,6 +126,14 @@ def lay_out(
     starts = (document_ends - lengths)[document] + nth * seq_len
     sizes = np.minimum(document_ends[document] - starts, seq_len + 1)
     return Layout(starts, sizes, per_document)
+
+
+def count_windows(lengths: np.ndarray, seq_len: int, *, long: str, short: str) -> np.ndarray:
+    """Number of sequences of each document, int64 [documents]; arguments as in `lay_out`."""
+    bigrams = np.maximum(lengths - 1, 0)
+    # Consecutive windows share one token, so that each has seq_len bigrams.
+    windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
+    return np.minimum(windows, 1) if long == "cut" else windows
 
 
 def gather(ids: np.ndarray, layout: Layout, seq_len: int) -> tuple[np.ndarray, np.ndarray]:

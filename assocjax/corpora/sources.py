@@ -194,6 +194,13 @@ def open_source(
     return Source(name, read, position, repeatable)
 
 
+def repeatable(source: Source) -> Source:
+    """A corpus that can be read more than once; if it cannot, its documents are kept in memory."""
+    if source.is_repeatable:
+        return source
+    return source._replace(read=partial(iter, list(source.read())), is_repeatable=True)
+
+
 def _texts_of_files(
     files: list[Path], separator: str, text_field: str, position: Position
 ) -> Iterator[str]:

@@ -15,7 +15,7 @@ import itertools
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -166,6 +166,26 @@ class Subwords:
 
     def number(self, encoded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return encoded
+
+
+def choose_encoder(
+    tokenizer: str,
+    read: Callable[[], Iterable[str]],
+    name: str,
+    vocab_size: int | None,
+    default_vocab_size: int,
+) -> Encoder:
+    """The encoder that the option `tokenizer` names. BPE is trained, on the documents of `read`, of
+    the corpus `name`."""
+    if tokenizer != "bpe":
+        return Words() if tokenizer == "word" else Subwords(load_tokenizer(tokenizer))
+    encoder = Subwords(train_bpe(read(), vocab_size or default_vocab_size))
+    if vocab_size is not None and len(encoder.types) < vocab_size:
+        raise InputError(
+            f"vocab_size: BPE on {name} reaches {len(encoder.types)} tokens and then has no pair "
+            f"left to merge, got {vocab_size}"
+        )
+    return encoder
 
 
 def in_batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -18,8 +18,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -45,16 +44,8 @@ from assocjax.corpora._layout import (
     lay_out,
     select_vocabulary,
 )
-from assocjax.corpora.sources import SEPARATOR, Source, Texts, open_source
-from assocjax.corpora.tokenizers import (
-    MAX_VOCAB_SIZE,
-    Encoder,
-    Subwords,
-    Words,
-    encode_all,
-    load_tokenizer,
-    train_bpe,
-)
+from assocjax.corpora.sources import SEPARATOR, Texts, open_source, repeatable
+from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE, choose_encoder, encode_all
 from assocjax.errors import InputError, InputTypeError
 from assocjax.storage.display import summarized
 
@@ -393,36 +384,14 @@ def load_tokens(
     )
 
 
-def repeatable(source: Source) -> Source:
-    """A corpus that can be read more than once; if it cannot, its documents are kept in memory."""
-    if source.is_repeatable:
-        return source
-    return source._replace(read=partial(iter, list(source.read())), is_repeatable=True)
-
-
-def choose_encoder(
-    tokenizer: str,
-    read: Callable[[], Iterable[str]],
-    name: str,
-    vocab_size: int | None,
-    default_vocab_size: int,
-) -> Encoder:
-    """The encoder that the option `tokenizer` names. BPE is trained, on the documents of `read`, of
-    the corpus `name`."""
-    if tokenizer != "bpe":
-        return Words() if tokenizer == "word" else Subwords(load_tokenizer(tokenizer))
-    encoder = Subwords(train_bpe(read(), vocab_size or default_vocab_size))
-    if vocab_size is not None and len(encoder.types) < vocab_size:
-        raise InputError(
-            f"vocab_size: BPE on {name} reaches {len(encoder.types)} tokens and then has no pair "
-            f"left to merge, got {vocab_size}"
-        )
-    return encoder
-
-
 def check_choices(oov: str, long: str, short: str) -> None:
-    for name, value, kind in (("oov", oov, Oov), ("long", long, Long), ("short", short, Short)):
-        check_choice(name, value, get_args(kind))
+    check_choice("oov", oov, get_args(Oov))
+    check_lengths(long, short)
+
+
+def check_lengths(long: str, short: str) -> None:
+    check_choice("long", long, get_args(Long))
+    check_choice("short", short, get_args(Short))
 
 
 def check_sizes(
