@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -108,8 +108,8 @@ class AnyCorpus(Corpus):
     .arrow, or a pattern of such files"""
     vocabulary: str | None = None
     """of a token file that does not tell it: the number of tokens, or a tokenizer.json"""
-    dtype: Annotated[str | None, Parameter(metavar="TYPE")] = None
-    """of a token file that does not tell it: uint16, int32, uint32 or int64"""
+    dtype: Literal["uint16", "int32", "uint32", "int64"] | None = None
+    """of a token file that does not tell it"""
     end_id: int | None = None
     """of a token file: the id that stands between documents"""
 

@@ -1,4 +1,4 @@
-"""From the name of a corpus to arrays of token ids. Needs NumPy only, not JAX.
+"""From the name of a corpus to arrays of token ids. Needs no JAX.
 
 In reading order:
 
@@ -9,8 +9,10 @@ In reading order:
   one stream of ids.
 * `_layout`: from the stream to a vocabulary and to sequences, cut, windowed or padded.
 * `tokens`: `load_tokens`, all of the above in one call, and its result, `TokenData`.
-* `token_files`: the same on disk, for corpora larger than memory: `open_tokens`.
-* `writing`: `write_tokens`, which tokenises a corpus of any size to such a file.
+* `token_files`: the same on disk, for corpora larger than memory: `open_tokens`; files of other
+  tools too (`_formats`).
+* `writing`: `write_tokens`, which tokenises a corpus of any size to such a file, and can be
+  resumed (`_numbers`).
 """
 
 from assocjax.corpora import fables

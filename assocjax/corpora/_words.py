@@ -7,26 +7,15 @@ faster. Threads run it in parallel.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from assocjax.compilation import compiled
 
 _LETTER, _SPACE = 1, 2
 _PLANE = 1 << 16  # code points, of which most texts need no others
 _LAST = 1 << 20  # more code points than there are letters and spaces in Unicode
-
-
-def compiled(function: Callable, **options: Any) -> Callable:
-    """Compiles a function at its first call; threads run it in parallel. If no cache folder can be
-    written, each process compiles it again.
-    """
-    options |= {"nogil": True, "error_model": "numpy"}  # no error for division by 0
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        return njit(**options)(function)
 
 
 def number_words(documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:

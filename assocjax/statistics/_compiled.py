@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from assocjax.corpora._words import compiled
+from assocjax.compilation import compiled
 
 SPARSE_PARTS = 128
 _AHEAD = 4  # positions between the one that is visited and the one whose keys are fetched
