@@ -13,6 +13,7 @@ import pytest
 from conftest import random_tokens
 
 import assocjax as aj
+from assocjax import cli
 from assocjax.corpora import _numbers, fables, read_documents, tokenizers, train_bpe, writing
 
 
@@ -607,6 +608,41 @@ def test_tokens_of_another_text_of_the_same_name_are_not_replaced_in_silence(tmp
         write(oov="drop")
     assert contents(out) == before
     assert write(overwrite=True).read(0, 1)[0].tolist() != [[0, 1, 2]]
+
+
+# Commands
+
+
+def test_the_command_reads_folders_and_answers_at_once_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("one two three", "utf-8")
+    command = ["tokenize", "--corpus", "texts", "--seq-len", "2"]
+    cli.main(command)
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "open_source", None)  # nothing is read
+        cli.main(command)
+    assert "already complete" in capsys.readouterr().out
+    (tmp_path / "texts" / "b.txt").write_text("four five six", "utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "the tokens of another text" in capsys.readouterr().err
+
+
+def test_options_tell_what_a_token_file_does_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    separated(END, "<u2").tofile("a.bin")
+    options = {"--vocabulary": "7", "--dtype": "uint16", "--end-id": str(END)}
+    command = ["associations", "2", "--corpus", "a.bin", "--seq-len", "2", "--matrices", "sparse"]
+    for missing in ("--vocabulary", "--dtype", "--end-id"):
+        given = [word for name in options if name != missing for word in (name, options[name])]
+        with pytest.raises(SystemExit):
+            cli.main([*command, *given])
+        assert missing in capsys.readouterr().err
+    cli.main([*command, *itertools.chain(*options.items())])
+    assert (
+        f"a.bin: {len(of_documents(DOCUMENTS, 2, 'window', 'drop'))} seq" in capsys.readouterr().out
+    )
 
 
 # Resumed

@@ -181,7 +181,8 @@ def open_source(
             texts = partial(texts_of, rows)
             num_documents = num_documents or HUB_DOCUMENTS
         else:
-            name, files = printable(Path(label).name), find_files(label)
+            folder = os.path.abspath(label) if os.path.isdir(label) else label
+            name, files = printable(Path(folder).name), find_files(label)
             if not files:
                 raise _unknown(label)
             position = Position(sum(os.path.getsize(file) for file in files))

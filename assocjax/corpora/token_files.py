@@ -135,7 +135,7 @@ class TokenFile:
             raise InputError(
                 f"{self.path}: expected ids from 0 to {self.vocab_size - 1}, got {low} to {high} "
                 f"in sequences {start} to {stop}; if {stray} stands between documents, give it as "
-                "end_id (--end-id)"
+                "end_id"
             )
         mask = np.arange(1, T + 1) < np.asarray(sizes)[:, None]
         return tokens.astype(np.int32), mask
