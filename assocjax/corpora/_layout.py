@@ -54,7 +54,7 @@ def select_vocabulary(
     """
     if subwords and vocab_size in (None, len(types)):
         return np.arange(len(types), dtype=np.int32), types
-    present = np.flatnonzero(counts).tolist()
+    present = np.flatnonzero(counts)
     if vocab_size is None:
         vocab_size = default_size(counts, default_vocab_size, oov)
     if vocab_size > len(present):
@@ -62,8 +62,12 @@ def select_vocabulary(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "
             "most that number, or none for a default that fits"
         )
-    ranked = sorted(present, key=lambda i: (-counts[i], types[i]))
-    if vocab_size < len(present) and oov == "unk":
+    some_left = vocab_size < len(present)
+    if some_left:  # those that are too rare need no rank
+        least = np.partition(counts[present], -vocab_size)[-vocab_size]
+        present = present[counts[present] >= least]
+    ranked = sorted(present.tolist(), key=lambda i: (-counts[i], types[i]))
+    if some_left and oov == "unk":
         # A loaded tokeniser may have its own <unk>, which is then the same entry.
         kept = [i for i in ranked if types[i] != UNKNOWN][: vocab_size - 1]
         vocabulary = (*(types[i] for i in kept), UNKNOWN)
@@ -138,7 +142,9 @@ def count_windows(lengths: np.ndarray, seq_len: int, *, long: str, short: str) -
 
 def gather(ids: np.ndarray, layout: Layout, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The sequences int32 [N, T+1], padded with 0, and which tokens are real: bool [N, T+1]."""
-    offsets = np.arange(seq_len + 1)
-    real = offsets < layout.sizes[:, None]
-    positions = np.minimum(layout.starts[:, None] + offsets, ids.size - 1)
-    return np.where(real, ids[positions], 0).astype(np.int32, copy=False), real
+    real = np.arange(seq_len + 1) < layout.sizes[:, None]
+    # A view of the sequence that begins at each token, of which only the chosen ones are copied.
+    padded = np.concatenate([ids, np.zeros(seq_len, ids.dtype)])
+    tokens = np.lib.stride_tricks.sliding_window_view(padded, seq_len + 1)[layout.starts]
+    tokens[~real] = 0
+    return tokens.astype(np.int32, copy=False), real

@@ -17,8 +17,8 @@ from assocjax.corpora.tokenizers import Encoder, Subwords, Words, encode, in_bat
 from assocjax.errors import InputError
 from assocjax.storage import Folder, flatten
 
-CHUNK = 2**22
-"""Tokens of the second pass in memory."""
+CHUNK = 2**19
+"""Tokens of the second pass in memory, so few that they stay in cache."""
 
 TOKENIZER = "tokenizer.json"
 _STATE = "state.json"

@@ -166,7 +166,9 @@ def write_tokens(
         with new.open("wb") as tokens_file, sizes.open("wb") as sizes_file:
             for ids, each in numbers.read(lambda done, total: report(done, total, "writing")):
                 ids = new_ids[ids]
-                known = count_in_documents(ids < 0, each) == 0
+                known = np.ones(each.size, bool)
+                if oov == "drop":
+                    known = count_in_documents(ids < 0, each) == 0
                 layout = lay_out(each, known, seq_len, long=long, short=short)
                 for part in _parts(layout, seq_len):
                     tokens, _ = gather(ids, part, seq_len)
