@@ -231,6 +231,24 @@ def test_several_files_and_statistics_of_their_documents(tmp_path):
     np.testing.assert_allclose(found.query_key @ np.eye(7), dense.query_key, rtol=0, atol=1e-6)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_what_has_been_read_of_a_file_is_not_kept_in_memory(tmp_path):
+    def megabytes_of_files():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssFile:")[1].split()[0]) / 1000
+
+    path = tmp_path / "a.bin"
+    np.zeros(2**24, "<u4").tofile(path)  # 64 MiB
+    file = aj.open_tokens(path, 255, dtype="uint32", vocabulary=2, end_id=1)
+    before = megabytes_of_files()
+    kept = np.asarray(file.ids).sum()  # what is only mapped stays
+    assert megabytes_of_files() - before > 60
+    for start in range(0, file.num_sequences - 4096, 4096):
+        kept += file.read(start, start + 4096)[0].sum()
+        assert megabytes_of_files() - before < 10
+    assert kept == 0
+
+
 def test_names_of_tokens_by_a_tokenizer(tmp_path):
     path = tmp_path / "tokenizer.json"
     train_bpe(["a b a b c"], 20).save(str(path))

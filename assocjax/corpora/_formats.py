@@ -14,6 +14,7 @@ None of them tells how many tokens its vocabulary has.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -125,16 +126,25 @@ def split_at(stored: Stored, end_id: int) -> Stored:
     Cost: reading all ids once; 16 bytes of memory for each document.
     """
     ids = stored.ids
-    found = [
-        first + np.flatnonzero(ids[first : first + _CHUNK] == end_id)
-        for first in range(0, ids.size, _CHUNK)
-    ]
+    found = []
+    for first in range(0, ids.size, _CHUNK):
+        found.append(first + np.flatnonzero(ids[first : first + _CHUNK] == end_id))
+        for array in ids.arrays if isinstance(ids, Joined) else (ids,):
+            release(array)
     at = np.concatenate([np.zeros(0, np.int64), *found])
     starts, lengths = stored.documents or (np.zeros(1, np.int64), np.array([ids.size]))
     ends = starts + lengths
     at = at[at < ends[np.searchsorted(starts, at, side="right") - 1]]  # those within documents
     starts, ends = np.sort(np.append(starts, at + 1)), np.sort(np.append(ends, at))
     return stored._replace(documents=(starts, ends - starts))
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory of those parts of a memory-mapped file that have been read: they would
+    count as memory of the process, as much as the file is long, until other processes need it."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _begins(path: Path, start: bytes) -> bool:

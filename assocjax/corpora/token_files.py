@@ -35,7 +35,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from assocjax.arguments import Long, Short, check_integer, check_path, printable
-from assocjax.corpora._formats import Joined, Stored, is_dataset, join, read_stored, split_at
+from assocjax.corpora._formats import (
+    Joined,
+    Stored,
+    is_dataset,
+    join,
+    read_stored,
+    release,
+    split_at,
+)
 from assocjax.corpora._layout import count_windows
 from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE, Subwords, load_tokenizer
 from assocjax.corpora.tokens import check_lengths, find_token, hash_vocabulary
@@ -138,7 +146,10 @@ class TokenFile:
                 "end_id"
             )
         mask = np.arange(1, T + 1) < np.asarray(sizes)[:, None]
-        return tokens.astype(np.int32), mask
+        tokens = tokens.astype(np.int32)
+        for array in self.ids.arrays if isinstance(self.ids, Joined) else (self.ids,):
+            release(array)
+        return tokens, mask
 
     def first(self, num_sequences: int) -> TokenFile:
         """The first `num_sequences` sequences.
