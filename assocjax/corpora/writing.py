@@ -92,8 +92,7 @@ def write_tokens(
             files that assocjax did not write, or cannot be written; or if the text changes while it
             is read.
 
-    Cost: on two cores 30 MB of text a second by words; by a subword tokeniser the speed of
-    the library `tokenizers` (`benchmarks/tokenize_text.py`).
+    Cost: little more than tokenising, see `benchmarks/tokenize_text.py`.
     """
     check_choices(oov, long, short)
     seq_len, vocab_size, default_vocab_size = check_sizes(seq_len, vocab_size, default_vocab_size)
