@@ -694,9 +694,11 @@ def test_a_writing_that_is_killed_is_resumed_to_the_same_bits(
         patch.setattr(_numbers, "write_whole", dying)
         with pytest.raises(Killed):
             write(folder=tmp_path / "out")
+    phases = []
     with monkeypatch.context() as patch:
         patch.setattr(_numbers, "encode", spied)
-        write(folder=tmp_path / "out")
+        write(folder=tmp_path / "out", progress=lambda *now: phases.append(now[2]))
+    assert ("reading again" in phases) == (moment > 1)
     assert (encoded == stories) == (moment == 1)
     assert stories[-len(encoded) :] == encoded  # those before are not tokenised again
     before, after = contents(tmp_path / "undisturbed"), contents(tmp_path / "out")

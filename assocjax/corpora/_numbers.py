@@ -66,16 +66,22 @@ class Numbers:
                 with (place / "types").open("rb") as file:
                     self.types = file.read(state["types_bytes"]).decode().split("\n")[:-1]
 
-    def of_text(self, read: Callable[[str], Iterator[str]], encoder: Encoder) -> str:
+    def of_text(self, read: Callable[[Callable[[], str]], Iterator[str]], encoder: Encoder) -> str:
         """Numbers the tokens of all documents that `read` gives, or those that are left.
+
+        Args:
+            read: Returns the documents, from the first one, given a function that returns the name
+                of the phase of the work.
+            encoder: Of the documents.
 
         Returns:
             The hash of the text.
         """
         self._encoder = encoder
-        documents = read("tokenizing")
+        before = self._state["documents"]
+        documents = read(lambda: "reading again" if self.documents < before else "tokenizing")
         if self._place is not None:
-            documents = self._continued(read("reading again"))
+            documents = self._continued(documents)
         waiting = 0
         try:
             for batch, ids, lengths in encode(encoder, in_batches(documents)):

@@ -123,11 +123,11 @@ def write_tokens(
     }
     report = progress or (lambda done, total, phase: None)
 
-    def read(phase: str) -> Iterator[str]:
+    def read(phase: Callable[[], str]) -> Iterator[str]:
         """The documents, from the first one; reports how much of their files has been read."""
         for number, document in enumerate(source.read()):
             if number % 100 == 0 and source.position.total:
-                report(source.position.done, source.position.total, phase)
+                report(source.position.done, source.position.total, phase())
             yield document
 
     with (
@@ -141,7 +141,7 @@ def write_tokens(
         else:
             if tokenizer == "bpe":
                 source = repeatable(source)
-            training = partial(read, "training the tokenizer")
+            training = partial(read, lambda: "training the tokenizer")
             encoder = choose_encoder(
                 tokenizer, training, source.name, vocab_size, default_vocab_size
             )
