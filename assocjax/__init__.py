@@ -30,7 +30,7 @@ The rooms, in reading order: `storage`, `corpora`, `statistics`, `models`, `trai
 `analysis`, `experiments`, `llm`, `figures`, `reproduce`, `explorer`, then the command line, `cli`.
 A room is a subpackage; its docstring is a tour of its modules, of which those that begin with `_`
 are for the room itself. A module imports only from its own room, from earlier rooms, and from the
-small `errors`, `arguments`, `checks` and `precision`.
+small `errors`, `arguments`, `checks`, `precision` and `compilation`.
 """
 
 import lazy_loader

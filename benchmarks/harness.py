@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -58,6 +59,15 @@ def random_tokens(N: int, T: int, V: int) -> np.ndarray:
     frequency = 1 / np.arange(1, V + 1)
     shape = (N, T + 1)
     return np.random.default_rng(0).choice(V, shape, p=frequency / frequency.sum()).astype(np.int32)
+
+
+def repeated_text(path: Path, documents: list[str], megabytes: float) -> None:
+    """Writes a .jsonl file of documents that are repeated, each with a running number."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, document in enumerate(itertools.cycle(documents)):
+            if file.tell() >= 1e6 * megabytes:
+                break
+            file.write(json.dumps({"text": f"{document} {number}"}) + "\n")
 
 
 def seconds(function: Callable, *arguments: Any, repeats: int = 3) -> float:
@@ -126,8 +136,12 @@ def resident_peak() -> float:
     """GiB that this process has held at most so far."""
     import resource  # not on Windows
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return gibibytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def gibibytes(usage: Any) -> float:
+    """GiB that a process has held at most, of what the operating system reports of it."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 def finish(result: dict[str, Any], out: Path | None) -> dict[str, Any]:

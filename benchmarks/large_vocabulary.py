@@ -16,7 +16,7 @@ from harness import finish, parser, resident_peak
 from assocjax import load_tokens, sparse_statistics, top_associations
 from assocjax.analysis.associations import MATRICES
 from assocjax.corpora import TokenData, read_documents
-from assocjax.corpora.tokenizers import encoder
+from assocjax.corpora._words import number_words
 from assocjax.statistics.sparse import rows
 
 
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> dict:
         return result
 
     def load() -> TokenData:
-        types = len(encoder("word")(read_documents(options.corpus).documents).types)
+        types = len(number_words(read_documents(options.corpus).documents)[2])
         return load_tokens(
             options.corpus,
             vocab_size=min(options.vocab_size, types),

@@ -1,7 +1,9 @@
 """From corpora to token arrays: formats, tokenisers, vocabulary, windows, and every error."""
 
+import bz2
 import collections
 import functools
+import gzip
 import hashlib
 import itertools
 import json
@@ -28,8 +30,10 @@ from assocjax.corpora import (
     words,
     write_tokens,
 )
+from assocjax.corpora import _files as files_module
 from assocjax.corpora import sources as sources_module
 from assocjax.corpora._layout import default_size, gather, lay_out
+from assocjax.corpora._words import number_words
 from assocjax.errors import InputError, InputTypeError
 from assocjax.statistics import shards
 from assocjax.storage import results
@@ -89,6 +93,143 @@ def test_words_against_a_character_loop(text):
             expected.append(character)
         in_word = character.isalpha()
     assert words(text) == expected
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
+def test_compiled_words_are_words(documents):
+    ids, lengths, types = number_words(documents)
+    expected = [words(document) for document in documents]
+    assert [types[i] for i in ids] == list(itertools.chain(*expected))
+    assert lengths.tolist() == [len(tokens) for tokens in expected]
+    assert types == list(dict.fromkeys(itertools.chain(*expected)))
+
+
+def test_compiled_words_of_many_kinds(data_dir):
+    """More of them than the loop has room for at its start."""
+    text = (data_dir / "brown.txt").read_text("utf-8")
+    ids, _, types = number_words([text])
+    assert len(types) > 40_000
+    assert [types[i] for i in ids] == words(text)
+
+
+# Files in blocks
+
+
+def as_txt(path, documents):
+    path.write_bytes("||".join(documents).encode())
+
+
+def as_jsonl(path, documents):
+    lines = (json.dumps({"text": text}, ensure_ascii=False) for text in documents)
+    path.write_bytes("\n".join(lines).encode())
+
+
+def as_parquet(path, documents):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pa.table({"text": documents}), path)
+
+
+def as_zst(data):
+    pa = pytest.importorskip("pyarrow")
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+FORMATS = {"txt": as_txt, "jsonl": as_jsonl, "parquet": as_parquet}
+COMPRESSED = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".zst": as_zst}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("end", COMPRESSED)
+@pytest.mark.parametrize("block", [1, 5, 2**20])
+def test_files_are_read_in_blocks_of_any_size(form, end, block, tmp_path, monkeypatch):
+    documents = ["", "one | two", "trés long\r\n文章 🐦 bon", "x" * 30]
+    path = tmp_path / f"a.{form}{end.upper()}"
+    FORMATS[form](path, documents)
+    path.write_bytes(COMPRESSED[end](path.read_bytes()))
+    if end in (".gz", ".bz2"):  # of several parts, as pigz and cat make them
+        half = len(gzip.decompress(path.read_bytes())) // 2 if end == ".gz" else 9
+        whole = gzip.decompress if end == ".gz" else bz2.decompress
+        content, pack = whole(path.read_bytes()), COMPRESSED[end]
+        path.write_bytes(pack(content[:half]) + pack(content[half:]))
+    monkeypatch.setattr(files_module, "_BLOCK", block)
+    source = sources_module.open_source(path, separator="||")
+    for _ in range(2):
+        assert list(source.read()) == documents[1:]
+        assert source.position.done == source.position.total == path.stat().st_size
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    text=st.text("ab |\n", max_size=80),
+    block=st.integers(1, 20),
+    longest=st.integers(1, 15),
+    form=st.sampled_from(["txt", "jsonl"]),
+)
+def test_long_documents_are_cut_at_white_space(tmp_path_factory, text, block, longest, form):
+    documents = text.split("||")
+    expected = []
+    for document in documents:
+        while len(document) > longest:
+            spaces = [i for i in range(1, longest) if document[i].isspace()]
+            stop = max(spaces, default=longest)
+            expected.append(document[:stop])
+            document = document[stop:]
+        expected.append(document)
+    expected = [piece for piece in expected if piece.strip()]
+    path = tmp_path_factory.mktemp("cut") / f"a.{form}"
+    FORMATS[form](path, documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "_BLOCK", block)
+        patch.setattr(files_module, "LONGEST", longest)
+        if expected:
+            assert read_documents(path, separator="||").documents == expected
+        else:
+            with pytest.raises(InputError, match="holds no document"):
+                read_documents(path, separator="||")
+
+
+def test_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "stories"
+    (folder / "more").mkdir(parents=True)
+    as_jsonl(folder / "b.jsonl", STORIES[:1])
+    as_txt(folder / "a.txt", [""])
+    (folder / "c.txt.gz").write_bytes(gzip.compress(STORIES[1].encode()))
+    as_txt(folder / "more" / "a.txt", STORIES[2:])
+    for name in ("README.md", ".hidden.txt", ".DS_Store"):
+        (folder / name).write_text("no story")
+    found = read_documents("stories")
+    assert found == read_documents(folder) == read_documents(str(folder) + os.sep)
+    assert (found.name, found.documents) == ("stories", STORIES)
+    assert read_documents("stories/*").documents == STORIES[:2]
+    assert read_documents("stories/**/a.txt").documents == STORIES[2:]
+    write(tmp_path / "a[1].txt", "the file of this name")
+    assert read_documents("a[1].txt").documents == ["the file of this name"]
+    with pytest.raises(InputError, match=r"no file matches 'stories/x\*\.txt'"):
+        read_documents("stories/x*.txt")
+    with pytest.raises(InputError, match=r"b\.jsonl', line 1: no field 'body'"):
+        read_documents("stories", text_field="body")
+
+
+@pytest.mark.parametrize("end", [".gz", ".bz2", ".zst"])
+@pytest.mark.parametrize("form", ["txt", "parquet"])
+@pytest.mark.parametrize("damage", ["other", "cut"])
+def test_damaged_files_are_refused(end, form, damage, tmp_path):
+    path = tmp_path / f"a.{form}{end}"
+    FORMATS[form](path, STORIES * 50)
+    packed = COMPRESSED[end](path.read_bytes())
+    path.write_bytes(b"no compressed file" if damage == "other" else packed[: len(packed) // 2])
+    with pytest.raises(InputError, match=rf"a\.{form}{end}'") as caught:
+        read_documents(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_lines_that_are_too_long_for_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "LONGEST_LINE", 50)
+    monkeypatch.setattr(files_module, "_BLOCK", 20)
+    as_jsonl(tmp_path / "a.jsonl", ["a", "b" * 60])
+    with pytest.raises(InputError, match="line 2: expected lines of at most 50 characters"):
+        read_documents(tmp_path / "a.jsonl")
 
 
 # Layout: cut, windows, padding
@@ -858,11 +999,11 @@ def test_what_holds_no_texts(corpus, error, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"", "is empty"),
-        ("a.txt", b" \n ", "is empty"),
+        ("a.txt", b"", "holds no document"),
+        ("a.txt", b" \n ", "holds no document"),
         ("a.txt", b"<|endoftext|>\n<|endoftext|>", "holds no document"),
         ("a.txt", b"abc\xffdef", r"not UTF-8 \(byte 0xff at offset 3\)"),
-        ("a.jsonl", b"", "is empty"),
+        ("a.jsonl", b"", "holds no document"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: not JSON"),
         ("a.jsonl", b'["text"]', "line 1: expected a JSON object, got list"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "a"}', "line 2: no field 'text'.*has 'body'"),
@@ -903,7 +1044,7 @@ def test_files_that_may_not_be_read(text_file, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InputError, match=r"cannot read '.*stories\.txt' \(Permission denied\)"):
         read_documents(text_file)
 
@@ -911,7 +1052,7 @@ def test_files_that_may_not_be_read(text_file, monkeypatch):
 def test_folder_is_no_file(tmp_path):
     folder = tmp_path / "stories.txt"
     folder.mkdir()
-    with pytest.raises(InputError, match=r"is a folder.*hf:"):
+    with pytest.raises(InputError, match=r"is a folder without a text.*hf:"):
         read_documents(folder)
 
 

@@ -332,6 +332,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
     (folder / "text.txt").write_text(" ".join(WORDS * 9), "utf-8")
     text = {"vocab_size": 6, "seq_len": 4, "num_documents": 1}
     aj.write_tokens(folder / "text.txt", folder / "tokens", **text)
+    tokens.astype("<u2").tofile(folder / "raw.bin")
     aj.save(swept, folder / "sweep.nc")
     ablated = aj.ablate(params, params, tokens, mask, draws=2).assign_attrs(swept.attrs)
     for kind, counts in (("counts", None), ("correlations", folder / "counts.nc")):
@@ -411,7 +412,8 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "mean_contexts": {"statistics": contexts},
         "merge_contexts": {"parts": [contexts]},
         "mean_overlap": {"dataset": tracked, "matrix": "value", "side": "row"},
-        "open_tokens": {"path": folder / "tokens", "seq_len": 4, "num_sequences": 2},
+        "open_tokens": {"path": folder / "raw.bin", "seq_len": 4, "num_sequences": 2,
+            "dtype": "uint16", "vocabulary": 5, "end_id": 9, "long": "window", "short": "drop"},
         "optimizer_coefficients": {"optimizer": sgd, "steps": 3},
         "pair_shares": {**counted, **entry, "sequences": [0]},
         "plan_exact_step": {"vocab_size": 5, "seq_len": 4, "num_layers": 1, "num_sequences": 6,

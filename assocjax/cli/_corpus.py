@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -32,8 +32,8 @@ class Reading:
     """Which documents are read."""
 
     corpus: str = "fables"
-    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
-    file"""
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet file,
+    also with .gz, .bz2 or .zst; a folder or a pattern of such files"""
     num_documents: Count | None = None
     """number of documents to read (default: all; 10000 from the hub)"""
     separator: str = arguments.SEPARATOR
@@ -102,22 +102,32 @@ class AnyCorpus(Corpus):
     """A corpus in memory, or a token file, whose sequences stay on disk."""
 
     corpus: str = "fables"
-    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet
-    file; or a token file, which has its own vocabulary: a folder of assocjax tokenize, a .bin or
-    .npy"""
+    """fables, python-docs, tinystories, hf:owner/name[:split], or a .txt, .jsonl or .parquet file,
+    also with .gz, .bz2 or .zst; a folder or a pattern of such files; or a token file, which has its
+    own vocabulary: a folder of assocjax tokenize or of Dataset.save_to_disk, a .bin, .npy or
+    .arrow, or a pattern of such files"""
+    vocabulary: str | None = None
+    """of a token file that does not tell it: the number of tokens, or a tokenizer.json"""
+    dtype: Literal["uint16", "int32", "uint32", "int64"] | None = None
+    """of a token file that does not tell it"""
+    end_id: int | None = None
+    """of a token file: the id that stands between documents"""
 
     def open(self) -> "TokenData | TokenFile":
         from assocjax.corpora import open_tokens
         from assocjax.corpora.token_files import is_token_file
 
         if not is_token_file(self.corpus):
+            for name in ("vocabulary", "dtype", "end_id"):
+                if (value := getattr(self, name)) is not None:
+                    raise InputError(f"{name}: only for token files, got {value!r}")
             return self.load()
         if self.vocab_size is not None:
             raise InputError(
                 f"--vocab-size: not allowed, since the token file {self.corpus!r} has its own "
-                f"vocabulary; got {self.vocab_size}"
+                f"vocabulary (or --vocabulary); got {self.vocab_size}"
             )
-        file = open_tokens(self.corpus, self.seq_len, num_sequences=self.num_sequences)
+        file = open_tokens(self.corpus, **arguments_of(self, open_tokens))
         note(describe_corpus(file))
         return file
 

@@ -9,6 +9,7 @@ which compares identities when it has read the corpus.
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -54,8 +55,11 @@ _OF_MODELS = ("compare", "ngrams")
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
 
-_CONTENTS = ("tokens.json", "statistics.nc", "counts.nc", "config.json")
+_CONTENTS = ("tokens.json", "state.json", "statistics.nc", "counts.nc", "config.json")
 """Files, one of which is in each folder that is read."""
+
+_OF_TOKENS = (".bin", ".npy", ".idx")
+"""Suffixes of token files, which consist of several files."""
 
 _PACKAGES = (*DECIDING, "flax", "numpy", "tokenizers", "torch", "transformers")
 
@@ -132,26 +136,32 @@ def _hash(path: Path) -> dict[str, str] | None:
     with contextlib.suppress(OSError, ValueError):
         for file in _files(path):
             with file.open("rb") as content:
-                name = file.relative_to(path.parent).as_posix()
+                name = Path(os.path.relpath(file, path.parent)).as_posix()
                 found[name] = hashlib.file_digest(content, "sha256").hexdigest()
     return found or None
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, with the parts of a token file; or what a folder of tokens, of statistics, of a
-    model or of its revisions has."""
-    if not path.is_dir():
-        parts = (".json", ".sizes.bin") if path.suffix in (".bin", ".npy") else ()
-        files = [path, *(path.with_suffix(part) for part in parts)]
-    else:
+    """A file, with the parts of a token file; those of a pattern, or of a folder of texts; or what
+    a folder of tokens, of statistics, of a model or of its revisions has."""
+    if path.is_dir():
         folders = [path, *(of for of in sorted(path.iterdir()) if of.is_dir())]
-        files = [
+        found = [
             file
             for folder in folders
             if any((folder / name).is_file() for name in _CONTENTS)
             for file in sorted(folder.iterdir())
         ]
-    return [file for file in files if file.is_file() and not file.name.startswith(".")]
+        if not found:
+            from assocjax.corpora.sources import find_files
+
+            found = find_files(str(path))
+    elif glob.has_magic(str(path)) and not path.exists():
+        found = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+    else:
+        parts = (".json", ".sizes.bin", ".idx", ".bin") if path.suffix in _OF_TOKENS else ()
+        found = [path, *(path.with_suffix(part) for part in parts)]
+    return [file for file in found if file.is_file() and not file.name.startswith(".")]
 
 
 def _report_of(record: dict[str, Any], given: dict[str, Any] | None) -> Report | None:

@@ -91,6 +91,8 @@ def _bar(
     if unit is not None:
         left = progress.TimeRemainingColumn(), progress.TextColumn("left")
         done = progress.MofNCompleteColumn(), progress.TextColumn(unit)
+        if unit == "bytes":
+            done = (progress.DownloadColumn(),)
         columns = [name, progress.BarColumn(20), *done, *elapsed, *left]
     with progress.Progress(*columns, console=at) as shown:
         task = shown.add_task(phase, total=None)
@@ -126,7 +128,12 @@ def _estimate(unit: str) -> Callable[[int, int, str], None]:
             told = True
             left = (passed - first[0]) / (done - first[1]) * (total - done)
             clocks = f"{_clock(passed - began)} elapsed, {_clock(left)} left"
-            note(f"{now}: {done}/{total} {unit}, {clocks}")
+            amount = f"{done}/{total} {unit}"
+            if unit == "bytes":
+                from rich.filesize import decimal
+
+                amount = f"{decimal(done)} of {decimal(total)}"
+            note(f"{now}: {amount}, {clocks}")
 
     return update
 

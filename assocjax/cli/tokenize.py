@@ -4,13 +4,18 @@ from pathlib import Path
 from typing import Annotated
 
 from assocjax.cli._corpus import Sizes, Tokens, by_default, describe_corpus
-from assocjax.cli._options import Results, options
+from assocjax.cli._options import Results, arguments_of, options
 from assocjax.cli._report import Finish, Report
+from assocjax.cli._terminal import progress_bar
 
 
 @options("Tokens")
 class Tokenize(Results, Sizes, Tokens):
-    """Write a corpus as a token file, for statistics of corpora that do not fit in memory."""
+    """Write a corpus as a token file, for statistics of corpora that do not fit in memory.
+
+    The corpus is read in blocks, in bounded memory, and tokenised on all cores. A run that was
+    stopped continues when the same command is run again, and gives the same bits.
+    """
 
     DEFAULT_VOCAB_SIZE = 50_000
 
@@ -24,7 +29,10 @@ class Tokenize(Results, Sizes, Tokens):
         size = self.DEFAULT_VOCAB_SIZE
         report = Report()
         with hold(self.out):
-            file = self.read(write_tokens, folder=self.out, default_vocab_size=size)
+            with progress_bar("tokenizing", "bytes", first="reading") as progress:
+                given = arguments_of(self, write_tokens, seed=self.corpus_seed, folder=self.out)
+                given |= {"default_vocab_size": size, "progress": progress}
+                file = write_tokens(**given)
             report.line(describe_corpus(file))
             with claim(self.out, "tokenize", None) as folder:
                 report.written(sorted(folder.files))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from assocjax.arguments import printable
@@ -13,15 +14,16 @@ from assocjax.errors import InputError
 _PROBE_SECONDS = 10
 
 
-def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
-    """Streams the rows of a dataset, and downloads only the rows that are read.
+def open_dataset(source: str) -> tuple[str, Callable[[], Iterator[Any]]]:
+    """Opens a dataset whose rows are streamed; only the rows that are read are downloaded.
 
     Args:
         source: `owner/name[:split]` of a dataset on the hub, or `folder[:split]` with local files
             that `datasets` can read (parquet, jsonl, csv, txt). The split is `train` by default.
 
     Returns:
-        The dataset's name for results, `hf:owner/name:split`, and an iterator over its rows.
+        The dataset's name for results, `hf:owner/name:split`, and a function that returns an
+        iterator over its rows.
 
     Raises:
         InputError: If `datasets` is not installed, the hub cannot be reached, or there is no such
@@ -46,7 +48,7 @@ def stream_dataset(source: str) -> tuple[str, Iterator[Any]]:
         raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None
     if local:
         label = f"hf:{printable(os.path.basename(os.path.abspath(name)))}:{split}"
-    return label, _rows(dataset, label)
+    return label, partial(_rows, dataset, label)
 
 
 def _split_name(source: str) -> tuple[str, str]:

@@ -54,7 +54,7 @@ def select_vocabulary(
     """
     if subwords and vocab_size in (None, len(types)):
         return np.arange(len(types), dtype=np.int32), types
-    present = np.flatnonzero(counts).tolist()
+    present = np.flatnonzero(counts)
     if vocab_size is None:
         vocab_size = default_size(counts, default_vocab_size, oov)
     if vocab_size > len(present):
@@ -62,8 +62,12 @@ def select_vocabulary(
             f"vocab_size: the text has {len(present)} different tokens, got {vocab_size}; give at "
             "most that number, or none for a default that fits"
         )
-    ranked = sorted(present, key=lambda i: (-counts[i], types[i]))
-    if vocab_size < len(present) and oov == "unk":
+    some_left = vocab_size < len(present)
+    if some_left:  # those that are too rare need no rank
+        least = np.partition(counts[present], -vocab_size)[-vocab_size]
+        present = present[counts[present] >= least]
+    ranked = sorted(present.tolist(), key=lambda i: (-counts[i], types[i]))
+    if some_left and oov == "unk":
         # A loaded tokeniser may have its own <unk>, which is then the same entry.
         kept = [i for i in ranked if types[i] != UNKNOWN][: vocab_size - 1]
         vocabulary = (*(types[i] for i in kept), UNKNOWN)
@@ -118,10 +122,7 @@ def lay_out(
         long: `"window"` or `"cut"`, see `assocjax.corpora.load_tokens`.
         short: `"drop"` or `"pad"`.
     """
-    bigrams = np.where(usable, np.maximum(lengths - 1, 0), 0)
-    # Consecutive windows share one token, so that each has seq_len bigrams.
-    windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
-    per_document = np.minimum(windows, 1) if long == "cut" else windows
+    per_document = np.where(usable, count_windows(lengths, seq_len, long=long, short=short), 0)
     document = np.repeat(np.arange(lengths.size), per_document)
     first_of_document = np.cumsum(per_document) - per_document
     nth = np.arange(document.size) - first_of_document[document]
@@ -131,9 +132,19 @@ def lay_out(
     return Layout(starts, sizes, per_document)
 
 
+def count_windows(lengths: np.ndarray, seq_len: int, *, long: str, short: str) -> np.ndarray:
+    """Number of sequences of each document, int64 [documents]; arguments as in `lay_out`."""
+    bigrams = np.maximum(lengths - 1, 0)
+    # Consecutive windows share one token, so that each has seq_len bigrams.
+    windows = -(-bigrams // seq_len) if short == "pad" else bigrams // seq_len
+    return np.minimum(windows, 1) if long == "cut" else windows
+
+
 def gather(ids: np.ndarray, layout: Layout, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     """The sequences int32 [N, T+1], padded with 0, and which tokens are real: bool [N, T+1]."""
-    offsets = np.arange(seq_len + 1)
-    real = offsets < layout.sizes[:, None]
-    positions = np.minimum(layout.starts[:, None] + offsets, ids.size - 1)
-    return np.where(real, ids[positions], 0).astype(np.int32, copy=False), real
+    real = np.arange(seq_len + 1) < layout.sizes[:, None]
+    # A view of the sequence that begins at each token, of which only the chosen ones are copied.
+    padded = np.concatenate([ids, np.zeros(seq_len, ids.dtype)])
+    tokens = np.lib.stride_tricks.sliding_window_view(padded, seq_len + 1)[layout.starts]
+    tokens[~real] = 0
+    return tokens.astype(np.int32, copy=False), real

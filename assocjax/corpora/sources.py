@@ -7,17 +7,22 @@
 | a path to `.txt` | documents split at `separator` |
 | a path to `.jsonl` | one JSON object a line, with its text under `text_field` |
 | a path to `.parquet` | the column `text_field`, strings in any of Arrow's layouts |
+| one of these, and `.gz`, `.bz2` or `.zst` | the same, compressed |
+| a folder, or a pattern such as `"shards/*.jsonl.gz"` | all of its files of these kinds, by path |
 | `"tinystories"` | short for `hf:roneneldan/TinyStories:train` |
 | `"hf:owner/name[:split]"` | a dataset of the Hugging Face hub, streamed |
 | `"hf:FOLDER[:split]"` | a local folder in any format that `datasets` reads |
 | strings | any iterable of them, read once: a list, a generator, a column of a DataFrame |
 | rows or a table | with a text under `text_field`: a `datasets.Dataset`, dicts, a DataFrame |
 
-Parquet files and the hub need the extra `data`: `pip install 'assocjax[data]'`.
+Parquet files, `.zst` and the hub need the extra `data`: `pip install 'assocjax[data]'`.
+Files are read in blocks, so that memory does not grow with their size.
 
 For all of them: text is UTF-8; rows without text (null, empty, only white space) are left out;
 U+FEFF, the byte order mark, is dropped everywhere, also inside a text, where files were joined. A
-text with more than a twentieth of NUL characters is an error, since it is probably UTF-16 that was
+document of more than 2^20 characters is read as several documents: it is cut before the last space,
+tab or line break among its first 2^20 characters (after them if there is none), and so on. A text
+with more than a twentieth of NUL characters is an error, since it is probably UTF-16 that was
 decoded as UTF-8. A row or a table without a field or column `text_field` is an error too.
 """
 
@@ -26,10 +31,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +47,17 @@ from assocjax.arguments import (
     printable,
 )
 from assocjax.corpora import fables
+from assocjax.corpora._files import (
+    BOM,
+    COMPRESSED,
+    SUFFIXES,
+    Position,
+    cut,
+    find_files,
+    format_of,
+    refuse_nul,
+    rows_of,
+)
 from assocjax.errors import InputError, InputTypeError
 
 HUB_DOCUMENTS = 10_000
@@ -52,7 +68,6 @@ Texts = str | os.PathLike[str] | Iterable[Any]
 
 _NAMED = ("fables", "python-docs", "tinystories")
 _ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
-_BOM = "\ufeff"
 
 
 class Documents(NamedTuple):
@@ -96,7 +111,7 @@ def read_documents(
             more fables are requested than can be generated.
         InputTypeError: If an argument has a wrong type.
     """
-    name, texts = stream_documents(
+    source = open_source(
         corpus,
         seed=seed,
         num_documents=num_documents,
@@ -104,11 +119,28 @@ def read_documents(
         text_field=text_field,
         min_words=min_words,
     )
-    documents = list(texts)
-    return Documents(name, documents, hash_documents(documents))
+    documents = list(source.read())
+    return Documents(source.name, documents, hash_documents(documents))
 
 
-def stream_documents(
+class Source(NamedTuple):
+    """A corpus, whose documents are read one after another.
+
+    Attributes:
+        name: Name of the corpus in results.
+        read: Returns an iterator over the documents, from the first one. The iterator raises
+            InputError where a document cannot be read, and at once if there is none.
+        position: How much of the files has been read.
+        is_repeatable: Whether the documents can be read more than once.
+    """
+
+    name: str
+    read: Callable[[], Iterator[str]]
+    position: Position
+    is_repeatable: bool
+
+
+def open_source(
     corpus: Texts,
     *,
     seed: int = 0,
@@ -116,12 +148,8 @@ def stream_documents(
     separator: str = SEPARATOR,
     text_field: str = TEXT_FIELD,
     min_words: int = 80,
-) -> tuple[str, Iterator[str]]:
-    """Like `read_documents`, but returns the name and an iterator over the documents.
-
-    A hub dataset and a `.parquet` file are then never completely in memory. The iterator raises
-    InputError at its first document if the corpus is empty.
-    """
+) -> Source:
+    """As `read_documents`, but documents are read when they are needed, in bounded memory."""
     if num_documents is not None:
         num_documents = check_integer(
             "num_documents", num_documents, minimum=1, maximum=sys.maxsize
@@ -129,30 +157,72 @@ def stream_documents(
     check_integer("seed", seed, minimum=0)
     check_string("separator", separator)
     check_string("text_field", text_field)
-    what, first = "row", 1
+    position, repeatable = Position(), True
+
+    def texts_of(rows: Callable[[], Iterable[Any]], what: str = "row", first: int = 1):
+        return _texts(rows(), text_field, f"corpus: {label!r}, {what}", first)
+
     if not isinstance(corpus, str | os.PathLike):
-        name, rows = _given_rows(corpus, text_field)
-        label, what, first = name, "index", 0
+        name, given = _given_rows(corpus, text_field)
+        label, repeatable = name, iter(given) is not given
+        texts = partial(texts_of, lambda: given, "index", 0)
     else:
         name = check_path("corpus", corpus, "a name or a path")
         label = name = _ALIASES.get(name, name)
         if label == "fables":
-            rows = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
+            stories = num_documents or fables.NUM_DOCUMENTS
+            texts = partial(texts_of, lambda: fables.generate(stories, seed, min_words))
         elif label == "python-docs":
-            rows = _python_docs()
+            texts = partial(texts_of, _python_docs)
         elif label.startswith("hf:"):
             from assocjax.corpora import _hub
 
-            name, rows = _hub.stream_dataset(label.removeprefix("hf:"))
+            name, rows = _hub.open_dataset(label.removeprefix("hf:"))
+            texts = partial(texts_of, rows)
             num_documents = num_documents or HUB_DOCUMENTS
         else:
-            name, rows = printable(Path(label).name), _read_file(label, separator, text_field)
-            what = "line" if label.endswith(".jsonl") else what
-    texts = _texts(rows, text_field, f"corpus: {label!r}, {what}", first)
-    return name, _some(itertools.islice(texts, num_documents), label)
+            folder = os.path.abspath(label) if os.path.isdir(label) else label
+            name, files = printable(Path(folder).name), find_files(label)
+            if not files:
+                raise _unknown(label)
+            position = Position(sum(os.path.getsize(file) for file in files))
+            texts = partial(_texts_of_files, files, separator, text_field, position)
+
+    def read() -> Iterator[str]:
+        position.restart()
+        return _some(itertools.islice(texts(), num_documents), label)
+
+    return Source(name, read, position, repeatable)
 
 
-def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterator[Any]]:
+def repeatable(source: Source) -> Source:
+    """A corpus that can be read more than once; if it cannot, its documents are kept in memory."""
+    if source.is_repeatable:
+        return source
+    return source._replace(read=partial(iter, list(source.read())), is_repeatable=True)
+
+
+def _texts_of_files(
+    files: list[Path], separator: str, text_field: str, position: Position
+) -> Iterator[str]:
+    for file in files:
+        what = "line" if format_of(file) == ".jsonl" else "row"
+        rows = rows_of(file, separator, text_field, position)
+        yield from _texts(rows, text_field, f"corpus: {str(file)!r}, {what}", 1)
+
+
+def _unknown(name: str) -> InputError:
+    close = difflib.get_close_matches(name, _NAMED, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    shown = name if len(name) <= 100 else f"{name[:100]}..."
+    return InputError(
+        f"corpus: unknown corpus {shown!r}{hint}; known are {', '.join(_NAMED)}, "
+        f"hf:owner/name[:split] and paths that end in {', '.join(SUFFIXES)}, or in one of these "
+        f"and {', '.join(COMPRESSED)}; a text itself is given in a list, as [text]"
+    )
+
+
+def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterable[Any]]:
     """The name and the rows of a corpus in memory: strings, mappings, or a table of columns."""
     name = getattr(getattr(corpus, "info", None), "dataset_name", None)  # of a datasets.Dataset
     if isinstance(corpus, Mapping) or hasattr(corpus, "columns"):
@@ -164,7 +234,8 @@ def _given_rows(corpus: Any, text_field: str) -> tuple[str, Iterator[Any]]:
     try:
         if isinstance(corpus, bytes | bytearray):
             raise TypeError
-        return name or "texts", iter(corpus)
+        iter(corpus)
+        return name or "texts", corpus
     except TypeError:
         raise InputTypeError(
             "corpus must be a name, a path or an iterable of strings; got "
@@ -196,23 +267,13 @@ def _texts(rows: Iterable[Any], text_field: str, what: str, first: int) -> Itera
         if not isinstance(text, str):
             raise InputError(f"{where}: expected a string, got {type(text).__name__}")
         try:
-            text.encode()  # fails for half a surrogate pair, which JSON can contain
+            if not text.isascii():
+                text.encode()  # fails for half a surrogate pair, which JSON can contain
         except UnicodeEncodeError as error:
             raise InputError(f"{where} is not text ({error})") from None
-        text = text.replace(_BOM, "")
-        _refuse_nul(text, where)
-        if text.strip():
-            yield text
-
-
-def _refuse_nul(text: str, where: str) -> None:
-    """In UTF-16, every second byte of ASCII is NUL, and about every tenth byte of Cyrillic text."""
-    nul = text.count("\0")
-    if nul >= 16 and nul > len(text) / 20:
-        raise InputError(
-            f"{where} is not UTF-8: {nul} of {len(text)} characters are NUL, as in UTF-16 or "
-            "UTF-32; convert it to UTF-8"
-        )
+        text = text.replace(BOM, "")
+        refuse_nul(text, where)
+        yield from (piece for piece in cut(text) if piece and not piece.isspace())
 
 
 def _some(documents: Iterator[str], corpus: str) -> Iterator[str]:
@@ -249,90 +310,3 @@ def _python_docs() -> list[str]:
             "corpus: 'python-docs' needs the module pydoc_data, which this Python leaves out"
         ) from None
     return [topics[key] for key in sorted(topics)]
-
-
-def _read_file(name: str, separator: str, text_field: str) -> Iterable[Any]:
-    path = Path(name)
-    readers = {
-        ".txt": lambda: _decode(path).split(separator),
-        ".jsonl": lambda: _read_jsonl(path),
-        ".parquet": lambda: _read_parquet(path, text_field),
-    }
-    reader = readers.get(path.suffix.lower())
-    # os.path returns False for names that no file can have; Path raises.
-    if os.path.isdir(path) and path != Path():  # "" is handled below, as an unknown corpus
-        raise InputError(
-            f"corpus: {str(path)!r} is a folder; expected a file, or hf:{path} for a folder of "
-            "files that the library datasets can read; a folder of assocjax tokenize works only "
-            "for statistics and associations, and only if it is complete, with a tokens.json"
-        )
-    if reader is None:
-        close = difflib.get_close_matches(name, _NAMED, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        shown = name if len(name) <= 100 else f"{name[:100]}..."
-        raise InputError(
-            f"corpus: unknown corpus {shown!r}{hint}; known are {', '.join(_NAMED)}, "
-            f"hf:owner/name[:split] and paths that end in {', '.join(readers)}; a text itself is "
-            "given in a list, as [text]"
-        )
-    if not os.path.isfile(path):
-        raise InputError(f"corpus: no file {str(path)!r}")
-    return reader()
-
-
-def _decode(path: Path) -> str:
-    where = f"corpus: {str(path)!r}"
-    try:
-        text = path.read_bytes().decode().replace(_BOM, "")  # line ends are not translated
-    except OSError as error:
-        raise InputError(f"corpus: cannot read {str(path)!r} ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start}); convert it to UTF-8"
-        ) from None
-    if not text.strip():
-        raise InputError(f"{where} is empty")
-    _refuse_nul(text, where)
-    return text
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The object of each line; None for an empty line."""
-    # Not splitlines: it splits at characters that JSON allows within a string.
-    for number, line in enumerate(_decode(path).split("\n"), start=1):
-        where = f"corpus: {str(path)!r}, line {number}"
-        try:
-            record = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON ({error})") from None
-        if not isinstance(record, dict | None):
-            raise InputError(f"{where}: expected a JSON object, got {type(record).__name__}")
-        yield record
-
-
-def _read_parquet(path: Path, text_field: str) -> Iterator[Any]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(
-            f"corpus: {str(path)!r} needs pyarrow: pip install 'assocjax[data]'"
-        ) from None
-
-    where = f"corpus: {str(path)!r}"
-    try:
-        # In batches, so that reading a few documents does not read the whole file.
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if names.count(text_field) != 1:
-                raise InputError(
-                    f"{where}: expected one column {text_field!r} (text_field); it has {names}"
-                )
-            for batch in file.iter_batches(columns=[text_field]):
-                yield from batch.column(0).to_pylist()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: column {text_field!r} is not UTF-8 ({error})") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{where} is no parquet file ({reason})") from None

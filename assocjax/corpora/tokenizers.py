@@ -9,17 +9,21 @@ all documents; all later steps (vocabulary, policies, windows) are array arithme
 from __future__ import annotations
 
 import collections
+import hashlib
+import importlib.metadata
 import itertools
 import os
+import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from assocjax.arguments import check_integer
+from assocjax.corpora.sources import update_hash
 from assocjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 MAX_VOCAB_SIZE = 2**24
 """The largest vocabulary: the name of each token is in memory, and larger sizes are mistakes."""
+
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 2**20
+"""Documents are tokenised in batches that are complete when they reach one of these numbers."""
 
 
 class TokenStream(NamedTuple):
@@ -61,43 +68,167 @@ def words(text: str) -> list[str]:
     return re.findall(rf"[^\W\d_{''.join(numerals)}]+|\S", text)
 
 
-def encoder(tokenizer: str) -> Callable[[Sequence[str]], TokenStream]:
-    """A function that tokenises documents; a token has the same id in every call.
+class Encoder(Protocol):
+    """From documents to ids, in two steps, of which threads run the first in parallel.
+
+    Attributes:
+        threads: Number of threads that are worth while.
+    """
+
+    threads: int
+
+    @property
+    def types(self) -> Sequence[str]:
+        """id -> token; for words, those that have occurred so far."""
+        ...
+
+    @property
+    def decides(self) -> str:
+        """All that determines the ids, except for the text."""
+        ...
+
+    def encode(self, documents: Sequence[str]) -> Any:
+        """Tokenises documents, in any order and any thread."""
+        ...
+
+    def number(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Ids, int32 [tokens], and lengths, int64 [documents], of encoded documents, in order."""
+        ...
+
+
+class Words:
+    """Numbers the tokens of `words` by their first occurrence.
 
     Args:
-        tokenizer: `"word"`, whose types are numbered by first occurrence, or a path.
+        types: Tokens that have numbers already, of a computation that is resumed.
     """
-    if tokenizer != "word":
-        return partial(stream_subwords, load_tokenizer(tokenizer))
-    table: collections.defaultdict[str, int] = collections.defaultdict(itertools.count().__next__)
-    number = table.__getitem__  # a new word gets the next free number
 
-    def stream_words(documents: Sequence[str]) -> TokenStream:
-        arrays = [np.fromiter(map(number, words(text)), np.int32) for text in documents]
-        return _join(arrays, tuple(table))
+    threads = min(8, os.cpu_count() or 1)  # more would wait for the text to be read
 
-    return stream_words
+    def __init__(self, types: Iterable[str] = ()):
+        self._numbers = {token: number for number, token in enumerate(types)}
+
+    @property
+    def types(self) -> Sequence[str]:
+        return tuple(self._numbers)
+
+    @property
+    def decides(self) -> str:
+        # Python's version determines which characters are letters.
+        return f"word, Python {platform.python_version()}"
+
+    def encode(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        from assocjax.corpora._words import number_words
+
+        return number_words(documents)
+
+    def number(
+        self, encoded: tuple[np.ndarray, np.ndarray, list[str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        ids, lengths, types = encoded
+        numbers = self._numbers
+        # A new token gets the next free number.
+        new = [numbers.setdefault(token, len(numbers)) for token in types]
+        return np.array(new, np.int32)[ids], lengths
 
 
-def stream_subwords(tokenizer: Tokenizer, documents: Sequence[str]) -> TokenStream:
-    """The documents as tokens of a `tokenizers.Tokenizer`, without its special tokens.
+class Subwords:
+    """The ids of a `tokenizers.Tokenizer`, without its special tokens.
 
     The name of a special token in a text, such as `<|endoftext|>`, is tokenised like other text.
-
-    Raises:
-        InputError: If the tokeniser has no token for a part of a text, and no unknown token.
     """
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    # Ids may have gaps (removed tokens): name these ids too, so that ids remain the tokeniser's.
-    types = [f"<id {i}>" for i in range(1 + max(vocabulary.values(), default=-1))]
-    for token, i in vocabulary.items():
-        types[i] = token
-    setattr(tokenizer, "encode_special_tokens", True)  # noqa: B010, as in train_bpe
-    try:
-        encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(f"tokenizer: cannot encode the text ({_reason(error)})") from None
-    return _join([np.array(e.ids, np.int32) for e in encodings], tuple(types))
+
+    threads = 2  # each runs the library, which uses all cores, or copies what it returned
+
+    def __init__(self, tokenizer: Tokenizer):
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        # Ids may have gaps (removed tokens): name these ids too, so that ids remain the tokeniser's
+        self.types = [f"<id {i}>" for i in range(1 + max(vocabulary.values(), default=-1))]
+        for token, i in vocabulary.items():
+            self.types[i] = token
+        setattr(tokenizer, "encode_special_tokens", True)  # noqa: B010, as in train_bpe
+        self.tokenizer = tokenizer
+
+    @property
+    def decides(self) -> str:
+        digest = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        return f"{digest}, tokenizers {importlib.metadata.version('tokenizers')}"
+
+    def encode(self, documents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Raises InputError if there is no token for a part of a text, and no unknown token."""
+        try:  # the library itself runs on all cores
+            encodings = self.tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(f"tokenizer: cannot encode the text ({_reason(error)})") from None
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(ids, np.int32, int(lengths.sum())), lengths
+
+    def number(self, encoded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return encoded
+
+
+def choose_encoder(
+    tokenizer: str,
+    read: Callable[[], Iterable[str]],
+    name: str,
+    vocab_size: int | None,
+    default_vocab_size: int,
+) -> Encoder:
+    """The encoder that the option `tokenizer` names. BPE is trained, on the documents of `read`, of
+    the corpus `name`."""
+    if tokenizer != "bpe":
+        return Words() if tokenizer == "word" else Subwords(load_tokenizer(tokenizer))
+    encoder = Subwords(train_bpe(read(), vocab_size or default_vocab_size))
+    if vocab_size is not None and len(encoder.types) < vocab_size:
+        raise InputError(
+            f"vocab_size: BPE on {name} reaches {len(encoder.types)} tokens and then has no pair "
+            f"left to merge, got {vocab_size}"
+        )
+    return encoder
+
+
+def in_batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in lists whose size in memory is bounded."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
+        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def encode(
+    encoder: Encoder, batches: Iterable[list[str]]
+) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """Tokenises batches on all cores while the next ones are read; yields each, in order, with its
+    ids, int32 [tokens], and the lengths of its documents, int64 [documents]."""
+    waiting: collections.deque[tuple[list[str], Future]] = collections.deque()
+    with ThreadPoolExecutor(encoder.threads) as pool:
+        try:
+            for batch in batches:
+                waiting.append((batch, pool.submit(encoder.encode, batch)))
+                if len(waiting) > encoder.threads:
+                    first, encoded = waiting.popleft()
+                    yield first, *encoder.number(encoded.result())
+            for first, encoded in waiting:
+                yield first, *encoder.number(encoded.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def encode_all(encoder: Encoder, documents: Iterable[str], digest: Any) -> TokenStream:
+    """All documents in memory, which are added to their hash `digest` (see `update_hash`)."""
+    all_ids, all_lengths = [], []
+    for batch, ids, lengths in encode(encoder, in_batches(documents)):
+        for document in batch:
+            update_hash(digest, document)
+        all_ids.append(ids)
+        all_lengths.append(lengths)
+    return TokenStream(np.concatenate(all_ids), np.concatenate(all_lengths), tuple(encoder.types))
 
 
 def train_bpe(
@@ -185,9 +316,3 @@ def without_dropout(tokenizer: Tokenizer) -> None:
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _join(arrays: Sequence[np.ndarray], types: tuple[str, ...]) -> TokenStream:
-    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-    ids = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
-    return TokenStream(ids, lengths, types)

@@ -44,13 +44,8 @@ from assocjax.corpora._layout import (
     lay_out,
     select_vocabulary,
 )
-from assocjax.corpora.sources import SEPARATOR, Texts, read_documents
-from assocjax.corpora.tokenizers import (
-    MAX_VOCAB_SIZE,
-    encoder,
-    stream_subwords,
-    train_bpe,
-)
+from assocjax.corpora.sources import SEPARATOR, Texts, open_source, repeatable
+from assocjax.corpora.tokenizers import MAX_VOCAB_SIZE, choose_encoder, encode_all
 from assocjax.errors import InputError, InputTypeError
 from assocjax.storage.display import summarized
 
@@ -326,7 +321,7 @@ def load_tokens(
         # A fable gives at least one sequence. Never fewer fables than the default, so that the
         # vocabulary does not depend on the number of sequences that are kept.
         num_documents = max(fables.NUM_DOCUMENTS, num_sequences or 0)
-    documents = read_documents(
+    source = open_source(
         corpus,
         seed=seed,
         num_documents=num_documents,
@@ -335,15 +330,10 @@ def load_tokens(
         min_words=fable_words(seq_len, tokenizer),
     )
     if tokenizer == "bpe":
-        trained = train_bpe(documents.documents, vocab_size or default_vocab_size)
-        stream = stream_subwords(trained, documents.documents)
-        if vocab_size is not None and len(stream.types) < vocab_size:
-            raise InputError(
-                f"vocab_size: BPE on {documents.name} reaches {len(stream.types)} tokens and then "
-                f"has no pair left to merge, got {vocab_size}"
-            )
-    else:
-        stream = encoder(tokenizer)(documents.documents)
+        source = repeatable(source)
+    encoder = choose_encoder(tokenizer, source.read, source.name, vocab_size, default_vocab_size)
+    digest = hashlib.sha256()
+    stream = encode_all(encoder, source.read(), digest)
     counts = np.bincount(stream.ids, minlength=len(stream.types))
     subwords = tokenizer != "word"
     new_ids, vocabulary = select_vocabulary(
@@ -352,7 +342,7 @@ def load_tokens(
     ids = new_ids[stream.ids]
     if len(vocabulary) < 2:
         raise InputError(
-            f"corpus: {documents.name} has {len(vocabulary)} different token; at least 2 are needed"
+            f"corpus: {source.name} has {len(vocabulary)} different token; at least 2 are needed"
         )
     known = count_in_documents(ids < 0, stream.lengths) == 0
     layout = lay_out(stream.lengths, known, seq_len, long=long, short=short)
@@ -361,14 +351,14 @@ def load_tokens(
     available = layout.starts.size
     if available == 0:
         raise InputError(
-            f"corpus: {documents.name} gives no sequence of {seq_len + 1} tokens (seq_len + 1): of "
+            f"corpus: {source.name} gives no sequence of {seq_len + 1} tokens (seq_len + 1): of "
             f"{len(known)} documents {dropped_oov} were dropped for a token outside the vocabulary "
             f"(oov), {dropped_short} as too short (the longest has "
             f"{stream.lengths[known].max(initial=0)} tokens)"
         )
     if num_sequences is not None and num_sequences > available:
         raise InputError(
-            f"num_sequences: {documents.name} gives {available} sequences of {seq_len + 1} tokens "
+            f"num_sequences: {source.name} gives {available} sequences of {seq_len + 1} tokens "
             f"(seq_len + 1) from {len(known)} documents, got {num_sequences}"
         )
     kept = layout._replace(starts=layout.starts[:num_sequences], sizes=layout.sizes[:num_sequences])
@@ -379,8 +369,8 @@ def load_tokens(
         tokens=tokens,
         mask=real[:, 1:].copy(),
         vocabulary=vocabulary,
-        name=documents.name,
-        sha256=documents.sha256,
+        name=source.name,
+        sha256=digest.hexdigest(),
         tokenizer=printable(tokenizer),
         oov=oov,
         long=long,
@@ -395,8 +385,13 @@ def load_tokens(
 
 
 def check_choices(oov: str, long: str, short: str) -> None:
-    for name, value, kind in (("oov", oov, Oov), ("long", long, Long), ("short", short, Short)):
-        check_choice(name, value, get_args(kind))
+    check_choice("oov", oov, get_args(Oov))
+    check_lengths(long, short)
+
+
+def check_lengths(long: str, short: str) -> None:
+    check_choice("long", long, get_args(Long))
+    check_choice("short", short, get_args(Short))
 
 
 def check_sizes(

@@ -8,28 +8,17 @@ if it cannot write there, in the user's cache folder; the environment variable N
 another folder.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from assocjax.compilation import compiled
 
 SPARSE_PARTS = 128
 _AHEAD = 4  # positions between the one that is visited and the one whose keys are fetched
-
-
-def compiled(function: Callable, **options: Any) -> Callable:
-    """Compiles a function at its first call; threads run it in parallel. If no cache folder can be
-    written, each process compiles it again.
-    """
-    options |= {"nogil": True, "error_model": "numpy"}  # no error for division by 0
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        return njit(**options)(function)
 
 
 @intrinsic
