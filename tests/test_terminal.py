@@ -100,9 +100,35 @@ def test_lines_stand_above_the_bar_and_the_bar_only_once(columns):
         first = line[:columns].rstrip()
         expected += filter(None, [first, line[columns:], "by another library"])
     long = "a name of a p…" if columns == 80 else "a name of a phase that is long"
-    expected += ["training BAR 3/3 steps TIME elapsed TIME left", "already complete"]
-    expected += [f"{long} BAR 2/2  TIME elapsed TIME left", "result"]
+    expected += ["training BAR 3/3 steps TIME elapsed", "already complete"]
+    expected += [f"{long} BAR 2/2 TIME elapsed", "result"]
     assert [line for line in screen if line] == expected
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_are_broken_between_words(columns):
+    """Also an error, and a path longer than the terminal, which can be copied."""
+    path = "/".join(40 * ["part"])
+    code = f"""
+from pathlib import Path
+from assocjax.cli import _fail
+from assocjax.cli._report import Report
+report = Report()
+report.written({[f"figure_{i}.png" for i in range(20)]})
+report.path("written: {path}")
+report.show(Path("results"))
+try:
+    _fail({20 * "configuration "!r}, 2)
+except SystemExit:
+    pass
+"""
+    screen = screen_of(code, columns)
+    words = " ".join(screen).replace(path[columns:], "").split()
+    assert words.count("configuration") == 20
+    assert {word.strip(",") for word in words if "figure" in word} == {
+        f"figure_{i}.png" for i in range(20)
+    }
+    assert path in "".join(screen)
 
 
 def test_quiet_shows_results_only():

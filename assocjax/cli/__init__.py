@@ -17,10 +17,9 @@ from typing import NoReturn
 
 import cyclopts
 
-from assocjax.arguments import printable
 from assocjax.cli._finished import run
 from assocjax.cli._options import as_typed
-from assocjax.cli._terminal import quiet
+from assocjax.cli._terminal import quiet, show
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
@@ -62,7 +61,8 @@ def make_app(*names: str) -> cyclopts.App:
         name="assocjax",
         help="How semantic associations form while an attention-based language model trains: "
         "statistics of a text, and closed-form and exact training side by side.",
-        help_epilogue="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
+        help_epilogue="Options of a command: assocjax COMMAND --help. Results are NetCDF, JSON and "
+        "figures (PNG, PDF) in the folder --out.",
         help_format="markdown",
         version=lambda: importlib.metadata.version("assocjax"),
         version_flags=("--version",),
@@ -70,10 +70,11 @@ def make_app(*names: str) -> cyclopts.App:
     )
     for name in names or COMMANDS:
         module = importlib.import_module(f"assocjax.cli.{name.replace('-', '_')}")
-        app.command(getattr(module, name.title().replace("-", "")), name=name)
+        command = getattr(module, name.title().replace("-", ""))
+        app.command(command, name=name, help_epilogue="")
     return app
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"assocjax: {printable(' '.join(message.split()))}", file=sys.stderr)
+    show(f"assocjax: {' '.join(message.split())}", whole=True, stderr=True)
     sys.exit(code)
