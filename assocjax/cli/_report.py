@@ -110,7 +110,10 @@ def width(part: dict[str, Any]) -> int:
 
 
 def show_table(part: dict[str, Any], at: "Console") -> None:
-    """Prints a table of a `Report`, and an empty line after it: a heading for each group of columns, above their names."""
+    """Prints a table of a `Report`: a heading for each group of columns, above their names.
+
+    An empty line follows.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
