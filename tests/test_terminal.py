@@ -99,7 +99,7 @@ def test_lines_stand_above_the_bar_and_the_bar_only_once(columns):
         line = 17 * "long " + str(step)
         first = line[:columns].rstrip()
         expected += filter(None, [first, line[columns:], "by another library"])
-    long = "a name of a p…" if columns == 80 else "a name of a phase that is long"
+    long = "a name of a phase that is…" if columns == 80 else "a name of a phase that is long"
     expected += ["training BAR 3/3 steps TIME elapsed", "already complete"]
     expected += [f"{long} BAR 2/2 TIME elapsed", "result"]
     assert [line for line in screen if line] == expected

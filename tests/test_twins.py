@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
-from conftest import random_mask, random_tokens, token_data
+from conftest import assert_described, random_mask, random_tokens, token_data
 from scipy.special import log_softmax
 
 import assocjax as aj
@@ -398,6 +398,8 @@ def test_comparison(x64, promote, tmp_path):
     )
     assert found.twin.values.tolist() == ["run", "twin-0", "twin-2-mean", "twin-4"]
     assert found.attrs["corpus_sha256"] == data.sha256
+    assert_described(found)
+    assert_described(aj.twin_shares(found))
     key_start, key_runs, key_twins = jax.random.split(jax.random.key(5), 3)
     start = jax.jit(lambda key: model.init(key, Sizes(V, T, L), 1.0))(key_start)
     prepared, decoder = aj.prepare_twin(aj.context_statistics(data)), Decoder(config)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from conftest import assert_described
 from matplotlib.figure import Figure
 from rich.cells import cell_len
 from rich.console import Console
@@ -154,6 +155,8 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeyp
     cli.main([*command, "out"])
     printed = capsys.readouterr().out
     written = tree("out")
+    for path in Path("out").rglob("*.nc"):
+        assert_described(aj.load(path))
     for table in (
         part for part in json.loads(written[MARKER])["command"]["report"] if "table" in part
     ):
@@ -251,11 +254,17 @@ def test_a_figure_of_a_format_that_is_no_longer_asked_for_is_removed(capsys, mon
     assert tree("out").keys() == {MARKER, *names}
 
 
-def test_the_page_and_the_shards(home, capsys):
+def test_the_page_and_the_shards(home, capsys, monkeypatch):
     """Commands that write single files beside others."""
     cli.main(["track", *RUN, "--out", "out"])
     cli.main(["explore", "out/track.nc"])
     page = Path("out/track.html").read_bytes()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:  # again, before the results are read
+        patch.setattr("assocjax.storage.results.load", _fail)
+        cli.main(["explore", "out/track.nc"])
+        cli.main(["explore", str(Path("out/track.nc").absolute()), "--out", "out/track.html"])
+    assert capsys.readouterr().out.count("already complete: out/track.html") == 2
     Path("out/theirs.html").write_text("theirs")
     for more in ([], ["--overwrite"]):
         refused(["explore", "out/track.nc", "--out", "out/theirs.html", *more], capsys)

@@ -14,7 +14,21 @@ from assocjax.checks import CorpusLike
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.statistics.occurrences import count_occurrences
-from assocjax.storage.results import provenance
+from assocjax.storage.results import describe, provenance
+
+_NAMES = {
+    "entry": "entry of the matrix",
+    "share": "share of a document in the entry",
+    "position_share": "share of a position in the entry",
+    "occurrences": "number of occurrences of the pair of tokens",
+    "listed_document": "document with the next largest share, counted from 0",
+    "listed_share": "share of the listed document",
+    "change": "entry with the document less the entry without it",
+    "passage": "text around the largest part of the share",
+    "degree": "number of sums over the text in a product that makes the entry",
+    "document": "document, counted from 0",
+    "document_of": "document of the sequence",
+}
 
 _AROUND = 4  # tokens shown before, after and between the two that are marked
 
@@ -98,7 +112,7 @@ def find_passages(
         "rank": np.arange(1, 1 + min(top, len(ids))),
     }
     config = {"row": row, "column": column, "matrices": list(matrices), "top": top}
-    return xr.Dataset(variables, coords, provenance(data, config))
+    return describe(xr.Dataset(variables, coords, provenance(data, config)), _NAMES)
 
 
 def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The command line: a module for each command, with its options and its code.
 
 `sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `predict`
-foretells, from statistics alone, when associations form in a language model. `statistics` and
+predicts, from statistics alone, when associations form in a language model. `statistics` and
 `associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
 `merge` are for large texts. `compare` compares language models with the theory, and `pretrain_tiny`
 trains small ones. `reproduce` makes the paper's tables and figures.

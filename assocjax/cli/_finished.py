@@ -42,7 +42,7 @@ _OPEN |= {
 }
 """Options of which two values may give the same result, or another part of the same folder."""
 
-_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model")
+_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model", "results")
 """Options that may name files or folders to read."""
 
 _NAMED = ("fables", "python-docs", "word", "bpe")
@@ -90,6 +90,20 @@ def told_if_unchanged(path: Path) -> Iterator[None]:
     yield
     if before is not None and stamp() == before:
         note(f"already complete: {path}; --overwrite computes it again")
+
+
+def key(command: Results) -> str | None:
+    """What decides the result of a command, as a hash; None if that is not known before it runs."""
+    given = _given(command)
+    files = given["files"]
+    if None in files.values():
+        return None
+    # A file decides by its content, whatever it is called.
+    given["options"] = {
+        name: files.get(v, v) if isinstance(v, str) else v for name, v in given["options"].items()
+    }
+    given["files"] = None
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
 def _is_whole(record: dict[str, Any], command: Results) -> bool:

@@ -25,8 +25,8 @@ _bar_console: contextvars.ContextVar["Console | None"] = contextvars.ContextVar(
 
 _quiet = contextvars.ContextVar("quiet", default=False)
 
-_BESIDE = 66
-"""Width of a bar without the name of the phase, with up to 5 digits of units."""
+_BESIDE = len(" " + 20 * "━" + "  0:00:00 elapsed 0:00:00 left")
+"""Width of a bar without the name of the phase and the number of units."""
 
 _FIRST_ESTIMATE = 20.0
 """Seconds after which the time left is printed once, where no bar shows it."""
@@ -104,11 +104,12 @@ def _bar(
     with progress.Progress(*columns, console=at) as shown:
         task = shown.add_task(phase, total=None)
         token = _bar_console.set(shown.console)
-        updated, room = False, max(10, at.width - _BESIDE)
+        updated = False
 
         def update(done: int, total: int, now: str) -> None:
             nonlocal updated
             updated = True
+            room = max(10, at.width - _BESIDE - len(f"{total}/{total} {unit}"))
             now = now if len(now) <= room else f"{now[: room - 1]}…"
             shown.update(task, description=now, completed=done, total=total)
 

@@ -73,7 +73,7 @@ class Ablate(Drawn, Corpus, Run):
             else:
                 with results.stoppable(folder):
                     dataset = _ablated(self, data, results.parts_kept_in(folder))
-                dataset = dataset.assign_coords(token=list(data.vocabulary))
+                dataset = results.describe(dataset.assign_coords(token=list(data.vocabulary)))
                 dataset = dataset.assign_attrs(results.provenance(data, config))
                 results.save_to(folder, _FILE, dataset)
                 folder.finish()

@@ -12,7 +12,7 @@ In reading order:
 * `horizons`: how long a theory holds, and a power law for it.
 * `together`: real runs and theories of a decoder, trained side by side by one recipe.
 * `twins`: `compare_twins`, statistics twins beside real runs of a decoder, weight by weight.
-* `prediction`: `predict_formation`, the steps at which twins foretell that associations form.
-* `counterfactuals`: `remove_bigrams`, what twins foresee of training without an association.
+* `prediction`: `predict_formation`, the steps at which twins predict that associations form.
+* `counterfactuals`: `remove_bigrams`, what twins predict of training without an association.
 * `tracking`: `track`, one run and its associations at chosen steps.
 """

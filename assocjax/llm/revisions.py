@@ -41,6 +41,12 @@ from assocjax.storage import claim, results
 ONLY = "main"
 """The name of the revision of a model without revisions."""
 
+_NAMES = {
+    "token_count": "number of occurrences of the token",
+    "tensor": "parameter array of the model",
+    "tensor_sha256": "SHA-256 of its values",
+    "tensor_size": "number of its values",
+}
 _STEP = re.compile(r"(?<![A-Za-z0-9])step(\d+)(?![A-Za-z0-9]|\.\d)")
 
 Progress = Callable[[str, int, int], None]
@@ -276,4 +282,5 @@ def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         numbers = [int(of_name[0]) for of_name in steps]
         if max(Counter(numbers).values()) == 1:
             dataset = dataset.assign_coords(step=("revision", numbers))
-    return dataset.assign(token_count=counts)
+    dataset = dataset.assign(token_count=counts)
+    return results.describe(dataset, _NAMES)

@@ -1,4 +1,4 @@
-"""The protocol of a theory: weights and gradients of a training run, foretold from statistics.
+"""The protocol of a theory: weights and gradients of a training run, predicted from statistics.
 
 A theory is a subclass of `Theory` with a name, `prepare`, which computes its statistics of a
 corpus, and either a `gradient`, by which its own weights are trained beside the run by the same
