@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -252,6 +253,34 @@ def test_a_figure_of_a_format_that_is_no_longer_asked_for_is_removed(capsys, mon
     assert capsys.readouterr().out.startswith("\nStatistics of text.txt")  # no notes
     names = {"statistics.nc", "statistics.png", "statistics.pdf", "summary.json", "mine.svg"}
     assert tree("out").keys() == {MARKER, *names}
+
+
+def test_a_text_of_the_hub_is_read_again_only_if_it_has_changed(home, capsys, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    commit, read = SimpleNamespace(sha="first"), []
+
+    def stream(source):
+        read.append(source)
+        return f"hf:{source}", iter([{"text": "the bird flew away and sang "}] * 9)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda self, name, timeout: commit)
+    monkeypatch.setattr("assocjax.corpora._hub.stream_dataset", stream)
+    command = [
+        "associations",
+        "bird",
+        "--corpus",
+        "hf:owner/name",
+        "--seq-len",
+        "4",
+        "--out",
+        "out",
+    ]
+    for commit.sha, times in (("first", 1), ("first", 1), ("second", 2)):
+        cli.main(command)
+        assert len(read) == times
+    assert capsys.readouterr().out.count("already complete") == 2
 
 
 def test_the_page_and_the_shards(home, capsys, monkeypatch):

@@ -3,8 +3,8 @@
 When a command has finished, the marker of its folder gets the options that it was given, hashes of
 the files that it read, and its report. The same command again finds all of these equal and prints
 the report. A command is refused if an option differs that always changes the result. Everything
-else (a text of the hub, a copy of a file, two ways to ask for the same) is decided by the library,
-which compares identities when it has read the corpus.
+else (a copy of a file, two ways to ask for the same) is decided by the library, which compares
+identities when it has read the corpus.
 """
 
 import contextlib
@@ -47,6 +47,9 @@ _FILES = ("corpus", "tokenizer", "plugins", "statistics", "model", "results")
 
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
+
+_ON_HUB = ("hf:", "tinystories")
+"""How texts of the Hugging Face hub begin."""
 
 _CONTENTS = ("tokens.json", "statistics.nc", "counts.nc", "config.json")
 """Files, one of which is in each folder that is read."""
@@ -126,14 +129,25 @@ def _given(command: Results) -> dict[str, Any]:
         for value in values if isinstance(values, tuple) else (values,):
             # A user's file may have the name of a corpus; the name comes first.
             if str(value) not in _NAMED and (option != "model" or command.command == "compare"):
-                files[str(value)] = _hash(Path(value))
+                files[str(value)] = _commit(value) or _hash(Path(value))
     given = {"options": options, "files": files, "versions": versions}
     return json.loads(json.dumps(given, default=str))
 
 
+def _commit(corpus: Any) -> dict[str, str] | None:
+    """The commit that decides a corpus of the hub; None for any other."""
+    if not isinstance(corpus, str) or not corpus.startswith(_ON_HUB):
+        return None
+    from assocjax.corpora._hub import commit_of
+    from assocjax.corpora.sources import ALIASES
+
+    commit = commit_of(ALIASES.get(corpus, corpus).removeprefix("hf:"))
+    return None if commit is None else {"commit": commit}
+
+
 def _hash(path: Path) -> dict[str, str] | None:
-    """SHA-256 of the files that a path stands for; None if there are none, as for a text of the
-    hub, or a folder of something else."""
+    """SHA-256 of the files that a path stands for; None if there are none, as for a folder of
+    something else."""
     found = {}
     with contextlib.suppress(OSError, ValueError):
         for file in _files(path):

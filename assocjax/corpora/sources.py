@@ -51,7 +51,7 @@ Texts = str | os.PathLike[str] | Iterable[Any]
 """A corpus of texts, see the module's docstring."""
 
 _NAMED = ("fables", "python-docs", "tinystories")
-_ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
+ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
 _BOM = "\ufeff"
 
 
@@ -135,7 +135,7 @@ def stream_documents(
         label, what, first = name, "index", 0
     else:
         name = check_path("corpus", corpus, "a name or a path")
-        label = name = _ALIASES.get(name, name)
+        label = name = ALIASES.get(name, name)
         if label == "fables":
             rows = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
         elif label == "python-docs":

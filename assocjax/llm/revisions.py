@@ -179,7 +179,7 @@ def compare_revisions(
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
                 dataset = _with_tensors(dataset, tensor_hashes(find_model(name_or_path, revision)))
-                results.keep(folder, file, dataset, decides)
+                results.keep(folder, file, results.describe(dataset, _NAMES), decides)
                 found[name] = dataset
         folder.finish()
     found = {name: found[name] for name in names}
