@@ -147,7 +147,7 @@ def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -
         f"After {options.steps} steps with learning rate eta: loss in nats (log V = "
         f"{math.log(vocab_size):.4f} at zero weights); cosine of each weight with a theory, "
         f"smallest over layers and seeds; relative error of {dataset['weight'].values[-1]}. A "
-        f"theory ends where a cosine is below {_SMALL_COSINE:g}"
+        f"theory holds while all cosines are at least {_SMALL_COSINE:g}"
     )
     weights = dataset["weight"].values.tolist()
     for scale in dataset["init_scale"].values.tolist():
@@ -177,26 +177,34 @@ def _short(row: dict[str, Any], weights: list[str], of_each: bool = True) -> dic
 
 
 def _ends(dataset: "xr.Dataset") -> Iterator[str]:
-    """For each theory, the steps at which it ends: a cosine is small, or a run has diverged."""
+    """For each theory, the steps at which it ends: a cosine is small, or a run has diverged.
+
+    After a random start no theory holds at first, when cosines are small too.
+    """
     import numpy as np
 
     steps = dataset["step"].values
     for theory in dataset["theory"].values.tolist():
         at = dataset.sel(theory=theory)
         cosine = at["cosine"].sel(quantity="weights")
-        ended = (cosine < _SMALL_COSINE).any(["weight", "layer"])
-        ended = ended | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
-        ended = ended.any("seed").transpose("learning_rate", "step").values
-        rates = [f"{rate:g}" for rate in dataset["learning_rate"].values]
-        found = [
-            f"step {steps[np.argmax(of)]} (eta {rate})"
-            for rate, of in zip(rates, ended, strict=True)
-            if of.any()
-        ]
-        stays = [rate for rate, of in zip(rates, ended, strict=True) if not of.any()]
-        said = [f"ends at {', '.join(found)}"] * bool(found)
+        fails = (cosine < _SMALL_COSINE).any(["weight", "layer"])
+        fails = fails | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
+        fails = fails.any("seed").transpose("learning_rate", "step").values
+        known = cosine.notnull()  # a weight that has not moved yet has no direction
+        known = (known | ~known.any("step")).all(["weight", "layer", "seed"])
+        held = (known.transpose("learning_rate", "step").values & ~fails).cumsum(axis=1) > 0
+        ends, stays, never = [], [], []
+        for rate, failed, since in zip(dataset["learning_rate"].values, fails, held, strict=True):
+            if not since.any():
+                never.append(f"{rate:g}")
+            elif (failed & since).any():
+                ends.append(f"step {steps[np.argmax(failed & since)]} (eta {rate:g})")
+            else:
+                stays.append(f"{rate:g}")
+        said = [f"ends at {', '.join(ends)}"] * bool(ends)
         said += [f"stays to the last step at eta {' '.join(stays)}"] * bool(stays)
-        yield f"{theory} {' and '.join(said)}."
+        said += [f"does not hold at any step at eta {' '.join(never)}"] * bool(never)
+        yield f"{theory} {'; '.join(said)}."
 
 
 def _turns(dataset: "xr.Dataset") -> str:
