@@ -47,7 +47,8 @@ def find_passages(
     A document consists of all its sequences; if `data.documents` is None, each sequence is a
     document. The `top` documents with the largest share in the direction of the entry's sign are
     listed. Their passage surrounds the pair of positions with the largest share, a key and a
-    target, which are marked as in `the «bird» sat and «flew» away`.
+    target, which are marked as in `the «bird» sat and «flew» away`; it is empty if no pair has a
+    share of this sign.
 
     Args:
       data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
@@ -152,7 +153,7 @@ def _of_matrix(data: TokenData, of: Summands, documents, top: int) -> dict[str, 
         "change": np.asarray(of.leave_out(documents, listed)),
         "passage": np.array(
             [
-                _passage(data, sequence, shares)
+                _passage(data, sequence, shares) if shares.max() > 0 else ""
                 for sequence, shares in zip(sequences, pairs, strict=True)
             ],
             object,

@@ -83,7 +83,11 @@ class Attribute(Results, Corpus):
                 "documents"
             )
             if rows:
-                twice = f", which is in {degree} sums over the text" if degree > 1 else ""
+                twice = (
+                    f" (not the share: the entry is a product of {degree} sums over documents)"
+                    if degree > 1
+                    else ""
+                )
                 title = f"change: the entry, less its value without the document{twice}"
                 report.table(
                     title, rows, f"The documents of the table carry {listed:.1%} of the entry."

@@ -83,6 +83,9 @@ class Theory(abc.ABC):
     of_batches: bool = True
     weight_copies: int = 6
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'name', None)!r})"
+
     def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: B027
         """Raises InputError if the theory does not apply to this model or optimizer."""
 
