@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         of = " ".join(("assocjax", *(error.command_chain or ())))
         message, argument = str(error), error.argument
         if isinstance(error, cyclopts.MissingArgumentError) and argument and argument.index == 0:
+            needed, _ = argument.token_count()
             message = f"{argument.name.lstrip('-').upper()} is missing"
+            message += f": {needed} are needed" if needed > 1 else ""
         _fail(f"{message} (see {of} --help)", 2)
     except (InputError, InputTypeError) as error:
         _fail(as_typed(str(error), command), 2)

@@ -89,6 +89,7 @@ _COORDINATES = {
     "rank": "place in a list, from 1",
     "epoch": "number of epochs made",
     "revision": "checkpoint of the language model",
+    "text": "corpus",
 }
 
 
