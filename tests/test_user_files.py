@@ -447,7 +447,7 @@ def test_results_are_saved_before_figures_are_drawn(monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", fail)
     for command, file in (
-        (["sweep", *RUN, "--learning-rates", "0.5"], "sweep.nc"),
+        (["sweep", *COMMANDS["sweep"][0]], "sweep.nc"),
         (["statistics", *FEW], "statistics.nc"),
         (["track", *RUN], "track.nc"),
         (["ablate", *RUN, "--draws", "2"], "ablation.nc"),

@@ -138,10 +138,9 @@ def _commit(corpus: Any) -> dict[str, str] | None:
     """The commit that decides a corpus of the hub; None for any other."""
     if not isinstance(corpus, str) or not corpus.startswith(_ON_HUB):
         return None
-    from assocjax.corpora._hub import commit_of
-    from assocjax.corpora.sources import ALIASES
+    from assocjax.corpora.sources import commit_of
 
-    commit = commit_of(ALIASES.get(corpus, corpus).removeprefix("hf:"))
+    commit = commit_of(corpus)
     return None if commit is None else {"commit": commit}
 
 

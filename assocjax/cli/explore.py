@@ -62,9 +62,7 @@ class Explore(Results):
         return report
 
     def _write(self, out: Path, mark: str) -> None:
-        from assocjax.explorer._comparison import comparison_page
-        from assocjax.explorer._page import explorer_page
-        from assocjax.explorer._template import write
+        from assocjax.explorer import comparison_page, explorer_page, write
         from assocjax.storage import results
 
         dataset = results.load(self.results)

@@ -51,7 +51,7 @@ Texts = str | os.PathLike[str] | Iterable[Any]
 """A corpus of texts, see the module's docstring."""
 
 _NAMED = ("fables", "python-docs", "tinystories")
-ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
+_ALIASES = {"tinystories": "hf:roneneldan/TinyStories:train"}
 _BOM = "\ufeff"
 
 
@@ -68,6 +68,12 @@ class Documents(NamedTuple):
     name: str
     documents: list[str]
     sha256: str
+
+
+def commit_of(corpus: str) -> str | None:
+    """The commit of a text of the hub; None for other texts, and if the hub cannot be asked."""
+    source = _ALIASES.get(corpus, corpus)
+    return _hub.commit_of(source.removeprefix("hf:")) if source.startswith("hf:") else None
 
 
 def read_documents(
@@ -135,7 +141,7 @@ def stream_documents(
         label, what, first = name, "index", 0
     else:
         name = check_path("corpus", corpus, "a name or a path")
-        label = name = ALIASES.get(name, name)
+        label = name = _ALIASES.get(name, name)
         if label == "fables":
             rows = fables.generate(num_documents or fables.NUM_DOCUMENTS, seed, min_words)
         elif label == "python-docs":
