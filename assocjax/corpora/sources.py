@@ -72,6 +72,8 @@ class Documents(NamedTuple):
 
 def commit_of(corpus: str) -> str | None:
     """The commit of a text of the hub; None for other texts, and if the hub cannot be asked."""
+    from assocjax.corpora import _hub
+
     source = _ALIASES.get(corpus, corpus)
     return _hub.commit_of(source.removeprefix("hf:")) if source.startswith("hf:") else None
 

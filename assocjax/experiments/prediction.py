@@ -276,8 +276,8 @@ def formation_steps(dataset: xr.Dataset, fraction: float = 0.5) -> xr.Dataset:
         }
     variables = {name: ("association", values) for name, values in found.items()}
     coords = {name: dataset[name] for name in names}
-    steps = xr.Dataset(variables, coords, dataset.attrs | {"fraction": fraction})
-    return results.describe(steps, _STEPS, "updates")
+    described = xr.Dataset(variables, coords, dataset.attrs | {"fraction": fraction})
+    return results.describe(described, _STEPS, "updates")
 
 
 def _fit(dataset: xr.Dataset, steps: np.ndarray) -> np.ndarray:
