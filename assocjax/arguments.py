@@ -316,8 +316,10 @@ class Registry(Generic[T]):
 
         Raises:
             InputError: If nothing has this name.
-            InputTypeError: If `value` is neither a name nor such an object.
+            InputTypeError: If `value` is neither a name nor such an object, or `argument` is no
+                string.
         """
+        argument = None if argument is None else check_string("argument", argument)
         if not isinstance(value, str):
             self._check(value, argument)
             return value

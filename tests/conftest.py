@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import settings
 
 import assocjax as aj
@@ -164,6 +165,14 @@ def assert_trees_close(actual, expected, *, rtol: float) -> None:
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert jnp.shape(x) == jnp.shape(y)
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.max(np.abs(y), initial=1e-300))
+
+
+def assert_described(dataset: xr.Dataset) -> None:
+    """Every coordinate and variable says what it is, and numbers have units."""
+    for name, variable in dataset.variables.items():
+        assert variable.attrs.get("long_name"), name
+        assert variable.dtype.kind != "f" or variable.attrs.get("units"), name
+    assert "" not in [value for value in dataset.attrs.values() if isinstance(value, str)]
 
 
 def planned_memory(lowered):

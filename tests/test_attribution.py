@@ -435,7 +435,7 @@ def test_command(tmp_path, capsys):
         for row in of_matrix["listed"]:
             assert row["passage"].split()[0] in out
     assert "«flew» «away»" in out
-    assert "in products of 3, all its terms" in out
+    assert "a product of 3 sums over documents" in out
     with pytest.raises(SystemExit) as stop:
         cli.main(["attribute", *small, "flew", "awya"])
     assert stop.value.code == 2

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import random_tokens, token_data
+from conftest import assert_described, random_tokens, token_data
 
 import assocjax as aj
 from assocjax.models.params import WEIGHTS
@@ -201,7 +201,7 @@ def test_distance_and_looseness():
     bounds = aj.theorem_bounds(dataset)
     assert bounds.attrs == dataset.attrs
     distances = dataset["distance"].sel(theory="leading", quantity="weights", drop=True)
-    xr.testing.assert_identical(bounds["distance"], distances)
+    xr.testing.assert_equal(bounds["distance"], distances)
     assert bounds["looseness"].dims == distances.dims
     assert bounds["looseness"].sel(weight="output", layer=1).isnull().all()
     for weight in WEIGHTS:
@@ -287,6 +287,7 @@ def test_a_real_run_keeps_within_the_bounds(x64):
     leading = {"theories": ["leading"]}
     dataset = aj.sweep(data, learning_rates=[1 / 64], steps=8, num_layers=2, **leading)
     bounds = aj.theorem_bounds(dataset)
+    assert_described(bounds)
     met = bounds["conditions_met"]
     assert met.squeeze().values.tolist() == [True] * 3 + [False] * 6  # s <= 64 / 24
     for weight in WEIGHTS:

@@ -837,6 +837,7 @@ def test_less_precise_products_are_an_error_that_is_printed(tmp_path):
     arguments = [*tiny.split(), "--learning-rates", "1", "--seeds", "0", "--init-scales", "0"]
     command = [sys.executable, "-m", "assocjax.cli", *arguments, "--theories", "leading"]
     command += ["--matmul-precision", "tensorfloat32", "--out", str(tmp_path)]
+    command += ["--figure-format", "png", "--dpi", "20"]  # drawing takes longest
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "exact gradients with products in tensorfloat32" in " ".join(found.stdout.split())
     assert aj.load(tmp_path / "sweep.nc").attrs["matmul_precision"] == "tensorfloat32"

@@ -49,6 +49,11 @@ EXPECTED = {
 }
 
 
+def test_models_and_theories_say_their_names():
+    assert repr(aj.get_model("attention-only")) == "AttentionOnly('attention-only')"
+    assert repr(aj.get_theory("effective")) == "Effective('effective')"
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_table_of_shapes(shown, name):
     text, page = repr(shown[name]), shown[name]._repr_html_()

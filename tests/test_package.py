@@ -26,7 +26,7 @@ def test_importing_the_package_does_not_import_jax():
 
 
 ROOMS = (
-    "errors", "arguments", "checks", "precision", "compilation",
+    "errors", "arguments", "checks", "precision",
     "storage", "corpora", "statistics", "models", "training", "theories", "analysis",
     "experiments", "llm", "figures", "reproduce", "explorer",
     "cli",

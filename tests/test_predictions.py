@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import assert_described
 from matplotlib.collections import LineCollection
 from scipy.stats import spearmanr
 
@@ -197,6 +198,7 @@ def test_prediction(predicted):
 def test_steps_and_scores(predicted):
     _, chosen, found, _ = predicted
     steps = aj.formation_steps(found, 0.3)
+    assert_described(steps)
     single = [
         formed_at(found["step"].values, found["twin"].values[i], chosen.strength, 0.3)
         for i in range(2)
@@ -276,6 +278,7 @@ def test_removals(x64):
     found = aj.remove_bigrams(MODEL, tokens, pairs, read_sequences=N, seed=3, **some)
     assert found["foreseen"].shape == found["measured"].shape == (1, 3, 3)
     np.testing.assert_array_equal(found["occurrences"], [counts[pair] for pair in pairs])
+    assert_described(found)
     own = np.diagonal(found["measured"].values[0])
     assert (own < 0).all()
     assert (np.diagonal(found["foreseen"].values[0]) < 0).all()

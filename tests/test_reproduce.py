@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import assert_described
 
 import assocjax as aj
 from assocjax import cli
@@ -54,6 +55,8 @@ def run():
 
 def test_every_artefact_of_the_paper_has_a_section(reproduced):
     out, records = reproduced
+    for path in out.rglob("*.nc"):
+        assert_described(aj.load(path))
     html = unescape((out / "report.html").read_text("utf-8"))
     for record in records:
         name = record["artefact"]
@@ -313,6 +316,7 @@ def test_language_models_are_compared_on_the_sequences_that_the_scale_says(langu
 def test_scores_of_language_models_stand_beside_their_controls(language_models):
     record = json.loads((language_models / "figures6-8.json").read_text("utf-8"))
     dataset = aj.load(language_models / "figures6-8.nc")
+    assert_described(dataset)
     assert record["skipped"] is None
     assert record["figures"] == [
         f"figures6-8-{name}.png" for name in ("figure6", "figure8", "figure7")

@@ -99,10 +99,36 @@ def test_lines_stand_above_the_bar_and_the_bar_only_once(columns):
         line = 17 * "long " + str(step)
         first = line[:columns].rstrip()
         expected += filter(None, [first, line[columns:], "by another library"])
-    long = "a name of a p…" if columns == 80 else "a name of a phase that is long"
-    expected += ["training BAR 3/3 steps TIME elapsed TIME left", "already complete"]
-    expected += [f"{long} BAR 2/2  TIME elapsed TIME left", "result"]
+    long = "a name of a phase that i…" if columns == 80 else "a name of a phase that is long"
+    expected += ["training BAR 3/3 steps TIME elapsed", "already complete"]
+    expected += [f"{long} BAR 2/2 TIME elapsed", "result"]
     assert [line for line in screen if line] == expected
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_are_broken_between_words(columns):
+    """Also an error, and a path longer than the terminal, which can be copied."""
+    path = "/".join(40 * ["part"])
+    code = f"""
+from pathlib import Path
+from assocjax.cli import _fail
+from assocjax.cli._report import Report
+report = Report()
+report.written({[f"figure_{i}.png" for i in range(20)]})
+report.path("written: {path}")
+report.show(Path("results"))
+try:
+    _fail({20 * "configuration "!r}, 2)
+except SystemExit:
+    pass
+"""
+    screen = screen_of(code, columns)
+    words = " ".join(screen).replace(path[columns:], "").split()
+    assert words.count("configuration") == 20
+    assert {word.strip(",") for word in words if "figure" in word} == {
+        f"figure_{i}.png" for i in range(20)
+    }
+    assert path in "".join(screen)
 
 
 def test_quiet_shows_results_only():
@@ -133,25 +159,27 @@ def test_version(capsys):
 
 
 def test_a_sweep_tells_where_theories_end_and_whether_a_loss_has_turned_up():
-    """Three rates: the theory ends at step 2, stays, and ends where the run diverges."""
-    rates, cosine = [0.1, 0.5, 2.0], np.ones((1, 3, 2, 1, 2, 1, 4))
+    """The theory ends at step 2, stays, ends where the run diverges, and never holds."""
+    rates, cosine = [0.1, 0.5, 2.0, 4.0], np.ones((1, 4, 2, 1, 2, 1, 4))
     cosine[0, 0, 1, 0, 1, 0, 2:] = 0.9  # the second seed and the second weight
     cosine[..., 0] = np.nan  # from a zero start there is no direction
-    cosine[0, 2, :, :, :, :, 1:] = np.nan
-    loss = np.broadcast_to([4.0, 3.0, 2.0, 1.0], (3, 2, 4)).copy()
+    cosine[0, 2, :, :, :, :, 2:] = np.nan
+    cosine[0, 3, 0] = 0.1  # one seed of two
+    loss = np.broadcast_to([4.0, 3.0, 2.0, 1.0], (4, 2, 4)).copy()
     loss[1, 0, 3] = 2.03  # above the lowest, 2, by 0.03 of a decrease of 2
-    loss[2, :, 1:] = np.nan
+    loss[2, :, 2:] = np.nan
     dims = ("theory", "learning_rate", "seed", "quantity", "weight", "layer", "step")
     dataset = xr.Dataset(
         {
             "cosine": (dims, cosine),
             "loss": (("learning_rate", "seed", "step"), loss),
-            "diverged_step": (("learning_rate", "seed"), [[-1, -1], [-1, -1], [1, 1]]),
+            "diverged_step": (("learning_rate", "seed"), [[-1, -1], [-1, -1], [2, 2], [-1, -1]]),
         },
         {"theory": ["leading"], "learning_rate": rates, "quantity": ["weights"]},
     ).assign_coords(step=[0, 1, 2, 3])
     assert list(sweep._ends(dataset)) == [
-        "leading ends at step 2 (eta 0.1), step 1 (eta 2) and stays to the last step at eta 0.5."
+        "leading ends at step 2 (eta 0.1), step 2 (eta 2); stays to the last step at eta 0.5; does "
+        "not hold at any step at eta 4."
     ]
     assert sweep._turns(dataset) == "The loss has turned up at eta 0.5."
     assert sweep._turns(dataset.sel(learning_rate=[0.1])) == "No loss has turned up."

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
+from conftest import assert_described
 from matplotlib.figure import Figure
 from rich.cells import cell_len
 from rich.console import Console
@@ -159,6 +161,8 @@ def test_a_command_touches_nothing_but_what_it_wrote(name, home, capsys, monkeyp
     cli.main([*command, "out"])
     printed = capsys.readouterr().out
     written = tree("out")
+    for path in Path("out").rglob("*.nc"):
+        assert_described(aj.load(path))
     for table in (
         part for part in json.loads(written[MARKER])["command"]["report"] if "table" in part
     ):
@@ -256,11 +260,45 @@ def test_a_figure_of_a_format_that_is_no_longer_asked_for_is_removed(capsys, mon
     assert tree("out").keys() == {MARKER, *names}
 
 
-def test_the_page_and_the_shards(home, capsys):
+def test_a_text_of_the_hub_is_read_again_only_if_it_has_changed(home, capsys, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    commit, read = SimpleNamespace(sha="first"), []
+
+    def stream(source):
+        read.append(source)
+        return f"hf:{source}", iter([{"text": "the bird flew away and sang "}] * 9)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda self, name, timeout: commit)
+    monkeypatch.setattr("assocjax.corpora._hub.stream_dataset", stream)
+    command = [
+        "associations",
+        "bird",
+        "--corpus",
+        "hf:owner/name",
+        "--seq-len",
+        "4",
+        "--out",
+        "out",
+    ]
+    for commit.sha, times in (("first", 1), ("first", 1), ("second", 2)):
+        cli.main(command)
+        assert len(read) == times
+    assert capsys.readouterr().out.count("already complete") == 2
+
+
+def test_the_page_and_the_shards(home, capsys, monkeypatch):
     """Commands that write single files beside others."""
     cli.main(["track", *RUN, "--out", "out"])
     cli.main(["explore", "out/track.nc"])
     page = Path("out/track.html").read_bytes()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:  # again, before the results are read
+        patch.setattr("assocjax.storage.results.load", _fail)
+        cli.main(["explore", "out/track.nc"])
+        cli.main(["explore", str(Path("out/track.nc").absolute()), "--out", "out/track.html"])
+    assert capsys.readouterr().out.count("already complete: out/track.html") == 2
     Path("out/theirs.html").write_text("theirs")
     for more in ([], ["--overwrite"]):
         refused(["explore", "out/track.nc", "--out", "out/theirs.html", *more], capsys)
@@ -414,7 +452,7 @@ def test_results_are_saved_before_figures_are_drawn(monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", fail)
     for command, file in (
-        (["sweep", *RUN, "--learning-rates", "0.5"], "sweep.nc"),
+        (["sweep", *COMMANDS["sweep"][0]], "sweep.nc"),
         (["statistics", *FEW], "statistics.nc"),
         (["track", *RUN], "track.nc"),
         (["ablate", *RUN, "--draws", "2"], "ablation.nc"),

@@ -46,12 +46,27 @@ from assocjax.models.agreement import compare_params, normalise
 from assocjax.models.attention_only import default_microbatch_size, logits, position_nll
 from assocjax.models.microbatches import sum_microbatches
 from assocjax.models.params import WEIGHTS, Params, check_batch
+from assocjax.storage import results
 
 DIRECTIONS = ("random", "shuffled", "matched")
 CONTROLS = tuple(
     f"{direction}_{size}" for size in ("projection", "norm") for direction in DIRECTIONS
 )
 """Directions and sizes of controls; those of `replace` and `swap` are the last three."""
+
+_LOSSES = {
+    "trained_loss": "loss of the trained weights",
+    "loss": "loss after the edit",
+    "control_loss": "loss after a random draw of the control",
+    "token_change": "change of the mean loss where the token is the target",
+    "control_token_change": "the same for the control, as a mean over draws",
+}
+_NAMES = {
+    "cosine": "cosine of the weights with the theory",
+    "edit": "what is done to the weights",
+    "unit": "weights that are edited together",
+    "control": "direction and size of the control",
+}
 
 RANK_NOISE = 0.3  # sd of log rank by which a `matched` permutation moves a token
 
@@ -136,7 +151,7 @@ def ablate(
                 control_change[i, j, used] = (drawn.mean(axis=1) - before) / counts
                 if progress is not None:
                     progress(i * len(units) + j + 1, len(edits) * len(units))
-    return xr.Dataset(
+    dataset = xr.Dataset(
         {
             "trained_loss": before.sum() / counts.sum(),
             "cosine": ("unit", _cosines(params, theory, units)),
@@ -147,6 +162,7 @@ def ablate(
         },
         {"edit": list(edits), "unit": list(units), "control": list(CONTROLS)},
     )
+    return results.describe(results.describe(dataset, _LOSSES, "nat"), _NAMES)
 
 
 def default_units(num_layers: int) -> dict[str, Params]:

@@ -35,7 +35,9 @@ def formation(dataset: xr.Dataset, threshold: float = 0.5) -> list[dict[str, Any
     Returns:
       Dicts with `scoring`, `matrix`, `weights` and `layer` (None for matrices without layers). For
       the overlap with the theory: `formed`, the first recorded step at which it reaches the
-      threshold (None: never), its maximum `best` and its last value `end`. With a truth:
+      threshold (None: never), its maximum `best` and its last value `end`. Step 0 does not count:
+      the share of the theory's tokens in a list of random weights is large where few pairs occur,
+      which alone are listed. With a truth:
       `precision_formed`, `precision_best` and `precision_end` for the weights, and
       `precision_theory`. The kind `context`, which is not a matrix of weights, has no overlap.
 
@@ -91,7 +93,8 @@ def mean_overlap(dataset: xr.Dataset, matrix: str, side: str = "row") -> xr.Data
 
 
 def _formed(values: xr.DataArray, threshold: float, prefix: str) -> dict[str, Any]:
-    reached = values["step"].values[values.values >= threshold]
+    step = values["step"].values
+    reached = step[(values.values >= threshold) & (step > 0)]
     return {
         f"{prefix}formed": int(reached[0]) if len(reached) else None,
         f"{prefix}best": float(values.max()),

@@ -14,7 +14,21 @@ from assocjax.checks import CorpusLike
 from assocjax.corpora.tokens import TokenData, as_token_data
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.statistics.occurrences import count_occurrences
-from assocjax.storage.results import provenance
+from assocjax.storage.results import describe, provenance
+
+_NAMES = {
+    "entry": "entry of the matrix",
+    "share": "share of a document in the entry",
+    "position_share": "share of a position in the entry",
+    "occurrences": "number of occurrences of the pair of tokens",
+    "listed_document": "document with the next largest share, counted from 0",
+    "listed_share": "share of the listed document",
+    "change": "entry with the document less the entry without it",
+    "passage": "text around the largest part of the share",
+    "degree": "number of sums over the text in a product that makes the entry",
+    "document": "document, counted from 0",
+    "document_of": "document of the sequence",
+}
 
 _AROUND = 4  # tokens shown before, after and between the two that are marked
 
@@ -33,7 +47,8 @@ def find_passages(
     A document consists of all its sequences; if `data.documents` is None, each sequence is a
     document. The `top` documents with the largest share in the direction of the entry's sign are
     listed. Their passage surrounds the pair of positions with the largest share, a key and a
-    target, which are marked as in `the «bird» sat and «flew» away`.
+    target, which are marked as in `the «bird» sat and «flew» away`; it is empty if no pair has a
+    share of this sign.
 
     Args:
       data: the corpus, `TokenData` or `TokenFile`, or an integer array [N, T+1].
@@ -98,7 +113,7 @@ def find_passages(
         "rank": np.arange(1, 1 + min(top, len(ids))),
     }
     config = {"row": row, "column": column, "matrices": list(matrices), "top": top}
-    return xr.Dataset(variables, coords, provenance(data, config))
+    return describe(xr.Dataset(variables, coords, provenance(data, config)), _NAMES)
 
 
 def listing(dataset: xr.Dataset, matrix: str) -> list[dict[str, Any]]:
@@ -138,7 +153,7 @@ def _of_matrix(data: TokenData, of: Summands, documents, top: int) -> dict[str, 
         "change": np.asarray(of.leave_out(documents, listed)),
         "passage": np.array(
             [
-                _passage(data, sequence, shares)
+                _passage(data, sequence, shares) if shares.max() > 0 else ""
                 for sequence, shares in zip(sequences, pairs, strict=True)
             ],
             object,

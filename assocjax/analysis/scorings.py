@@ -108,9 +108,10 @@ class Reading(NamedTuple):
     overlap  |intersection of the lists of weights and theory| / |list of the theory|
     cosine   of the token's whole row (column) with the theory's
 
-    By chance the overlap is |list of the weights| / (V - 1), at most k / (V - 1). It is 0 if only
-    the list of the weights is empty, and NaN if the theory's list is empty. Overlap and cosine are
-    NaN if all entries of the token are equal in the weights or in the theory.
+    By chance the overlap is |list of the weights| / (number of pairs of the token that a list may
+    hold), which is large where few pairs occur. It is 0 if only the list of the weights is empty,
+    and NaN if the theory's list is empty. Overlap and cosine are NaN if all entries of the token
+    are equal in the weights or in the theory.
     """
 
     lists: TopLists

@@ -1,7 +1,7 @@
 """The command line: a module for each command, with its options and its code.
 
 `sweep`, `horizon`, `track` and `ablate` train; `explore` shows the results of `track`. `predict`
-foretells, from statistics alone, when associations form in a language model. `statistics` and
+predicts, from statistics alone, when associations form in a language model. `statistics` and
 `associations` analyse a text, `attribute` finds where an association comes from; `tokenize` and
 `merge` are for large texts. `compare` compares language models with the theory, `ngrams` what they
 predict with n-grams, and `pretrain_tiny` trains small ones. `reproduce` makes the paper's tables
@@ -18,10 +18,9 @@ from typing import NoReturn
 
 import cyclopts
 
-from assocjax.arguments import printable
 from assocjax.cli._finished import run
 from assocjax.cli._options import as_typed
-from assocjax.cli._terminal import quiet
+from assocjax.cli._terminal import quiet, show
 from assocjax.errors import InputError, InputTypeError
 
 COMMANDS = ("sweep", "horizon", "statistics", "associations", "tokenize", "merge", "track")
@@ -50,7 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
         of = " ".join(("assocjax", *(error.command_chain or ())))
         message, argument = str(error), error.argument
         if isinstance(error, cyclopts.MissingArgumentError) and argument and argument.index == 0:
+            needed, _ = argument.token_count()
             message = f"{argument.name.lstrip('-').upper()} is missing"
+            message += f": {needed} are needed" if needed > 1 else ""
         _fail(f"{message} (see {of} --help)", 2)
     except (InputError, InputTypeError) as error:
         _fail(as_typed(str(error), command), 2)
@@ -64,7 +65,8 @@ def make_app(*names: str) -> cyclopts.App:
         name="assocjax",
         help="How semantic associations form while an attention-based language model trains: "
         "statistics of a text, and closed-form and exact training side by side.",
-        help_epilogue="Results are NetCDF, JSON and figures (PNG, PDF) in the folder --out.",
+        help_epilogue="Options of a command: assocjax COMMAND --help. Results are NetCDF, JSON and "
+        "figures (PNG, PDF) in the folder --out.",
         help_format="markdown",
         version=lambda: importlib.metadata.version("assocjax"),
         version_flags=("--version",),
@@ -72,10 +74,11 @@ def make_app(*names: str) -> cyclopts.App:
     )
     for name in names or COMMANDS:
         module = importlib.import_module(f"assocjax.cli.{name.replace('-', '_')}")
-        app.command(getattr(module, name.title().replace("-", "")), name=name)
+        command = getattr(module, name.title().replace("-", ""))
+        app.command(command, name=name, help_epilogue="")
     return app
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"assocjax: {printable(' '.join(message.split()))}", file=sys.stderr)
+    show(f"assocjax: {' '.join(message.split())}", whole=True, stderr=True)
     sys.exit(code)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from assocjax import arguments
 from assocjax.cli._kinds import Count, Length, Precision, Seed, VocabSize, unless_given
-from assocjax.cli._options import Device, arguments_of, options
+from assocjax.cli._options import Device, Training, arguments_of, options
 from assocjax.cli._terminal import note, status
 from assocjax.errors import InputError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from assocjax.corpora import TokenData, TokenFile
 
 
+_QUICK = 512  # size of a vocabulary with which training is quick
 _ALL = "all; for the fables, all of 2000 stories"
 
 
@@ -87,8 +88,15 @@ class Sequences(Device, Tokens):
 
         data = self.read(load_tokens, **sizes)
         note(f"{describe_corpus(data)}, {data.unk_fraction:.1%} unknown")
-        if data.unk_fraction > 1 - arguments.COVERAGE:
+        covers = 0 < data.covering_size <= data.vocab_size  # the sequences differ a little
+        if data.unk_fraction > 1 - arguments.COVERAGE and not covers:
             note(many_unknown(data))
+        by_default = getattr(self, "vocab_size", 0) is None
+        if isinstance(self, Training) and by_default and data.vocab_size > _QUICK:
+            note(
+                "the time of a training step grows with the square of the vocabulary: a smaller "
+                "--vocab-size is faster"
+            )
         return data
 
 

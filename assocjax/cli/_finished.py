@@ -3,8 +3,8 @@
 When a command has finished, the marker of its folder gets the options that it was given, hashes of
 the files that it read, and its report. The same command again finds all of these equal and prints
 the report. A command is refused if an option differs that always changes the result. Everything
-else (a text of the hub, a copy of a file, two ways to ask for the same) is decided by the library,
-which compares identities when it has read the corpus.
+else (a copy of a file, two ways to ask for the same) is decided by the library, which compares
+identities when it has read the corpus.
 """
 
 import contextlib
@@ -46,7 +46,17 @@ _OPEN |= {
 }
 """Options of which two values may give the same result, or another part of the same folder."""
 
-_FILES = ("corpus", "tokenizer", "plugins", "statistics", "model", "other_runs", "twin", "recipe")
+_FILES = (
+    "corpus",
+    "tokenizer",
+    "plugins",
+    "statistics",
+    "model",
+    "results",
+    "other_runs",
+    "twin",
+    "recipe",
+)
 """Options that may name files or folders to read."""
 
 _OF_MODELS = ("compare", "ngrams")
@@ -54,6 +64,9 @@ _OF_MODELS = ("compare", "ngrams")
 
 _NAMED = ("fables", "python-docs", "word", "bpe")
 """Values of these that the versions of Python and of the packages determine."""
+
+_ON_HUB = ("hf:", "tinystories")
+"""How texts of the Hugging Face hub begin."""
 
 _CONTENTS = ("tokens.json", "state.json", "statistics.nc", "counts.nc", "config.json")
 """Files, one of which is in each folder that is read."""
@@ -102,6 +115,20 @@ def told_if_unchanged(path: Path) -> Iterator[None]:
         note(f"already complete: {path}; --overwrite computes it again")
 
 
+def key(command: Results) -> str | None:
+    """What decides the result of a command, as a hash; None if that is not known before it runs."""
+    given = _given(command)
+    files = given["files"]
+    if None in files.values():
+        return None
+    # A file decides by its content, whatever it is called.
+    given["options"] = {
+        name: files.get(v, v) if isinstance(v, str) else v for name, v in given["options"].items()
+    }
+    given["files"] = None
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(record: dict[str, Any], command: Results) -> bool:
     """Whether a result is complete and none of its files is missing."""
     assert command.out is not None
@@ -124,14 +151,24 @@ def _given(command: Results) -> dict[str, Any]:
                 continue  # a published one, which the package's version determines
             # A user's file may have the name of a corpus; the name comes first.
             if str(value) not in _NAMED and (option != "model" or command.command in _OF_MODELS):
-                files[str(value)] = _hash(Path(value))
+                files[str(value)] = _commit(value) or _hash(Path(value))
     given = {"options": options, "files": files, "versions": versions}
     return json.loads(json.dumps(given, default=str))
 
 
+def _commit(corpus: Any) -> dict[str, str] | None:
+    """The commit that decides a corpus of the hub; None for any other."""
+    if not isinstance(corpus, str) or not corpus.startswith(_ON_HUB):
+        return None
+    from assocjax.corpora.sources import commit_of
+
+    commit = commit_of(corpus)
+    return None if commit is None else {"commit": commit}
+
+
 def _hash(path: Path) -> dict[str, str] | None:
-    """SHA-256 of the files that a path stands for; None if there are none, as for a text of the
-    hub, or a folder of something else."""
+    """SHA-256 of the files that a path stands for; None if there are none, as for a folder of
+    something else."""
     found = {}
     with contextlib.suppress(OSError, ValueError):
         for file in _files(path):

@@ -46,7 +46,7 @@ class Report:
         self.parts.append({"line": text})
 
     def path(self, text: str) -> None:
-        """A line that holds a path, and so is not broken."""
+        """A line that holds a path, and so is broken only where a terminal ends."""
         self.parts.append({"path": text})
 
     def table(
@@ -77,13 +77,16 @@ class Report:
 
     def show(self, folder: Path | None) -> None:
         """Prints the report of a result in a folder."""
-        for part in self.parts:
+        for before, part in zip([{}, *self.parts], self.parts, strict=False):
             if "table" in part:
-                show_table(part, console())
+                at = console()
+                if "table" not in before:  # which ends with an empty line
+                    at.print()
+                show_table(part, at)
             elif "written" in part:
-                show(f"written to {folder}: {', '.join(part['written'])}", soft_wrap=True)
+                show(f"written to {folder}: {', '.join(part['written'])}", whole=True)
             elif "path" in part:
-                show(part["path"], soft_wrap=True)
+                show(part["path"], whole=True)
             else:
                 show(part["line"])
 
@@ -107,7 +110,10 @@ def width(part: dict[str, Any]) -> int:
 
 
 def show_table(part: dict[str, Any], at: "Console") -> None:
-    """Prints a table of a `Report`: a heading for each group of columns, above their names."""
+    """Prints a table of a `Report`: a heading for each group of columns, above their names.
+
+    An empty line follows.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +142,6 @@ def show_table(part: dict[str, Any], at: "Console") -> None:
     if not at.is_terminal:  # a file has room for whole lines
         widest = at.measure(table, options=at.options.update(max_width=1000)).maximum
         at.width = max(at.width, widest)
-    at.print()
     at.print(Text(printable(part["table"])))
     at.print()
     at.print(table)

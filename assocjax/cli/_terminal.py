@@ -7,22 +7,26 @@ console, which prints the line above the bar. Results, which are printed last, g
 import contextlib
 import contextvars
 import datetime
+import textwrap
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from assocjax.arguments import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
 
 _bar_console: contextvars.ContextVar["Console | None"] = contextvars.ContextVar("bar", default=None)
 """The console of the bar that is shown now."""
 
 _quiet = contextvars.ContextVar("quiet", default=False)
 
-_BESIDE = 66
-"""Width of a bar without the name of the phase, with up to 5 digits of units."""
+_BESIDE = len(" " + 20 * "━" + "  0:00:00 elapsed 0:00:00 left")
+"""Width of a bar without the name of the phase and the number of units."""
 
 _FIRST_ESTIMATE = 20.0
 """Seconds after which the time left is printed once, where no bar shows it."""
@@ -44,16 +48,22 @@ def console(stderr: bool = False) -> "Console":
     return Console(highlight=False, stderr=stderr)
 
 
-def show(text: Any, **options: Any) -> None:
-    """Prints a result."""
-    text = printable(text) if isinstance(text, str) else text
-    (_bar_console.get() or console()).print(text, markup=False, **options)
+def show(text: str, *, whole: bool = False, stderr: bool = False) -> None:
+    """Prints a line, broken between words where the terminal ends, and never inside a path.
+
+    Outside of a terminal, such as in a file, a line that is to stay `whole` is not broken.
+    """
+    at, lines = _bar_console.get() or console(stderr), printable(text).split("\n")
+    if at.is_terminal or not whole:
+        fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+        lines = [fill(line, at.width) for line in lines]
+    at.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Prints a line about the work, as opposed to its results."""
     if not _quiet.get():
-        show(text, soft_wrap=True)
+        show(text, whole=True)
 
 
 @contextlib.contextmanager
@@ -89,19 +99,19 @@ def _bar(
     elapsed = progress.TimeElapsedColumn(), progress.TextColumn("elapsed")
     columns = [name, progress.SpinnerColumn(), *elapsed]
     if unit is not None:
-        left = progress.TimeRemainingColumn(), progress.TextColumn("left")
-        done = progress.MofNCompleteColumn(), progress.TextColumn(unit)
+        done, left = _column(lambda task: _done(task, unit)), _column(_left)
         if unit == "bytes":
-            done = (progress.DownloadColumn(),)
-        columns = [name, progress.BarColumn(20), *done, *elapsed, *left]
+            done = progress.DownloadColumn()
+        columns = [name, progress.BarColumn(20), done, *elapsed, left]
     with progress.Progress(*columns, console=at) as shown:
         task = shown.add_task(phase, total=None)
         token = _bar_console.set(shown.console)
-        updated, room = False, max(10, at.width - _BESIDE)
+        updated = False
 
         def update(done: int, total: int, now: str) -> None:
             nonlocal updated
             updated = True
+            room = max(10, at.width - _BESIDE - len(f"{total}/{total} {unit}"))
             now = now if len(now) <= room else f"{now[: room - 1]}…"
             shown.update(task, description=now, completed=done, total=total)
 
@@ -113,6 +123,27 @@ def _bar(
             _bar_console.reset(token)
             if transient or not complete:  # nothing stays of a phase that did not come to its end
                 shown.remove_task(task)
+
+
+def _column(text: Callable[["Task"], str]) -> "ProgressColumn":
+    """A column of a bar, which is empty while its text is."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Column(ProgressColumn):
+        def render(self, task: "Task") -> "Text":
+            return Text(text(task))
+
+    return Column()
+
+
+def _done(task: "Task", unit: str) -> str:
+    return "" if task.total is None else f"{task.completed:.0f}/{task.total:.0f} {unit}".rstrip()
+
+
+def _left(task: "Task") -> str:
+    left = task.time_remaining
+    return "" if left is None or task.finished else f"{_clock(left)} left"
 
 
 def _estimate(unit: str) -> Callable[[int, int, str], None]:

@@ -73,7 +73,7 @@ class Ablate(Drawn, Corpus, Run):
             else:
                 with results.stoppable(folder):
                     dataset = _ablated(self, data, results.parts_kept_in(folder))
-                dataset = dataset.assign_coords(token=list(data.vocabulary))
+                dataset = results.describe(dataset.assign_coords(token=list(data.vocabulary)))
                 dataset = dataset.assign_attrs(results.provenance(data, config))
                 results.save_to(folder, _FILE, dataset)
                 folder.finish()
@@ -140,10 +140,10 @@ def _ablated(options: Ablate, data: "TokenData", part: "Part") -> "xr.Dataset":
     )
     units = ablation.default_units(options.num_layers)
     found: list[xr.Dataset] = []
-    with progress_bar("editing", "units") as progress:
+    with progress_bar("editing", "weights") as progress:
         for unit, selection in units.items():
-            progress(len(found), len(units))
             found.append(part(unit, partial(edit, units={unit: selection})))
+            progress(len(found), len(units))
     return xr.concat(
         found, "unit", data_vars="minimal", coords="minimal", compat="override", join="exact"
     )

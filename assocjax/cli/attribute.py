@@ -83,8 +83,12 @@ class Attribute(Results, Corpus):
                 "documents"
             )
             if rows:
-                products = f" (in products of {degree}, all its terms)" if degree > 1 else ""
-                title = f"change: the loss of the entry without the document{products}"
+                twice = (
+                    f" (not the share: the entry is a product of {degree} sums over documents)"
+                    if degree > 1
+                    else ""
+                )
+                title = f"change: the entry, less its value without the document{twice}"
                 report.table(
                     title, rows, f"The documents of the table carry {listed:.1%} of the entry."
                 )

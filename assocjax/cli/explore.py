@@ -1,11 +1,13 @@
 """The command `explore`."""
 
+import contextlib
+import os
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assocjax import arguments
-from assocjax.cli._finished import told_if_unchanged
+from assocjax.cli._finished import key
 from assocjax.cli._kinds import AtLeast2, Count, Seed
 from assocjax.cli._options import Results, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
@@ -47,29 +49,33 @@ class Explore(Results):
         return None
 
     def run(self, finish: Finish) -> Report:
-        from assocjax.explorer import write_comparison
-        from assocjax.storage import results
-
         out = self.out or self.results.with_suffix(".html")
-        dataset = results.load(self.results)
-        with told_if_unchanged(out):
-            if "similarity" in dataset:
-                with status("writing"):
-                    write_comparison(dataset, out, overwrite=self.overwrite)
-            else:
-                self._write(dataset, out)
+        made = key(self)
+        # The last line of the page, by which the same command finds it complete.
+        mark = "" if made is None else f"<!-- {made} -->\n"
+        if mark and not self.overwrite and _ends_with(out, mark):
+            note(f"already complete: {out}; --overwrite computes it again")
+        else:
+            self._write(out, mark)
         report = Report()
         report.path(f"written: {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
         return report
 
-    def _write(self, dataset: "xr.Dataset", out: Path) -> None:
-        from assocjax.explorer import write_explorer
+    def _write(self, out: Path, mark: str) -> None:
+        from assocjax.explorer import comparison_page, explorer_page, write
+        from assocjax.storage import results
 
+        dataset = results.load(self.results)
+        if "similarity" in dataset:
+            with status("writing"):
+                write(out, comparison_page(dataset) + mark, self.overwrite)
+            return
         fables = dataset.attrs.get("corpus_name") == "fables"
         corpus = "fables" if self.corpus is None and fables else self.corpus
         data = None if corpus is None else self._read(corpus, dataset)
         with status("writing"):
-            write_explorer(dataset, out, **arguments_of(self, write_explorer, data=data))
+            page = explorer_page(dataset, **arguments_of(self, explorer_page, data=data))
+            write(out, page + mark, self.overwrite)
         if data is None:
             note("without passages: --corpus names the text of the results")
 
@@ -90,3 +96,10 @@ class Explore(Results):
                 seed=self.corpus_seed,
                 **chosen(self, "separator", "text_field"),
             )
+
+
+def _ends_with(path: Path, text: str) -> bool:
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        file.seek(-len(text), os.SEEK_END)
+        return file.read() == text.encode()
+    return False

@@ -169,7 +169,8 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
             for row in of_theory
             if (known := [row[name] for name in weights if row[name] is not None])
         ]
-        when = f", first at step {min(ends):g} to {max(ends):g}" if ends else ""
+        steps = " to ".join(dict.fromkeys([f"{min(ends):g}", f"{max(ends):g}"])) if ends else ""
+        when = f", first at step {steps}" if ends else ""
         said.append(f"{theory} ends in {len(ends)} of {len(of_theory)} settings{when}")
     return f"{'; '.join(said)}."
 

@@ -30,7 +30,7 @@ _SOURCES = {
 
 @options("Prediction")
 class Predict(Drawn, Corpus):
-    """Foretell when associations form in a language model, from statistics of a text alone."""
+    """Predict when associations form in a language model, from statistics of a text alone."""
 
     out: Path = Path("assocjax-predictions")
     model: Literal["neox", "llama", "gpt2"] = "neox"
@@ -54,13 +54,13 @@ class Predict(Drawn, Corpus):
     num_twins: Count = 8
     """number of twins, each with its own start"""
     num_runs: Process = 0
-    """train so many real runs too, to measure what was foretold, and as many others as a ceiling"""
+    """train so many real runs too, to measure what is predicted, and as many others as a ceiling"""
     fraction: Annotated[float, real("F", gt=0)] = 0.5
     """an association has formed when its strength is this fraction of its strength in the text"""
     most: Count = 200
     """largest number of associations of each kind"""
     without: Annotated[tuple[str, ...], several("A:B")] = ()
-    """foresee what training without the token B after the token A would change, instead"""
+    """predict instead what training without the token B after the token A would change"""
     seed: Seed = 0
     """seed of the starts, the orders of batches, and of what twins draw"""
 
@@ -180,7 +180,7 @@ class Predict(Drawn, Corpus):
 
 
 def _associations(steps: "xr.Dataset") -> list[dict[str, Any]]:
-    """A row for each association, in the order in which they are foretold to form."""
+    """A row for each association, in the order in which they are predicted to form."""
     names = [str(name) for name in (*steps.coords, *steps.data_vars)]
     columns = {name: steps[name].values.tolist() for name in names}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -199,20 +199,20 @@ def _report_of_steps(options: Predict, steps: "xr.Dataset", rows: list[dict[str,
         report.table(
             f"{kind}: the associations that form first. Step at which the strength of b after a "
             f"reaches {options.fraction:g} of that in the text, by the mean of {options.num_twins} "
-            "twins, and of the earliest and the latest twin"
+            f"twins, and of the earliest and the latest twin (-: not within {options.steps} steps)"
             + ("; measured in real runs" * bool(options.num_runs)),
             [_short(row, bool(options.num_runs)) for row in of_kind[: arguments.TOP]],
-            f"{forms} of {len(of_kind)} are foretold to form within {options.steps} steps.",
+            f"{forms} of {len(of_kind)} are predicted to form within {options.steps} steps.",
         )
     if options.num_runs:
         scores = prediction_scores(steps)
         report.table(
-            "How well the steps in real runs are foretold, of those associations that form there: "
-            "rank correlation, median of foretold over measured, share within 20 %",
+            "How well the steps in real runs are predicted, of those associations that form there: "
+            "rank correlation, median of predicted over measured, share within 20 %",
             [
                 {
                     "kind": row["kind"],
-                    "foretold by": _SOURCES[row["source"]],
+                    "predicted by": _SOURCES[row["source"]],
                     "form": f"{row['formed']} of {row['associations']}",
                     "rank": round(row["rank_correlation"], 3),
                     "ratio": round(row["median_ratio"], 3),
@@ -244,7 +244,7 @@ def _verdict(scores: list[dict[str, Any]], kind: str) -> str:
     control = max(value for value in (of["frequencies"], of["shuffled"], -1.0) if value == value)
     beside = "better" if twins > control else "no better"
     return (
-        f"{kind}: twins foretell the order {beside} than the best control ({twins:.2f} against "
+        f"{kind}: twins predict the order {beside} than the best control ({twins:.2f} against "
         f"{control:.2f}); other real runs have {ceiling:.2f}."
     )
 
@@ -273,13 +273,13 @@ def _report_of_removals(
     if options.num_runs and len(rows) > 2:
         scores = removal_scores(dataset)
         verdict = (
-            f"Foreseen and measured changes have correlation {scores['correlation']:.2f}; with "
-            f"what is foreseen when the bigram of most similar frequency is removed instead, "
+            f"Predicted and measured changes have correlation {scores['correlation']:.2f}; with "
+            f"what is predicted when the bigram of most similar frequency is removed instead, "
             f"{scores['control']:.2f}."
         )
     report.table(
         f"Change of the strength log(P(b | a) / P(b)), in nats, after {options.steps} steps "
-        "without the bigram: foreseen by twins"
+        "without the bigram: predicted by twins (foreseen)"
         + ("; measured in real runs" * bool(options.num_runs))
         + "; others: the largest change of another of these bigrams",
         [

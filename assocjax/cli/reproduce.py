@@ -71,7 +71,8 @@ def _report(records: list[dict[str, Any]]) -> Report:
 
 
 def _short(row: dict) -> dict:
-    """The first columns, with the paper's numbers and ours; the report has all columns."""
+    """The columns up to the verdict, the paper's numbers and ours; the report has all columns."""
     from assocjax.reproduce.report import cell
 
-    return {name: cell(value) for name, value in list(row.items())[:5]}
+    columns = list(row)
+    return {name: cell(row[name]) for name in columns[: columns.index("reproduced") + 1]}

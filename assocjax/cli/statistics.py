@@ -91,7 +91,7 @@ def _report(data: "TokenData | TokenFile", positions: int, rows: list[dict[str, 
     report.table(
         f"Statistics of {data.name}, {positions} positions: Frobenius norm and largest entry",
         rows,
-        f"Strongest association in {first['matrix']}: {first['column']} after {first['row']}.",
+        f"Largest entry of {first['matrix']}: {first['column']!r} after {first['row']!r}.",
     )
     return report
 

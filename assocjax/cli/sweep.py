@@ -145,12 +145,17 @@ class Sweep(_Processes, Drawn, Corpus, Training):
 def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
     from assocjax.experiments.sweeps import compared
     from assocjax.storage import results
+    from assocjax.theories.registry import ANOTHER_RUN
 
     report, vocab_size = Report(), results.decode(dataset.attrs)["corpus"]["vocab_size"]
+    least = f"{1 - _SMALL:g}"
+    if ANOTHER_RUN in dataset["theory"].values:
+        least = f"those of {ANOTHER_RUN} less {_SMALL:g}"
     report.line(
         f"After {options.steps} steps with learning rate eta: loss in nats (log V = "
-        f"{math.log(vocab_size):.4f} at zero weights); cosine of each {_OF[compared(dataset)]} "
-        "with a theory, smallest over layers and seeds; relative error of that of the last weight"
+        f"{math.log(vocab_size):.4f} at zero weights); cosine of each "
+        f"{_OF[compared(dataset)]} with a theory, smallest over layers and seeds; relative error "
+        f"of {dataset['weight'].values[-1]}. A theory holds while all cosines are at least {least}"
     )
     weights = dataset["weight"].values.tolist()
     for scale in dataset["init_scale"].values.tolist():
@@ -162,7 +167,7 @@ def _report(options: Sweep, dataset: "xr.Dataset", rows: list[dict[str, Any]]) -
             " ".join([*_ends(at), _turns(at)]),
             narrow=[_short(row, weights, of_each=False) for row in of_scale],
         )
-    if dataset.attrs["diverged"]:
+    if "diverged" in dataset.attrs:
         report.line(f"diverged: {dataset.attrs['diverged']}")
     return report
 
@@ -180,32 +185,41 @@ def _short(row: dict[str, Any], weights: list[str], of_each: bool = True) -> dic
 
 
 def _ends(dataset: "xr.Dataset") -> Iterator[str]:
-    """For each theory, the steps at which it ends: a cosine is small, or a run has diverged."""
+    """For each theory, the steps at which it ends: a cosine is small, or a run has diverged.
+
+    After a random start no theory holds at first, when cosines are small too.
+    """
     import numpy as np
 
     from assocjax.experiments.sweeps import compared
     from assocjax.theories.registry import ANOTHER_RUN
 
     steps, theories = dataset["step"].values, dataset["theory"].values.tolist()
-    dataset, highest, below = dataset.sel(quantity=compared(dataset)), 1, ""
+    dataset, highest = dataset.sel(quantity=compared(dataset)), 1
     if ANOTHER_RUN in theories:
         theories.remove(ANOTHER_RUN)
-        highest, below = dataset["cosine"].sel(theory=ANOTHER_RUN, drop=True), " below another run"
+        highest = dataset["cosine"].sel(theory=ANOTHER_RUN, drop=True)
     for theory in theories:
         at = dataset.sel(theory=theory)
-        ended = (at["cosine"] < highest - _SMALL).any(["weight", "layer"])
-        ended = ended | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
-        ended = ended.any("seed").transpose("learning_rate", "step").values
-        rates = [f"{rate:g}" for rate in dataset["learning_rate"].values]
-        found = [
-            f"step {steps[np.argmax(of)]} (eta {rate})"
-            for rate, of in zip(rates, ended, strict=True)
-            if of.any()
-        ]
-        stays = [rate for rate, of in zip(rates, ended, strict=True) if not of.any()]
-        said = [f"ends{below} at {', '.join(found)}"] * bool(found)
+        cosine = at["cosine"]
+        fails = (cosine < highest - _SMALL).any(["weight", "layer"])
+        fails = fails | ((at["diverged_step"] >= 0) & (at["step"] >= at["diverged_step"]))
+        fails = fails.any("seed").transpose("learning_rate", "step").values
+        known = cosine.notnull()  # a weight that has not moved yet has no direction
+        known = (known | ~known.any("step")).all(["weight", "layer", "seed"])
+        held = (known.transpose("learning_rate", "step").values & ~fails).cumsum(axis=1) > 0
+        ends, stays, never = [], [], []
+        for rate, failed, since in zip(dataset["learning_rate"].values, fails, held, strict=True):
+            if not since.any():
+                never.append(f"{rate:g}")
+            elif (failed & since).any():
+                ends.append(f"step {steps[np.argmax(failed & since)]} (eta {rate:g})")
+            else:
+                stays.append(f"{rate:g}")
+        said = [f"ends at {', '.join(ends)}"] * bool(ends)
         said += [f"stays to the last step at eta {' '.join(stays)}"] * bool(stays)
-        yield f"{theory} {' and '.join(said)}."
+        said += [f"does not hold at any step at eta {' '.join(never)}"] * bool(never)
+        yield f"{theory} {'; '.join(said)}."
 
 
 def _turns(dataset: "xr.Dataset") -> str:

@@ -85,14 +85,14 @@ class Track(Drawn, Corpus, Run):
 
 def _report(dataset: "xr.Dataset", rows: list[dict[str, Any]]) -> Report:
     report = Report()
-    if dataset.attrs["incomplete"]:
+    if "incomplete" in dataset.attrs:
         report.line(dataset.attrs["incomplete"])
     lists = [row for row in rows if row["scoring"] == "z-score"]
     known = any("precision_theory" in row for row in lists)
     report.table(
         f"Lists of up to {dataset.sizes['rank']} tokens, corrected for frequency. formed: first "
-        "recorded step at which the weights have half of the theory's list (-: never); best, end: "
-        "largest and last share of it"
+        "recorded step after 0 at which the weights have half of the theory's list (-: never); "
+        "best, end: largest and last share of it"
         + ("; planted: the same for the planted associates, and the theory's share" * known),
         [_short(row) for row in lists],
         _verdict(lists),

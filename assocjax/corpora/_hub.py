@@ -51,6 +51,22 @@ def open_dataset(source: str) -> tuple[str, Callable[[], Iterator[Any]]]:
     return label, partial(_rows, dataset, label)
 
 
+def commit_of(source: str) -> str | None:
+    """The commit of a dataset on the hub, which decides its content, from one question to the hub.
+
+    None for a local folder, and if the hub cannot be asked.
+    """
+    from huggingface_hub import HfApi, constants
+
+    try:
+        name, _ = _split_name(source)
+        if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
+            return None
+        return HfApi().dataset_info(name, timeout=_PROBE_SECONDS).sha
+    except Exception:  # as in `stream_dataset`; reading the dataset says what is wrong
+        return None
+
+
 def _split_name(source: str) -> tuple[str, str]:
     if os.path.isdir(source):  # the path of a folder may contain a colon
         return source, "train"

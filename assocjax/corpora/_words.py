@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assocjax.compilation import compiled
+from assocjax.corpora.compilation import compiled
 
 _LETTER, _SPACE = 1, 2
 _PLANE = 1 << 16  # code points, of which most texts need no others

@@ -85,6 +85,14 @@ class Documents(NamedTuple):
     sha256: str
 
 
+def commit_of(corpus: str) -> str | None:
+    """The commit of a text of the hub; None for other texts, and if the hub cannot be asked."""
+    from assocjax.corpora import _hub
+
+    source = _ALIASES.get(corpus, corpus)
+    return _hub.commit_of(source.removeprefix("hf:")) if source.startswith("hf:") else None
+
+
 def read_documents(
     corpus: Texts,
     *,

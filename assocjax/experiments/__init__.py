@@ -15,7 +15,7 @@ In reading order:
 * `twins`: `compare_twins`, statistics twins beside real runs of a decoder, weight by weight.
 * `checkpoints`: `compare_checkpoints`, twins beside checkpoints of a model of whose training the
   start and the recipe are known.
-* `prediction`: `predict_formation`, the steps at which twins foretell that associations form.
-* `counterfactuals`: `remove_bigrams`, what twins foresee of training without an association.
+* `prediction`: `predict_formation`, the steps at which twins predict that associations form.
+* `counterfactuals`: `remove_bigrams`, what twins predict of training without an association.
 * `tracking`: `track`, one run and its associations at chosen steps.
 """

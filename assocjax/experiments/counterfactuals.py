@@ -1,4 +1,4 @@
-"""Edit the text, foresee the model: what training without an association would have changed.
+"""Edit the text, predict the model: what training without an association would have changed.
 
 Removing a bigram from the counts of a text takes no text, and a statistics twin that is trained on
 what is left says what the model would have learned. Real runs whose loss leaves out the positions
@@ -30,6 +30,12 @@ from assocjax.storage import results
 from assocjax.theories.theory import Batch
 from assocjax.theories.twin_losses import MEAN_ORDERS
 from assocjax.theories.twins import StatisticsTwin
+
+_NAMES = {
+    "removed": "bigram that is removed from the text",
+    "association": "bigram whose strength is measured",
+    "occurrences": "number of occurrences of the bigram",
+}
 
 
 def remove_bigrams(
@@ -140,7 +146,7 @@ def remove_bigrams(
         "init_scale": init_scale,
     }
     attrs = {"units": "nat", "long_name": "strength without the bigram less that with it"}
-    return xr.Dataset(
+    dataset = xr.Dataset(
         {
             name: (("start", "removed", "association"), np.stack(of), attrs)
             for name, of in found.items()
@@ -149,11 +155,12 @@ def remove_bigrams(
         {"removed": names, "association": names, "occurrences": ("association", occurrences)},
         results.provenance(named, config),
     )
+    return results.describe(dataset, _NAMES)
 
 
 @reading("remove_bigrams")
 def removal_scores(dataset: xr.Dataset) -> dict[str, float]:
-    """How well twins foresee what removing a bigram does, as means over starts.
+    """How well twins predict what removing a bigram does, as means over starts.
 
     Returns:
       `correlation`: Pearson's, of foreseen and measured differences in the bigrams removed.

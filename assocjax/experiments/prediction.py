@@ -1,9 +1,9 @@
-"""When will an association form? Statistics twins foretell the step, and real runs measure it.
+"""When will an association form? Statistics twins predict the step, and real runs measure it.
 
 Twins of several starts are trained by the recipe of a model, on statistics of a text alone. At each
 recorded step the strength of chosen associations is read in them (`assocjax.analysis.strengths`).
 Real runs of other starts, read on the text, show how good the prediction is. One half of them is
-predicted; the other half is the ceiling, how well real runs foretell real runs, and what a fit on
+predicted; the other half is the ceiling, how well real runs predict real runs, and what a fit on
 frequencies is fitted on.
 """
 
@@ -45,6 +45,29 @@ GROUPS: tuple[str, ...] = ("twin", "shuffled", "run", "other run")
 """Trajectories: twins, the control of shuffled rows, real runs that are predicted, and others."""
 
 _OTHERS = ("other_runs", "frequencies", "shuffled")
+_COLUMNS = {
+    "kind": "kind of association: of neighbours, or with the context",
+    "first": "the token a",
+    "second": "the token b",
+    "occurrences": "number of occurrences of b after a; of a context, a sum of shares",
+    "base": "share of b among all targets",
+}
+_STRENGTHS = {
+    "strength": "log(P(b | a) / P(b)) in the text",
+    "twin": "log(P(b | a) / P(b)) by a twin",
+    "shuffled": "log(P(b | a) / P(b)) by a twin with shuffled rows",
+    "run": "log(P(b | a) / P(b)) in a real run",
+    "other_run": "log(P(b | a) / P(b)) in another real run",
+}
+_STEPS = {
+    "predicted": "step of formation, by the mean of twins",
+    "earliest": "step of formation, by the earliest twin",
+    "latest": "step of formation, by the latest twin",
+    "measured": "step of formation in real runs",
+    "other_runs": "step of formation in other real runs",
+    "shuffled": "step of formation, by twins with shuffled rows",
+    "frequencies": "step of formation, by a fit on frequencies",
+}
 _READ_ROWS = 1 << 14  # drawn rows at which a twin is read
 
 
@@ -67,7 +90,7 @@ def predict_formation(
     init_scale: float = 1.0,
     progress: Callable[[str, int], None] | None = None,
 ) -> xr.Dataset:
-    """Strengths of associations over training: foretold by statistics twins, and in real runs.
+    """Strengths of associations over training: predicted by statistics twins, and in real runs.
 
     Args:
       model: a decoder; V and T of its configuration are replaced by those of the data.
@@ -172,15 +195,16 @@ def predict_formation(
         "seed": seed,
         "init_scale": init_scale,
     }
-    return xr.Dataset(
+    dataset = xr.Dataset(
         variables,
         {"step": recorded, **{name: ("association", values) for name, values in columns.items()}},
         results.provenance(named, config),
     )
+    return results.describe(results.describe(dataset, _COLUMNS), _STRENGTHS, "nat")
 
 
 def _recorded(steps: int | Iterable[int]) -> list[int]:
-    if isinstance(steps, Iterable):
+    if isinstance(steps, Iterable) and getattr(steps, "ndim", 1):  # no array of a single number
         return sorted({0, *check_integers("steps", list(steps), minimum=1)})
     last = check_integer("steps", steps, minimum=1)
     return sorted({0, *np.geomspace(1, last, 21).round().astype(int).tolist()})
@@ -211,7 +235,7 @@ def read_twins(model, twin, params, step, probes, prepared, key):
 
 @reading("predict_formation")
 def formation_steps(dataset: xr.Dataset, fraction: float = 0.5) -> xr.Dataset:
-    """The steps at which associations form (`strengths.formed_at`), foretold and measured.
+    """The steps at which associations form (`strengths.formed_at`), predicted and measured.
 
     Args:
       dataset: from `predict_formation`.
@@ -220,7 +244,7 @@ def formation_steps(dataset: xr.Dataset, fraction: float = 0.5) -> xr.Dataset:
     Returns:
       A Dataset over `association`: `predicted`, that of the mean of all twins' strengths,
       and `earliest` and `latest`, of single twins. With real runs `measured`, that of their mean,
-      and what else might foretell it: `other_runs`, `shuffled`, and `frequencies`, a linear
+      and what else might predict it: `other_runs`, `shuffled`, and `frequencies`, a linear
       fit of log step on log occurrences, base, strength and P(a), made on the other runs. NaN where
       an association does not form.
 
@@ -251,7 +275,8 @@ def formation_steps(dataset: xr.Dataset, fraction: float = 0.5) -> xr.Dataset:
         }
     variables = {name: ("association", values) for name, values in found.items()}
     coords = {name: dataset[name] for name in names}
-    return xr.Dataset(variables, coords, dataset.attrs | {"fraction": fraction})
+    described = xr.Dataset(variables, coords, dataset.attrs | {"fraction": fraction})
+    return results.describe(described, _STEPS, "updates")
 
 
 def _fit(dataset: xr.Dataset, steps: np.ndarray) -> np.ndarray:
@@ -271,11 +296,11 @@ def _fit(dataset: xr.Dataset, steps: np.ndarray) -> np.ndarray:
 
 @reading("formation_steps")
 def prediction_scores(steps: xr.Dataset) -> list[dict[str, Any]]:
-    """How well the measured steps are foretold: a row for each kind and source of predictions.
+    """How well the measured steps are predicted: a row for each kind and source of predictions.
 
     Over the associations that form in the real runs: Spearman's rank correlation, where those that
-    are foretold not to form are the last; and of those that are foretold to form, the median of
-    foretold over measured, and the share that is within 20 percent.
+    are predicted not to form are the last; and of those that are predicted to form, the median of
+    predicted over measured, and the share that is within 20 percent.
 
     Raises:
       InputError, InputTypeError: `steps` is not from `formation_steps`, or has no real runs.
@@ -289,10 +314,10 @@ def prediction_scores(steps: xr.Dataset) -> list[dict[str, Any]]:
         of = steps.isel(association=steps["kind"].values == kind)
         of = of.isel(association=np.isfinite(of["measured"].values))
         for source in ("other_runs", "predicted", *_OTHERS[1:]):
-            measured, foretold = of["measured"].values, of[source].values
-            forms = np.isfinite(foretold)
-            ratio = foretold[forms] / np.maximum(measured[forms], 1e-9)
-            order = np.where(forms, foretold, np.inf)
+            measured, predicted = of["measured"].values, of[source].values
+            forms = np.isfinite(predicted)
+            ratio = predicted[forms] / np.maximum(measured[forms], 1e-9)
+            order = np.where(forms, predicted, np.inf)
             varies = len(set(order)) > 1 and len(set(measured)) > 1
             rows.append(
                 {

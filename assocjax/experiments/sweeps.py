@@ -193,7 +193,7 @@ def sweep(
     def make_dataset(records: dict[str, np.ndarray], incomplete: str) -> xr.Dataset:
         cells = {name: value[:, cell_to_start] for name, value in records.items()}
         dataset = _to_dataset(cells, grid, config, weights)
-        dataset.attrs |= {**attributes, "incomplete": incomplete}
+        dataset.attrs |= attributes | ({"incomplete": incomplete} if incomplete else {})
         return dataset
 
     def compute(
@@ -362,12 +362,14 @@ def _to_dataset(
             "step": ("step", np.arange(config.steps + 1, dtype=np.int32), {"units": "updates"}),
         },
     )
-    dataset = results.name_coordinates(dataset)
+    dataset = results.describe(dataset)
     steps = dataset["diverged_step"].transpose(*GRID).values
     rates, seeds, scales = (grid[name] for name in GRID)
-    dataset.attrs["diverged"] = "; ".join(
+    diverged = [
         f"learning_rate={rates[i]:g} seed={seeds[j]} init_scale={scales[k]:g} "
         f"at step {steps[i, j, k]}"
         for i, j, k in np.argwhere(steps >= 0)
-    )
+    ]
+    if diverged:
+        dataset.attrs["diverged"] = "; ".join(diverged)
     return dataset

@@ -227,7 +227,7 @@ def _track(
     for kind, (tokens, associates) in queries.items():
         for of in ("", "_theory"):
             dataset[f"{kind}{of}_precision"] = precision(dataset, kind, of, tokens, associates)
-    dataset.attrs = attributes | {"incomplete": incomplete}
+    dataset.attrs = attributes | ({"incomplete": incomplete} if incomplete else {})
     return dataset
 
 
@@ -306,4 +306,4 @@ def _to_dataset(variables, steps, data, frequencies, num_layers: int, k: int) ->
             "rank": np.arange(1, k + 1, dtype=np.int32),
         },
     )
-    return results.name_coordinates(dataset)
+    return results.describe(dataset)

@@ -47,6 +47,19 @@ OTHER = "other run"
 BASELINE = "twin-0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
 
+_NAMES = {
+    "cosine": "cosine of the change of a weight with the mean change of real runs",
+    "norm_ratio": "norm of the change, over that of the run held out",
+    "partial_cosine": "cosine without what the twin of order 0 explains",
+    "products": "inner product of two changes",
+    "twin": "twin, or the real run held out",
+    "held_out": "real run that the mean leaves out",
+    "layers": "layer, or all layers together",
+    "change": "real run or twin whose weights change",
+    "other_change": "real run or twin whose weights change",
+    "part": "statistic that explains the change",
+}
+
 
 def all_twins() -> tuple[StatisticsTwin, ...]:
     """Twins of all orders with drawn pairs, that of order 2 with its mean loss, and the control
@@ -186,7 +199,7 @@ def compare_twins(
     }
     named = as_named(data, vocab_size, mask)
     dataset = xr.Dataset(variables, coords, results.provenance(named, config))
-    return dataset.assign(products=by_change)
+    return results.describe(dataset.assign(products=by_change), _NAMES)
 
 
 def _measures(grams: np.ndarray, num_runs: int, names: list[str]) -> dict[str, np.ndarray]:
@@ -260,6 +273,5 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     coords = {name: dataset[name] for name in ("weight", "layers", "step")}
     attrs = {"units": "1", "long_name": "share of the squared norm of the mean change"}
     share = (("part", "weight", "layers", "step"), parts, attrs)
-    return xr.Dataset(
-        {"share": share}, {"part": [*twins, "rest", "chance"], **coords}, dataset.attrs
-    )
+    coords = {"part": [*twins, "rest", "chance"], **coords}
+    return results.describe(xr.Dataset({"share": share}, coords, dataset.attrs), _NAMES)

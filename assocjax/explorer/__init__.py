@@ -11,5 +11,8 @@ lists), `text.js` (occurrences in the text), `lists.js` (what is drawn), `passag
 `controls.js` (state, address, search); `comparison.js`, of the other page.
 """
 
+from assocjax.explorer._comparison import comparison_page as comparison_page
 from assocjax.explorer._comparison import write_comparison as write_comparison
+from assocjax.explorer._page import explorer_page as explorer_page
 from assocjax.explorer._page import write_explorer as write_explorer
+from assocjax.explorer._template import write as write

@@ -8,7 +8,7 @@ import xarray as xr
 
 from assocjax.checks import check_dataset
 from assocjax.errors import reading
-from assocjax.explorer._template import fill
+from assocjax.explorer._template import fill, write
 from assocjax.storage import results
 
 _SYMBOLS = {
@@ -42,6 +42,12 @@ def write_comparison(
 
     Cost: the file has about 150 bytes for each score: 1 MB for 6 layers of 8 heads at 10 revisions.
     """
+    write(path, comparison_page(dataset), overwrite)
+
+
+@reading("compare_revisions")
+def comparison_page(dataset: xr.Dataset) -> str:
+    """The page that `write_comparison` writes."""
     names = ["similarity", "null_mean", "null_sd", "p", "top_token", "top_share"]
     check_dataset(dataset, "compare_revisions", names, "revision theory layer stream")
     check_dataset(dataset, "compare_revisions", ["token_count"], "token")
@@ -71,4 +77,4 @@ def write_comparison(
         ],
         "provenance": {name: attributes[name] for name in kept if attributes.get(name)},
     }
-    fill(path, "comparison.html", _SCRIPTS, meta, blocks, overwrite)
+    return fill("comparison.html", _SCRIPTS, meta, blocks)

@@ -13,7 +13,7 @@ from assocjax.checks import CorpusLike, check_dataset
 from assocjax.corpora.tokens import TokenData, as_token_data, find_token
 from assocjax.errors import InputError, reading
 from assocjax.explorer._packing import Lists, pack
-from assocjax.explorer._template import fill
+from assocjax.explorer._template import fill, write
 from assocjax.explorer._text import pack_text
 from assocjax.storage import difference, results
 
@@ -98,6 +98,20 @@ def write_explorer(
     Cost: the file has about 25 bytes for each list of 10, of which there are 9 (2 L + 1) V for each
     step, and at most 3 bytes for each token of text: about 60 MB for V = 3,000, L = 3 and 12 steps.
     """
+    page = explorer_page(dataset, data=data, token=token, max_steps=max_steps, max_text=max_text)
+    write(path, page, overwrite)
+
+
+@reading("track")
+def explorer_page(
+    dataset: xr.Dataset,
+    *,
+    data: CorpusLike | None = None,
+    token: str | None = None,
+    max_steps: int | None = None,
+    max_text: int = PAGE_TEXT,
+) -> str:
+    """The page that `write_explorer` writes."""
     if max_steps is not None:
         max_steps = check_integer("max_steps", max_steps, minimum=2)
     max_text = check_integer("max_text", max_text, minimum=1)
@@ -130,7 +144,7 @@ def write_explorer(
         for scoring in SCORINGS
         for side in (SIDES if matrix != "interchangeability" else SIDES[:1])
     }
-    fill(path, "page.html", _SCRIPTS, _meta(dataset, vocabulary) | meta, blocks, overwrite)
+    return fill("page.html", _SCRIPTS, _meta(dataset, vocabulary) | meta, blocks)
 
 
 def _same_corpus(dataset: xr.Dataset, data: TokenData) -> TokenData:

@@ -12,14 +12,12 @@ from assocjax.storage import SIGNATURE, whole_file
 
 
 def fill(
-    path: str | os.PathLike,
     template: str,
     scripts: Sequence[str],
     meta: Mapping[str, Any],
     blocks: Mapping[str, bytes],
-    overwrite: bool,
-) -> None:
-    """Writes the page. The scripts become one; `meta` becomes JSON, and a block base64, each in an
+) -> str:
+    """The page. The scripts become one; `meta` becomes JSON, and a block base64, each in an
     element of its own."""
     script = "\n".join(_resource(name) for name in scripts)
     parts = {
@@ -33,7 +31,10 @@ def fill(
             for name, block in blocks.items()
         ),
     }
-    page = re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _resource(template))
+    return re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _resource(template))
+
+
+def write(path: str | os.PathLike, page: str, overwrite: bool) -> None:
     with whole_file(path, overwrite=overwrite) as part:
         part.write_text(page, "utf-8")
 

@@ -71,20 +71,18 @@ def plot_overlap(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
         dataset = checked(dataset, "track", [f"{matrix}_overlap"], f"step scoring {side} token")
     sides, scorings = dataset["side"].values, dataset["scoring"].values
     figure, axes = _panels(dataset, len(sides), "overlap with theory", figsize)
-    chance = dataset.sizes["rank"] / max(1, dataset.sizes["token"] - 1)
     for row, side in zip(axes, sides, strict=True):
         for ax, scoring in zip(row, scorings, strict=True):
             of_scoring = dataset.sel(scoring=scoring)
             for matrix in MATRICES:
                 overlap = mean_overlap(of_scoring, matrix, side)
                 line_and_range(ax, overlap, _COLORS[matrix], _LABELS[matrix])
-            ax.axhline(chance, color="0.6", lw=0.8, ls=":", zorder=0)
             ax.set_title(f"{side}s, {scoring}", fontsize=9)
     finish(
         figure,
         axes,
         f"Share of the theory's list, of up to {dataset.sizes['rank']} tokens, that is in the "
-        "weights' list (line: mean, shade: range over layers; dotted: chance, at most)",
+        "weights' list (line: mean, shade: range over layers; step 0 of a random start: chance)",
         dataset,
     )
     return figure

@@ -44,7 +44,8 @@ def plot_statistics(dataset: xr.Dataset, *, top: int = 40, figsize: Size = None)
         limit = np.nanquantile(np.abs(matrix), 0.99) if np.isfinite(matrix).any() else 0
         limit = float(limit) or 1.0
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set_title(f"{name}\n{MATRICES[name]}", fontsize=8)
+        meaning = MATRICES[name].replace("^T", r"$^\top$").replace("Phi", "Φ").replace("Sigma", "Σ")
+        ax.set_title(f"{name.replace('_', '-')}\n{meaning}", fontsize=8)
         ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=6)
         figure.colorbar(image, ax=ax, shrink=0.8, format="%.0e").ax.tick_params(labelsize=6)

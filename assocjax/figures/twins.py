@@ -199,12 +199,12 @@ _SOURCES = {
 
 @reading("formation_steps")
 def plot_predictions(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
-    """Steps at which associations form: foretold against measured in real runs.
+    """Steps at which associations form: predicted against measured in real runs.
 
     A row for each kind of association; a column for statistics twins, with bars from the earliest
-    to the latest twin, and one for each of what else might foretell: other real runs, which are the
+    to the latest twin, and one for each of what else might predict: other real runs, which are the
     ceiling, a fit on frequencies, and twins whose rows are shuffled. Titles have the rank
-    correlation, and how many of those that form in real runs are foretold to form.
+    correlation, and how many of those that form in real runs are predicted to form.
 
     Args:
       dataset: from `formation_steps`, with real runs.
@@ -221,13 +221,13 @@ def plot_predictions(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
     ):
         ax, of = axes[i, j], dataset.isel(association=dataset["kind"].values == kind)
         known = np.isfinite(of["measured"].values)
-        measured, foretold = (of[name].values[known] for name in ("measured", source))
+        measured, predicted = (of[name].values[known] for name in ("measured", source))
         if source == "predicted":
             ends = [of[name].values[known] for name in ("earliest", "latest")]
-            low, high = (np.where(np.isfinite(end), end, foretold) for end in ends)
-            spread = np.maximum(0, [foretold - low, high - foretold])
-            ax.errorbar(measured, foretold, spread, fmt="none", ecolor="0.8", lw=0.7, zorder=1)
-        ax.plot(measured, foretold, ".", ms=3, color="#0072b2", alpha=0.6, zorder=2)
+            low, high = (np.where(np.isfinite(end), end, predicted) for end in ends)
+            spread = np.maximum(0, [predicted - low, high - predicted])
+            ax.errorbar(measured, predicted, spread, fmt="none", ecolor="0.8", lw=0.7, zorder=1)
+        ax.plot(measured, predicted, ".", ms=3, color="#0072b2", alpha=0.6, zorder=2)
         if measured.size:
             ends = [max(1.0, measured.min()), measured.max()]
             ax.plot(ends, ends, color="0.4", lw=0.8, ls="--", zorder=3)
@@ -235,7 +235,7 @@ def plot_predictions(dataset: xr.Dataset, *, figsize: Size = None) -> Figure:
         correlation = f"{row['rank_correlation']:.2f}".replace("nan", "-")
         title = f"{label}\n{correlation}; {row['formed']} of {row['associations']}"
         ax.set_title(title, fontsize=8)
-        ax.set_ylabel(f"{kind}: foretold step" if j == 0 else "", fontsize=9)
+        ax.set_ylabel(f"{kind}: predicted step" if j == 0 else "", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("step in real runs")
     set_title(figure, "When associations form (title: rank correlation; how many form)", dataset)

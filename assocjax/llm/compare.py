@@ -42,6 +42,7 @@ from assocjax.llm.similarity import (
     scale_rows,
     token_shares,
 )
+from assocjax.storage.results import describe
 
 STREAMS = ("before", "after_attention", "after_layer")
 """Points at which the residual stream is read."""
@@ -50,6 +51,23 @@ NULLS = ("all", "frequency")
 """Sets of tokens within which tokens are shuffled."""
 
 MEAN_HEAD = "mean"
+_SCORES = {
+    "similarity": "covariance similarity with the theory",
+    "null_mean": "mean similarity with shuffled tokens",
+    "null_sd": "standard deviation of the similarity with shuffled tokens",
+    "z": "(similarity - null_mean) / null_sd",
+    "p": "share of shuffles with at least this similarity",
+    "top_token": "index of a token that adds most to the similarity",
+    "top_share": "share of that token in the similarity",
+}
+_NAMES = {
+    "residual": "what a target's frequency is compared with",
+    "centering": "how representations are centred",
+    "stream": "place in the layer",
+    "null": "how tokens are shuffled",
+    "head": "attention head, or their mean",
+}
+_NAMES |= {prefix + name: text for prefix in ("", "attention_") for name, text in _SCORES.items()}
 """The coordinate of the mean over heads."""
 
 
@@ -197,7 +215,7 @@ def compare_model(
         variables |= _top_variables("attention_", tops, dims[1:])
         coords["head"] = [*map(str, range(num_heads)), MEAN_HEAD]
     attrs = {"num_tokens": n, "num_shuffles": num_shuffles, "num_bins": num_bins, "seed": seed}
-    return xr.Dataset(variables, coords, attrs)
+    return describe(xr.Dataset(variables, coords, attrs), _NAMES)
 
 
 def _compare(vectors, theories, *, bins, centerings, step, **options) -> list[np.ndarray]:

@@ -55,6 +55,12 @@ from assocjax.storage import claim, results
 ONLY = "main"
 """The name of the revision of a model without revisions."""
 
+_NAMES = {
+    "token_count": "number of occurrences of the token",
+    "tensor": "parameter array of the model",
+    "tensor_sha256": "SHA-256 of its values",
+    "tensor_size": "number of its values",
+}
 _STEP = re.compile(r"(?<![A-Za-z0-9])step[-_]?(\d+)(?![A-Za-z0-9]|\.\d)")
 
 Progress = Callable[[str, int, int], None]
@@ -209,7 +215,7 @@ def compare_revisions(
                 dataset = dataset.assign_coords(token=tokens)
                 dataset["token_count"] = ("token", theory.counts)
                 dataset = _with_tensors(dataset, tensors)
-                results.keep(folder, file, dataset, decides)
+                results.keep(folder, file, results.describe(dataset, _NAMES), decides)
                 found[name] = dataset
         folder.finish()
     found = {name: found[name] for name in names}
@@ -355,7 +361,7 @@ def _join(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
         combine_attrs="override",
         join="exact",
     ).assign_coords(revision=list(found))
-    return with_steps(dataset).assign(token_count=counts)
+    return results.describe(with_steps(dataset).assign(token_count=counts), _NAMES)
 
 
 def with_steps(dataset: xr.Dataset) -> xr.Dataset:

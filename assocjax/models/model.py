@@ -45,6 +45,9 @@ class Model(abc.ABC):
     init_scale: float = 1.0
     zero_start: bool = False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'name', None)!r})"
+
     @abc.abstractmethod
     def init(
         self, key: PRNGKeyArray, sizes: Sizes, scale: Any, dtype: DTypeLike | None = None

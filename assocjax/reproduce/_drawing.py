@@ -3,6 +3,7 @@
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from assocjax.figures.style import (
     ABOVE,
@@ -53,6 +54,7 @@ def plot_epochs(
     axes[4].set_title("loss (nats)", fontsize=10)
     for ax in axes:
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles, labels = axes[3].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     for label, theory in ((_NAMES[name], name) for name in _LINES):  # in black

@@ -154,7 +154,7 @@ def _record(name: str, scale: Scale, work: Work) -> dict[str, Any]:
             "decided_by": of,
         }
         record = results.finite(record)
-        dataset = result.dataset.assign_attrs(record=json.dumps(record))
+        dataset = results.describe(result.dataset.assign_attrs(record=json.dumps(record)))
         results.keep(work.claimed, f"{work.name}/{name}.nc", dataset, of)
         for file, draw in drawn.items():  # after the numbers, so that a failing figure loses none
             save(draw(), f"{work.name}/{file}", into=work.claimed)

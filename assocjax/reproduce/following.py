@@ -36,6 +36,12 @@ THEORIES = ("corpus", "first batch", *CONTROLS, "effective")
 """Theories that a run is compared with; NaN where one does not apply, such as `first batch` with
 full batches."""
 
+_NAMES = {
+    "cosine": "cosine of the weight with the theory",
+    "sampling_error": "disagreement with the theory of the batches drawn, from sampling them",
+    "truncation_error": "disagreement with the theory of the batches drawn",
+}
+
 _SAVES = 10  # number of checkpoints of a run
 
 
@@ -169,8 +175,7 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
     variables = {}
     for name, values in records.items():
         dims = ("epoch", *["theory"] * (name == "cosine"), "weight", "layer")[: values.ndim]
-        units = "nat" if name == "loss" else "1"
-        variables[name] = (dims, values.astype(np.float64), {"units": units})
+        variables[name] = (dims, values.astype(np.float64))
     dims = {"position": ("layer", "lag"), "output": ("row", "column")}
     for name in WEIGHTS:
         of = dims.get(name, ("layer", "row", "column"))
@@ -183,7 +188,9 @@ def _to_dataset(records, params: Params, data: TokenData, run: Run, seed: int) -
         "layer": np.arange(1, run.num_layers + 1),
     }
     config = dataclasses.asdict(run) | {"seed": seed}
-    return xr.Dataset(variables, coords, results.provenance(data, config))
+    dataset = xr.Dataset(variables, coords, results.provenance(data, config))
+    names = _NAMES | {name: f"{name} of the run after the last epoch" for name in WEIGHTS}
+    return results.describe(results.describe(dataset, {"loss": "loss of the corpus"}, "nat"), names)
 
 
 def weights(dataset: xr.Dataset) -> Params:

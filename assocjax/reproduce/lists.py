@@ -30,6 +30,7 @@ from assocjax.reproduce.scales import Scale
 from assocjax.reproduce.work import Work
 from assocjax.statistics.dense import Statistics, corpus_statistics
 from assocjax.statistics.occurrences import Occurrences, count_occurrences
+from assocjax.storage import results
 
 _SCORINGS = ("corrected", "raw")
 
@@ -45,6 +46,12 @@ _VARIABLES = {
     "control: shuffled text": "shuffled",
 }
 """Column of the table -> variable of the Dataset."""
+_LISTED = {
+    "context_theory_id": "id of a listed token",
+    "context_theory_score": "score of a listed token",
+    "context_theory_count": "number of occurrences of a listed pair",
+    "target_frequency": "share of the token among targets",
+}
 
 
 def figure_5(scale: Scale, work: Work) -> Result:
@@ -58,13 +65,13 @@ def figure_5(scale: Scale, work: Work) -> Result:
         known = [token for token in reported if token in data.vocabulary]
         for scoring in _SCORINGS:
             if word not in data.vocabulary:
-                row = _row(matrix, word, reported, known) | {"scores": scoring}
+                row = _row(matrix, word, reported, known, scoring=scoring)
                 rows.append(row | {"control: shuffled text": None, _AS_MANY: None})
                 continue
             evidence = [_evidence(of[scoring], counts, matrix, data) for of, counts in texts]
             ours, *shuffled = (_list(of, data.vocabulary, word, settings.top) for of in evidence)
             others = _hits(evidence[0], data.vocabulary, word, known, settings.top)
-            row = _row(matrix, word, reported, known, ours, others) | {"scores": scoring}
+            row = _row(matrix, word, reported, known, ours, others, scoring)
             by_chance = float(np.mean([_common(of, known) for of in shuffled]))
             as_many = float((others >= row["found"]).mean())
             rows.append(row | {"control: shuffled text": by_chance, _AS_MANY: as_many})
@@ -73,6 +80,7 @@ def figure_5(scale: Scale, work: Work) -> Result:
     variables = {of: ("entry", [row[name] for row in listed]) for name, of in _VARIABLES.items()}
     tokens = np.array(lists, dtype=object).reshape(-1, settings.top)
     dataset = xr.Dataset(variables | {"token": (("entry", "rank"), tokens)})
+    results.describe(dataset, {of: name for name, of in _VARIABLES.items()})
     return Result(dataset, rows, text_setting(data), {})
 
 
@@ -105,6 +113,7 @@ def _row(
     known: Sequence[str],
     ours: Sequence[str] | None = None,
     others: np.ndarray | None = None,
+    scoring: str | None = None,
 ) -> dict[str, Any]:
     """A word's list and the paper's tokens, as a row of a table.
 
@@ -112,11 +121,13 @@ def _row(
       reported, known: the paper's tokens, and those of them that are in the vocabulary.
       ours: the list; None if the word is not in the vocabulary.
       others: number of the known tokens in the list of each other word.
+      scoring: of the list, if there are lists of several.
     """
     found = None if ours is None else _common(ours, known)
     return {
         "matrix": matrix,
         "word": word,
+        **({} if scoring is None else {"scores": scoring}),
         "paper": ", ".join(reported),
         "ours": "not in the vocabulary" if ours is None else ", ".join(ours) or "none",
         "reproduced": found == len(known) if known and ours is not None else None,
@@ -142,7 +153,7 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
     ]
     ids, scores = (np.stack([np.asarray(of[i]) for of in lists]) for i in range(2))
     dims = ("scoring", "side", "token", "rank")
-    return xr.Dataset(
+    dataset = xr.Dataset(
         {
             "context_theory_id": (dims, ids),
             "context_theory_score": (dims, scores),
@@ -156,6 +167,7 @@ def _context_lists(data: TokenData, top: int) -> xr.Dataset:
         },
         {"corpus_name": data.name},
     )
+    return results.describe(dataset, _LISTED)
 
 
 def shuffled_text(data: TokenData, seed: int) -> TokenData:

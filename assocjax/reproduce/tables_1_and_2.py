@@ -44,7 +44,10 @@ def _minimum_cosines(
         compared[f"corpus, full batches, s eta {s_eta}"] = of, "corpus"
         short = f"full_batches_s_eta_{s_eta}"
         cosine = of["cosine"].sel(theory="corpus", drop=True)
-        kept[f"cosine_{short}"] = cosine.rename(epoch=f"step_{short}")
+        cosine = cosine.rename(epoch=f"step_{short}").assign_attrs(
+            long_name=f"cosine with the corpus's theory, full batches, s eta {s_eta}"
+        )
+        kept[f"cosine_{short}"] = cosine
     reported = paper.MINIMUM_COSINES[artefact]
     rows = [
         {"weight": weight, "theory of": label} | _row(of, weight, theory, reported.get(weight))

@@ -90,9 +90,8 @@ class Work:
     def runs(self, name: str, run: Run) -> xr.Dataset:
         """The runs of all seeds, over `seed`."""
         found = [self.run(name, run, seed) for seed in run.seeds]
-        return xr.concat(found, "seed", combine_attrs="override").assign_coords(
-            seed=list(run.seeds)
-        )
+        joined = xr.concat(found, "seed", combine_attrs="override")
+        return results.describe(joined.assign_coords(seed=list(run.seeds)))
 
 
 def first_sequences(data: TokenData, count: int) -> TokenData:

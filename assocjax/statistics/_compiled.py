@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from assocjax.compilation import compiled
+from assocjax.corpora.compilation import compiled
 
 SPARSE_PARTS = 128
 _AHEAD = 4  # positions between the one that is visited and the one whose keys are fetched

@@ -188,7 +188,7 @@ def merge_contexts(parts: Iterable[ContextStatistics]) -> ContextStatistics:
         sums = a.token + b.token, a.pair + b.pair, a.positions + b.positions
         return ContextStatistics(a.bigram, *sums, a.digits)
 
-    if not isinstance(parts, Iterable):
+    if not isinstance(parts, Iterable) or not getattr(parts, "ndim", 1):  # an array of no axis
         raise InputTypeError(f"parts must be a list of ContextStatistics; got {parts!r}")
     parts = list(parts)
     for part in parts:

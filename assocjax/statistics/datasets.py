@@ -10,7 +10,24 @@ from assocjax.checks import CorpusLike
 from assocjax.corpora import TokenFile
 from assocjax.corpora.tokens import as_token_data
 from assocjax.statistics.dense import Statistics
-from assocjax.storage.results import provenance
+from assocjax.storage.results import describe, provenance
+
+STATISTICS = {
+    "bigram": "bigram matrix B = X^T R / M",
+    "context": "context matrix Phi = R^T A_0 X / M",
+    "interchangeability": "interchangeability B^T B",
+    "substitutability": "substitutability B B^T",
+    "value": "Phi^T B^T, leading term of a value matrix",
+    "composed": "Phi^T Sigma, Sigma = B^T B",
+    "query_key": "Q, leading term of a query-key matrix",
+    "position": "Delta, leading term of a position vector",
+}
+_MARGINALS = {
+    "input_frequency": "share of positions whose input is the token",
+    "target_frequency": "share of positions whose target is the token",
+    "context_frequency": "mean weight of the token under uniform attention",
+    "num_positions": "number M of positions",
+}
 
 
 def statistics_dataset(data: CorpusLike, statistics: Statistics) -> xr.Dataset:
@@ -24,7 +41,8 @@ def statistics_dataset(data: CorpusLike, statistics: Statistics) -> xr.Dataset:
         variables[name] = (("lag",) if name == "position" else dims.get(value.ndim, ()), value)
     vocabulary = np.array(data.vocabulary, dtype=object)
     coords = {"token": vocabulary, "other_token": vocabulary, "lag": np.arange(data.seq_len)}
-    return xr.Dataset(variables, coords, provenance(data, {}))
+    dataset = xr.Dataset(variables, coords, provenance(data, {}))
+    return describe(dataset, STATISTICS | _MARGINALS)
 
 
 def statistics_summary(dataset: xr.Dataset) -> list[dict[str, Any]]:

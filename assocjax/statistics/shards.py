@@ -37,6 +37,21 @@ from assocjax.storage import difference, locked, results
 from assocjax.storage.files import writable_path
 
 _KINDS = {Counts: "counts", Correlations: "correlations"}
+_NAMES = {
+    "bigram": "number of occurrences",
+    "context": "sum of uniform attention, in integer units",
+    "query_key": "sum of the terms of Q, in integer units",
+    "position": "sum of the terms of Delta, in integer units",
+    "composed": "entry of Phi^T Sigma, Sigma = B^T B",
+}
+_NAMES |= {
+    f"{name}_{part}": text
+    for name in ("bigram", "context", "query_key")
+    for part, text in (
+        ("column", "column of the entry"),
+        ("start", "index of the first entry of each row, and their number"),
+    )
+}
 _SAME = ("kind", "corpus", "config", "assocjax", "counts_sha256")
 """Attributes that determine the integers of a shard, which do not depend on other packages."""
 
@@ -81,7 +96,7 @@ def run_shard(
     config = {"num_sequences": N, "seq_len": source.seq_len, "vocab_size": source.vocab_size}
     attributes = results.provenance(source, config)
     kind = Counts if counts is None else Correlations
-    attributes |= {"kind": _KINDS[kind], "start": start, "stop": stop, "counts_sha256": ""}
+    attributes |= {"kind": _KINDS[kind], "start": start, "stop": stop}
     attributes["assocjax"] = results.versions()["assocjax"]
     composed = None
     if counts is not None:
@@ -179,7 +194,7 @@ def merge(paths: Sequence[str | os.PathLike]) -> xr.Dataset:
     attrs["counts_sha256"] = _hash(sums)
     composed = composed_on_pattern(basis(sums, _units(attrs)))
     dataset = _encode(sums, vocabulary, attrs)
-    return dataset.assign(composed=("context_entry", composed.data))
+    return results.describe(dataset.assign(composed=("context_entry", composed.data)), _NAMES)
 
 
 def load_statistics(counts: str | os.PathLike, correlations: str | os.PathLike) -> SparseStatistics:
@@ -233,7 +248,8 @@ def _encode(sums: Counts | Correlations, vocabulary, attributes: dict[str, Any])
             variables[name] = (f"{name}_entry", array.data)
             variables[f"{name}_column"] = (f"{name}_entry", array.indices)
             variables[f"{name}_start"] = ("row", array.indptr)
-    return xr.Dataset(variables, {"token": np.array(vocabulary, dtype=object)}, attributes)
+    dataset = xr.Dataset(variables, {"token": np.array(vocabulary, dtype=object)}, attributes)
+    return results.describe(dataset, _NAMES)
 
 
 def _decode(dataset: xr.Dataset, kind: type):

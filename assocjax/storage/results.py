@@ -83,15 +83,37 @@ _COORDINATES = {
     "scoring": "how entries of a matrix are scored",
     "side": "row or column of a matrix, read as a list",
     "token": "token of the vocabulary",
+    "other_token": "token of the vocabulary, of columns",
+    "lag": "distance from a query back to its key, in positions",
+    "matrix": "matrix of the theory",
     "rank": "place in a list, from 1",
+    "epoch": "number of epochs made",
+    "revision": "checkpoint of the language model",
+    "text": "corpus",
 }
 
 
-def name_coordinates(dataset: xr.Dataset) -> xr.Dataset:
-    """Gives the coordinates that results share their attribute `long_name`."""
-    for name, text in _COORDINATES.items():
-        if name in dataset.coords:
-            dataset.coords[name].attrs.setdefault("long_name", text)
+def describe(dataset: xr.Dataset, names: Mapping[str, str] | None = None, units: str = "1"):
+    """Gives variables and coordinates `long_name`, and numbers `units`, unless they have them.
+
+    Args:
+      dataset: is changed in place.
+      names: `long_name` by variable or coordinate, besides the coordinates that results share.
+      units: of those of `names` that are floating-point numbers.
+
+    Returns:
+      `dataset`.
+    """
+    names = names or {}
+    for name, text in {**_COORDINATES, **names}.items():
+        if name not in dataset.variables:
+            continue
+        variable = dataset.variables[name]
+        variable.attrs.setdefault("long_name", text)
+        if name == "step":
+            variable.attrs.setdefault("units", "updates")
+        elif variable.dtype.kind == "f":
+            variable.attrs.setdefault("units", units if name in names else "1")
     return dataset
 
 

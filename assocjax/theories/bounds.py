@@ -153,7 +153,9 @@ def theorem_bounds(dataset: xr.Dataset) -> xr.Dataset:
     variables["conditions_met"] = variables["conditions"].all("condition", keep_attrs=False)
     variables["conditions"].attrs["long_name"] = "whether a condition of the theorem holds"
     variables["conditions_met"].attrs["long_name"] = "whether all conditions of the theorem hold"
-    return xr.Dataset(variables, attrs=dataset.attrs)
+    return results.describe(
+        xr.Dataset(variables, attrs=dataset.attrs), {"condition": "condition of the theorem"}
+    )
 
 
 def _check_sweep(dataset: xr.Dataset) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""The protocol of a theory: weights and gradients of a training run, foretold from statistics.
+"""The protocol of a theory: weights and gradients of a training run, predicted from statistics.
 
 A theory is a subclass of `Theory` with a name, `prepare`, which computes its statistics of a
 corpus, and either a `gradient`, by which its own weights are trained beside the run by the same
@@ -84,6 +84,9 @@ class Theory(abc.ABC):
     from_start: bool = False
     of_batches: bool = True
     weight_copies: int = 6
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'name', None)!r})"
 
     def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: B027
         """Raises InputError if the theory does not apply to this model or optimizer."""

@@ -51,7 +51,7 @@ def twin_loss(
 
     Raises:
       InputError, InputTypeError: `order` or `rows` is out of range; there is no mean loss of this
-        order; or one of `key` and `rows` is given without the other.
+        order; one of `key` and `rows` is given without the other; or `statistics` are others.
 
     Cost: the layers of V rows, and V^2 d multiply-adds in each for fixed attention, or d for each
       entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; orders 3 to
@@ -60,6 +60,7 @@ def twin_loss(
       `rematerialize`, and V + n states for each layer. Logits, and the keys and values that drawn
       rows read, are made by blocks of rows.
     """
+    check_is("statistics", statistics, TwinStatistics)
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
     if (key is None) != (rows is None):
         raise InputError("key and rows must be given together, or neither")
@@ -127,7 +128,8 @@ def attention_only_twin_loss(
       order: see `assocjax.theories.twins`.
 
     Raises:
-      InputError, InputTypeError: `order` is out of range, or has no mean loss.
+      InputError, InputTypeError: `order` is out of range, or has no mean loss; or `params` or
+        `statistics` are others.
 
     Cost: (2 L + 1) V^3 multiply-adds.
     """
