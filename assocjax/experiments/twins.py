@@ -15,6 +15,7 @@ All are trained side by side; only their current states are in memory.
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,7 @@ def compare_twins(
     seed: int = 0,
     init_scale: float = 1.0,
     progress: Callable[[str, int], None] | None = None,
+    observe: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> xr.Dataset:
     """Trains real runs and twins from one start by one recipe, and compares their changes.
 
@@ -93,6 +95,8 @@ def compare_twins(
       seed: determines the start, the orders of batches, and what twins draw.
       init_scale: as in `Model.init`.
       progress: called with a name and the number of updates after each part of the training.
+      observe: called with 0 and each of `steps`, and the weights then: of the real runs, by the
+        name "runs", and of each twin, by its own; each with a leading axis for the trajectories.
 
     Returns:
       A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
@@ -159,7 +163,11 @@ def compare_twins(
     weights = list(model.weights(start))
     products = jax.jit(partial(_products, model))
     found = []
-    for _, states in train_together(optimizer, groups, recorded, progress):
+    if observe is not None:
+        observe(0, {name: group.starts for name, group in groups.items()})
+    for step, states in train_together(optimizer, groups, recorded, progress):
+        if observe is not None:
+            observe(step, states)
         each = products(start, list(states.values()))
         found.append(_by_layer([each[name] for name in weights]))
     dims = ("twin", "held_out", "weight", "layers", "step")
