@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 THEORIES = ("leading", "effective", "leading-factored")
 """The theories that a sweep compares by default, where they apply to its model."""
 
-_TWINS = (*(f"twin-{order}" for order in range(7)), *(f"twin-{order}-mean" for order in range(3)))
+_TWINS = (*(f"twin-{order}" for order in range(8)), *(f"twin-{order}-mean" for order in range(3)))
 
 _REGISTRY: "Registry[Theory]" = Registry(
     "theory",

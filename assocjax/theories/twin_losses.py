@@ -19,7 +19,6 @@ from assocjax.theories._twin_draws import NEAR, Draws, draw_rows, draw_tokens
 from assocjax.theories.twin_statistics import TwinStatistics
 
 ORDERS = (0, 1, 2, 3, 4, 5, 6, 7)
-OWN = (5,)
 MEAN_ORDERS = (0, 1, 2)
 """Orders that have a mean loss."""
 
@@ -44,7 +43,7 @@ def twin_loss(
       params: its weights.
       statistics: from `prepare_twin`.
       key: from which pairs and contexts are drawn; for drawn pairs only.
-      order: 0 to 5, see `assocjax.theories.twins`; static.
+      order: 0 to 7, see `assocjax.theories.twins`; static.
       rows: number of drawn pairs, as many as a batch has positions; static. None is the mean over
         all pairs, of orders 0 to 2.
       rematerialize: whether the gradient computes each layer a second time, from the states of the
@@ -55,11 +54,11 @@ def twin_loss(
         order; or one of `key` and `rows` is given without the other.
 
     Cost: the layers of V rows, and V^2 d multiply-adds in each for fixed attention, or d for each
-      entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; orders 3 to
-      5 also need the layers of n rows, and n T d gathers in each, order 5 (n + V) T d. Independent
-      of the text's length. Memory: the activations of V + n rows in all layers, or in one layer if
-      `rematerialize`, and V + n states for each layer. Logits, and the keys and values that drawn
-      rows read, are made by blocks of rows.
+      entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; from order
+      3 also the layers of n rows, and n T d gathers in each, order 5 (n + V) T d; orders 6 and 7
+      the layers of 3 n and of 5 n rows. Independent of the text's length. Memory: the activations
+      of V rows and of these in all layers, or in one layer if `rematerialize`, and their states for
+      each layer. Logits, and the keys and values that drawn rows read, are made by blocks of rows.
     """
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
     if (key is None) != (rows is None):
@@ -74,7 +73,7 @@ def twin_loss(
     else:
         draws = draw_rows(statistics, key, order, check_integer("rows", rows, minimum=1))
         of_tokens = jax.random.fold_in(key, rows)
-        tokens = draw_tokens(statistics, of_tokens) if order in OWN else None
+        tokens = draw_tokens(statistics, of_tokens) if order == 5 else None
     h = last_states(decoder, params, statistics, draws, tokens, order, rematerialize=rematerialize)
     if draws is None:
         return _mean_nll(unembed, h, statistics, order)
