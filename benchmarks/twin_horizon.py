@@ -32,6 +32,7 @@ import numpy as np
 import xarray as xr
 from harness import finish, parser
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 import assocjax as aj
 from assocjax import figures, llm
@@ -122,12 +123,12 @@ def verdict(laws: dict[str, dict[str, float]]) -> list[str]:
             lines.append(f"{twin}: leaves in too few cells for a law.")
             continue
         a, spread = law["rate"], law["rate_spread"]
-        near = [what for value, what in ((0, "summed rate"), (1, "step")) if abs(a - value) < 0.25]
-        says = f"near a constant {near[0]}" if near else "at neither a constant sum nor step"
+        nearer = "summed rate" if abs(a) < abs(a - 1) else "number of steps"
+        both = f"rate^{a:.2f} (spread {spread:.2f} over {law['groups']} texts and weights)"
+        both += f" width^{law['width']:.2f} (spread {law['width_spread']:.2f})"
         lines.append(
-            f"{twin}: leaves {says}: S ~ rate^{a:.2f} width^{law['width']:.2f} (spread over "
-            f"{law['groups']} groups {spread:.2f}, {law['width_spread']:.2f}); left over is a "
-            f"factor of {law['factor']:.2f}."
+            f"{twin}: leaves nearer to a constant {nearer} than to the other: S ~ {both}, steps ~ "
+            f"rate^{a - 1:.2f}; what this leaves is a factor of {law['factor']:.2f}."
         )
     return lines
 
@@ -158,37 +159,53 @@ def tables(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[dict], shown: list[str], last: dict[float, float]) -> Figure:
-    """The summed rate at which twins leave, over the peak rate; a row for each text, a column for
-    each weight. Triangles have not left at the end; sizes of markers are widths."""
+def draw(rows: list[dict], shown: list[str], end: int) -> Figure:
+    """The step at which twins leave, over the peak rate; a row for each text, a column for each
+    weight. Triangles have not left at the end; larger markers are larger widths. Dotted lines have
+    a constant summed rate, up to the schedule."""
     texts, twins = (list(dict.fromkeys(row[key] for row in rows)) for key in ("text", "twin"))
-    widths = sorted({row["width"] for row in rows})
-    figure = Figure(figsize=(2.5 * len(shown), 2.4 * len(texts)), layout="constrained")
+    widths, rates = (sorted({row[key] for row in rows}) for key in ("width", "rate"))
+    figure = Figure(figsize=(2.3 * len(shown) + 1, 2.5 * len(texts)), layout="constrained")
     axes = figure.subplots(len(texts), len(shown), sharex=True, sharey=True, squeeze=False)
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(twins)))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.88, len(twins)))
     for (i, text), (j, weight) in itertools.product(enumerate(texts), enumerate(shown)):
         ax = axes[i, j]
+        for start in (0.003, 0.03, 0.3):
+            ax.plot(rates, [start / rate for rate in rates], ":", color="0.6", lw=0.8, zorder=1)
         for k, (twin, color) in enumerate(zip(twins, colors, strict=True)):
             of = [r for r in rows if (r["text"], r["weight"], r["twin"]) == (text, weight, twin)]
             for row in of:
-                left = row["step"] < math.inf
-                y = max(row["summed"], min(last.values()) / 1e4) if left else last[row["rate"]]
-                size = 4 + 5 * widths.index(row["width"]) / max(1, len(widths) - 1)
-                x = row["rate"] * 1.06 ** (k - (len(twins) - 1) / 2)
+                left, size = row["step"] < math.inf, 3 + 2 * widths.index(row["width"])
+                x = row["rate"] * 1.1 ** (k - (len(twins) - 1) / 2)
+                y = max(row["step"], 1) if left else end
                 fill = color if left else "white"
                 ax.plot(x, y, "o" if left else "^", ms=size, mec=color, mfc=fill, zorder=3)
             ax.plot([], [], "o", color=color, label=twin)
-        rates = np.array(sorted(last))
-        ax.plot(rates, [last[rate] for rate in rates], color="0.6", lw=0.8, ls=":", zorder=1)
-        ax.set(xscale="log", yscale="log")
-        ax.set_title(f"{text[:16]}: {weight.replace('_', ' ')}", fontsize=9)
+        ax.set(xscale="log", yscale="log", ylim=(0.8, 2 * end))
+        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_title(f"{text.replace('_', ' ')[:12]}: {weight.replace('_', ' ')}", fontsize=9)
         ax.set_xlabel("peak learning rate" if i == len(texts) - 1 else "", fontsize=9)
-        ax.set_ylabel("summed rate at leaving" if j == 0 else "", fontsize=9)
+        ax.set_ylabel("step at leaving" if j == 0 else "", fontsize=9)
         ax.grid(alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
-    figure.suptitle("Where twins leave real runs (triangles: not within the dotted line)")
+    figure.suptitle("Where twins leave real runs (triangles: they have not; dotted: constant sums)")
     return figure
+
+
+def cosines(cell: xr.Dataset, steps: list[int]) -> str:
+    """The ceiling and the twins' cosines at some recorded steps."""
+    recipe = json.loads(cell.attrs["cell"])
+    names = [SHORT.get(name, name) for name in cell["weight"].values.tolist()]
+    head = f"{recipe['text']}, width {recipe['width']}, peak rate {recipe['rate']:g}: cosine"
+    lines = [f"\n{head}", f"{'step':>5} {'':8}" + "".join(f"{name:>10}" for name in names)]
+    for step in (step for step in steps if step in cell["step"].values):
+        values = cell["cosine"].sel(layers="all", step=step).mean("held_out")
+        for twin in values["twin"].values.tolist():
+            row = "".join(f"{value:10.3f}" for value in values.sel(twin=twin).values)
+            lines.append(f"{step:5} {twin:8}{row}")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -196,7 +213,10 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("texts", nargs="*", help="files; the fables by default")
     options.add_argument("--figure", type=Path, help="a figure, without suffix")
     options.add_argument(
-        "--shown", nargs="+", default=["query", "value", "embedding", "mlp_in", "unembedding"]
+        "--shown",
+        nargs="+",
+        default=["query", "value", "attention_output", "embedding", "biases"],
+        help="weights of the figure",
     )
     options.add_argument("--folder", type=Path, help="where cells are kept; nowhere by default")
     options.add_argument("--widths", type=int, nargs="+", default=[24, 48, 96])
@@ -211,6 +231,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--steps", type=int, default=1024)
     options.add_argument("--schedule", type=int, default=2048, help="steps of the schedule")
     options.add_argument("--runs", type=int, default=3)
+    options.add_argument("--cosines", type=int, nargs="*", default=[], help="print them at steps")
     options.add_argument("--margin", type=float, default=0.05, help="below the ceiling")
     options = options.parse_args(arguments)
     if options.small:
@@ -261,15 +282,14 @@ def main(arguments: list[str] | None = None) -> dict:
                 aj.save(found, file)
             print(f"{name}: {time.perf_counter() - before:.0f} s", flush=True)
         rows += leaving(found, options.margin)
+        if options.cosines:
+            print(cosines(found, options.cosines), end="\n\n")
     print(tables(rows), end="\n\n")
     laws = {twin: fit_law(rows, twin) for twin in dict.fromkeys(row["twin"] for row in rows)}
     print("\n".join(verdict(laws)))
     if options.figure is not None:
-        last = {
-            rate: float(summed_rates(rate, options.schedule, options.steps)[-1])
-            for rate in options.rates
-        }
-        figures.save(draw(rows, options.shown, last), options.figure)
+        some = [row for row in rows if row["twin"] != "twin-0"]  # which leaves at once
+        figures.save(draw(some, options.shown, options.steps), options.figure)
     result = {"options": {name: str(value) for name, value in vars(options).items()}}
     result |= {"leaving": rows, "laws": laws, "seconds": time.perf_counter() - begin}
     return finish(result, options.out)
