@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.errors import InputError
@@ -224,7 +224,8 @@ def _drawn_rows(
     """The last states of drawn rows.
 
     h are the states that they read, of the rows of order 2 or, in order 5, of the rows `tokens`. A
-    row has states of its own for x, and for the tokens before it that stand in order: [n,S,d].
+    row has states of its own for x, and for the tokens before it that stand in order, from x
+    backwards: [n,S,d].
     """
     h, shift = _start(decoder, statistics)
 
@@ -243,16 +244,13 @@ def _drawn_rows(
         of_tokens = advance(block, h, k, v, (h[tokens.x] + at)[:, None], tokens)[:, 0]
         return jnp.zeros_like(h).at[tokens.x].set(of_tokens - at), row
 
-    places = np.maximum(_places(draws.t, NEAR.get(order, 0) + 1), 0)
-    in_order = jnp.take_along_axis(draws.context, places[:, :-1], axis=1)
-    ids = jnp.concatenate([in_order, draws.x[:, None]], axis=1)
+    # Places below 0 are none. The row of x is first, because XLA's programs for CPUs abort where
+    # the last of many rows is taken (jaxlib 0.10).
+    places = np.maximum(draws.t[:, None] - np.arange(NEAR.get(order, 0) + 1), 0)
+    in_order = jnp.take_along_axis(draws.context, places[:, 1:], axis=1)
+    ids = jnp.concatenate([draws.x[:, None], in_order], axis=1)
     states = h, h[ids] + shift[places]
-    return decoder.through_layers(layer, states, rematerialize=rematerialize)[1][:, -1]
-
-
-def _places(t: Int[np.ndarray, " n"], number: int) -> Int[np.ndarray, "n S"]:
-    """The last positions up to t; those below 0 are none."""
-    return t[:, None] + np.arange(1 - number, 1)
+    return decoder.through_layers(layer, states, rematerialize=rematerialize)[1][:, 0]
 
 
 def _read(
@@ -284,7 +282,7 @@ def _read(
     def of_order_4(rows):
         _, t, ids, q_own, k_own, v_own = rows
         length = ids.shape[1]
-        at = t[:, None] + jnp.arange(1 - S, 1, dtype=t.dtype)[None]
+        at = t[:, None] - jnp.arange(S, dtype=t.dtype)[None]
         if config.learned_positions and length:
             moved = _take(h, ids) + shift[None, :length]
             found: Any = free.apply(weights, moved, method=Block.heads)
@@ -295,9 +293,9 @@ def _read(
         q_own, k_own = (rotate(config, each, at) for each in (q_own, k_own))
         keys = jnp.concatenate([k_read, k_own], axis=1)
         values = jnp.concatenate([v_read, v_own], axis=1)
-        before = jnp.arange(length, dtype=t.dtype)[None] < at[:, :1]
+        before = jnp.arange(length, dtype=t.dtype)[None] <= t[:, None] - S
         before = jnp.broadcast_to(before[:, None], (len(t), S, length))
-        own = jnp.tri(S, dtype=bool)[None] & (at >= 0)[:, None] | jnp.eye(S, dtype=bool)[None]
+        own = jnp.tri(S, dtype=bool).T[None] & (at >= 0)[:, None] | jnp.eye(S, dtype=bool)[None]
         return attend(config, q_own, keys, values, jnp.concatenate([before, own], axis=-1))
 
     every = draws.x, jnp.asarray(draws.t, jnp.int32), draws.context
