@@ -14,9 +14,10 @@ that they are read as the matrices [V,V]
 
 whose row a and column b tell how much token b is expected after token a. What an order adds is the
 change of its twin without its projection on the changes of the twins of lower orders, as in the
-shares. Its largest entries are printed with the number of times that b follows a in the text, and
-beside them their ranks, of all V^2 entries, in what the order adds and in the mean change of the
-real runs.
+shares. Entries are scored within their columns (z-scores). The largest of those pairs that occur at
+least `--least` times are printed with their occurrences in the text and their rank, of these pairs,
+in the mean change of the real runs. Whether the reading says anything shows beside them: how many
+of the 100 largest entries of all V^2 pairs occur in the text, and how many of any 100 pairs do.
 """
 
 import time
@@ -65,17 +66,25 @@ def readings(states: dict[int, dict[str, Any]], step: int) -> dict[str, list[np.
     return found
 
 
+def z_scores(matrix: np.ndarray) -> np.ndarray:
+    """How far each entry is above the mean of its column, in standard deviations of the column."""
+    spread = matrix.std(axis=0)
+    return (matrix - matrix.mean(axis=0)) / np.where(spread > 0, spread, 1)
+
+
 def largest(
-    order: np.ndarray, runs: np.ndarray, bigram: np.ndarray, words: list[str], k: int
-) -> list[dict[str, Any]]:
-    """The k largest entries of what an order adds, and where they stand in the real runs."""
-    best = np.argsort(-order, axis=None, kind="stable")[:k]
-    rank = np.empty(runs.size, int)
-    rank[np.argsort(-runs, axis=None, kind="stable")] = np.arange(1, runs.size + 1)
-    pairs = zip(*np.unravel_index(best, order.shape), rank[best], strict=True)
+    order: np.ndarray, runs: np.ndarray, bigram: np.ndarray, least: int, k: int
+) -> list[dict[str, int]]:
+    """The k pairs that occur often enough and have the largest scores in what an order adds, and
+    the rank of each, of these pairs, in the real runs."""
+    pairs = np.argwhere(bigram >= least)
+    scores, of_runs = (matrix[tuple(pairs.T)] for matrix in (order, runs))
+    rank = np.empty(len(pairs), int)
+    rank[np.argsort(-of_runs, kind="stable")] = np.arange(1, len(pairs) + 1)
     return [
-        {"pair": f"{words[a]} -> {words[b]}", "occurrences": int(bigram[a, b]), "rank": int(at)}
-        for a, b, at in pairs
+        {"a": int(a), "b": int(b), "occurrences": int(bigram[a, b]), "rank": int(rank[i])}
+        for i in np.argsort(-scores, kind="stable")[:k].tolist()
+        for a, b in [pairs[i]]
     ]
 
 
@@ -95,11 +104,13 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--learning-rate", type=float, default=1e-3)
     options.add_argument("--runs", type=int, default=4)
     options.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2, 3, 4, 6])
-    options.add_argument("--top", type=int, default=10, help="entries of an order and weight")
+    options.add_argument("--top", type=int, default=10, help="pairs of an order and weight")
+    options.add_argument("--least", type=int, default=10, help="occurrences of a listed pair")
     options = options.parse_args(arguments)
     if options.small:
         small = {"width": 16, "layers": 1, "heads": 2, "vocab_size": 300, "seq_len": 8}
         vars(options).update(small, batch_size=4, sequences=64, steps=[2], runs=2, orders=[0, 1])
+        options.least = 1
     begin, found = time.perf_counter(), {}
     for text in options.texts or ["fables"]:
         name = Path(text).stem
@@ -130,14 +141,23 @@ def main(arguments: list[str] | None = None) -> dict:
         if options.figures is not None:
             figures.save(aj.plot_shares(aj.twin_shares(dataset)), options.figures / name)
         words = [repr(tokenizer.decode([token]))[1:-1] for token in range(V)]
-        lists = {}
+        lists, bigram = {}, statistics.bigram.toarray()
         for weight, of in readings(states, dataset.step.values.tolist()[-1]).items():
             for order, matrix in zip(sorted(options.orders), of[:-1], strict=True):
-                rows = largest(matrix, of[-1], statistics.bigram.toarray(), words, options.top)
-                lists[f"{weight}, order {order}"] = rows
-                print(f"{weight}, order {order}: pair (occurrences; rank in the real runs)")
-                line = (f"{r['pair']} ({r['occurrences']}; {r['rank']})" for r in rows)
-                print("  " + ", ".join(line))
+                scores = z_scores(matrix)
+                seen = bigram.ravel()[np.argsort(-scores, axis=None, kind="stable")[:100]]
+                rows = largest(scores, z_scores(of[-1]), bigram, options.least, options.top)
+                occur, chance = int(np.sum(seen > 0)), 100 * float(np.mean(bigram > 0))
+                lists[f"{weight}, order {order}"] = {"rows": rows, "occur": occur, "any": chance}
+                print(
+                    f"{weight}, order {order}: of the 100 largest entries {occur} occur, of any 100"
+                    f" pairs {chance:.0f}. Pair (occurrences; rank in the real runs):"
+                )
+                pairs = (
+                    f"{words[r['a']]} -> {words[r['b']]} ({r['occurrences']}; {r['rank']})"
+                    for r in rows
+                )
+                print("  " + ", ".join(pairs))
         share = aj.twin_shares(dataset)["share"].sel(layers="all")
         found[name] = {"lists": lists, "shares": share.to_dict()}
     result = {"options": {name: str(value) for name, value in vars(options).items()}}

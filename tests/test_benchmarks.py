@@ -132,7 +132,8 @@ def test_what_an_order_adds_is_orthogonal_to_lower_orders(benchmark):
     np.testing.assert_allclose(first, changes[0])
     assert np.sum(second * changes[1]) == pytest.approx(np.sum(second**2))
     counts = np.arange(6).reshape(2, 3)
-    rows = shares.largest(np.eye(2, 3), -np.eye(2, 3), counts, ["x", "y", "z"], 2)
-    assert [row["pair"] for row in rows] == ["x -> x", "y -> y"]
-    assert [row["occurrences"] for row in rows] == [0, 4]
-    assert [row["rank"] for row in rows] == [5, 6]
+    rows = shares.largest(np.eye(2, 3), -np.eye(2, 3), counts, 2, 2)
+    expected = [(1, 1, 4, 4), (0, 2, 2, 1)]  # (0, 0) does not occur twice
+    assert [tuple(row.values()) for row in rows] == expected
+    scores = shares.z_scores(np.array([[1.0, 5], [3, 5]]))
+    np.testing.assert_allclose(scores, [[-1, 0], [1, 0]])
