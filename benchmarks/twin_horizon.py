@@ -133,6 +133,16 @@ def verdict(laws: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
+def by_weight(rows: list[dict], twin: str) -> str:
+    """The power of the peak rate, fitted for each weight over all texts."""
+    found = []
+    for weight in dict.fromkeys(row["weight"] for row in rows):
+        law = fit_law([row for row in rows if row["weight"] == weight], twin)
+        if law["cells"] and not math.isnan(law["rate"]):
+            found.append(f"{SHORT.get(weight, weight)} {law['rate']:.2f} ({law['cells']} cells)")
+    return f"{twin}: power of the rate by weight: " + (", ".join(found) or "too few cells")
+
+
 def tables(rows: list[dict]) -> str:
     """For every text and twin: the step, and the summed rate, at which each weight leaves."""
 
@@ -184,7 +194,7 @@ def draw(rows: list[dict], shown: list[str], end: int) -> Figure:
         ax.set(xscale="log", yscale="log", ylim=(0.8, 2 * end))
         ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
         ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(f"{text.replace('_', ' ')[:12]}: {weight.replace('_', ' ')}", fontsize=9)
+        ax.set_title(f"{text.split('_')[0][:12]}: {weight.replace('_', ' ')}", fontsize=9)
         ax.set_xlabel("peak learning rate" if i == len(texts) - 1 else "", fontsize=9)
         ax.set_ylabel("step at leaving" if j == 0 else "", fontsize=9)
         ax.grid(alpha=0.3)
@@ -286,7 +296,7 @@ def main(arguments: list[str] | None = None) -> dict:
             print(cosines(found, options.cosines), end="\n\n")
     print(tables(rows), end="\n\n")
     laws = {twin: fit_law(rows, twin) for twin in dict.fromkeys(row["twin"] for row in rows)}
-    print("\n".join(verdict(laws)))
+    print("\n".join([*verdict(laws), *(by_weight(rows, twin) for twin in laws)]))
     if options.figure is not None:
         some = [row for row in rows if row["twin"] != "twin-0"]  # which leaves at once
         figures.save(draw(some, options.shown, options.steps), options.figure)
