@@ -279,6 +279,15 @@ def test_draws_in_order(x64):
     assert np.isin(np.ravel_multi_index(other, (V,) * 4), known).mean() < 0.5
 
 
+def test_a_text_without_four_tokens_in_a_row():
+    """Order 6 then draws what order 4 draws."""
+    statistics = aj.context_statistics(random_tokens(0, 9, 2, V), V)
+    assert statistics.before.nnz == 0
+    prepared = aj.prepare_twin(statistics)
+    one, other = (draw_rows(prepared, jax.random.key(0), order, 8) for order in (4, 6))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_order_6_learns_a_language_of_three_tokens(promote):
     """Where a token is determined by the two before it, in order, it foretells the text better than
     without order; neither has read it."""

@@ -67,6 +67,8 @@ def _in_order(
 
     Two at a time are drawn from `before`, given the two after them.
     """
+    if not statistics.before.own.size:
+        return context
     row = np.arange(t.size)
     known = jnp.ones(t.size, bool)
     for distance in range(0, near, 2):
