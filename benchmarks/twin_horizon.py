@@ -134,13 +134,14 @@ def verdict(laws: dict[str, dict[str, float]]) -> list[str]:
 
 
 def by_weight(rows: list[dict], twin: str) -> str:
-    """The power of the peak rate, fitted for each weight over all texts."""
+    """The powers of the peak rate and of the width, fitted for each weight over all texts."""
     found = []
     for weight in dict.fromkeys(row["weight"] for row in rows):
         law = fit_law([row for row in rows if row["weight"] == weight], twin)
         if law["cells"] and not math.isnan(law["rate"]):
-            found.append(f"{SHORT.get(weight, weight)} {law['rate']:.2f} ({law['cells']} cells)")
-    return f"{twin}: power of the rate by weight: " + (", ".join(found) or "too few cells")
+            powers = f"{law['rate']:.2f}, {law['width']:.2f} ({law['cells']} cells)"
+            found.append(f"{SHORT.get(weight, weight)} {powers}")
+    return f"{twin}: powers of rate and width by weight: " + (", ".join(found) or "too few cells")
 
 
 def tables(rows: list[dict]) -> str:
