@@ -257,6 +257,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
+    grid: list[tuple[int, float, str]]
     grid = list(itertools.product(options.widths, options.rates, texts))
     grid.sort(key=lambda cell: (cell[0] != middle[0]) + (cell[1] != middle[1]))
     for width, rate, text in grid:
