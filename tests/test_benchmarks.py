@@ -97,3 +97,43 @@ def test_products_of_the_dense_step_are_as_many_as_its_program_has(benchmark):
     jaxpr = jax.make_jaxpr(lambda p: module.jax_autograd(p, tokens, 1))(params).jaxpr
     counted = benchmark("matmul_peak").product_flops(jaxpr)
     assert counted == benchmark("matmul_peak").dense_flops(V, T, L, N)
+
+
+def test_a_twin_leaves_for_good(benchmark):
+    """From the last crossing on, interpolated in the logarithm of the step."""
+    leaving_step = benchmark("twin_horizon").leaving_step
+    steps = np.array([1.0, 2, 4, 8, 16])
+    assert leaving_step(steps, np.array([0, 0.9, 0.04, 0.06, 0.2]), 0.05) == pytest.approx(32**0.5)
+    assert leaving_step(steps, np.array([0.3, 0.9, 0.1, 0.06, 0.2]), 0.05) == 0
+    assert leaving_step(steps, np.array([0.3, 0.9, 0.1, 0.06, 0.04]), 0.05) == np.inf
+
+
+def test_the_law_of_leaving_is_recovered(benchmark):
+    """Powers that differ by a known amount between two weights; what has not left is left out."""
+    horizon, rows = benchmark("twin_horizon"), []
+    for weight, power in (("value", 0.3), ("query", 0.5)):
+        for rate, width in ((1e-3, 16), (1e-3, 32), (4e-3, 16), (4e-3, 32)):
+            row = {"text": "a", "twin": "twin-2", "weight": weight, "rate": rate, "width": width}
+            rows.append(row | {"step": 5.0, "summed": 7 * rate**power / width})
+    rows += [row | {"step": step, "summed": step} for row in rows[:2] for step in (0.0, np.inf)]
+    law = horizon.fit_law(rows, "twin-2")
+    assert (law["cells"], law["groups"]) == (8, 2)
+    assert (law["rate"], law["rate_spread"]) == pytest.approx((0.4, 0.1))
+    assert (law["width"], law["width_spread"]) == pytest.approx((-1, 0), abs=1e-9)
+    assert law["factor"] == pytest.approx(np.exp(0.1 * np.log(2)))
+
+
+def test_what_an_order_adds_is_orthogonal_to_lower_orders(benchmark):
+    shares = benchmark("twin_shares")
+    changes = list(np.random.default_rng(0).normal(size=(3, 4, 5)))
+    first, second, third = shares.added(changes)
+    for a, b in ((first, second), (first, third), (second, third)):
+        assert np.sum(a * b) == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(first, changes[0])
+    assert np.sum(second * changes[1]) == pytest.approx(np.sum(second**2))
+    counts = np.arange(6).reshape(2, 3)
+    rows = shares.largest(np.eye(2, 3), -np.eye(2, 3), counts, 2, 2)
+    expected = [(1, 1, 4, 4), (0, 2, 2, 1)]  # (0, 0) does not occur twice
+    assert [tuple(row.values()) for row in rows] == expected
+    scores = shares.z_scores(np.array([[1.0, 5], [3, 5]]))
+    np.testing.assert_allclose(scores, [[-1, 0], [1, 0]])

@@ -37,6 +37,27 @@ def brute_force(data):
     return bigram, token, pair, positions
 
 
+def test_counts_of_four_tokens_in_a_row(data, monkeypatch):
+    """Against a loop; a masked position interrupts a row."""
+    monkeypatch.setattr(contexts, "_BLOCK_PAIRS", 7 * 45)
+    V = data.vocab_size
+    expected = np.zeros((V, V, V, V), int)
+    for tokens, mask in zip(data.tokens, data.mask, strict=True):
+        for t in range(2, data.seq_len):
+            if mask[t - 2 : t + 1].all():
+                a, b, x, y = tokens[t - 2 : t + 2]
+                expected[x, y, a, b] += 1
+    found = aj.context_statistics(data)
+    x, y = found.bigram.nonzero()
+    before = found.before.toarray()
+    np.testing.assert_array_equal(before, expected[x, y][:, x, y])
+    assert before.sum() == expected.sum() > 100
+    limited = aj.context_statistics(data, max_entries=100)
+    kept = np.diff(limited.before.indptr) > 0
+    assert 0 < limited.before.nnz <= 100
+    np.testing.assert_array_equal(limited.before.toarray()[kept], before[kept])
+
+
 def assert_same_bits(one, other):
     for a, b in zip(one, other, strict=True):
         if isinstance(a, csr_array):

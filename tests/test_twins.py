@@ -18,7 +18,7 @@ from assocjax.experiments.config import run_keys
 from assocjax.models.decoder import Decoder, DecoderModel, causal, gpt2, llama, neox, rotate
 from assocjax.models.model import Sizes
 from assocjax.theories import _sparse_contexts, twin_losses, twins
-from assocjax.theories._twin_draws import draw_rows, draw_tokens
+from assocjax.theories._twin_draws import NEAR, draw_rows, draw_tokens
 from assocjax.theories.theory import Batch
 
 V, T, L = 11, 6, 2
@@ -110,6 +110,14 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
         place = module.embed(zero, every) - module.embed(zero, zero)
         place -= (statistics.positions / statistics.positions.sum() @ place)[None]
 
+        def advance_last(block, h, rows, x, t, ids):
+            """The last rows up to x after a layer, in which other tokens have the states h."""
+            ids, n = jnp.append(ids[:t], x), len(rows)
+            states = (h[ids] + place[: t + 1]).at[t + 1 - n :].set(rows)
+            q, k, v = block.heads(states)
+            q, k = (rotate(config, each, jnp.arange(t + 1)) for each in (q, k))
+            return block.finish(rows, causal(config, q, k, v)[t + 1 - n :])
+
         def advance(block, h, row, x, t, ids):
             """The row after a layer, in which tokens have the states h."""
             ids = jnp.append(ids[:t], x)
@@ -133,6 +141,13 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
                 states.append(h)
         total = 0
         for x, y, t, ids in zip(*draws, strict=True):
+            if order > 5:
+                n = min(t, NEAR[order]) + 1
+                row = (states[0][jnp.append(ids[:t], x)] + place[: t + 1])[t + 1 - n :]
+                for block, h in zip(module.blocks, states[:-1], strict=True):
+                    row = advance_last(block, h, row, x, t, ids)
+                total += nll(module.unembed(row[-1]), y)
+                continue
             row = states[0][x] + place[t]
             for block, h in zip(module.blocks, states, strict=True):
                 row = advance(block, h, row, x, t, ids)
@@ -144,7 +159,7 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
 
 @pytest.mark.parametrize(
     ("name", "order"),
-    [("neox", 2), ("llama", 3), ("neox", 4), ("gpt2", 4), ("llama", 5), ("gpt2", 5)],
+    [("neox", 2), ("llama", 3), ("neox", 4), ("gpt2", 4), ("llama", 5), ("gpt2", 5), ("gpt2", 6)],
 )
 def test_drawn_losses(name, order, x64):
     config = CONFIGS[name]
@@ -221,6 +236,91 @@ def test_distributions_of_draws(x64):
     assert not pairs[some[-1]].any()
 
 
+def test_draws_in_order(x64):
+    """The two tokens before x, given x and y, have the frequencies of four tokens in a row."""
+    data = corpus()
+    statistics = aj.context_statistics(data)
+    draws = draw_rows(aj.prepare_twin(statistics), jax.random.key(0), 6, 100_000)
+    x, y, context = (np.asarray(a) for a in (draws.x, draws.y, draws.context))
+    some, far = np.flatnonzero(draws.t >= 2), np.flatnonzero(draws.t >= 4)
+    four = np.stack(
+        [context[some, draws.t[some] - 2], context[some, draws.t[some] - 1], x[some], y[some]]
+    )
+    drawn = np.bincount(np.ravel_multi_index(four, (V,) * 4), minlength=V**4)
+    inputs, targets = statistics.bigram.nonzero()
+    rows, before = statistics.before.nonzero()
+    known = np.ravel_multi_index(
+        (inputs[before], targets[before], inputs[rows], targets[rows]), (V,) * 4
+    )
+    counts = statistics.before.data
+    share = statistics.bigram.data[rows] * counts / statistics.before.sum(axis=1)[rows]
+    expected = some.size * share / statistics.bigram.sum()
+    assert np.all(np.abs(drawn[known] - expected) <= 5 * np.sqrt(expected) + 5)
+    # Where none is known, tokens are drawn without order.
+    assert abs(drawn[known].sum() - expected.sum()) < 5 * np.sqrt(expected.sum())
+    assert expected.sum() > 0.7 * some.size
+    # Two more, given the two after them.
+    more = draw_rows(aj.prepare_twin(statistics), jax.random.key(1), 7, 100_000)
+    index = np.full((V, V), -1)
+    index[inputs, targets] = np.arange(inputs.size)
+    last = np.flatnonzero(more.t >= 4)
+    back = [np.asarray(more.context)[last, more.t[last] - d] for d in (4, 3, 2, 1)]
+    here = index[np.asarray(more.x)[last], np.asarray(more.y)[last]]
+    sums = statistics.before.sum(axis=1)
+    near = np.where(sums[here] > 0, index[back[2], back[3]], -1)
+    both = (near >= 0) & (sums[near] > 0)
+    found = np.zeros(statistics.before.shape)
+    np.add.at(found, (near[both], index[back[0], back[1]][both]), 1)
+    given = statistics.before.toarray() / np.maximum(sums, 1)[:, None]
+    expected = found.sum(axis=1)[:, None] * given
+    assert np.all(np.abs(found - expected) <= 5 * np.sqrt(expected) + 5)
+    assert found[given == 0].sum() == 0
+    assert both.mean() > 0.4
+    # Without order far fewer of them are four tokens in a row.
+    other = np.stack([context[far, 0], context[far, 1], x[far], y[far]])
+    assert np.isin(np.ravel_multi_index(other, (V,) * 4), known).mean() < 0.5
+
+
+def test_a_text_without_four_tokens_in_a_row():
+    """Order 6 then draws what order 4 draws."""
+    statistics = aj.context_statistics(random_tokens(0, 9, 2, V), V)
+    assert statistics.before.nnz == 0
+    prepared = aj.prepare_twin(statistics)
+    one, other = (draw_rows(prepared, jax.random.key(0), order, 8) for order in (4, 6))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_order_6_learns_a_language_of_three_tokens(promote):
+    """Where a token is determined by the two before it, in order, it foretells the text better than
+    without order; neither has read it."""
+    rng = np.random.default_rng(0)
+    V, T = 5, 8
+    tokens = rng.integers(0, V, (400, T + 1))
+    for t in range(2, T + 1):
+        certain = (tokens[:, t - 2] + 2 * tokens[:, t - 1]) % V
+        tokens[:, t] = np.where(rng.random(400) < 0.9, certain, tokens[:, t])
+    tokens = tokens.astype(np.int32)
+    model = DecoderModel("small neox", neox(V, T, 1, 16, 2))
+    weights = {}
+    experiment.compare_twins(
+        model,
+        tokens,
+        vocab_size=V,
+        optimizer=optax.adam(1e-2),
+        steps=[150],
+        batch_size=16,
+        num_runs=2,
+        twins=[twins.StatisticsTwin(order, 16 * T) for order in (4, 6)],
+        observe=lambda step, states: weights.update({step: states}),
+    )
+    assert list(weights) == [0, 150]
+    loss = jax.jit(jax.vmap(model.loss, (0, None, None)))
+    mask = np.ones((400, T), bool)
+    of = {name: float(loss(each, tokens, mask)[0]) for name, each in weights[150].items()}
+    chance = float(loss(weights[0]["runs"], tokens, mask)[0])
+    assert of["runs"] < of["twin-6"] + 0.05 < of["twin-4"] - 0.2 < chance
+
+
 def test_sparse_context(x64, monkeypatch):
     """The K largest of each row, the rest by one distribution; its error; and its product."""
     monkeypatch.setattr(_sparse_contexts, "_ROWS_ENTRIES", 3 * V)  # several blocks
@@ -246,7 +346,9 @@ def test_sparse_context(x64, monkeypatch):
         assert (error < 1e-12) == (K == V)
 
 
-@pytest.mark.parametrize(("name", "order"), [("neox", 2), ("llama", 3), ("gpt2", 4), ("llama", 5)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("neox", 2), ("llama", 3), ("gpt2", 4), ("llama", 5), ("gpt2", 6)]
+)
 def test_large_vocabularies_have_the_same_gradient(name, order, x64, monkeypatch):
     """With all entries in sparse form, rows in blocks, and each layer computed twice."""
     statistics = aj.context_statistics(corpus())
@@ -360,7 +462,7 @@ def test_its_context_is_the_leading_one_for_a_markov_chain(x64):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"order": 6}, "order must be at most 5"),
+        ({"order": 8}, "order must be at most 7"),
         ({"order": 3}, "for a mean loss"),
         ({"order": 2, "rows": 4}, "given together"),
         ({"order": 2, "rows": 0, "key": 1}, "rows must be at least 1"),
@@ -553,10 +655,10 @@ def test_errors_of_the_comparison():
 
 
 def test_names_are_those_of_the_registry():
-    names = [f"twin-{order}" for order in range(6)] + [f"twin-{order}-mean" for order in range(3)]
+    names = [f"twin-{order}" for order in range(8)] + [f"twin-{order}-mean" for order in range(3)]
     assert [aj.get_theory(name).name for name in names] == names
     assert twins.StatisticsTwin(2, shuffle_seed=0).name == "twin-2-shuffled"
-    for arguments in ((6,), (3, None), (2, 0)):
+    for arguments in ((8,), (3, None), (2, 0)):
         with pytest.raises(aj.InputError):
             twins.StatisticsTwin(*arguments)
 

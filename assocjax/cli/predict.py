@@ -49,8 +49,9 @@ class Predict(Drawn, Corpus):
     """number of updates"""
     batch_size: Count = 32
     """sequences in a minibatch"""
-    order: Literal[0, 1, 2, 3, 4, 5] = 2
-    """what twins know: 1 bigrams, 2 mean contexts, 3 contexts of bigrams, 4 attention to these"""
+    order: Literal[0, 1, 2, 3, 4, 5, 6, 7] = 2
+    """what twins know: 1 bigrams, 2 mean contexts, 3 contexts of bigrams, 4 attention to these,
+    6 and 7 the order of tokens"""
     num_twins: Count = 8
     """number of twins, each with its own start"""
     num_runs: Process = 0

@@ -15,6 +15,7 @@ All are trained side by side; only their current states are in memory.
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,10 +62,10 @@ _NAMES = {
 }
 
 
-def all_twins() -> tuple[StatisticsTwin, ...]:
-    """Twins of all orders with drawn pairs, that of order 2 with its mean loss, and the control
-    whose rows are shuffled."""
-    drawn = [StatisticsTwin(order) for order in ORDERS]
+def all_twins(last: int = 5) -> tuple[StatisticsTwin, ...]:
+    """Twins of all orders up to the last with drawn pairs, that of order 2 with its mean loss, and
+    the control whose rows are shuffled. Orders 6 and 7 take several times as long as the others."""
+    drawn = [StatisticsTwin(order) for order in ORDERS[: last + 1]]
     return *drawn, StatisticsTwin(2, None), StatisticsTwin(2, shuffle_seed=0)
 
 
@@ -84,6 +85,7 @@ def compare_twins(
     seed: int = 0,
     init_scale: float = 1.0,
     progress: Callable[[str, int], None] | None = None,
+    observe: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> xr.Dataset:
     """Trains real runs and twins from one start by one recipe, and compares their changes.
 
@@ -103,6 +105,8 @@ def compare_twins(
       seed: determines the start, the orders of batches, and what twins draw.
       init_scale: as in `Model.init`.
       progress: called with a name and the number of updates after each part of the training.
+      observe: called with 0 and each of `steps`, and the weights then: of the real runs, by the
+        name "runs", and of each twin, by its own; each with a leading axis for the trajectories.
 
     Returns:
       A Dataset with `cosine`, `partial_cosine` and `norm_ratio`, float64 of dimensions (twin,
@@ -169,7 +173,11 @@ def compare_twins(
     weights = list(model.weights(start))
     products = jax.jit(partial(inner_products, model))
     found = []
-    for _, states in train_together(optimizer, groups, recorded, progress):
+    if observe is not None:
+        observe(0, {name: group.starts for name, group in groups.items()})
+    for step, states in train_together(optimizer, groups, recorded, progress):
+        if observe is not None:
+            observe(step, states)
         each = products(start, list(states.values()))
         found.append(by_layer([each[name] for name in weights]))
     dims = ("twin", "held_out", "weight", "layers", "step")

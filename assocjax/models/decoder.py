@@ -246,17 +246,18 @@ def rotate(
 
 def attend(
     config: DecoderConfig,
-    q: Float[Array, "n H r"],
+    q: Float[Array, "n S H r"],
     k: Float[Array, "n T G r"],
     v: Float[Array, "n T G r"],
-    valid: Bool[Array, "n T"],
-) -> Float[Array, "n H r"]:
-    """What each of n queries reads from its own T keys, where they are valid; at least one must be.
+    valid: Bool[Array, "n S T"],
+) -> Float[Array, "n S H r"]:
+    """What the S queries of each of n rows read from its T keys, where they are valid; at least one
+    key of each query must be.
 
     softmax over T of q k / sqrt(r), times v. Queries and keys are already rotated. A sliding window
     is not applied: the caller says which keys are valid.
     """
-    return _mix(config, q[:, None], k, v, valid[:, None, None, :])[:, 0]
+    return _mix(config, q, k, v, valid[:, None])
 
 
 def causal(

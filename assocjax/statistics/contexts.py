@@ -7,6 +7,8 @@ With x = tokens[:, :-1], y = tokens[:, 1:], one-hots X and uniform causal attent
     token[x]      = sum of (A_0 X)_t over positions t with input x
     pair[i]       = the same over positions with input x and target y, where (x, y) is the i-th
                     stored entry of `bigram`, row by row
+    before[i,j]   = number of positions with the i-th such pair whose two tokens before x are the
+                    j-th, one directly after the other: counts of four tokens in a row
 
 so that `token[x]` over the number of its positions is E[A_0 X | x], which is
 `EffectiveStatistics.conditional_mean[0]`, and `pair[i]` is likewise E[A_0 X | x, y], a statistic of
@@ -48,6 +50,7 @@ class ContextStatistics(NamedTuple):
       token: int64 [V,V], in units of 2^-digits.
       pair: int64 [P,V], in units of 2^-digits; a row for each of the P stored entries of `bigram`,
         which is empty if the pair is rarer than those that were kept.
+      before: int64 [P,P], likewise.
       positions: int64 [T], the number of valid positions that have n + 1 keys, themselves included.
       digits: binary digits of an attention weight.
     """
@@ -55,6 +58,7 @@ class ContextStatistics(NamedTuple):
     bigram: csr_array
     token: csr_array
     pair: csr_array
+    before: csr_array
     positions: Int[np.ndarray, " T"]
     digits: int
 
@@ -128,9 +132,10 @@ def context_statistics(
       sequences: the sequences to sum over, a range with step 1; all by default. Sums of parts with
         the same `bigram` add up, by `merge_contexts`, to the bits of the whole.
       bigram: `bigram_counts` of all sequences, which are counted if it is left out.
-      max_entries: upper limit of the stored entries of `pair`. A pair with n positions has up to
-        min(V, n T); where the limit is less than their sum, rows of the rarest pairs are left
-        empty, all pairs that occur equally often alike. 0 leaves all empty.
+      max_entries: upper limit of the stored entries of `pair`, and of `before`. A pair with n
+        positions has up to min(V, n T) in the one and n in the other; where the limit is less than
+        their sum, rows of the rarest pairs are left empty, all pairs that occur equally often
+        alike. 0 leaves all empty.
 
     Returns:
       `ContextStatistics`, the same bits for any number of threads and size of blocks.
@@ -139,8 +144,8 @@ def context_statistics(
       InputError, InputTypeError: as `corpus_statistics`; `sequences` is not within the corpus;
         `bigram` is not of this corpus; `max_entries` is negative.
 
-    Cost: time N T^2; memory 12 bytes for each entry of `pair` and `token`, twice while blocks are
-    added, and 1 GiB.
+    Cost: time N T^2; memory 12 bytes for each entry of `pair`, `before` and `token`, twice while
+    blocks are added, and 1 GiB.
     """
     source = as_source(data, vocab_size, mask)
     max_entries = check_integer("max_entries", max_entries, minimum=0, maximum=2**40)
@@ -153,11 +158,13 @@ def context_statistics(
     inputs = np.repeat(np.arange(V), np.diff(bigram.indptr))
     known = inputs * V + bigram.indices
     kept = bigram.data >= _smallest_kept(bigram.data, V, T, max_entries)
+    kept_before = bigram.data >= _smallest_kept(bigram.data, V, 1, max_entries)
     digits = choose_units(source.num_sequences, T).attention
     by_num_keys = np.rint(2.0**digits / np.arange(1, T + 1)).astype(np.int64)
 
     token = csr_array((V, V), dtype=np.int64)
     pair = csr_array((known.size, V), dtype=np.int64)
+    before = csr_array((known.size, known.size), dtype=np.int64)
     positions = np.zeros(T, np.int64)
     for block in read_blocks(source, sequences):
         weights = by_num_keys[block.num_keys - 1]
@@ -170,7 +177,11 @@ def context_statistics(
             raise InputError("bigram must be bigram_counts of all of data; it lacks some pairs")
         some = np.flatnonzero(kept[rows])
         pair += _sum_rows(block, weights, some, rows[some], (known.size, V))
-    return ContextStatistics(bigram, token, pair, positions, digits)
+        third = _third_in_a_row(block)
+        third = third[kept_before[rows[third]]]
+        follows = rows[third], rows[third - 2]
+        before += csr_array((np.ones(third.size, np.int64), follows), shape=before.shape)
+    return ContextStatistics(bigram, token, pair, before, positions, digits)
 
 
 def merge_contexts(parts: Iterable[ContextStatistics]) -> ContextStatistics:
@@ -185,7 +196,7 @@ def merge_contexts(parts: Iterable[ContextStatistics]) -> ContextStatistics:
         same = same and a.bigram.shape == b.bigram.shape
         if not same or abs(a.bigram - b.bigram).sum():
             raise InputError("parts must be of the same corpus, with the same bigram; some differ")
-        sums = a.token + b.token, a.pair + b.pair, a.positions + b.positions
+        sums = a.token + b.token, a.pair + b.pair, a.before + b.before, a.positions + b.positions
         return ContextStatistics(a.bigram, *sums, a.digits)
 
     if not isinstance(parts, Iterable) or not getattr(parts, "ndim", 1):  # an array of no axis
@@ -254,6 +265,13 @@ def _pairs(block: Block, vocab_size: int) -> Int[np.ndarray, " M"]:
     return block.x.astype(np.int64) * vocab_size + block.y
 
 
+def _third_in_a_row(block: Block) -> Int[np.ndarray, " m"]:
+    """Positions whose two tokens before them stand directly before them, in the same sequence."""
+    at = np.arange(2, block.x.size)
+    near = block.place[at].astype(np.int64) - block.place[at - 2] == 2
+    return at[near & (block.first[at] == block.first[at - 2])]
+
+
 def _smallest_kept(counts: np.ndarray, V: int, T: int, max_entries: int) -> int:
     """The smallest count of a pair such that all pairs with at least this count fit the limit."""
     sizes, number = np.unique(counts, return_counts=True)
@@ -318,9 +336,9 @@ def without_bigrams(
 ) -> ContextStatistics:
     """The statistics of a text without the positions that have input x and target y.
 
-    The tokens still stand in contexts: only the positions' losses are left out, as if a mask hid
-    them. The entries of `bigram` stay, with count 0, so that arrays have the same shapes. The
-    numbers of positions by their keys, `positions`, stay too.
+    The tokens still stand in contexts, and before other pairs: only the positions' losses are left
+    out, as if a mask hid them. The entries of `bigram` stay, with count 0, so that arrays have the
+    same shapes. The numbers of positions by their keys, `positions`, stay too.
 
     Args:
       statistics: of the text, with the contexts of these pairs.

@@ -14,7 +14,7 @@ THEORIES = ("leading", "effective", "leading-factored")
 ANOTHER_RUN = "another-run"
 """The name of a real run in the place of a theory."""
 
-_TWINS = (*(f"twin-{order}" for order in range(6)), *(f"twin-{order}-mean" for order in range(3)))
+_TWINS = (*(f"twin-{order}" for order in range(8)), *(f"twin-{order}-mean" for order in range(3)))
 
 _REGISTRY: "Registry[Theory]" = Registry(
     "theory",

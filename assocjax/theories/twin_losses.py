@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from assocjax.arguments import check_integer, check_is
 from assocjax.errors import InputError
@@ -15,10 +15,10 @@ from assocjax.models.decoder import Block, Decoder, attend, rotate
 from assocjax.models.params import Params
 from assocjax.precision import matmul
 from assocjax.theories._sparse_contexts import attend_on_average
-from assocjax.theories._twin_draws import Draws, draw_rows, draw_tokens
+from assocjax.theories._twin_draws import NEAR, Draws, draw_rows, draw_tokens
 from assocjax.theories.twin_statistics import TwinStatistics
 
-ORDERS = (0, 1, 2, 3, 4, 5)
+ORDERS = (0, 1, 2, 3, 4, 5, 6, 7)
 MEAN_ORDERS = (0, 1, 2)
 """Orders that have a mean loss."""
 
@@ -43,7 +43,7 @@ def twin_loss(
       params: its weights.
       statistics: from `prepare_twin`.
       key: from which pairs and contexts are drawn; for drawn pairs only.
-      order: 0 to 5, see `assocjax.theories.twins`; static.
+      order: 0 to 7, see `assocjax.theories.twins`; static.
       rows: number of drawn pairs, as many as a batch has positions; static. None is the mean over
         all pairs, of orders 0 to 2.
       rematerialize: whether the gradient computes each layer a second time, from the states of the
@@ -54,11 +54,11 @@ def twin_loss(
         order; one of `key` and `rows` is given without the other; or `statistics` are others.
 
     Cost: the layers of V rows, and V^2 d multiply-adds in each for fixed attention, or d for each
-      entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; orders 3 to
-      5 also need the layers of n rows, and n T d gathers in each, order 5 (n + V) T d. Independent
-      of the text's length. Memory: the activations of V + n rows in all layers, or in one layer if
-      `rematerialize`, and V + n states for each layer. Logits, and the keys and values that drawn
-      rows read, are made by blocks of rows.
+      entry of a sparse context. Logits of V rows for a mean loss, of n rows otherwise; from order
+      3 also the layers of n rows, and n T d gathers in each, order 5 (n + V) T d; orders 6 and 7
+      the layers of 3 n and of 5 n rows. Independent of the text's length. Memory: the activations
+      of V rows and of these in all layers, or in one layer if `rematerialize`, and their states for
+      each layer. Logits, and the keys and values that drawn rows read, are made by blocks of rows.
     """
     check_is("statistics", statistics, TwinStatistics)
     order = check_integer("order", order, minimum=0, maximum=max(ORDERS))
@@ -231,7 +231,9 @@ def _drawn_rows(
 ) -> Float[Array, "n d"]:
     """The last states of drawn rows.
 
-    h are the states that they read, of the rows of order 2 or, in order 5, of the rows `tokens`.
+    h are the states that they read, of the rows of order 2 or, in order 5, of the rows `tokens`. A
+    row has states of its own for x, and for the tokens before it that stand in order, from x
+    backwards: [n,S,d].
     """
     h, shift = _start(decoder, statistics)
 
@@ -247,11 +249,16 @@ def _drawn_rows(
         if tokens is None:
             return block.finish(h, _fixed_attention(decoder, statistics, v, 2)), row
         at = shift[tokens.t]
-        of_tokens = advance(block, h, k, v, h[tokens.x] + at, tokens)
+        of_tokens = advance(block, h, k, v, (h[tokens.x] + at)[:, None], tokens)[:, 0]
         return jnp.zeros_like(h).at[tokens.x].set(of_tokens - at), row
 
-    states = h, h[draws.x] + shift[draws.t]
-    return decoder.through_layers(layer, states, rematerialize=rematerialize)[1]
+    # Places below 0 are none. The row of x is first, because XLA's programs for CPUs abort where
+    # the last of many rows is taken (jaxlib 0.10).
+    places = np.maximum(draws.t[:, None] - np.arange(NEAR.get(order, 0) + 1), 0)
+    in_order = jnp.take_along_axis(draws.context, places[:, 1:], axis=1)
+    ids = jnp.concatenate([draws.x[:, None], in_order], axis=1)
+    states = h, h[ids] + shift[places]
+    return decoder.through_layers(layer, states, rematerialize=rematerialize)[1][:, 0]
 
 
 def _read(
@@ -261,26 +268,29 @@ def _read(
     k: Float[Array, "V G r"],
     v: Float[Array, "V G r"],
     shift: Float[Array, "T d"],
-    row: Float[Array, "n d"],
+    row: Float[Array, "n S d"],
     draws: Draws,
     order: int,
-) -> Float[Array, "n H r"]:
+) -> Float[Array, "n S H r"]:
     """What rows read from the tokens of their contexts, and from themselves."""
     config = decoder.config
     # A loop over blocks of rows cannot take a bound module.
     free, weights = block.unbind()
     key_value = jnp.concatenate([k, v], axis=-1)
-    places = np.arange(draws.context.shape[1])
+    places, S = np.arange(draws.context.shape[1]), row.shape[1]
 
     def of_order_3(rows):
         x, t, ids, *_ = rows
         values = _take(v, jnp.concatenate([ids, x[:, None]], axis=1))
-        share = _valid(ids, t).astype(v.dtype) / (t + 1).astype(v.dtype)[:, None]
-        return _to_heads(decoder, jnp.sum(share[..., None, None] * values, axis=1))
+        before = jnp.arange(ids.shape[1], dtype=t.dtype)[None] < t[:, None]
+        valid = jnp.pad(before, ((0, 0), (0, 1)), constant_values=True)
+        share = valid.astype(v.dtype) / (t + 1).astype(v.dtype)[:, None]
+        return _to_heads(decoder, jnp.sum(share[..., None, None] * values, axis=1))[:, None]
 
     def of_order_4(rows):
         _, t, ids, q_own, k_own, v_own = rows
         length = ids.shape[1]
+        at = t[:, None] - jnp.arange(S, dtype=t.dtype)[None]
         if config.learned_positions and length:
             moved = _take(h, ids) + shift[None, :length]
             found: Any = free.apply(weights, moved, method=Block.heads)
@@ -288,10 +298,13 @@ def _read(
         else:
             k_read, v_read = jnp.split(_take(key_value, ids), 2, axis=-1)
         k_read = rotate(config, k_read, jnp.asarray(places[:length]))
-        q_own, k_own = (rotate(config, each, t) for each in (q_own, k_own))
-        keys = jnp.concatenate([k_read, k_own[:, None]], axis=1)
-        values = jnp.concatenate([v_read, v_own[:, None]], axis=1)
-        return attend(config, q_own, keys, values, _valid(ids, t))
+        q_own, k_own = (rotate(config, each, at) for each in (q_own, k_own))
+        keys = jnp.concatenate([k_read, k_own], axis=1)
+        values = jnp.concatenate([v_read, v_own], axis=1)
+        before = jnp.arange(length, dtype=t.dtype)[None] <= t[:, None] - S
+        before = jnp.broadcast_to(before[:, None], (len(t), S, length))
+        own = jnp.tri(S, dtype=bool).T[None] & (at >= 0)[:, None] | jnp.eye(S, dtype=bool)[None]
+        return attend(config, q_own, keys, values, jnp.concatenate([before, own], axis=-1))
 
     every = draws.x, jnp.asarray(draws.t, jnp.int32), draws.context
     every += () if order == 3 else block.heads(row)
@@ -300,19 +313,13 @@ def _read(
     edges = np.linspace(0, n, min(_GROUPS, n) + 1).astype(int).tolist()
     mixed = []
     for first, stop in itertools.pairwise(edges):
-        length = int(draws.t[stop - 1])
+        length = max(0, int(draws.t[stop - 1]) - S + 1)
         x, t, ids, *own = (each[first:stop] for each in every)
-        entries = (length + 1) * 2 * k[0].size
+        entries = (length + S) * 2 * k[0].size
         of_group = x, t, ids[:, :length], *own
         function = of_order_3 if order == 3 else of_order_4
         mixed.append(_in_blocks(function, of_group, _ENTRIES // entries))
     return jnp.concatenate(mixed)
-
-
-def _valid(ids: Int32[Array, "n t"], at: Int32[Array, " n"]) -> Bool[Array, "n t+1"]:
-    """Which keys a row at a position has: those before it, and itself, which stands behind them."""
-    before = jnp.arange(ids.shape[1], dtype=at.dtype)[None] < at[:, None]
-    return jnp.pad(before, ((0, 0), (0, 1)), constant_values=True)
 
 
 def _take(values: Float[Array, "V ..."], ids: Int32[Array, "n t"]) -> Float[Array, "n t ..."]:

@@ -44,7 +44,7 @@ def twin_rows(
     order: int,
     rows: int,
 ) -> TwinRows:
-    """What the rows of a twin predict: those of all tokens, or in orders 3 to 5 drawn ones.
+    """What the rows of a twin predict: those of all tokens, or from order 3 drawn ones.
 
     Args:
       decoder, params, statistics, order: as in `twin_loss`.

@@ -29,6 +29,8 @@ class TwinStatistics:
       context: E[A_0 X | x], [V,V] or sparse; a token that is never an input attends to itself.
       pairs: a table of one row, to draw pairs.
       contexts: tables of P + V rows, to draw tokens of the context of a pair, or of a token.
+      before: tables of P rows, to draw the pair of the two tokens before a pair; a row is empty if
+        none is known.
       backoff: probability of drawing from the row of the token instead of the pair's, [P].
       positions: number of occurrences of each position t in the text, T integers, static.
     """
@@ -40,6 +42,7 @@ class TwinStatistics:
     context: Float[Array, "V V"] | SparseContext
     pairs: AliasTables
     contexts: AliasTables
+    before: AliasTables
     backoff: Float[Array, " P"]
     positions: tuple[int, ...] = struct.field(pytree_node=False)
 
@@ -72,8 +75,8 @@ def prepare_twin(
       InputError, InputTypeError: `statistics` is not `ContextStatistics` or has no positions, or
         `backoff`, `shuffle_seed` or `entries` is out of range.
 
-    Cost: time proportional to the entries of `statistics.pair` and to V^2. Memory of the result: 12
-      bytes for each entry, and V^2 numbers, or 16 to 24 K V bytes if sparse.
+    Cost: time proportional to the entries of `statistics.pair` and `before`, and to V^2. Memory of
+      the result: 12 bytes for each entry, and V^2 numbers, or 16 to 24 K V bytes if sparse.
     """
     check_is("statistics", statistics, ContextStatistics)
     backoff = check_number("backoff", backoff, minimum=0.0)
@@ -115,6 +118,7 @@ def prepare_twin(
         ),
         pairs=alias_tables(csr_array((n, np.arange(n.size), [0, n.size]), shape=(1, n.size))),
         contexts=alias_tables(csr_array(vstack([of_pair, of_token], format="csr"))),
+        before=alias_tables(statistics.before),
         backoff=jnp.asarray(backoff_share, dtype),
         positions=tuple(statistics.positions.tolist()),
     )

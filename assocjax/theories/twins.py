@@ -17,8 +17,15 @@ log-likelihood of y after the row of x, and the twins differ in what else their 
     order 5   as order 4, but the states of the drawn tokens are those of V other rows, one for each
               token, which attend to drawn tokens themselves
 
-In orders 3 and 4 the states of the drawn tokens are those of the rows of order 2. Half of the
-weight of x in its own context is left out of the draws, since x itself stands at position t.
+    order 6   as order 4, but the two tokens before x are drawn in order, from the counts of four
+              tokens in a row of which (x, y) are the last, and stand where they do in the text;
+              their states are their own, of rows that attend to what stands before them
+    order 7   as order 6, with four tokens: two more are drawn from the same counts, given the two
+              after them
+
+In orders 3, 4, 6 and 7 the states of the drawn tokens are those of the rows of order 2. Half of the
+weight of x in its own context is left out of the draws, since x itself stands at position t. Where
+no four tokens in a row are known, orders 6 and 7 draw the two tokens as order 4 does.
 
 A mean loss (orders 0 to 2) weighs all pairs by their frequencies. Otherwise pairs are drawn, as
 many as a batch has positions, which gives gradients the noise of a batch: AdamW's steps depend on
@@ -126,7 +133,9 @@ class StatisticsTwin(Theory):
 
     def prepared_bytes(self, model, sizes, num_sequences):
         itemsize = jnp.dtype(jnp.result_type(float)).itemsize
-        entries = min(num_sequences * sizes.seq_len * (sizes.seq_len + 1) // 2, MAX_ENTRIES)
+        positions = num_sequences * sizes.seq_len
+        entries = min(positions * (sizes.seq_len + 1) // 2, MAX_ENTRIES)  # of contexts of pairs
+        entries += min(positions, MAX_ENTRIES)  # of four tokens in a row
         if self.entries is None:
             kept = sizes.vocab_size**2 * itemsize
         else:  # and the transposed matrix
