@@ -40,7 +40,7 @@ from assocjax.corpora import read_documents
 from assocjax.errors import InputError
 from assocjax.experiments.twins import RUN, compare_twins
 from assocjax.llm.pretrain import tokenize_corpus
-from assocjax.llm.recipe import make_optimizer, rate_schedule
+from assocjax.llm.recipe import make_optimizer, pretrain_recipe
 from assocjax.models.decoder import DecoderModel, neox
 from assocjax.theories.twins import StatisticsTwin
 
@@ -67,8 +67,8 @@ def leaving_step(steps: np.ndarray, gap: np.ndarray, margin: float) -> float:
 
 def summed_rates(rate: float, schedule: int, steps: int) -> np.ndarray:
     """The sum of the learning rates of the first 0, 1, ... updates."""
-    rates = rate_schedule(rate, schedule)(np.arange(steps))
-    return np.concatenate([[0.0], np.cumsum(np.asarray(rates, float))])
+    config = llm.PretrainConfig(learning_rate=rate, steps=schedule)
+    return pretrain_recipe(config).summed_rate(np.arange(steps + 1))
 
 
 def leaving(cell: xr.Dataset, margin: float) -> list[dict]:

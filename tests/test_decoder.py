@@ -181,8 +181,8 @@ def test_attention_over_a_sequence_is_attention_over_its_keys(model):
         jnp.asarray(rng.normal(size=(T, config.kv_heads, D // H)), jnp.float32) for _ in range(2)
     )
     keys, values = (jnp.broadcast_to(x, (T, *x.shape)) for x in (k, v))
-    drawn = d.attend(config, q, keys, values, jnp.tri(T, dtype=bool))
-    np.testing.assert_allclose(drawn, d.causal(config, q, k, v), rtol=0, atol=1e-6)
+    drawn = d.attend(config, q[:, None], keys, values, jnp.tri(T, dtype=bool)[:, None])
+    np.testing.assert_allclose(drawn[:, 0], d.causal(config, q, k, v), rtol=0, atol=1e-6)
 
 
 def test_scores_depend_on_distances_only(x64):

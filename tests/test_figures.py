@@ -297,7 +297,7 @@ def test_statistics_show_the_most_associated_tokens():
     figure = figures.plot_statistics(dataset, top=2)
     names, shown = figures.matrices._ORDER, [1, 3]
     for ax, name in zip(figure.axes, names, strict=False):
-        assert ax.get_title().splitlines()[0] == name
+        assert ax.get_title().splitlines()[0] == name.replace("_", "-")
         image = ax.images[0]
         expected = dataset[name].values[np.ix_(shown, shown)]
         np.testing.assert_array_equal(image.get_array(), expected)

@@ -5,6 +5,7 @@ In reading order:
 * `fables`: the built-in default corpus, with planted associations as ground truth.
 * `sources`: `read_documents`, from a name, a path or a hub dataset to documents (`_files` and
   `_hub` read them in blocks).
+* `compilation`: loops that Numba compiles.
 * `tokenizers`: `words`, the paper's tokeniser (compiled in `_words`), and BPE; from documents to
   one stream of ids.
 * `_layout`: from the stream to a vocabulary and to sequences, cut, windowed or padded.
