@@ -1,4 +1,4 @@
-"""Is the plan of an exact step the faster of its forms, and is its memory foreseen?
+"""Is the plan of an exact step the faster of its forms, and is its memory predicted?
 
     python benchmarks/exact_plan.py
 

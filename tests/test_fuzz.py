@@ -352,7 +352,7 @@ def library_calls(folder: Path) -> dict[str, dict]:
         "advance_run": {**run, "carry": carry, "first": 0, "length": 2},
         "agreement": {"exact": params.output, "theory": params.output},
         "attention_correlation": {**of_corpus, "matrix": np.eye(5, dtype=np.float32)},
-        "all_twins": {"rows": 8},
+        "all_twins": {"last": 4},
         "checkpoint_twins": {"orders": [2, 4], "rows": 8, "vocab_size": 9},
         "attention_only_twin_loss": {"params": params, "statistics": twin, "order": 2},
         "attribute": {**counted, **entry, "documents": None},

@@ -75,7 +75,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_order_of_the_error_in_the_learning_rate(x64, batch, case):
-    """The theory's error is one order above what it foretells: their orders by slopes."""
+    """The theory's error is one order above what it predicts: their orders by slopes."""
     name, scales, orders = CASES[case]
     model, rates, steps = MODELS[name], (4e-3, 2e-3), 5
 

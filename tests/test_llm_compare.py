@@ -224,5 +224,5 @@ def test_bad_arguments(inputs, changed, message):
 
 def test_every_public_name_is_documented():
     for name in llm.__all__:
-        assert getattr(llm, name).__doc__, name
+        assert getattr(llm, name).__doc__ or name.isupper(), name
     assert aj.llm is llm

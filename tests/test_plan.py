@@ -130,7 +130,7 @@ def test_numbers_of_tables_and_products():
 @pytest.mark.optimized
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("layers", "max_distinct"), [(3, None), (3, 16)])
-def test_memory_is_foreseen(form, layers, max_distinct):
+def test_memory_is_predicted(form, layers, max_distinct):
     V, T, N = 200, 40, 64
     params = jax.eval_shape(lambda: random_params(0, V=V, T=T, L=layers))
     tokens = jax.ShapeDtypeStruct((N, T + 1), jnp.int32)

@@ -1,4 +1,4 @@
-"""When associations form, as statistics twins foretell and real runs measure; and removals."""
+"""When associations form, as statistics twins predict and real runs measure; and removals."""
 
 import json
 
@@ -212,17 +212,17 @@ def test_steps_and_scores(predicted):
     rows = aj.prediction_scores(steps)
     assert len(rows) == 8
     (row,) = [row for row in rows if row["kind"] == "bigram" and row["source"] == "predicted"]
-    measured, foretold = (
+    measured, predicted = (
         steps[name].values[chosen.kind == "bigram"] for name in ("measured", "predicted")
     )
     known = np.isfinite(measured)
     assert row["associations"] == known.sum() > 3
-    ranks = spearmanr(np.nan_to_num(foretold[known], nan=1e9), measured[known])[0]
+    ranks = spearmanr(np.nan_to_num(predicted[known], nan=1e9), measured[known])[0]
     assert row["rank_correlation"] == pytest.approx(ranks)
-    both = known & np.isfinite(foretold)
+    both = known & np.isfinite(predicted)
     assert row["formed"] == both.sum()
     assert row["median_ratio"] == pytest.approx(
-        np.median(foretold[both] / np.maximum(measured[both], 1e-9))
+        np.median(predicted[both] / np.maximum(measured[both], 1e-9))
     )
     figure = aj.plot_predictions(steps)
     assert [ax.get_title().split("\n")[0] for ax in figure.axes[:2]] == [
@@ -276,12 +276,12 @@ def test_removals(x64):
     optimizer = optax.sgd(0.5)
     some = {"optimizer": optimizer, "steps": 4, "batch_size": 4, "vocab_size": V}
     found = aj.remove_bigrams(MODEL, tokens, pairs, read_sequences=N, seed=3, **some)
-    assert found["foreseen"].shape == found["measured"].shape == (1, 3, 3)
+    assert found["predicted"].shape == found["measured"].shape == (1, 3, 3)
     np.testing.assert_array_equal(found["occurrences"], [counts[pair] for pair in pairs])
     assert_described(found)
     own = np.diagonal(found["measured"].values[0])
     assert (own < 0).all()
-    assert (np.diagonal(found["foreseen"].values[0]) < 0).all()
+    assert (np.diagonal(found["predicted"].values[0]) < 0).all()
 
     of_start, of_run, _ = jax.random.split(jax.random.split(jax.random.key(3), 1)[0], 3)
     start = MODEL.init(of_start, Sizes(V, T, 1), 1.0)
@@ -310,15 +310,15 @@ def test_removals(x64):
         expected = train(pair) - whole
         np.testing.assert_allclose(found["measured"][0, removed], expected, rtol=1e-5, atol=1e-7)
     scores = aj.removal_scores(found)
-    of_foreseen = np.diagonal(found["foreseen"].values[0])
-    assert scores["correlation"] == pytest.approx(np.corrcoef(of_foreseen, own)[0, 1])
+    of_predicted = np.diagonal(found["predicted"].values[0])
+    assert scores["correlation"] == pytest.approx(np.corrcoef(of_predicted, own)[0, 1])
     assert abs(scores["measured_elsewhere"]) < abs(scores["measured"])
     for wrong, message in (([(0, 1, 2)], "pairs must be pairs of ids"), ([], "pairs")):
         with pytest.raises(aj.InputError, match=message):
             aj.remove_bigrams(MODEL, tokens, wrong, **some)
 
 
-def test_the_command_foresees_removals(tmp_path, capsys, promote):
+def test_the_command_predicts_removals(tmp_path, capsys, promote):
     arguments = ["predict", "--vocab-size", "24", "--seq-len", "8", "--num-sequences", "40"]
     arguments += ["--batch-size", "8", "--num-layers", "1", "--width", "8", "--num-heads", "1"]
     arguments += ["--steps", "2", "--num-runs", "1", "--out", str(tmp_path / "out")]
@@ -330,7 +330,7 @@ def test_the_command_foresees_removals(tmp_path, capsys, promote):
     assert f"have correlation {scores['correlation']:.2f}" in printed
     row = json.loads((tmp_path / "out" / "summary.json").read_text())["summary"][1]
     assert row["measured"] == float(dataset["measured"][0, 1, 1])
-    assert row["foreseen elsewhere"] == float(abs(dataset["foreseen"][0, 1, [0, 2]]).max())
+    assert row["predicted elsewhere"] == float(abs(dataset["predicted"][0, 1, [0, 2]]).max())
     with pytest.raises(SystemExit):
         cli.main([*arguments[:-1], str(tmp_path / "other"), "--without", "to:nosuch"])
     assert "'to:nosuch'" in capsys.readouterr().err

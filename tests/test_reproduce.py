@@ -289,7 +289,7 @@ def language_models(tmp_path_factory):
             first = (out / "report.json").read_text("utf-8")
             # Stopped before its end it goes on, from what was compared; complete, it is only read.
             (out / "fables/figures6-8.nc").unlink()
-            patch.setattr("assocjax.llm.revisions.load_model", None)
+            patch.setattr("assocjax.llm.revisions.load_files", None)
             patch.setattr(artefacts, "save", lambda figure, path, into: [into.path / f"{path}.png"])
             for _ in range(2):
                 cli.main(command)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import assocjax as aj
-from assocjax.statistics import _compiled, loops, scatter
+from assocjax.corpora import compilation
+from assocjax.statistics import loops, scatter
 
 NAMES = (
     "bigram",
@@ -359,5 +360,5 @@ def test_where_no_program_can_be_kept_it_is_compiled(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(_compiled, "njit", njit)
-    assert _compiled.compiled(lambda x: x + 1)(1) == 2
+    monkeypatch.setattr(compilation, "njit", njit)
+    assert compilation.compiled(lambda x: x + 1)(1) == 2

@@ -199,7 +199,7 @@ def test_bad_arguments(trained):
     ):
         with pytest.raises((aj.InputError, aj.InputTypeError), match=message):
             aj.compare_checkpoints(**(call | change))  # type: ignore[arg-type]
-    for orders in ([2, 2], [7], [-1]):
+    for orders in ([2, 2], [8], [-1]):
         with pytest.raises(aj.InputError, match="order"):
             aj.checkpoint_twins(orders)
 
@@ -325,7 +325,7 @@ def test_bad_checkpoints(folder):
         (REVISIONS, {"top_tokens": 12}, "top_tokens must be at most 1"),
         (REVISIONS, {"source": token_data(text(2, 9) + 1, V + 1)}, "source must be in the 11 tok"),
         (REVISIONS, {"other_runs": [folder / "other"]}, "'.*other' starts from other weights"),
-        (REVISIONS, {"orders": [6]}, "order"),
+        (REVISIONS, {"orders": [8]}, "order"),
     ):
         call: dict[str, Any] = {
             "name_or_path": folder / "a",

@@ -144,7 +144,7 @@ def drawn_loss(decoder, params, statistics, draws, tokens, order):
             if order > 5:
                 n = min(t, NEAR[order]) + 1
                 row = (states[0][jnp.append(ids[:t], x)] + place[: t + 1])[t + 1 - n :]
-                for block, h in zip(module.blocks, states[:-1], strict=True):
+                for block, h in zip(module.blocks, states, strict=True):
                     row = advance_last(block, h, row, x, t, ids)
                 total += nll(module.unembed(row[-1]), y)
                 continue
@@ -291,7 +291,7 @@ def test_a_text_without_four_tokens_in_a_row():
 
 
 def test_order_6_learns_a_language_of_three_tokens(promote):
-    """Where a token is determined by the two before it, in order, it foretells the text better than
+    """Where a token is determined by the two before it, in order, it predicts the text better than
     without order; neither has read it."""
     rng = np.random.default_rng(0)
     V, T = 5, 8

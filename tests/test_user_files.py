@@ -265,13 +265,13 @@ def test_a_text_of_the_hub_is_read_again_only_if_it_has_changed(home, capsys, mo
     constants = pytest.importorskip("huggingface_hub.constants")
     commit, read = SimpleNamespace(sha="first"), []
 
-    def stream(source):
+    def opened(source):
         read.append(source)
-        return f"hf:{source}", iter([{"text": "the bird flew away and sang "}] * 9)
+        return f"hf:{source}", lambda: iter([{"text": "the bird flew away and sang "}] * 9)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.HfApi, "dataset_info", lambda self, name, timeout: commit)
-    monkeypatch.setattr("assocjax.corpora._hub.stream_dataset", stream)
+    monkeypatch.setattr("assocjax.corpora._hub.open_dataset", opened)
     command = [
         "associations",
         "bird",

@@ -255,7 +255,7 @@ def _removals(dataset: "xr.Dataset") -> list[dict[str, Any]]:
     rows = []
     for i, name in enumerate(dataset["removed"].values.tolist()):
         row = {"removed": name, "occurrences": float(dataset["occurrences"][i])}
-        for source in ("foreseen", "measured"):
+        for source in ("predicted", "measured"):
             if source in dataset:
                 cells = dataset[source].isel(removed=i).mean("start").values
                 row[source] = float(cells[i])
@@ -280,7 +280,7 @@ def _report_of_removals(
         )
     report.table(
         f"Change of the strength log(P(b | a) / P(b)), in nats, after {options.steps} steps "
-        "without the bigram: predicted by twins (foreseen)"
+        "without the bigram: predicted by twins"
         + ("; measured in real runs" * bool(options.num_runs))
         + "; others: the largest change of another of these bigrams",
         [
@@ -289,7 +289,7 @@ def _report_of_removals(
                 "occurrences": row["occurrences"],
                 **{
                     (source, name): row.get(f"{source}{key}")
-                    for source in ("foreseen", "measured")
+                    for source in ("predicted", "measured")
                     if source in row
                     for name, key in (("itself", ""), ("others", " elsewhere"))
                 },

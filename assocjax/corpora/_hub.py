@@ -63,7 +63,7 @@ def commit_of(source: str) -> str | None:
         if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
             return None
         return HfApi().dataset_info(name, timeout=_PROBE_SECONDS).sha
-    except Exception:  # as in `stream_dataset`; reading the dataset says what is wrong
+    except Exception:  # as in `open_dataset`; reading the dataset says what is wrong
         return None
 
 
@@ -106,5 +106,5 @@ def _reason(error: Exception) -> str:
 def _rows(dataset: Any, label: str) -> Iterator[Any]:
     try:
         yield from dataset
-    except Exception as error:  # as in stream_dataset
+    except Exception as error:  # as in `open_dataset`
         raise InputError(f"corpus: cannot read {label!r}: {_reason(error)}") from None

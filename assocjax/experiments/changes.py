@@ -15,6 +15,25 @@ from jaxtyping import Array, Float
 
 from assocjax.models.model import Model
 
+NAMES = {
+    "cosine": "cosine of the change of a weight with the mean change of real runs",
+    "norm_ratio": "norm of the change, over that of the run held out",
+    "partial_cosine": "cosine without what the twin of order 0 explains",
+    "draw_cosine": "cosine of a single twin, of one draw",
+    "visible": "share of the entries of a weight that are stored with another value than at step 0",
+    "products": "inner product of two changes",
+    "twin": "twin, or the real run held out",
+    "held_out": "real run that the mean leaves out",
+    "layers": "layer, or all layers together",
+    "draw": "number of the twin, each with its own draws",
+    "change": "real run or twin whose weights change",
+    "other_change": "real run or twin whose weights change",
+    "part": "statistic that explains the change",
+    "run_name": "model of the real run",
+    "token_share": "share of the text's pairs of tokens that are used",
+}
+"""What the variables and coordinates of Datasets of changes hold."""
+
 _LEFT = 1e-5  # of a squared norm after a projection: what is less is rounding, in float32
 
 

@@ -27,11 +27,12 @@ import xarray as xr
 
 from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
 from assocjax.errors import InputError, InputTypeError
-from assocjax.experiments.changes import by_layer, inner_products, measures
+from assocjax.experiments.changes import NAMES, by_layer, inner_products, measures
 from assocjax.experiments.together import of_theory, repeat, train_together
 from assocjax.experiments.twins import BASELINE, RUN
 from assocjax.models.decoder import DecoderModel
 from assocjax.statistics.contexts import ContextStatistics
+from assocjax.storage import results
 from assocjax.theories.theory import Batch
 from assocjax.theories.twins import ROWS, StatisticsTwin
 
@@ -256,4 +257,5 @@ def _dataset(found, runs, steps, weights, names, num_draws) -> xr.Dataset:
         for name, of_name in of.items()
     }
     dataset = xr.Dataset(variables, coords)
-    return dataset.assign(visible=dataset["visible"].transpose("held_out", ...))
+    dataset = dataset.assign(visible=dataset["visible"].transpose("held_out", ...))
+    return results.describe(dataset, NAMES)

@@ -78,9 +78,10 @@ class RunConfig:
         if len(set(self.names)) != len(self.names):
             raise InputError(f"theories must be distinct names; got {self.names}")
         plain("model", get_model(self.model))
-        if isinstance(self.gradient, str):
+        named = isinstance(self.gradient, str)
+        if named:
             check_choice("gradient", self.gradient, (EXACT, *theory_names()))
-        if self.gradient != EXACT:
+        if not named or self.gradient != EXACT:
             plain("gradient", get_theory(self.gradient, "gradient"))
         check_optimizer(self.optimizer)
         for name in ("batch_size", "microbatch_size"):

@@ -73,7 +73,7 @@ def remove_bigrams(
       progress: called with a name and the number of updates.
 
     Returns:
-      A Dataset with `foreseen`, and with real runs `measured` [start, removed, association]: the
+      A Dataset with `predicted`, and with real runs `measured` [start, removed, association]: the
       difference in the strength of each association (see `assocjax.analysis.strengths`), in nats,
       between training without a bigram and on the whole text; read on the whole text, where the
       bigram is. Both dimensions are of `pairs`, with the coordinate `occurrences`, so that the
@@ -117,20 +117,20 @@ def remove_bigrams(
     counted = jnp.concatenate([jnp.ones((1, *mask.shape), bool), (x != a) | (y != b)])
     of_twins = jax.jit(partial(read_twins, model, twin))
     of_runs = jax.jit(partial(read_runs, model))
-    found: dict[str, list[np.ndarray]] = {"foreseen": [], "measured": []}
+    found: dict[str, list[np.ndarray]] = {"predicted": [], "measured": []}
     for key in jax.random.split(jax.random.key(seed), num_starts):
         of_start, of_run, of_twin = jax.random.split(key, 3)
         starts = repeat(model.init(of_start, sizes, init_scale), len(edited))
         same = partial(jnp.broadcast_to, shape=(len(edited),))
         groups = {
-            "foreseen": of_theory(model, twin, starts, same(of_twin), whole, each=each),
+            "predicted": of_theory(model, twin, starts, same(of_twin), whole, each=each),
             "measured": real_runs(model, starts, same(of_run), whole, batch_size, counted),
         }
         if not real:
             del groups["measured"]
         for _, params in train_together(optimizer, groups, [steps], progress):
-            strength = of_twins(params["foreseen"], steps, probes, of_text, of_twin)
-            found["foreseen"].append(np.asarray(strength - strength[:1], np.float64)[1:])
+            strength = of_twins(params["predicted"], steps, probes, of_text, of_twin)
+            found["predicted"].append(np.asarray(strength - strength[:1], np.float64)[1:])
             if real:
                 strength = of_runs(params["measured"], steps, probes, tokens[chosen], mask[chosen])
                 found["measured"].append(np.asarray(strength - strength[:1], np.float64)[1:])
@@ -163,33 +163,33 @@ def removal_scores(dataset: xr.Dataset) -> dict[str, float]:
     """How well twins predict what removing a bigram does, as means over starts.
 
     Returns:
-      `correlation`: Pearson's, of foreseen and measured differences in the bigrams removed.
-      `control`: the same where, in place of what is foreseen of a bigram, stands what is foreseen
+      `correlation`: Pearson's, of predicted and measured differences in the bigrams removed.
+      `control`: the same where, in place of what is predicted of a bigram, stands what is predicted
         for it when the one of the most similar number of occurrences is removed.
-      `foreseen`, `measured`: mean differences in the bigrams removed, in nats.
-      `foreseen_elsewhere`, `measured_elsewhere`: the same in all others, by absolute value.
+      `predicted`, `measured`: mean differences in the bigrams removed, in nats.
+      `predicted_elsewhere`, `measured_elsewhere`: the same in all others, by absolute value.
 
     Raises:
       InputError, InputTypeError: `dataset` is not from `remove_bigrams`, has no real runs, or fewer
         than 3 bigrams.
     """
-    check_dataset(dataset, "remove_bigrams", ["foreseen", "measured"], "removed association")
+    check_dataset(dataset, "remove_bigrams", ["predicted", "measured"], "removed association")
     order = ("start", "removed", "association")
-    foreseen, measured = (
-        dataset[name].transpose(*order).values.mean(0) for name in ("foreseen", "measured")
+    predicted, measured = (
+        dataset[name].transpose(*order).values.mean(0) for name in ("predicted", "measured")
     )
-    K = len(foreseen)
+    K = len(predicted)
     if K < 3:
         raise InputError(f"dataset must have at least 3 bigrams; got {K}")
     logs = np.log(dataset["occurrences"].values)
     distance = np.abs(logs[:, None] - logs[None]) + np.where(np.eye(K), np.inf, 0)
-    own, other = np.diagonal(measured), foreseen[distance.argmin(1), np.arange(K)]
+    own, other = np.diagonal(measured), predicted[distance.argmin(1), np.arange(K)]
     elsewhere = ~np.eye(K, dtype=bool)
     return {
-        "correlation": float(np.corrcoef(np.diagonal(foreseen), own)[0, 1]),
+        "correlation": float(np.corrcoef(np.diagonal(predicted), own)[0, 1]),
         "control": float(np.corrcoef(other, own)[0, 1]),
-        "foreseen": float(np.diagonal(foreseen).mean()),
+        "predicted": float(np.diagonal(predicted).mean()),
         "measured": float(own.mean()),
-        "foreseen_elsewhere": float(np.abs(foreseen[elsewhere]).mean()),
+        "predicted_elsewhere": float(np.abs(predicted[elsewhere]).mean()),
         "measured_elsewhere": float(np.abs(measured[elsewhere]).mean()),
     }

@@ -26,7 +26,7 @@ from jaxtyping import ArrayLike
 from assocjax.arguments import check_integer, check_integers, check_is, check_sequence
 from assocjax.checks import CorpusLike, check_corpus, check_dataset
 from assocjax.errors import InputError, reading
-from assocjax.experiments.changes import by_layer, inner_products, measures
+from assocjax.experiments.changes import NAMES, by_layer, inner_products, measures
 from assocjax.experiments.config import as_named
 from assocjax.experiments.together import of_theory, real_runs, repeat, train_together
 from assocjax.models.decoder import DecoderModel
@@ -48,23 +48,15 @@ OTHER = "other run"
 BASELINE = "twin-0"
 """Name of the twin whose change is projected out of both in `partial_cosine`."""
 
-_NAMES = {
-    "cosine": "cosine of the change of a weight with the mean change of real runs",
-    "norm_ratio": "norm of the change, over that of the run held out",
-    "partial_cosine": "cosine without what the twin of order 0 explains",
-    "products": "inner product of two changes",
-    "twin": "twin, or the real run held out",
-    "held_out": "real run that the mean leaves out",
-    "layers": "layer, or all layers together",
-    "change": "real run or twin whose weights change",
-    "other_change": "real run or twin whose weights change",
-    "part": "statistic that explains the change",
-}
-
 
 def all_twins(last: int = 5) -> tuple[StatisticsTwin, ...]:
     """Twins of all orders up to the last with drawn pairs, that of order 2 with its mean loss, and
-    the control whose rows are shuffled. Orders 6 and 7 take several times as long as the others."""
+    the control whose rows are shuffled. Orders 6 and 7 take several times as long as the others.
+
+    Raises:
+      InputError, InputTypeError: `last` is not an order.
+    """
+    last = check_integer("last", last, minimum=0, maximum=max(ORDERS))
     drawn = [StatisticsTwin(order) for order in ORDERS[: last + 1]]
     return *drawn, StatisticsTwin(2, None), StatisticsTwin(2, shuffle_seed=0)
 
@@ -207,7 +199,7 @@ def compare_twins(
     }
     named = as_named(data, vocab_size, mask)
     dataset = xr.Dataset(variables, coords, results.provenance(named, config))
-    return results.describe(dataset.assign(products=by_change), _NAMES)
+    return results.describe(dataset.assign(products=by_change), NAMES)
 
 
 def _measures(grams: np.ndarray, num_runs: int, names: list[str]) -> dict[str, np.ndarray]:
@@ -282,4 +274,4 @@ def twin_shares(dataset: xr.Dataset) -> xr.Dataset:
     attrs = {"units": "1", "long_name": "share of the squared norm of the mean change"}
     share = (("part", "weight", "layers", "step"), parts, attrs)
     coords = {"part": [*twins, "rest", "chance"], **coords}
-    return results.describe(xr.Dataset({"share": share}, coords, dataset.attrs), _NAMES)
+    return results.describe(xr.Dataset({"share": share}, coords, dataset.attrs), NAMES)

@@ -38,12 +38,28 @@ from assocjax.llm.theory import check_token_ids
 from assocjax.models.decoder import Decoder, DecoderModel
 from assocjax.statistics.ngrams import NGrams, check_range
 from assocjax.statistics.sparse import RESIDUALS
+from assocjax.storage import results
 from assocjax.storage.display import summarized
 
 READINGS = ("alone", "mean", "each")
 """Ways to read a model's predictions after a token; see the module's docstring."""
 
 UNIGRAM, BIGRAM, OTHER = "unigram", "bigram", "another token's bigram"
+
+KL = "KL divergence from a prediction by n-grams to the model's"
+
+_NAMES = {
+    "rank_correlation": "rank correlation of the model's prediction with that by n-grams",
+    "rank_correlation_mean": "rank correlation, mean over occurrences",
+    "head_correlation": "mean correlation of rows of embedding times unembedding with the bigrams",
+    "head_null_mean": "the same with shuffled tokens, mean over shuffles",
+    "head_null_sd": "the same with shuffled tokens, standard deviation over shuffles",
+    "token_count": "number of occurrences of the token",
+    "reading": "how the model's prediction after a token is read",
+    "reference": "prediction by n-grams of the text",
+    "residual": "what is subtracted from bigrams as chance",
+    "null": "tokens are shuffled within bins of this",
+}
 
 _BLOCK_ENTRIES = 1 << 23  # logits computed at once
 _FEWEST = 3  # targets of a rank correlation
@@ -293,7 +309,11 @@ def ngram_agreement(
         "all": np.zeros(n, int),
         "frequency": np.asarray(frequency_bins(predictions.counts, min(num_bins, n))),
     }
-    return dataset.merge(_head(predictions.direct, ngrams, ids, bins, num_shuffles, seed))
+    head = _head(predictions.direct, ngrams, ids, bins, num_shuffles, seed)
+    for name in ("kl", "kl_mean", "kl_median"):
+        dataset[name].attrs |= {"long_name": KL, "units": "nat"}
+    dataset["loss"].attrs |= {"long_name": "mean negative log-likelihood", "units": "nat"}
+    return results.describe(dataset.merge(head), _NAMES)
 
 
 def kl_of_bigrams(

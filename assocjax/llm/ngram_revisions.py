@@ -39,6 +39,12 @@ from assocjax.llm.revisions import (
 from assocjax.statistics.ngrams import NGrams, count_ngrams
 from assocjax.storage import claim, results
 
+_NAMES = {
+    "entropy": "entropy of a token after those before it, of relative frequencies in the text",
+    "cross_entropy": "negative log-likelihood of the text that is read, by n-grams of the rest",
+    "kl_of_text": "KL divergence from the bigrams of the rest of the text to those of what is read",
+}
+
 
 def compare_ngrams(
     name_or_path: str | os.PathLike[str],
@@ -154,7 +160,7 @@ def compare_ngrams(
                     num_bins=num_bins,
                     seed=seed,
                 ).assign_coords(token=[source.vocabulary[i] for i in ids])
-                results.keep(folder, file, dataset, decides)
+                results.keep(folder, file, results.describe(dataset), decides)
             found.append(dataset)
         folder.finish()
     counts = found[0]["token_count"]  # the same for all
@@ -171,6 +177,8 @@ def compare_ngrams(
         cross_entropy=("order", ngrams.cross_entropies(source, read)),
     )
     joined["kl_of_text"] = kl_of_bigrams(ngrams, of_read, ids, counts.values)
+    results.describe(joined, {"order": "number of tokens of the n-grams"})
+    results.describe(joined, _NAMES, units="nat")
     return joined.assign_attrs(
         results.provenance(source, settings | {"revisions": names}),
         model=settings["model"],

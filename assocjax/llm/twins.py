@@ -26,6 +26,7 @@ from assocjax.arguments import check_integer, check_is
 from assocjax.checks import Sequences
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
+from assocjax.experiments.changes import NAMES
 from assocjax.experiments.checkpoints import check_shapes, checkpoint_twins, compare_checkpoints
 from assocjax.llm.decoders import load_decoder
 from assocjax.llm.files import check_list
@@ -154,6 +155,7 @@ def compare_with_twins(
         run_name=("held_out", [os.fspath(name) for name in names]),
     )
     dataset["token_share"] = int(statistics.bigram.sum()) / max(int(counts.sum()), 1)
+    results.describe(dataset, NAMES)
     dataset = dataset.assign_attrs(
         results.provenance(source, config), model=os.fspath(name_or_path), stored_as=stored
     )
