@@ -11,6 +11,7 @@ import pytest
 
 import assocjax as aj
 from assocjax import llm
+from assocjax.cli._checkpoint_twins import clock
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,3 +143,11 @@ def test_other_bad_recipes(tmp_path):
         llm.find_recipe(tmp_path / "list.yml")
     with pytest.raises(aj.InputTypeError, match="a name or a file; got 3"):
         llm.find_recipe(3)  # type: ignore[arg-type]
+
+
+def test_the_clock_of_a_command_is_refused_before_anything_is_read():
+    with pytest.raises(aj.InputError, match="--recipe: names of revisions must have different"):
+        clock("pretrain-tiny", "step", [None])
+    with pytest.raises(aj.InputError, match="--over summed_rate: --recipe must be given"):
+        clock(None, "summed_rate", ["step0", "step1"])
+    assert clock(None, "step", [None]) is None

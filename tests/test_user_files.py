@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -458,7 +459,12 @@ def test_results_are_saved_before_figures_are_drawn(monkeypatch):
         (["ablate", *RUN, "--draws", "2"], "ablation.nc"),
         (["horizon", *COMMANDS["horizon"][0]], "horizons.json"),
         (["reproduce", "figure4", "--scale", "tiny"], "fables/figure4.nc"),
+        (["predict", *PREDICT], "predictions.nc"),
+        (["ngrams", "../model", *COMPARE[:-1], "step0,step1"], "ngrams.nc"),
+        (["compare", "../model", "--twin", "pretrain-tiny", *TWINS], "twins.nc"),
     ):
+        if "../model" in command and find_spec("torch") is None:
+            continue
         out = Path(command[0])
         with pytest.raises(ZeroDivisionError):
             cli.main([*command, "--out", str(out)])

@@ -1,6 +1,6 @@
 """`compare --twin`: changes of a model's weights beside those of statistics twins."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,26 @@ def checked_recipe(option: str, given: str | None) -> "Recipe | None":
     return recipe
 
 
+def clock(recipe: str | None, over: str, revisions: Sequence[str | None]) -> "Recipe | None":
+    """The recipe of --recipe, for the summed learning rate of each revision; None without one.
+
+    Raises:
+        InputError: If there is no such recipe, figures need one, or revisions have no steps.
+    """
+    from assocjax.llm.revisions import names_of, steps_of
+
+    found = checked_recipe("recipe", recipe)
+    if found is None and over != "step":
+        raise InputError(f"--over {over}: --recipe must be given")
+    if found is not None and steps_of(names_of(revisions)) is None:
+        raise InputError("--recipe: names of revisions must have different steps")
+    return found
+
+
 def compare_twins(options: "Compare", finish: Finish) -> Report:
     """Runs `compare --twin`."""
     from assocjax.experiments.checkpoints import checkpoint_twins
-    from assocjax.llm.files import check_revisions, of_every_revision, weight_hashes
+    from assocjax.llm.files import check_revisions, hash_revisions
     from assocjax.llm.texts import tokens_of_model
     from assocjax.llm.twins import compare_with_twins, revisions_by_step
     from assocjax.storage import claim, results
@@ -62,9 +78,7 @@ def compare_twins(options: "Compare", finish: Finish) -> Report:
     names = ("orders", "num_twins", "rows", "top_tokens", "seed", "other_runs")
     config: dict[str, Any] = chosen(options, "model", "revisions", *names)
     hashes = {
-        f"weights of {model}": dict(
-            zip(revisions, of_every_revision(partial(weight_hashes, model), revisions), strict=True)
-        )
+        f"weights of {model}": dict(zip(revisions, hash_revisions(model, revisions), strict=True))
         for model in models
     }
     decides = results.identity(data, config | vars(recipe) | hashes)

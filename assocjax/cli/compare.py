@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._checkpoint_twins import checked_recipe, compare_twins
+from assocjax.cli._checkpoint_twins import clock, compare_twins
 from assocjax.cli._corpus import Reading, describe_corpus
 from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, several, unless_given
 from assocjax.cli._options import Drawn, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
-from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -114,12 +113,10 @@ class Compare(Drawn, Twins, Reading):
 
         if self.twin is not None:
             return compare_twins(self, finish)
-        recipe = checked_recipe("recipe", self.recipe)
-        if self.over != "step" and recipe is None:
-            raise InputError(f"--over {self.over}: --recipe or --twin must be given")
+        revisions = [None] if self.revisions is None else list(self.revisions)
+        recipe = clock(self.recipe, self.over, revisions)
         for library in ("torch", "transformers"):  # before the corpus is read
             require(library)
-        revisions = [None] if self.revisions is None else list(self.revisions)
         check_revisions(self.model, revisions, only=self.only)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
@@ -131,8 +128,6 @@ class Compare(Drawn, Twins, Reading):
                 others["progress"] = lambda what, done, total: bar(done, total, what)
                 dataset = compare_revisions(**arguments_of(self, compare_revisions, **others))
             if recipe is not None:
-                if "step" not in dataset.coords:
-                    raise InputError("--recipe: names of revisions must have different steps")
                 dataset = with_summed_rate(dataset, recipe)
             decoded = results.decode(dataset.attrs)
             rows = {centering: _rows(dataset, centering) for centering in ("feature", "token")}

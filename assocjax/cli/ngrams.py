@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from assocjax import arguments
-from assocjax.cli._checkpoint_twins import checked_recipe
+from assocjax.cli._checkpoint_twins import clock
 from assocjax.cli._corpus import Reading, configure_jax, describe_corpus
 from assocjax.cli._kinds import AtLeast2, Count, Length, Seed, distinct, real, unless_given
 from assocjax.cli._options import Device, Drawn, arguments_of, chosen, options
 from assocjax.cli._report import Finish, Report
 from assocjax.cli._terminal import note, progress_bar
 from assocjax.cli.compare import SEQUENCES, by_commas
-from assocjax.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,11 +72,9 @@ class Ngrams(Drawn, Device, Reading):
         from assocjax.llm.twins import with_summed_rate
         from assocjax.storage import claim, hold, results
 
-        recipe = checked_recipe("recipe", self.recipe)
-        if self.over != "step" and recipe is None:
-            raise InputError(f"--over {self.over}: --recipe must be given")
-        configure_jax(self.device)
         revisions = [None] if self.revisions is None else list(self.revisions)
+        recipe = clock(self.recipe, self.over, revisions)
+        configure_jax(self.device)
         check_revisions(self.model, revisions)
         reading = chosen(self, "num_documents", "separator", "text_field")
         data = self.read(tokens_of_model, self.model, revisions[0], **reading)
@@ -89,8 +86,6 @@ class Ngrams(Drawn, Device, Reading):
                 others["progress"] = lambda what, done, total: bar(done, total, what)
                 dataset = compare_ngrams(**arguments_of(self, compare_ngrams, **others))
             if recipe is not None:
-                if "step" not in dataset.coords:
-                    raise InputError("--recipe: names of revisions must have different steps")
                 dataset = with_summed_rate(dataset, recipe)
             rows = _rows(dataset)
             with claim(self.out, "ngrams", None) as folder:

@@ -234,6 +234,27 @@ def of_every_revision(
     return found
 
 
+def hash_revisions(
+    name_or_path: str | os.PathLike[str],
+    revisions: Sequence[str | None],
+    *,
+    only: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[dict[str, str]]:
+    """`weight_hashes` of each revision; `progress` is called before each.
+
+    Raises:
+        InputError, InputTypeError: As `of_every_revision`.
+    """
+    done = iter(range(len(revisions)))
+
+    def hashes(revision: str | None) -> dict[str, str]:
+        progress("hashing weights", next(done), len(revisions))
+        return weight_hashes(name_or_path, revision, only=only)
+
+    return of_every_revision(hashes, revisions)
+
+
 def hash_files(files: ModelFiles) -> dict[str, str]:
     """SHA-256 of each weight file on this machine."""
     return {name: _hash(files.folder / name) for name in files.weights}

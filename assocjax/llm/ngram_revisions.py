@@ -26,7 +26,7 @@ from assocjax.checks import Sequences, check_number, check_positive
 from assocjax.corpora import TokenData, TokenFile
 from assocjax.errors import InputError
 from assocjax.llm.decoders import load_decoder
-from assocjax.llm.files import of_every_revision, weight_hashes
+from assocjax.llm.files import hash_revisions
 from assocjax.llm.next_tokens import kl_of_bigrams, ngram_agreement, read_predictions
 from assocjax.llm.revisions import (
     Progress,
@@ -111,13 +111,8 @@ def compare_ngrams(
         smoothing = check_positive("smoothing", smoothing)
     read = _held_out(held_out, source.num_sequences)
     report = progress or (lambda what, done, total: None)
-    hashed = iter(range(len(names)))
-
-    def hash_weights(revision: str | None) -> dict[str, str]:
-        report("hashing weights", next(hashed), len(names))
-        return weight_hashes(name_or_path, revision)
-
-    hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
+    of_each = hash_revisions(name_or_path, revisions, progress=report)
+    hashes = dict(zip(names, of_each, strict=True))
     settings = {
         "model": name_of(name_or_path),
         "num_tokens": num_tokens,

@@ -41,9 +41,8 @@ from assocjax.llm.files import (
     Part,
     check_list,
     find_model,
-    of_every_revision,
+    hash_revisions,
     temporary_folder,
-    weight_hashes,
 )
 from assocjax.llm.libraries import require
 from assocjax.llm.models import LanguageModel, load_files, load_tokenizer
@@ -148,13 +147,8 @@ def compare_revisions(
         num_tokens = check_integer("num_tokens", num_tokens, minimum=2)
     report = progress or (lambda what, done, total: None)
 
-    hashed = iter(range(len(names)))
-
-    def hash_weights(revision: str | None) -> dict[str, str]:
-        report("hashing weights", next(hashed), len(names))
-        return weight_hashes(name_or_path, revision, only=only)
-
-    hashes = dict(zip(names, of_every_revision(hash_weights, revisions), strict=True))
+    of_each = hash_revisions(name_or_path, revisions, only=only, progress=report)
+    hashes = dict(zip(names, of_each, strict=True))
     settings = {
         "model": name_of(name_or_path),
         "num_tokens": num_tokens,
